@@ -1,0 +1,51 @@
+# Everything a person runs. Each target makes .venv from requirements.lock when it is missing or older.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRAS ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(EXTRAS)
+DATASET ?= complete-journey
+# Long jobs on few cores: one OpenMP thread a core, none spinning.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help venv demo test lint format bench airflow lock clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# pip brings torch, since it also finds a CPU wheel that lies on this disk; uv does the rest in seconds.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tokenlake needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv torch
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock --build-constraint requirements.lock -e '.[$(EXTRAS)]'
+	@rm -f $(VENV)/.installed-*; touch $@
+
+venv: $(STAMP)  ## the virtual environment alone
+
+demo: venv  ## the whole daily path on real data (DATASET=complete-journey | movielens-100k)
+	$(BIN)/tokenlake demo --dataset $(DATASET)
+
+test: venv  ## every test, integration included
+	$(BIN)/python -m pytest -q
+
+lint: venv  ## ruff, mypy strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv  ## every benchmark, each a ratio to a peer measured in the same run
+	$(BIN)/tokenlake bench
+
+airflow: venv  ## Airflow on loopback with the demo project; Ctrl-C stops all of it
+	$(BIN)/tokenlake airflow
+
+lock: venv  ## resolve pyproject.toml again into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo airflow-home

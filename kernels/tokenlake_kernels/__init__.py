@@ -1,0 +1,1 @@
+"""Jagged kernels: values and offsets, never padding."""

@@ -1,0 +1,1 @@
+"""Models that read and make tokens, in plain torch on jagged kernels."""

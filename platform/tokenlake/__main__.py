@@ -1,0 +1,5 @@
+"""`python -m tokenlake`."""
+
+from tokenlake.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""The command line. Each command lies in `tokenlake.commands` and is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from tokenlake.errors import TokenlakeError
+
+#: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
+COMMANDS = {
+    "airflow": "Run Airflow on loopback with a lake's DAGs.",
+    "backfill": "Run every daily job from one day to another.",
+    "datasets": "Fetch public data sets as event logs.",
+    "demo": "Run the whole daily path on real data.",
+    "evaluate": "Print the metrics of the encoders beside their baselines.",
+    "fetch": "Print a user's last tokens before a time.",
+    "ingest": "Bring raw events into a lake.",
+    "init": "Write a commented tokenlake.yaml.",
+    "run": "Run every daily job of one day.",
+    "simulate": "Write an ads-like event log.",
+    "sql": "Explore a lake in SQL, read-only.",
+    "status": "Show days, freshness, versions and last errors.",
+    "verify": "Check every checksum, order and count of a lake's token stores.",
+}
+
+
+class _Late(click.Group):
+    """A group that lists its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"tokenlake.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=_Late, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tokenlake")
+def app() -> None:
+    """Tokenlake: learned features of interaction logs, served point-in-time correct."""
+
+
+def main() -> None:
+    """Run the command line; errors made for people are printed without a traceback."""
+    try:
+        app()
+    except TokenlakeError as error:
+        click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        sys.exit(1)

@@ -1,0 +1,252 @@
+"""`tokenlake.yaml`: what the events are called and how tokens are made of them.
+
+A file or folder is read by `Config.load`; environment variables such as `TOKENLAKE_CATALOG` or
+`TOKENLAKE_TOKENS__SERVING` override single fields.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tokenlake.errors import ConfigError
+
+FILE_NAME = "tokenlake.yaml"
+FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
+Scheme = Literal["user-order", "temporal-order"]
+
+#: Columns that the lake itself names; a feature or label may not take one.
+RESERVED = frozenset({"event_id", "user_id", "item_id", "timestamp", "ds", "ingested_at", "token", "version", "checkpoint"})
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)\s*([mhdw])", value.strip())):
+        return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return value
+
+
+#: `7d`, `12h`, `30m`, `2w`, or ISO 8601.
+Duration = Annotated[dt.timedelta, BeforeValidator(_duration)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(_Strict):
+    """When a label of an event may be seen (docs/point-in-time.md).
+
+    Without `known_at` it is known at its event's time. With it, a positive is known at that source column's time,
+    a negative at timestamp + `window`; without a `window` a negative is never known.
+    """
+
+    known_at: str | None = None
+    window: Duration | None = None
+
+    @model_validator(mode="after")
+    def _window_needs_known_at(self) -> Self:
+        if self.window is not None and self.known_at is None:
+            raise ValueError("`window` says when a negative is known, so it needs `known_at`, the column of a positive's time")
+        return self
+
+
+class Feature(_Strict):
+    """One input of the encoder: `{kind: numeric, column: price, of: item}`, or just its kind."""
+
+    kind: FeatureKind
+    #: The source's name of the column, when it is not the feature's own.
+    column: str | None = None
+    #: What the feature describes: an item's (or user's) features go with the item when negatives are sampled.
+    of: Literal["event", "item", "user"] = "event"
+
+
+class Events(_Strict):
+    """Names of the source's columns, and what the rest of them mean."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    timestamp: str = "timestamp"
+    #: Source column of a unique event id; without it, an id is derived from the row's whole content.
+    id: str | None = None
+    #: Unit of integer timestamps; without it integers are refused when their size leaves the unit in doubt.
+    unit: Literal["s", "ms", "us", "ns"] | None = None
+    #: Time zone of naive timestamps; without it they are taken as UTC, and a column may not mix naive and aware.
+    timezone: str = "UTC"
+    #: Rows outside are quarantined.
+    earliest: dt.date = dt.date(1990, 1, 1)
+    latest: dt.date = dt.date(2100, 1, 1)
+    features: dict[str, Feature] = Field(default_factory=dict)
+    labels: dict[str, Label] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            data = dict(data)
+            features = data.get("features") or {}
+            if isinstance(features, dict):
+                data["features"] = {k: {"kind": v} if isinstance(v, str) else v for k, v in features.items()}
+            labels = data.get("labels") or {}
+            if isinstance(labels, list):
+                labels = dict.fromkeys(labels)
+            if isinstance(labels, dict):
+                data["labels"] = {k: v or {} for k, v in labels.items()}
+        return data
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name in (*self.features, *self.labels):
+            if name in RESERVED or name.endswith("_known_at"):
+                raise ValueError(f"{name!r} is a column that the lake itself names; call the feature or label something else")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no plain name; use letters, digits and underscores, and `column:` for the source's own name")
+        if both := self.features.keys() & self.labels.keys():
+            raise ValueError(f"{sorted(both)} are both features and labels; a label is never an input")
+        return self
+
+    def of_kind(self, kind: FeatureKind) -> tuple[str, ...]:
+        """Names of the features of one kind, in the file's order."""
+        return tuple(name for name, feature in self.features.items() if feature.kind == kind)
+
+
+class Encoder(_Strict):
+    """How one lineage of instance tokens is made (IAT stage one, docs/tokens.md)."""
+
+    scheme: Scheme = "user-order"
+    #: Width of the stored token.
+    dim: int = Field(64, ge=4, le=1024)
+    #: Width of the compressor's hidden layers.
+    width: int = Field(256, ge=8)
+    #: Width of one feature's embedding.
+    embedding: int = Field(16, ge=2)
+    #: Built-in running counts among the inputs.
+    counts: bool = True
+    #: Previous tokens of the user that SIT sees in training (T - 1).
+    history: int = Field(127, ge=0)
+    sit_layers: int = Field(2, ge=1)
+    sit_heads: int = Field(4, ge=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    #: Passes over a chunk's days; more than one replays, which overfits on small logs.
+    passes: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    batch: int = Field(512, ge=1)
+    #: Sampled negatives per event, for logs without labels.
+    negatives: int = Field(4, ge=1)
+    seed: int = 0
+
+
+class Tokens(_Strict):
+    """The token lineages of this lake, and how their store keeps them."""
+
+    encoders: dict[str, Encoder] = Field(default_factory=lambda: {"iat": Encoder()})
+    #: The lineage that `lake.tokens()` serves until another is promoted.
+    serving: str | None = None
+    dtype: Literal["float32", "float16", "int8"] = "float16"
+    #: Days of a back-fill that one training covers.
+    chunk_days: int = Field(7, ge=1)
+
+    @model_validator(mode="after")
+    def _serving_exists(self) -> Self:
+        if not self.encoders:
+            raise ValueError("`encoders` is empty; name at least one, such as `iat: {scheme: user-order}`")
+        if self.serving is not None and self.serving not in self.encoders:
+            raise ValueError(f"serving: {self.serving!r} is none of the encoders {sorted(self.encoders)}")
+        return self
+
+    @property
+    def serving_name(self) -> str:
+        """The encoder that serves by default: the named one, or the first."""
+        return self.serving or next(iter(self.encoders))
+
+
+class Config(BaseSettings):
+    """The whole of `tokenlake.yaml`."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENLAKE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    project: str = "tokenlake"
+    #: Where the data lies, relative to the file's folder.
+    data: Path = Path()
+    #: SQLAlchemy URL; without it SQLite in the data folder.
+    catalog: str | None = Field(None, repr=False)
+    #: Raw files of one day, as a glob with `{ds}`, relative to the file's folder: what the daily ingest job reads.
+    landing: str | None = None
+    events: Events = Field(default_factory=Events)
+    tokens: Tokens = Field(default_factory=Tokens)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override the file."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or says something that cannot be; the message names
+                every offending field and the nearest valid name.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}); `tokenlake init {path.parent}` writes one") from error
+        try:
+            data = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: a mapping was expected, got {type(data).__name__}")
+        try:
+            return cls(**data)
+        except ValidationError as error:
+            raise ConfigError(_explain(path, error)) from error
+
+    def version_of(self, encoder: str) -> str:
+        """The version of one encoder: its name and a digest of all that makes its lineage.
+
+        Raises:
+            ConfigError: no encoder of that name.
+        """
+        spec = self.tokens.encoders.get(encoder)
+        if spec is None:
+            raise ConfigError(f"no encoder {encoder!r}; tokenlake.yaml names {sorted(self.tokens.encoders)}")
+        lineage = {
+            "encoder": spec.model_dump(mode="json"),
+            "features": {k: v.kind for k, v in self.events.features.items()},
+            "labels": sorted(self.events.labels),
+            "dtype": self.tokens.dtype,
+        }
+        digest = hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
+        return f"{encoder}-{digest[:8]}"
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for e in error.errors():
+        place = ".".join(str(part) for part in e["loc"])
+        hint = _nearest(str(e["loc"][-1])) if e["type"] == "extra_forbidden" and e["loc"] else ""
+        lines.append(f"  {place or '(whole file)'}: {e['msg'].removeprefix('Value error, ')}{hint}")
+    return f"{path} cannot be used:\n" + "\n".join(lines)
+
+
+def _nearest(name: str) -> str:
+    known = {field for model in (Config, Events, Tokens, Encoder, Label, Feature) for field in model.model_fields}
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,75 @@
+"""Every error that Tokenlake raises on purpose.
+
+    TokenlakeError
+    ├── TerminalError            retrying changes nothing: mend the input, the config or the code
+    │   ├── ConfigError          tokenlake.yaml says something that cannot be
+    │   ├── SchemaError          data of the wrong shape, type or range (also a ValueError)
+    │   ├── SourceError          a source that cannot be read at all
+    │   ├── NotFoundError        a day, version, checkpoint or artefact that does not exist (also a LookupError)
+    │   ├── VersionError         artefacts of different identities would have been mixed
+    │   ├── CorruptionError      bytes on disk that are not what was written; names the file
+    │   ├── ForbiddenError       SQL that would write or read outside the lake
+    │   └── MissingExtraError    an optional dependency is not installed (also an ImportError)
+    └── TransientError           the same call may go through later: a scheduler should retry
+        ├── LockedError          another process holds the lock
+        ├── OrderError           an earlier day is not done yet
+        └── ConflictError        a concurrent commit won
+
+Each message says what was given, what was expected and what to do.
+"""
+
+
+class TokenlakeError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class TerminalError(TokenlakeError):
+    """Retrying the same call cannot help."""
+
+
+class TransientError(TokenlakeError):
+    """Retrying the same call later may help."""
+
+
+class ConfigError(TerminalError):
+    """The configuration says something that cannot be."""
+
+
+class SchemaError(TerminalError, ValueError):
+    """Data of the wrong shape, type or range."""
+
+
+class SourceError(TerminalError):
+    """A source that cannot be read at all; nothing was changed."""
+
+
+class NotFoundError(TerminalError, LookupError):
+    """A day, version, checkpoint or artefact that does not exist."""
+
+
+class VersionError(TerminalError):
+    """Artefacts of different encoder versions would have been mixed."""
+
+
+class CorruptionError(TerminalError):
+    """Bytes on disk that are not what was written; the message names the file."""
+
+
+class ForbiddenError(TerminalError):
+    """SQL that would write, or read outside the lake."""
+
+
+class MissingExtraError(TerminalError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+class LockedError(TransientError):
+    """Another process holds the lock."""
+
+
+class OrderError(TransientError):
+    """A job came before the jobs that it depends on."""
+
+
+class ConflictError(TransientError):
+    """A concurrent commit to the same place won."""

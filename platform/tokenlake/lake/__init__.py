@@ -1,0 +1,1 @@
+"""The lake: schemas, Delta tables, ingest, DuckDB."""

@@ -1,0 +1,1 @@
+"""The daily jobs: one function a job."""

@@ -1,0 +1,1 @@
+"""The timestamp-keyed token store."""

@@ -1,0 +1,1 @@
+"""SQL views, macros and saved queries over a lake."""
