@@ -1,8 +1,8 @@
 """Tokenlake: point-in-time sequences of learned tokens, from raw events to jagged batches.
 
-    >>> import tokenlake
-    >>> lake = tokenlake.open("demo")                       # doctest: +SKIP
-    >>> batch = lake.tokens().fetch([1], before=["2017-06-01"], length=256)  # doctest: +SKIP
+>>> import tokenlake
+>>> lake = tokenlake.open("demo")                       # doctest: +SKIP
+>>> batch = lake.tokens().fetch([1], before=["2017-06-01"], length=256)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ _LATE = {
     "open": "tokenlake.lake.lake",
 }
 
-__all__ = ["IngestReport", "Lake", "TerminalError", "TokenBatch", "TokenStore", "TokenlakeError", "TransientError", "open"]
+__all__ = [
+    "IngestReport",
+    "Lake",
+    "TerminalError",
+    "TokenBatch",
+    "TokenStore",
+    "TokenlakeError",
+    "TransientError",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

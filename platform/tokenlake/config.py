@@ -25,7 +25,9 @@ FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
 Scheme = Literal["user-order", "temporal-order"]
 
 #: Columns that the lake itself names; a feature or label may not take one.
-RESERVED = frozenset({"event_id", "user_id", "item_id", "timestamp", "ds", "ingested_at", "token", "version", "checkpoint"})
+RESERVED = frozenset(
+    {"event_id", "user_id", "item_id", "timestamp", "ds", "ingested_at", "token", "version", "checkpoint"}
+)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -56,7 +58,9 @@ class Label(_Strict):
     @model_validator(mode="after")
     def _window_needs_known_at(self) -> Self:
         if self.window is not None and self.known_at is None:
-            raise ValueError("`window` says when a negative is known, so it needs `known_at`, the column of a positive's time")
+            raise ValueError(
+                "`window` says when a negative is known, so it needs `known_at`, the column of a positive's time"
+            )
         return self
 
 
@@ -107,9 +111,13 @@ class Events(_Strict):
     def _names(self) -> Self:
         for name in (*self.features, *self.labels):
             if name in RESERVED or name.endswith("_known_at"):
-                raise ValueError(f"{name!r} is a column that the lake itself names; call the feature or label something else")
+                raise ValueError(
+                    f"{name!r} is a column that the lake itself names; call the feature or label something else"
+                )
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is no plain name; use letters, digits and underscores, and `column:` for the source's own name")
+                raise ValueError(
+                    f"{name!r} is no plain name; use letters, digits and underscores, and `column:` for the source's own name"
+                )
         if both := self.features.keys() & self.labels.keys():
             raise ValueError(f"{sorted(both)} are both features and labels; a label is never an input")
         return self
@@ -206,7 +214,9 @@ class Config(BaseSettings):
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}); `tokenlake init {path.parent}` writes one") from error
+            raise ConfigError(
+                f"{path} cannot be read ({error.strerror}); `tokenlake init {path.parent}` writes one"
+            ) from error
         try:
             data = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:

@@ -85,7 +85,9 @@ def as_micros(values: object, name: str = "timestamps") -> NDArray[np.int64]:
         return _from_datetimes(array.ravel().tolist(), name).reshape(array.shape)
     if np.issubdtype(array.dtype, np.datetime64):
         if np.isnat(array).any():
-            raise SchemaError(f"{name}: NaT at position {int(np.isnat(array).ravel().argmax())}; every row needs a time")
+            raise SchemaError(
+                f"{name}: NaT at position {int(np.isnat(array).ravel().argmax())}; every row needs a time"
+            )
         return array.astype("datetime64[us]").astype(np.int64)
     if np.issubdtype(array.dtype, np.integer):
         if array.dtype == np.uint64 and array.size and int(array.max()) > NEVER:
@@ -105,7 +107,9 @@ def _from_arrow(values: pa.Array | pa.ChunkedArray, name: str) -> NDArray[np.int
         values = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64())
     if not pa.types.is_integer(values.type):
         raise SchemaError(f"{name}: Arrow type {values.type} given; expected a timestamp or int64 microseconds UTC")
-    return np.ascontiguousarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()).astype(np.int64, copy=False)
+    return np.ascontiguousarray(
+        values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
+    ).astype(np.int64, copy=False)
 
 
 def _from_datetimes(values: list[object], name: str) -> NDArray[np.int64]:
