@@ -148,8 +148,6 @@ class Encoder(_Strict):
     passes: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     batch: int = Field(512, ge=1)
-    #: Sampled negatives per event, for logs without labels.
-    negatives: int = Field(4, ge=1)
     seed: int = 0
 
 
@@ -160,6 +158,8 @@ class Tokens(_Strict):
     #: The lineage that `lake.tokens()` serves until another is promoted.
     serving: str | None = None
     dtype: Literal["float32", "float16", "int8"] = "float16"
+    #: Sampled negatives per event, for logs without labels.
+    negatives: int = Field(4, ge=1)
     #: Days of a back-fill that one training covers.
     chunk_days: int = Field(7, ge=1)
 

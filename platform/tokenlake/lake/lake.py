@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenlake.lake.ingest import IngestReport, Progress
     from tokenlake.lake.tables import Table
     from tokenlake.pipeline.backfill import Report
+    from tokenlake.pipeline.frames import Frames
     from tokenlake.tokens.store import TokenStore
 
 
@@ -35,22 +36,24 @@ def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.
     """
     path = Path(folder_or_yaml).expanduser()
     file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
-    return Lake(file.parent.resolve(), Config.load(file))
+    return Lake(file.resolve(), Config.load(file))
 
 
 class Lake:
     """Tables, token stores, catalog and jobs of one project.
 
     Attributes:
-        root: folder of `tokenlake.yaml`.
+        file: the `tokenlake.yaml`.
+        root: its folder.
         data: folder of the data, `root` unless the file says otherwise.
         config: the file's content.
     """
 
-    def __init__(self, root: Path, config: Config) -> None:
-        self.root = root
+    def __init__(self, file: Path, config: Config) -> None:
+        self.file = file
+        self.root = file.parent
         self.config = config
-        self.data = (root / config.data).resolve()
+        self.data = (self.root / config.data).resolve()
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r}, project={self.config.project!r})"
@@ -83,6 +86,17 @@ class Lake:
     def predictions(self) -> Table:
         """Probabilities of the source models, partitioned by version and day."""
         return self._tables["predictions"]
+
+    def watermark(self) -> int:
+        """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
+        return self.events.newest("ingested_at")
+
+    @cached_property
+    def frames(self) -> Frames:
+        """Days of events with their running counts."""
+        from tokenlake.pipeline.frames import Frames
+
+        return Frames(self)
 
     @cached_property
     def _tables(self) -> dict[str, Table]:

@@ -1,0 +1,43 @@
+"""`tokenlake backfill`: every daily job of many days."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tokenlake.commands.common import console, day_bars, lake_argument
+
+
+@click.command()
+@lake_argument
+@click.argument("first", required=False)
+@click.argument("last", required=False)
+@click.option("--version", help="One encoder or version; without it, all encoders of the config.")
+@click.option("--chunk-days", type=click.IntRange(min=1), help="Days that one training covers; default from the config.")
+@click.option("--parallel", is_flag=True, help="One process per version.")
+def command(lake: Path, first: str | None, last: str | None, version: str | None, chunk_days: int | None, *, parallel: bool) -> None:
+    """Run every daily job from FIRST to LAST (YYYY-MM-DD; default: all days with events).
+
+    Ctrl-C is safe: the same command goes on where it stopped.
+    """
+    import tokenlake
+    from tokenlake.pipeline.backfill import backfill
+    from tokenlake.pipeline.parallel import backfill_parallel
+    from tokenlake.times import as_day
+
+    opened = tokenlake.open(lake)
+    days = first and as_day(first), last and as_day(last)
+    try:
+        with day_bars() as progress:
+            if parallel and version is None:
+                report = backfill_parallel(opened, *days, chunk_days=chunk_days, progress=progress)
+            else:
+                report = backfill(opened, *days, version=version, chunk_days=chunk_days, progress=progress)
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing is torn. The same command goes on from here.")
+        raise SystemExit(130) from None
+    console.print(
+        f"{len(report.results)} jobs on {len({r.day for r in report.results})} days in {report.seconds:.1f} s; "
+        f"{len(report.skipped)} (version, day) pairs were done before."
+    )

@@ -1,0 +1,31 @@
+"""What several commands share: the lake argument, the console, progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tokenlake.pipeline.backfill import Progress as OnDay
+
+console = Console()
+lake_argument = click.argument("lake", type=click.Path(path_type=Path))
+
+
+@contextmanager
+def day_bars() -> Iterator[OnDay]:
+    """Show one bar per version, of days."""
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("days"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bars: dict[str, int] = {}
+
+        def on_day(version: str, done: int, total: int, _what: str) -> None:
+            if version not in bars:
+                bars[version] = progress.add_task(version, total=total)
+            progress.update(progress.task_ids[bars[version]], completed=done, total=total)
+
+        yield on_day

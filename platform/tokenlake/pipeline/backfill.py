@@ -1,0 +1,114 @@
+"""A day, or many days, of all jobs, in order: what `lake.run` and `lake.backfill` do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tokenlake.lake.lake import Lake
+from tokenlake.pipeline import jobs
+from tokenlake.pipeline.checkpoints import register
+from tokenlake.pipeline.plan import plan_chunks
+from tokenlake.times import Day, days_between
+
+#: Called as (version, days done, days to do, what just ended).
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        results: one per job that ran, in order.
+        skipped: (version, day) pairs that were done already.
+        seconds: wall clock.
+    """
+
+    results: list[jobs.JobResult] = field(default_factory=list)
+    skipped: list[tuple[str, Day]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
+    """Run all jobs of one day for every encoder of the config; done days are left alone unless forced."""
+    began = time.monotonic()
+    report = Report([jobs.ingest(lake, day)])
+    if report.results[0].status == "done":
+        for version in all_versions(lake):
+            _run_day(lake, version, day, report, force=force)
+            if progress:
+                progress(version, 1, 1, str(day))
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def backfill(
+    lake: Lake,
+    first: Day | None = None,
+    last: Day | None = None,
+    *,
+    version: str | None = None,
+    chunk_days: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Run all jobs of a range of days, for one version or for every encoder, training once per chunk.
+
+    Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
+    stopped: days that are done and not marked for a re-run are left alone.
+    """
+    began = time.monotonic()
+    report = Report()
+    _ingest_missing(lake, first, last, report)
+    days = [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
+    chunk = chunk_days or lake.config.tokens.chunk_days
+    for name in [lake.resolve(version)] if version else all_versions(lake):
+        register(lake, name)
+        _backfill_version(lake, name, days, chunk, report, progress)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def all_versions(lake: Lake) -> list[str]:
+    """Versions of the config's encoders, the serving one first."""
+    serving = lake.resolve()
+    versions = [lake.config.version_of(name) for name in lake.config.tokens.encoders]
+    return sorted(versions, key=lambda version: version != serving)
+
+
+def _backfill_version(lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None) -> None:
+    finished = _finished(lake, version)
+    done = 0
+    for plans in plan_chunks(lake, version, days, chunk):
+        for plan in plans:
+            if plan.day in finished:
+                report.skipped.append((version, plan.day))
+            else:
+                _run_day(lake, version, plan.day, report, force=True)
+            done += 1
+            if progress:
+                progress(version, done, len(days), str(plan.day))
+
+
+def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool) -> None:
+    if not force and day in _finished(lake, version):
+        report.skipped.append((version, day))
+        return
+    report.results += [job(lake, day, version) for job in jobs.TOKEN_JOBS]
+
+
+def _finished(lake: Lake, version: str) -> set[Day]:
+    stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
+    return lake.catalog.done(version, "publish") - stale
+
+
+def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:
+    if lake.config.landing is None or first is None or last is None:
+        return
+    there = set(lake.events.days())
+    for day in days_between(first, last):
+        if day not in there and any(lake.root.glob(lake.config.landing.format(ds=day.isoformat()))):
+            report.results.append(jobs.ingest(lake, day))
+

@@ -1,0 +1,65 @@
+"""The encoding job: a day's events into tokens, and into the source model's predictions of their labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.catalog import Plan
+from tokenlake.lake.lake import Lake
+from tokenlake.lake.schema import label_columns
+from tokenlake.pipeline import checkpoints
+from tokenlake.pipeline.features import Featurizer, label_names
+from tokenlake.pipeline.history import history_of
+from tokenlake.tokens.rounding import round_to
+
+JobSummary = dict[str, int | float | str | None]
+
+
+def encode_day(lake: Lake, plan: Plan) -> JobSummary:
+    """Write `instance_tokens` and `predictions` of a plan's day, replacing what stood there."""
+    encoder = checkpoints.encoder_of(lake, plan.version)
+    frame = lake.frames.read(plan.day, plan.watermark, late=True)
+    checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
+    instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary)
+    tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
+    history = history_of(lake, plan.version, frame.events, before=plan.day, length=encoder.history)
+    scores = checkpoint.learner.score(instances, history).numpy()
+
+    rows = np.flatnonzero(frame.context)
+    written = tokens_table(lake, frame.events.take(rows), tokens[rows], plan)
+    predicted = predictions_table(lake, frame.events, scores, plan.version)
+    lake.instance_tokens.replace_day(plan.day, written, version=plan.version)
+    lake.predictions.replace_day(plan.day, predicted, version=plan.version)
+    return {"rows": written.num_rows, "predictions": predicted.num_rows, "checkpoint": plan.checkpoint, "bootstrap": int(plan.bootstrap)}
+
+
+def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan: Plan) -> pa.Table:
+    """Rows of `instance_tokens`: float32 `(rows, dim)` tokens beside their keys and labels."""
+    width = tokens.shape[1]
+    offsets = np.arange(0, tokens.size + 1, width, dtype=np.int32)
+    columns = {name: events[name] for name in ("user_id", "timestamp", "event_id", "item_id", *label_columns(lake.config))}
+    columns["token"] = pa.ListArray.from_arrays(offsets, tokens.ravel())
+    columns["version"] = pa.repeat(plan.version, events.num_rows)
+    columns["checkpoint"] = pa.repeat(plan.checkpoint, events.num_rows)
+    columns["ds"] = events["ds"]
+    schema = lake.instance_tokens.schema
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32], version: str) -> pa.Table:
+    """Rows of `predictions`: one per event and label, where the event has that label at all."""
+    parts = [_of_label(lake, events, scores[:, i], label, version) for i, label in enumerate(label_names(lake.config))]
+    return pa.concat_tables(parts)
+
+
+def _of_label(lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, version: str) -> pa.Table:
+    schema = lake.predictions.schema
+    columns = {name: events[name] for name in ("event_id", "user_id", "timestamp", "ds")}
+    columns["label"] = pa.repeat(label, events.num_rows)
+    columns["value"] = pa.array(scores, pa.float64())
+    columns["target"] = events[label]
+    columns["version"] = pa.repeat(version, events.num_rows)
+    table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+    return table.filter(table["target"].is_valid())

@@ -1,0 +1,136 @@
+"""The daily jobs of instance tokens, one function each: ingest, train, encode, publish.
+
+The DAGs, the command line and `lake.run` call these very functions. Each may be run again at any time, after a kill at
+any point too: it finds its work done, or does it again with the recorded plan and writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from tokenlake.catalog import Run
+from tokenlake.lake.lake import Lake
+from tokenlake.locks import hold
+from tokenlake.pipeline import checkpoints
+from tokenlake.pipeline.plan import plan, require_order
+from tokenlake.times import Day
+
+Value: TypeAlias = int | float | str | None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did.
+
+    Attributes:
+        status: `skipped` where the day has no events.
+        summary: what was written, for logs and Airflow's page.
+    """
+
+    job: str
+    day: Day
+    version: str | None
+    status: Literal["done", "skipped"]
+    summary: dict[str, Value] = field(default_factory=dict)
+
+
+def ingest(lake: Lake, day: Day) -> JobResult:
+    """Bring in the day's raw files from `landing`; skipped where the day has no events afterwards."""
+    with _job(lake, "ingest", day) as (run, summary):
+        if lake.config.landing is not None:
+            files = sorted(str(p) for p in lake.root.glob(lake.config.landing.format(ds=day.isoformat())))
+            report = lake.ingest(files) if files else None
+            if report is not None:
+                summary |= {"accepted": report.accepted, "duplicates": report.duplicates, "quarantined": report.quarantined}
+        summary["rows"] = lake.events.count(day=day)
+        run.artefact("events", f"{lake.events.path}?ds={day}", rows=int(summary["rows"]))
+    return _result("ingest", day, None, summary, has_events=bool(summary["rows"]))
+
+
+def train(lake: Lake, day: Day, version: str) -> JobResult:
+    """Make sure that the checkpoint which the day's plan names exists: train it on days before `day`.
+
+    Raises:
+        OrderError: an earlier day with events is not published yet.
+        LockedError: another process trains this version.
+    """
+    if not _has_events(lake, day):
+        return _skipped(lake, "train", day, version)
+    from tokenlake.pipeline.training import train_checkpoint
+
+    checkpoints.register(lake, version)
+    require_order(lake, version, day)
+    with _job(lake, "train", day, version) as (run, summary), hold(lake.data / "locks" / f"train-{version}", f"training of {version}"):
+        drawn = plan(lake, version, day)
+        summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
+        if not checkpoints.exists(lake, version, drawn.checkpoint):
+            summary |= train_checkpoint(lake, drawn)
+            run.artefact("checkpoint", str(checkpoints.path_of(lake, version, drawn.checkpoint)))
+        _measure(run, summary, "loss")
+    return _result("train", day, version, summary)
+
+
+def encode(lake: Lake, day: Day, version: str) -> JobResult:
+    """Encode the day's events by its plan's checkpoint, into `instance_tokens` and `predictions`."""
+    if not _has_events(lake, day):
+        return _skipped(lake, "encode", day, version)
+    from tokenlake.pipeline.encoding import encode_day
+
+    require_order(lake, version, day)
+    with _job(lake, "encode", day, version) as (run, summary):
+        summary |= encode_day(lake, plan(lake, version, day))
+        run.artefact("instance_tokens", f"{lake.instance_tokens.path}?version={version}&ds={day}", rows=int(summary["rows"] or 0))
+        run.artefact("predictions", f"{lake.predictions.path}?version={version}&ds={day}", rows=int(summary["predictions"] or 0))
+    return _result("encode", day, version, summary)
+
+
+def publish(lake: Lake, day: Day, version: str) -> JobResult:
+    """Put the day's tokens into the token store; the day is done then."""
+    if not _has_events(lake, day):
+        return _skipped(lake, "publish", day, version)
+    from tokenlake.pipeline.publishing import publish_day
+
+    require_order(lake, version, day)
+    with _job(lake, "publish", day, version) as (run, summary):
+        summary |= publish_day(lake, day, version)
+        run.artefact("tokens", f"{lake.store_path(version)}?ds={day}", rows=int(summary["rows"] or 0))
+    lake.catalog.clear_rerun(day, version)
+    if lake.catalog.serving() is None and version == lake.resolve():
+        lake.catalog.promote(version)
+    return _result("publish", day, version, summary)
+
+
+#: The jobs of one encoder, in their order.
+TOKEN_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train, encode, publish)
+
+
+@contextmanager
+def _job(lake: Lake, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
+    summary: dict[str, Value] = {}
+    with lake.catalog.run(job, day, version) as run:
+        yield run, summary
+        for name in ("rows", "accepted", "duplicates", "quarantined", "predictions"):
+            _measure(run, summary, name)
+
+
+def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
+    value = summary.get(name)
+    if isinstance(value, int | float):
+        run.metric(name, value)
+
+
+def _has_events(lake: Lake, day: Day) -> bool:
+    return day in lake.events.days()
+
+
+def _skipped(lake: Lake, job: str, day: Day, version: str) -> JobResult:
+    with lake.catalog.run(job, day, version) as run:
+        run.skip("no events")
+    return JobResult(job, day, version, "skipped", {"reason": "no events"})
+
+
+def _result(job: str, day: Day, version: str | None, summary: dict[str, Value], *, has_events: bool = True) -> JobResult:
+    return JobResult(job, day, version, "done" if has_events else "skipped", summary)

@@ -1,0 +1,101 @@
+"""What each day is encoded with: decided once, recorded in the catalog, never changed.
+
+Streaming order (docs/point-in-time.md): the checkpoint that encodes day d was trained on days < d. A back-fill trains
+once per chunk of days. The very first chunk has nothing before it: it is encoded by the checkpoint that was trained
+on it, and marked *bootstrap*, so that every evaluation leaves it out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tokenlake.catalog import Plan
+from tokenlake.errors import OrderError
+from tokenlake.lake.lake import Lake
+from tokenlake.times import Day
+
+_ONE_DAY = dt.timedelta(days=1)
+
+
+def plan(lake: Lake, version: str, day: Day) -> Plan:
+    """Return the recorded plan of a day; draw and record one when there is none."""
+    standing = lake.catalog.plan(version, day)
+    return standing or lake.catalog.record_plan(_draw(lake, version, day, day))
+
+
+def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) -> Iterator[list[Plan]]:
+    """Plan days chunk by chunk; each chunk is recorded when the one before it has been consumed.
+
+    Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
+    """
+    todo = sorted(days)
+    while todo:
+        first = todo[0]
+        standing = lake.catalog.plan(version, first)
+        end = standing.chunk_end if standing else _chunk_end(lake, version, first, todo[-1], chunk_days)
+        chunk = [day for day in todo if day <= end]
+        drawn = standing or _draw(lake, version, first, end)
+        yield [lake.catalog.record_plan(_for_day(drawn, day)) for day in chunk]
+        todo = todo[len(chunk) :]
+
+
+def require_order(lake: Lake, version: str, day: Day) -> None:
+    """Check that every earlier day with events is published.
+
+    Raises:
+        OrderError: some are not; transient, since they may be under way.
+    """
+    done = lake.catalog.done(version, "publish")
+    missing = [d for d in lake.events.days() if d < day and d not in done]
+    if missing:
+        raise OrderError(
+            f"{day} of {version} must wait: {len(missing)} earlier days with events are not published yet, from "
+            f"{missing[0]} to {missing[-1]}; `tokenlake backfill` runs them in order"
+        )
+
+
+def _chunk_end(lake: Lake, version: str, first: Day, last: Day, chunk_days: int) -> Day:
+    if any(p.day > first for p in lake.catalog.plans(version)):
+        return first  # a day that came late is a chunk of its own: it trains nothing
+    return min(first + dt.timedelta(days=chunk_days - 1), last)
+
+
+def _for_day(plan: Plan, day: Day) -> Plan:
+    return replace(plan, day=day, bootstrap=_sees_itself(plan, day))
+
+
+def _sees_itself(plan: Plan, day: Day) -> bool:
+    return plan.train_to is None or plan.train_to >= day
+
+
+def _draw(lake: Lake, version: str, start: Day, end: Day) -> Plan:
+    plans = lake.catalog.plans(version)
+    watermark = lake.watermark()
+    if not plans:
+        return Plan(version, start, end.isoformat(), None, start, end, start, end, bootstrap=True, watermark=watermark)
+    earlier = [p for p in plans if p.day < start]
+    newest = max(earlier, key=_day) if earlier else min(plans, key=_day)
+    standing = _for_day(replace(newest, chunk_start=start, chunk_end=end, watermark=watermark), start)
+    came_late = len(earlier) < len(plans)
+    if came_late or not _untrained(lake, newest, start):
+        return standing
+    train_from = newest.train_to + _ONE_DAY if newest.train_to else start
+    train_to = start - _ONE_DAY
+    return replace(
+        standing,
+        checkpoint=train_to.isoformat(),
+        parent=newest.checkpoint,
+        train_from=train_from,
+        train_to=train_to,
+        bootstrap=False,
+    )
+
+
+def _day(plan: Plan) -> Day:
+    return plan.day
+
+
+def _untrained(lake: Lake, newest: Plan, start: Day) -> bool:
+    return any((newest.train_to is None or day > newest.train_to) and day < start for day in lake.events.days())
