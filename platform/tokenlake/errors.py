@@ -13,7 +13,9 @@
     └── TransientError           the same call may go through later: a scheduler should retry
         ├── LockedError          another process holds the lock
         ├── OrderError           an earlier day is not done yet
-        └── ConflictError        a concurrent commit won
+        ├── ConflictError        a concurrent commit won
+        ├── StorageError         the disk refused: full, read-only or gone
+        └── ServiceError         a service, such as Airflow's, is down or does not answer
 
 Each message says what was given, what was expected and what to do.
 """
@@ -73,3 +75,11 @@ class OrderError(TransientError):
 
 class ConflictError(TransientError):
     """A concurrent commit to the same place won."""
+
+
+class StorageError(TransientError):
+    """The disk refused: full, read-only or gone; the message names what was being written."""
+
+
+class ServiceError(TransientError):
+    """A service, such as Airflow's, is down or does not answer."""

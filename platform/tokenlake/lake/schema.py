@@ -1,0 +1,114 @@
+"""Canonical Arrow schemas of the lake's tables, whatever the source called its columns (docs/lake.md).
+
+Ids are int64 or string, decided by the first ingest and then fixed: `IdTypes` carries that decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tokenlake.config import Config
+from tokenlake.errors import SchemaError
+
+INT64 = pa.int64()
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+TOKEN = pa.list_(pa.float32())
+KIND_TYPES = {
+    "categorical": pa.string(),
+    "multi": pa.list_(pa.string()),
+    "numeric": pa.float64(),
+    "vector": TOKEN,
+}
+
+
+@dataclass(frozen=True)
+class IdTypes:
+    """Arrow types of the id columns: `pa.int64()` or `pa.string()` each.
+
+    >>> IdTypes(user=pa.string()).user
+    DataType(string)
+    """
+
+    event: pa.DataType = INT64
+    user: pa.DataType = INT64
+    item: pa.DataType = INT64
+
+    def __post_init__(self) -> None:
+        for name in ("event", "user", "item"):
+            if getattr(self, name) not in (INT64, pa.string()):
+                raise SchemaError(f"{name} ids of type {getattr(self, name)}; a lake holds int64 or string ids")
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> IdTypes:
+        """The id types of a schema that has `event_id`, `user_id` and `item_id`."""
+        return cls(*(schema.field(name).type for name in ("event_id", "user_id", "item_id")))
+
+
+def events_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `events`; `ids` defaults to int64."""
+    ids = ids or IdTypes()
+    fields: list[Any] = [
+        ("event_id", ids.event),
+        ("user_id", ids.user),
+        ("item_id", ids.item),
+        ("timestamp", TIMESTAMP),
+        ("ds", pa.date32()),
+        ("ingested_at", TIMESTAMP),
+    ]
+    fields += [(name, KIND_TYPES[feature.kind]) for name, feature in config.events.features.items()]
+    return pa.schema(fields + _label_fields(config))
+
+
+def tokens_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `instance_tokens`; the token's values are already rounded to the store's dtype."""
+    ids = ids or IdTypes()
+    head: list[Any] = [
+        ("user_id", ids.user),
+        ("timestamp", TIMESTAMP),
+        ("event_id", ids.event),
+        ("token", TOKEN),
+    ]
+    tail = [("item_id", ids.item), ("version", pa.string()), ("checkpoint", pa.string()), ("ds", pa.date32())]
+    return pa.schema(head + _label_fields(config) + tail)
+
+
+def predictions_schema(ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `predictions`: one row per event, model and label."""
+    ids = ids or IdTypes()
+    return pa.schema(
+        [
+            ("event_id", ids.event),
+            ("user_id", ids.user),
+            ("model", pa.string()),
+            ("label", pa.string()),
+            ("value", pa.float64()),
+            ("version", pa.string()),
+            ("ds", pa.date32()),
+        ]
+    )
+
+
+def quarantine_schema() -> pa.Schema:
+    """Columns of `quarantine`; `row` is the source row as JSON, `row_number` counts from 1 within its source."""
+    return pa.schema(
+        [
+            ("source", pa.string()),
+            ("row", pa.string()),
+            ("row_number", pa.int64()),
+            ("reason", pa.string()),
+            ("ingested_at", TIMESTAMP),
+            ("ds", pa.date32()),
+        ]
+    )
+
+
+def label_columns(config: Config) -> tuple[str, ...]:
+    """Every label's two columns, in order: its value and the instant from which it may be seen."""
+    return tuple(column for name in config.events.labels for column in (name, f"{name}_known_at"))
+
+
+def _label_fields(config: Config) -> list[Any]:
+    return [(name, TIMESTAMP if name.endswith("_known_at") else pa.int8()) for name in label_columns(config)]

@@ -1,0 +1,388 @@
+"""`Table`: one Delta Lake table with a fixed schema, partitioned by day and perhaps by version."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+import pyarrow.fs as pafs
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from tokenlake.errors import ConflictError, SchemaError, StorageError
+from tokenlake.lake.schema import IdTypes, events_schema, predictions_schema, quarantine_schema, tokens_schema
+from tokenlake.locks import hold
+from tokenlake.times import Day
+
+if TYPE_CHECKING:
+    from tokenlake.config import Config
+
+#: How long a short write waits for another of the same partition.
+_PATIENCE = 60.0
+_BATCH_ROWS = 65_536
+
+
+class HasTables(Protocol):
+    """What `open_tables` needs of a lake."""
+
+    data: Path
+    config: Config
+
+
+class Table:
+    """A Delta table that is made at its first write.
+
+    Reading never fails because nothing was written yet: it gives an empty table of the schema. Columns that the
+    config gained after rows were written read as null. The order of rows is not promised.
+
+    Args:
+        path: the table's folder.
+        schema: its columns, or a function that gives them while they still depend on the first ingest.
+        partition_by: `("ds",)` or `("version", "ds")`.
+        locks: folder of the lock files.
+    """
+
+    def __init__(
+        self, path: Path, schema: pa.Schema | Callable[[], pa.Schema], partition_by: tuple[str, ...], locks: Path
+    ) -> None:
+        self.path = path
+        self.partition_by = partition_by
+        self._schema = schema
+        self._locks = locks
+        self._delta: DeltaTable | None = None
+        self._inode: int | None = None
+        self._guard = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Table({str(self.path)!r})"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns in their order."""
+        return self._schema if isinstance(self._schema, pa.Schema) else self._schema()
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written."""
+        return self._open() is not None
+
+    # Reading.
+
+    def days(self, version: str | None = None) -> list[Day]:
+        """Sorted days that hold rows, from the log alone."""
+        files = self._files(version=version)
+        return sorted({day for day, rows in zip(files["ds"], files["rows"], strict=True) if rows})
+
+    def count(self, *, day: Day | None = None, version: str | None = None) -> int:
+        """Rows, from the log alone."""
+        return sum(self._files(day=day, version=version)["rows"])
+
+    def commit_version(self) -> int | None:
+        """The Delta version, which grows with every commit; None before the first."""
+        delta = self._open()
+        return None if delta is None else delta.version()
+
+    def uris(self, *, day: Day | None = None, version: str | None = None) -> list[str]:
+        """Parquet files of the current version, for DuckDB's `read_parquet`."""
+        delta = self._open()
+        return [] if delta is None else delta.file_uris(file_pruning_predicate=_prune(day, None, version))
+
+    def read(
+        self,
+        *,
+        day: Day | None = None,
+        between: tuple[Day, Day] | None = None,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002  # pyarrow's and pandas' name for it
+    ) -> pa.Table:
+        """Read rows into memory.
+
+        Args:
+            day: one day's rows.
+            between: rows of the days from the first to the second, both included.
+            version: rows of one version, for tables that have them.
+            columns: their names in the wanted order; defaults to all, in the schema's order.
+            filter: an Arrow expression over any of the columns.
+
+        Returns:
+            A table with exactly the schema's types.
+        """
+        schema = self._selected(columns)
+        dataset = self._dataset(day, between, version)
+        if dataset is None:
+            return schema.empty_table()
+        return dataset.to_table(columns=schema.names, filter=filter).cast(schema)
+
+    def batches(
+        self,
+        *,
+        day: Day | None = None,
+        between: tuple[Day, Day] | None = None,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002  # as in `read`
+        rows: int = _BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read rows as a stream of batches of at most `rows`, holding a few of them at a time."""
+        schema = self._selected(columns)
+        dataset = self._dataset(day, between, version)
+        if dataset is None:
+            return
+        scanned = dataset.to_batches(
+            columns=schema.names, filter=filter, batch_size=rows, batch_readahead=2, fragment_readahead=1
+        )
+        for batch in scanned:
+            if batch.num_rows:
+                yield batch.cast(schema)
+
+    # Writing.
+
+    def replace_day(self, ds: Day, data: pa.Table, version: str | None = None) -> None:
+        """Replace one partition by these rows, atomically; no rows empty it.
+
+        Args:
+            ds: the day.
+            data: the schema's columns in any order; `ds` and `version` may be left out.
+            version: the version, exactly when the table has them.
+
+        Raises:
+            SchemaError: a wrong column, or a row of another day or version.
+            LockedError: another process is replacing this partition.
+            ConflictError: a concurrent commit to this partition won.
+        """
+        if ("version" in self.partition_by) != (version is not None):
+            raise SchemaError(f"{self.path.name} is partitioned by {self.partition_by}; version={version!r} given")
+        part: dict[str, Any] = {"ds": ds} | ({"version": version} if version is not None else {})
+        data = self._conform(_fill(data, part, self.schema))
+        for column, value in part.items():
+            if data.num_rows and pc.unique(data[column]).to_pylist() != [value]:
+                raise SchemaError(f"{self.path.name}: a row's {column} is not {value}, the partition being replaced")
+        predicate = " AND ".join(
+            f"{column} = '{str(value).replace(chr(39), chr(39) * 2)}'" for column, value in part.items()
+        )
+        name = "-".join([self.path.name, *(str(part[c]) for c in self.partition_by)])
+        with hold(self._locks / f"{name}.lock", f"replacing {name}", timeout=_PATIENCE), self._writing():
+            if data.num_rows or ds in self.days(version):
+                self._write(data, mode="overwrite", predicate=predicate)
+
+    def append(self, data: pa.Table | pa.RecordBatchReader) -> None:
+        """Add rows in one commit.
+
+        Raises:
+            SchemaError: a wrong column or type.
+            ConflictError: a concurrent commit won.
+        """
+        if isinstance(data, pa.RecordBatchReader):
+            schema = self.schema
+            data = pa.RecordBatchReader.from_batches(
+                schema, (part for b in data for part in self._conform(pa.Table.from_batches([b])).to_batches())
+            )
+        else:
+            data = self._conform(data)
+            if not data.num_rows:
+                return
+        with self._writing():
+            self._write(data, mode="append")
+
+    def commit_files(self, actions: Sequence[AddAction], schema: pa.Schema | None = None) -> None:
+        """Add Parquet files that lie in the table's folder already, all in one commit.
+
+        Args:
+            actions: path relative to the table, size, partition values and statistics of each file.
+            schema: the files' schema; defaults to the table's.
+
+        Raises:
+            ConflictError: a concurrent commit won.
+        """
+        schema = schema or self.schema
+        with self._writing():
+            delta = self._create(schema)
+            self._evolve(delta, schema)
+            stored = pa.schema(delta.schema().to_arrow())
+            delta.create_write_transaction(
+                list(actions),
+                "append",
+                _delta_schema(stored),
+                list(self.partition_by),
+                commit_properties=CommitProperties(),
+            )
+
+    # Inner parts.
+
+    def _open(self) -> DeltaTable | None:
+        """The table at its newest version; opened once, then brought up to date."""
+        with self._guard:
+            try:
+                inode = (self.path / "_delta_log").stat().st_ino
+            except OSError:
+                self._delta = None
+                return None
+            try:
+                if self._delta is None or self._inode != inode:
+                    self._delta, self._inode = DeltaTable(self.path), inode
+                else:
+                    self._delta.update_incremental()
+            except TableNotFoundError:  # the log's folder is made before its first commit
+                self._delta = None
+            return self._delta
+
+    def _files(self, *, day: Day | None = None, version: str | None = None) -> dict[str, list[Any]]:
+        """Day and row count of each file."""
+        delta = self._open()
+        if delta is None:
+            return {"ds": [], "rows": []}
+        files = pa.table(delta.get_add_actions(flatten=True))
+        if day is not None:
+            files = files.filter(pc.equal(files["partition.ds"], pa.scalar(day, pa.date32())))
+        if version is not None:
+            files = files.filter(pc.equal(files["partition.version"], version))
+        return {"ds": files["partition.ds"].to_pylist(), "rows": files["num_records"].to_pylist()}
+
+    def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
+        schema = self.schema
+        if columns is None:
+            return schema
+        if unknown := [c for c in columns if c not in schema.names]:
+            raise SchemaError(f"{self.path.name} has no columns {unknown}; it has {schema.names}")
+        return pa.schema([schema.field(c) for c in columns])
+
+    def _dataset(self, day: Day | None, between: tuple[Day, Day] | None, version: str | None) -> pds.Dataset | None:
+        delta = self._open()
+        if delta is None:
+            return None
+        self._check(delta)
+        prune = _prune(day, between, version)
+        # Our own file system object: Delta's default one goes through Python for every read.
+        files = pafs.SubTreeFileSystem(str(self.path), pafs.LocalFileSystem())
+        return delta.to_pyarrow_dataset(file_pruning_predicate=prune, filesystem=files, schema=self.schema)
+
+    def _check(self, delta: DeltaTable) -> None:
+        stored = {field.name: field.type for field in pa.schema(delta.schema().to_arrow())}
+        for field in self.schema:
+            if field.name in stored and stored[field.name] != field.type:
+                raise SchemaError(
+                    f"{self.path.name}.{field.name} holds {stored[field.name]}, and the config now makes it "
+                    f"{field.type}; give the feature another name, or use a new data folder"
+                )
+
+    def _conform(self, data: pa.Table) -> pa.Table:
+        schema = self.schema
+        missing = [name for name in schema.names if name not in data.column_names]
+        unknown = [name for name in data.column_names if name not in schema.names]
+        if missing or unknown:
+            raise SchemaError(
+                f"{self.path.name}: columns missing {missing}, unknown {unknown}; expected {schema.names}"
+            )
+        try:
+            return data.select(schema.names).cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise SchemaError(f"{self.path.name}: {error}; expected\n{schema}") from error
+
+    def _create(self, schema: pa.Schema) -> DeltaTable:
+        delta = self._open()
+        if delta is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with hold(self._locks / f"{self.path.name}.create.lock", f"creating {self.path.name}", timeout=_PATIENCE):
+                DeltaTable.create(self.path, _delta_schema(schema), mode="ignore", partition_by=list(self.partition_by))
+            delta = self._open()
+            if delta is None:
+                raise StorageError(f"{self.path} was created and is gone again")
+        self._check(delta)
+        return delta
+
+    def _evolve(self, delta: DeltaTable, schema: pa.Schema) -> None:
+        """Add the columns that the config gained; rows already there read as null."""
+        stored = set(pa.schema(delta.schema().to_arrow()).names)
+        if new := [field for field in schema if field.name not in stored]:
+            delta.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
+
+    def _write(self, data: pa.Table | pa.RecordBatchReader, **how: Any) -> None:
+        delta = self._create(self.schema)
+        self._evolve(delta, self.schema)
+        write_deltalake(delta, data, schema_mode="merge", partition_by=list(self.partition_by), **how)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn Delta's errors into ours."""
+        try:
+            yield
+        except CommitFailedError as error:
+            raise ConflictError(f"{self.path.name}: a concurrent commit won ({error}); run it again") from error
+        except SchemaMismatchError as error:
+            raise SchemaError(f"{self.path.name}: {error}") from error
+        except (DeltaError, OSError) as error:
+            raise StorageError(
+                f"{self.path} could not be written ({error}); nothing of it was changed. Check the disk's space and rights"
+            ) from error
+
+
+def open_tables(lake: HasTables) -> dict[str, Table]:
+    """The tables of a lake by name; none is made before its first write."""
+    config, locks = lake.config, lake.data / "locks"
+    events_path = lake.data / "tables" / "events"
+    ids = _StoredIds(events_path)
+
+    def make(name: str, schema: pa.Schema | Callable[[], pa.Schema], partition_by: tuple[str, ...]) -> Table:
+        return Table(lake.data / "tables" / name, schema, partition_by, locks)
+
+    return {
+        "events": make("events", lambda: events_schema(config, ids()), ("ds",)),
+        "quarantine": make("quarantine", quarantine_schema(), ("ds",)),
+        "instance_tokens": make("instance_tokens", lambda: tokens_schema(config, ids()), ("version", "ds")),
+        "predictions": make("predictions", lambda: predictions_schema(ids()), ("version", "ds")),
+    }
+
+
+class _StoredIds:
+    """Id types that the events table was made with; int64 until then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: IdTypes | None = None
+
+    def __call__(self) -> IdTypes:
+        if self._known is None and (self._path / "_delta_log").is_dir():
+            with contextlib.suppress(TableNotFoundError):  # the log's folder is made before its first commit
+                self._known = IdTypes.of(pa.schema(DeltaTable(self._path).schema().to_arrow()))
+        return self._known or IdTypes()
+
+
+def _prune(day: Day | None, between: tuple[Day, Day] | None, version: str | None) -> list[tuple[str, str, Any]] | None:
+    if day is not None and between is not None:
+        raise SchemaError("`day` and `between` were both given; give one")
+    terms: list[tuple[str, str, Any]] = []
+    if day is not None:
+        terms.append(("ds", "=", _date(day)))
+    if between is not None:
+        terms += [("ds", ">=", _date(between[0])), ("ds", "<=", _date(between[1]))]
+    if version is not None:
+        terms.append(("version", "=", version))
+    return terms or None
+
+
+def _date(day: Day) -> dt.date:
+    if isinstance(day, dt.datetime) or not isinstance(day, dt.date):
+        raise SchemaError(f"a day must be a datetime.date, got {day!r}; tokenlake.times.as_day makes one")
+    return day
+
+
+def _fill(data: pa.Table, values: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    for name, value in values.items():
+        if name not in data.column_names:
+            data = data.append_column(name, pa.repeat(pa.scalar(value, schema.field(name).type), data.num_rows))
+    return data
+
+
+def _delta_schema(schema: pa.Schema) -> Any:
+    from deltalake import Schema
+
+    return Schema.from_arrow(schema)
