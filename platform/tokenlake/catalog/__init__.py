@@ -1,0 +1,35 @@
+"""What was run, from what, with which result: the lake's memory, in SQLite or Postgres.
+
+runs ─┬─ artefacts      what a run wrote
+      └─ metrics        what a run measured
+versions ─┬─ plans      which checkpoint encodes a day; recorded once, never changed
+          ├─ checkpoints
+          └─ index_versions
+reruns                  days that late events touched
+"""
+
+from tokenlake.catalog.catalog import Catalog
+from tokenlake.catalog.records import (
+    Artefact,
+    Checkpoint,
+    IndexVersion,
+    Metric,
+    Plan,
+    Rerun,
+    RunRecord,
+    Version,
+)
+from tokenlake.catalog.runs import Run
+
+__all__ = [
+    "Artefact",
+    "Catalog",
+    "Checkpoint",
+    "IndexVersion",
+    "Metric",
+    "Plan",
+    "Rerun",
+    "Run",
+    "RunRecord",
+    "Version",
+]

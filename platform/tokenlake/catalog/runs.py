@@ -1,0 +1,85 @@
+"""One execution of a job, as the job sees it, and whether its process is still there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import math
+import os
+import socket
+from pathlib import Path
+
+from tokenlake.catalog.models import ArtefactRow, MetricRow
+from tokenlake.catalog.records import ErrorKind, Status, now
+from tokenlake.errors import TransientError
+
+
+class Run:
+    """What a job tells about itself while it runs; `Catalog.run` makes it and writes it down.
+
+    Attributes:
+        id: the run's number in the catalog.
+        started_at: events ingested later are not in this run for certain.
+    """
+
+    def __init__(self, id: int, job: str, day: dt.date | None, version: str | None, started_at: dt.datetime) -> None:  # noqa: A002  the catalog's own name
+        self.id = id
+        self.job = job
+        self.day = day
+        self.version = version
+        self.started_at = started_at
+        self.skipped: str | None = None
+        self.rows: list[ArtefactRow | MetricRow] = []
+
+    def __repr__(self) -> str:
+        return f"Run(id={self.id}, job={self.job!r}, day={self.day}, version={self.version!r})"
+
+    def artefact(self, kind: str, uri: str | Path, rows: int | None = None, bytes: int | None = None) -> None:  # noqa: A002  what it counts
+        """Tell of something written."""
+        self.rows.append(ArtefactRow(run_id=self.id, kind=kind, uri=str(uri), rows=rows, bytes=bytes, created_at=now()))
+
+    def metric(self, name: str, value: float | None, **labels: object) -> None:
+        """Tell of something measured; None, NaN and infinity are n/a."""
+        finite = None if value is None or not math.isfinite(value) else float(value)
+        told = {key: str(label) for key, label in labels.items()}
+        self.rows.append(MetricRow(run_id=self.id, name=name, value=finite, labels=told, created_at=now()))
+
+    def skip(self, reason: str) -> None:
+        """Tell that there was nothing to do; the job then returns."""
+        self.skipped = reason
+
+
+def outcome(error: BaseException) -> tuple[Status, ErrorKind | None]:
+    """Status and kind of error of a run that raised."""
+    if not isinstance(error, Exception):  # Ctrl-C, or a scheduler that ends its worker
+        return "interrupted", "transient"
+    return "failed", "transient" if isinstance(error, TransientError) else "terminal"
+
+
+@functools.cache
+def host() -> str:
+    """Name of this machine."""
+    return socket.gethostname()
+
+
+def process_started(pid: int) -> str:
+    """When a process began, as Linux counts it; empty where that cannot be known, or when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def is_alive(pid: int, started: str) -> bool:
+    """Whether the process that had `pid`, and began at `started`, is still there."""
+    if started:
+        return process_started(pid) == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
