@@ -15,7 +15,7 @@ from tokenlake.catalog import Catalog, connect, models
 from tokenlake.catalog.connect import as_url, scrub, to_json
 from tokenlake.catalog.models import HEAD, Instant
 from tokenlake.catalog.runs import is_alive, process_started
-from tokenlake.errors import ConfigError, ConflictError, CorruptionError, TerminalError
+from tokenlake.errors import ConfigError, ConflictError, CorruptionError, StorageError, TerminalError
 
 # No shell: our own interpreter on our own text.
 OPEN = "import sys; from tokenlake.catalog import Catalog; print(len(Catalog.open(sys.argv[1]).versions()))"
@@ -111,10 +111,10 @@ def test_files_that_are_no_catalog(tmp_path: Path) -> None:
     with pytest.raises(CorruptionError, match="not a database"):
         Catalog.open(path)
     (tmp_path / "file").touch()
-    with pytest.raises(TerminalError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be made"):
         Catalog.open(tmp_path / "file" / "c.sqlite")
     (tmp_path / "folder.sqlite").mkdir()
-    with pytest.raises(TerminalError, match="unable to open"):
+    with pytest.raises(StorageError, match="unable to open"):
         Catalog.open(tmp_path / "folder.sqlite")
 
 

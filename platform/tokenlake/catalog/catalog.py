@@ -386,7 +386,10 @@ class Catalog:
 
 
 def _locked_versions(session: Session) -> dict[str, VersionRow]:
-    return {row.version: row for row in session.scalars(sa.select(VersionRow).with_for_update())}
+    return {
+        row.version: row
+        for row in session.scalars(sa.select(VersionRow).order_by(VersionRow.version).with_for_update())
+    }
 
 
 def _equal(**values: object) -> list[sa.ColumnElement[bool]]:

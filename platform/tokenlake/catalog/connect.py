@@ -22,6 +22,7 @@ from tokenlake.errors import (
     CorruptionError,
     LockedError,
     MissingExtraError,
+    StorageError,
     TerminalError,
     TokenlakeError,
     TransientError,
@@ -69,7 +70,7 @@ def connect(url: URL) -> sa.Engine:
 
     Raises:
         TerminalError: the database cannot be used, or was made by a newer Tokenlake.
-        TransientError: it cannot be reached, or is busy.
+        TransientError: it cannot be reached, is busy, or the disk refused.
     """
     # No pool: a connection costs little beside a job, and none is ever shared with a forked child.
     engine = sa.create_engine(url, poolclass=NullPool, json_serializer=to_json)
@@ -84,7 +85,7 @@ def connect(url: URL) -> sa.Engine:
     except Timeout as error:
         raise LockedError(f"catalog {url.database}: another process has been migrating it; try again") from error
     except OSError as error:
-        raise TerminalError(f"catalog {url.database} cannot be made: {error.strerror}") from error
+        raise StorageError(f"catalog {url.database} cannot be made: {error.strerror}") from error
     return engine
 
 
@@ -187,7 +188,9 @@ def _error(message: str, text: str) -> TokenlakeError:
         return CorruptionError(f"{message}; restore it from a backup, or remove it to start a new catalog")
     if "locked" in text or "serialize" in text or "deadlock" in text:
         return ConflictError(f"{message}; another process wrote at the same time, try again")
-    if any(word in text for word in ("readonly", "unable to open", "disk is full", "authentication", "does not exist")):
+    if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk i/o")):
+        return StorageError(f"{message}; check the disk's space and rights")
+    if "authentication" in text or "does not exist" in text:
         return TerminalError(message)
     return TransientError(message)
 
