@@ -88,3 +88,40 @@ _MOVIELENS_PEOPLE = """\
 def movielens(*, people: bool) -> str:
     """The file for a MovieLens release, with or without what is known of its users."""
     return _MOVIELENS.format(people=_MOVIELENS_PEOPLE if people else "")
+
+
+ADS = """\
+# A simulated log of ads; docs/datasets.md tells what is planted in it. What a log would not tell lies in truth/.
+project: ads
+
+# One file a day, written by `tokenlake simulate`; the daily ingest job reads them.
+landing: landing/{ds}.parquet
+
+events:
+  user: user_id
+  item: ad_id
+  timestamp: shown_at
+  id: impression_id
+  features:
+    hour: categorical
+    device: {kind: categorical, of: user}
+    # Topics that the user named when signing up.
+    interests: {kind: multi, of: user}
+    advertiser: {kind: categorical, of: item}
+    category: {kind: categorical, of: item}
+    image: {kind: vector, of: item}
+    bid: numeric
+  labels:
+    clicked: {}
+    # Known when it happens; that it did not happen is known after the window.
+    converted: {known_at: converted_at, window: 7d}
+
+tokens:
+  # Two compressors of the same events; the first one serves. Sizes for two cores.
+  encoders:
+    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16}
+  serving: iat
+  dtype: float16
+  chunk_days: 7
+"""

@@ -90,22 +90,28 @@ def read(source: Path) -> MovieLens:
 def _opened(source: Path) -> Iterator[tuple[str, Opener]]:
     """The name of the ratings file, and a way to open its neighbours."""
     if source.is_dir():
-        for folder in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
-            for name in _LAYOUTS:
-                if (folder / name).is_file():
-                    yield name, lambda file, at=folder: (at / file).open("rb") if (at / file).is_file() else None
-                    return
+        folders = [source, *sorted(path for path in source.iterdir() if path.is_dir())]
+        yield _first([path.as_posix() for folder in folders for path in folder.iterdir()], source, _open_path)
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
-            members = set(archive.namelist())
-            for name in _LAYOUTS:
-                if found := sorted(m for m in members if m == name or m.endswith(f"/{name}")):
-                    prefix = found[0].removesuffix(name)
-                    yield name, lambda file: archive.open(prefix + file) if prefix + file in members else None
-                    return
+            yield _first(archive.namelist(), source, archive.open)
     else:
         raise SourceError(f"{source} is neither a folder nor a zip; expected a MovieLens release")
-    raise SourceError(f"{source} holds no MovieLens release: none of {sorted(_LAYOUTS)} is in it")
+
+
+def _open_path(path: str) -> IO[bytes]:
+    return Path(path).open("rb")
+
+
+def _first(paths: list[str], source: Path, open_path: Callable[[str], IO[bytes]]) -> tuple[str, Opener]:
+    """Find the release among paths with forward slashes; the shallowest one when there are several."""
+    found = sorted((path.count("/"), path) for path in paths if path.rpartition("/")[2] in _LAYOUTS)
+    if not found:
+        raise SourceError(f"{source} holds no MovieLens release: none of {sorted(_LAYOUTS)} is in it")
+    name = found[0][1].rpartition("/")[2]
+    prefix = found[0][1].removesuffix(name)
+    known = set(paths)
+    return name, lambda file: open_path(prefix + file) if prefix + file in known else None
 
 
 def _need(open_file: Opener, name: str, source: Path) -> IO[bytes]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 MARKER = ".tokenlake-dataset.json"
 LANDING = "landing"
+#: What a simulator knows and a log would not tell.
+TRUTH = "truth"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Output:
     >>> output = Output(Path("journey"), "complete-journey", {"households": 400})  # doctest: +SKIP
     >>> if (done := output.finished()) is None:  # doctest: +SKIP
     ...     output.start()
-    ...     output.write_day(day, table)
+    ...     output.write_day(day, [table])
     ...     report = output.finish(config_text, users=400, items=100, counts={})
     """
 
@@ -75,7 +78,7 @@ class Output:
         if not marker.get("complete"):
             return None
         for file, (size, _) in marker["files"].items():
-            path = self.folder / LANDING / file
+            path = self.folder / file
             if not path.is_file() or path.stat().st_size != size:
                 return None
         if not (self.folder / FILE_NAME).is_file():
@@ -86,14 +89,27 @@ class Output:
         """Begin to write: from here on until `finish` the folder counts as incomplete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_marker({"complete": False})
-        shutil.rmtree(self.folder / LANDING, ignore_errors=True)
-        (self.folder / LANDING).mkdir()
+        for folder in (LANDING, TRUTH):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
-    def write_day(self, day: Day, events: pa.Table) -> None:
-        """Write one day's file."""
-        path = self.folder / LANDING / f"{day.isoformat()}.parquet"
-        pq.write_table(events, path, compression="zstd")
-        self._files[path.name] = (path.stat().st_size, events.num_rows)
+    def write_day(self, day: Day, parts: Iterable[pa.Table], folder: str = LANDING) -> None:
+        """Write one day's file, part by part; `folder` is `LANDING` or `TRUTH`."""
+        self.write(f"{folder}/{day.isoformat()}.parquet", parts)
+
+    def write(self, file: str, parts: Iterable[pa.Table]) -> None:
+        """Write one file, by its path in this folder."""
+        path = self.folder / file
+        path.parent.mkdir(exist_ok=True)
+        parts = iter(parts)
+        first = next(parts)
+        rows = 0
+        with pq.ParquetWriter(
+            path, first.schema, compression="zstd", use_dictionary=_repeating(first.schema)
+        ) as writer:
+            for part in itertools.chain([first], parts):
+                writer.write_table(part)
+                rows += part.num_rows
+        self._files[file] = (path.stat().st_size, rows)
 
     def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
         """Write `tokenlake.yaml` and mark the folder as complete.
@@ -109,11 +125,12 @@ class Output:
         return self._report(marker, built=True)
 
     def _report(self, marker: Mapping[str, Any], *, built: bool) -> DatasetReport:
-        days = sorted(dt.date.fromisoformat(Path(file).stem) for file in marker["files"])
+        landed = {Path(file).stem: rows for file, (_, rows) in marker["files"].items() if file.startswith(LANDING)}
+        days = sorted(map(dt.date.fromisoformat, landed))
         return DatasetReport(
             name=self._name,
             folder=self.folder,
-            events=sum(rows for _, rows in marker["files"].values()),
+            events=sum(landed.values()),
             users=marker["users"],
             items=marker["items"],
             days=len(days),
@@ -146,3 +163,14 @@ class Output:
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"name": self._name, "options": self._options, **content}), encoding="utf-8")
         part.replace(path)
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Columns that a dictionary makes smaller; one of floats or instants costs three times the work for nothing."""
+    names = []
+    for field in schema:
+        is_list = pa.types.is_list(field.type)
+        leaf = field.type.value_type if is_list else field.type
+        if not (pa.types.is_floating(leaf) or pa.types.is_timestamp(leaf)):
+            names.append(f"{field.name}.list.element" if is_list else field.name)
+    return names

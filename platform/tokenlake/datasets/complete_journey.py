@@ -221,7 +221,8 @@ def _chosen(lines: dict[str, Ints], households: int | None, days: tuple[Day, Day
 
 def _local(timestamp: Ints) -> Ints:
     summer = (timestamp >= _SUMMER[0]) & (timestamp < _SUMMER[1])
-    return timestamp - np.where(summer, 4, 5) * _HOUR_US
+    local: Ints = timestamp - np.where(summer, 4, 5) * _HOUR_US
+    return local
 
 
 def _store_week(store: Ints, week: Ints) -> Ints:
@@ -247,7 +248,8 @@ def _promotions(file: pq.ParquetFile, wanted: Ints) -> Ints:
 def _letters(column: pa.DictionaryArray) -> Ints:
     """One-letter codes as their characters' numbers."""
     letters = np.array([ord(value) for value in column.dictionary.to_pylist()], np.int64)
-    return np.take(letters, column.indices.to_numpy())
+    values: Ints = letters[column.indices.to_numpy()]
+    return values
 
 
 def _active_campaigns(sent: dict[str, Ints], campaigns: dict[str, Ints], trips: dict[str, Ints]) -> pa.ListArray:
@@ -353,7 +355,7 @@ def _write(output: Output, data: _Data, log: _Log, tell: Progress) -> DatasetRep
     days, begins = np.unique(day, return_index=True)
     ends = np.append(begins[1:], len(day))
     for i, (number, begin, end) in enumerate(zip(days.tolist(), begins, ends, strict=True)):
-        output.write_day(day_of(number * DAY_US), _rows(data, log, slice(begin, end)))
+        output.write_day(day_of(number * DAY_US), [_rows(data, log, slice(begin, end))])
         tell("write", i + 1, len(days))
     counts = {
         "promo": int((log.bought == 1).sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
             "liked": pa.array((data.ratings[rows] >= LIKED).astype(np.int8)),
         }
         columns["decade"] = _decade(columns["year"])
-        output.write_day(day_of(number * DAY_US), pa.table(columns))
+        output.write_day(day_of(number * DAY_US), [pa.table(columns)])
         tell("write", i + 1, len(days))
     return output.finish(
         movielens(people=bool(data.person)),
@@ -110,7 +111,7 @@ def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
 class _Attributes:
     """Columns of an id's attributes; null for an id that has none."""
 
-    def __init__(self, table: dict[int, object], names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> None:
+    def __init__(self, table: Mapping[int, object], names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> None:
         ids = sorted(table)
         self._ids = np.array([*ids, -1], np.int64)  # the last one stands for every unknown id
         self._columns = {
