@@ -1,0 +1,116 @@
+"""Attention over jagged rows with a bias of time: the one place where sequences are padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from tokenlake_models.jagged import row_numbers
+
+#: Bucket 0: the row itself. 1 ..: earlier by 2^(b - 1) - 1 seconds or more. The last: not seen.
+BUCKETS = 34
+_HIDDEN = BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Which key each query sees, and how long ago it was; shared by the layers of one batch.
+
+    Attributes:
+        queries: `(rows, longest)` index of each query in the jagged values, padded with any.
+        keys: `(rows, longest)` likewise.
+        places: `(q,)` where each query lies in the padded, flattened queries.
+        buckets: `(rows, queries, keys)`.
+    """
+
+    queries: Int64[Tensor, "rows q_max"]
+    keys: Int64[Tensor, "rows k_max"]
+    places: Int64[Tensor, " q"]
+    buckets: Int64[Tensor, "rows q_max k_max"]
+
+
+def pair(timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], asks: Bool[Tensor, " total"]) -> Pairs:
+    """Lay out the attention of the values where `asks` over all values of their own jagged row.
+
+    A query sees itself and every key with a strictly earlier timestamp: rows of a tie don't see each other.
+    """
+    keys, there = _padded(offsets)
+    rows = row_numbers(offsets)
+    asking = asks.nonzero()[:, 0]
+    begins = torch.searchsorted(asking, offsets)
+    queries, _ = _padded(begins)
+    places = rows[asking] * queries.shape[1] + torch.arange(len(asking), device=rows.device) - begins[rows[asking]]
+    itself = queries.new_zeros(queries.shape).flatten()
+    itself[places] = asking
+    queries = itself.view_as(queries)  # padding asks as value 0, which is thrown away
+    gap = timestamps[queries].unsqueeze(2) - timestamps[keys].unsqueeze(1)
+    age = (gap.clamp(min=0).float() * 1e-6 + 1).log2_().long().clamp_(max=BUCKETS - 2) + 1
+    seen = (gap > 0) & there.unsqueeze(1)
+    same = queries.unsqueeze(2) == keys.unsqueeze(1)
+    buckets = torch.where(seen, age, _HIDDEN).masked_fill_(same & there.unsqueeze(1), 0)
+    # A padded query has no key of its own; seeing the first keeps its softmax a number.
+    idle = torch.ones(itself.shape, dtype=torch.bool, device=rows.device)
+    idle[places] = False
+    buckets[..., 0].masked_fill_(idle.view_as(queries), 0)
+    return Pairs(queries, keys, places, buckets)
+
+
+def attend(
+    q: Float32[Tensor, "total_q heads d"],
+    k: Float32[Tensor, "total heads d"],
+    v: Float32[Tensor, "total heads d"],
+    pairs: Pairs,
+    bias: Float32[Tensor, "heads buckets"],
+) -> Float32[Tensor, "total_q heads d"]:
+    """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.
+
+    Args:
+        q: queries where `pair` was told that they ask, in their order.
+        k: keys of all values.
+        v: values.
+        pairs: the layout, from `pair`.
+        bias: added to the score of a pair by the bucket of its time gap.
+    """
+    heads, d = q.shape[1:]
+    rows, longest = pairs.queries.shape
+    padded = q.new_zeros(rows * longest, heads, d).index_copy(0, pairs.places, q * d**-0.5)
+    q = padded.view(rows, longest, heads, d).transpose(1, 2)
+    k = k[pairs.keys].transpose(1, 2)
+    v = v[pairs.keys].transpose(1, 2)
+    bias_of_pairs: Tensor = _PairBias.apply(bias, pairs.buckets)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    score = q @ k.transpose(2, 3) + bias_of_pairs
+    out = score.softmax(dim=-1) @ v
+    return out.transpose(1, 2).reshape(rows * longest, heads, d)[pairs.places]
+
+
+class _PairBias(torch.autograd.Function):
+    """`bias[:, bucket]`, -inf where hidden; its gradient counts by bucket, ten times faster than a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, buckets: Tensor) -> Tensor:
+        ctx.save_for_backward(buckets)
+        hidden = bias.new_full((len(bias), 1), -torch.inf)
+        rows, queries, keys = buckets.shape
+        flat = torch.cat([bias, hidden], dim=1).index_select(1, buckets.flatten())
+        return flat.view(-1, rows, queries, keys).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (buckets,) = ctx.saved_tensors
+        flat = buckets.flatten()
+        by_head = gradient.transpose(0, 1).flatten(1)
+        sums = [torch.bincount(flat, weights=g, minlength=BUCKETS + 1)[:BUCKETS] for g in by_head]
+        return torch.stack(sums).to(gradient.dtype), None
+
+
+def _padded(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Padded indices of jagged rows, and where there is one; padding repeats a valid index."""
+    lengths = offsets.diff()
+    longest = max(int(lengths.max()) if len(lengths) else 0, 1)
+    places = torch.arange(longest, device=offsets.device)
+    there = places < lengths.unsqueeze(1)
+    return torch.where(there, offsets[:-1].unsqueeze(1) + places, 0), there

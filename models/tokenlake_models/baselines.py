@@ -1,0 +1,41 @@
+"""What a compressor is measured against."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from tokenlake_models.config import CompressorConfig
+from tokenlake_models.inputs import Inputs
+from tokenlake_models.instances import History, Instances
+
+
+class LogisticRegression(nn.Module):
+    """Logistic regression on the same inputs: one weight an id, one a number, one a vector's element; per label."""
+
+    config: CompressorConfig
+    is_sequential = False
+
+    def __init__(self, config: CompressorConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            generator = torch.manual_seed(config.seed)
+            self.inputs = Inputs(config, len(config.labels), generator)
+            self.dense = nn.Linear(self.inputs.dense.width, len(config.labels))
+            nn.init.zeros_(self.dense.weight)
+            nn.init.zeros_(self.dense.bias)
+            nn.init.zeros_(self.inputs.table.weight)
+
+    def forward(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:
+        """Logits; history is not read."""
+        inputs, targets = self.inputs(instances), len(self.config.labels)
+        weights, numbers = torch.split(inputs, [self.inputs.embedded * targets, self.inputs.dense.width], dim=1)
+        return torch.add(weights.view(len(inputs), -1, targets).sum(1), self.dense(numbers))
+
+    def grow(self, rows: dict[str, int]) -> Tensor:
+        """As `InstanceCompressor.grow`."""
+        origin = self.inputs.table.grow(rows)
+        self.config = self.config.with_rows(self.inputs.table.rows)
+        return origin

@@ -1,0 +1,103 @@
+"""Checkpoints: a folder of `weights.safetensors`, `optimizer.safetensors`, `config.json`; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokenlake_models.errors import CheckpointError
+
+FORMAT = 1
+
+
+def write_checkpoint(
+    folder: Path,
+    header: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    also: Callable[[Path], None] | None = None,
+) -> None:
+    """Write all files beside the folder, flush them to disk, and rename: a reader sees all of it or none.
+
+    One writer at a time; what a killed writer left beside the folder is removed by the next.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(stale)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    try:
+        save_file({k: v.detach().contiguous() for k, v in weights.items()}, temporary / "weights.safetensors")
+        save_file({k: v.detach().contiguous() for k, v in optimizer.items()}, temporary / "optimizer.safetensors")
+        text = json.dumps({"format": FORMAT, **header}, indent=2) + "\n"
+        (temporary / "config.json").write_text(text, encoding="utf-8")
+        if also:
+            also(temporary)
+        temporary.chmod(0o755)
+        for path in (*temporary.rglob("*"), temporary):
+            _flush(path)
+        if folder.exists():
+            # A folder can't be replaced in one step: set the old one aside under a name that the next writer clears.
+            folder.rename(temporary.with_suffix(".old.tmp"))
+        temporary.rename(folder)
+        _flush(folder.parent)
+    finally:
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(left)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Header, weights and optimiser state of a checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the format is of another release.
+    """
+    try:
+        header = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "weights.safetensors")
+        optimizer = load_file(folder / "optimizer.safetensors")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no checkpoint: {Path(error.filename or folder).name} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        given = header.get("format") if isinstance(header, dict) else header
+        raise CheckpointError(f"{folder}: checkpoint format {FORMAT} expected, got {given!r}")
+    return header, weights, optimizer
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a model, having looked at every name and shape.
+
+    Raises:
+        CheckpointError: a tensor is missing, is too many, or has another shape or dtype; nothing was changed then.
+    """
+    expected = model.state_dict()
+    if missing := expected.keys() - weights.keys():
+        raise CheckpointError(f"the checkpoint lacks {sorted(missing)[:5]}, which its config calls for")
+    if extra := weights.keys() - expected.keys():
+        raise CheckpointError(f"the checkpoint holds {sorted(extra)[:5]}, which its config does not know")
+    for name, tensor in expected.items():
+        given = weights[name]
+        if given.shape != tensor.shape or given.dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{name}: {tuple(tensor.shape)} {tensor.dtype} expected by the config, "
+                f"the checkpoint has {tuple(given.shape)} {given.dtype}"
+            )
+    model.load_state_dict(dict(weights))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

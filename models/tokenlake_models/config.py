@@ -1,0 +1,113 @@
+"""What makes a model: its inputs, widths and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokenlake_models.errors import CheckpointError, ModelError
+
+
+@dataclass(frozen=True)
+class CompressorConfig:
+    """Inputs and shape of a model (IAT stage one; the baselines use the inputs, labels and seed).
+
+    Attributes:
+        scheme: `user-order` trains through SIT over the user's tokens, `temporal-order` each instance alone.
+        labels: names of the targets, in the order of `Instances.labels`' columns.
+        categorical: `{name: vocabulary rows}`, row 0 out of vocabulary; `user_id` and `item_id` among them.
+        multi: likewise for multi-valued features.
+        numeric: names of `Instances.numeric`'s columns.
+        vectors: `{name: width}`.
+        counts: names of `Instances.counts`' columns; with `()` the model ignores counts that it is given.
+        dim: width of a token.
+        width: width of the hidden layers.
+        embedding: width of one feature's embedding.
+        history: earlier tokens of the user that SIT reads (T - 1).
+        sit_layers: layers of SIT.
+        sit_heads: attention heads of SIT; divides `dim`.
+        id_dropout: share of ids that training replaces by row 0.
+        seed: of the initial weights.
+    """
+
+    scheme: Literal["user-order", "temporal-order"] = "user-order"
+    labels: tuple[str, ...] = ("label",)
+    categorical: dict[str, int] = field(default_factory=dict)
+    multi: dict[str, int] = field(default_factory=dict)
+    numeric: tuple[str, ...] = ()
+    vectors: dict[str, int] = field(default_factory=dict)
+    counts: tuple[str, ...] = ()
+    dim: int = 64
+    width: int = 256
+    embedding: int = 16
+    history: int = 127
+    sit_layers: int = 2
+    sit_heads: int = 4
+    id_dropout: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("user-order", "temporal-order"):
+            raise ModelError(f"scheme: 'user-order' or 'temporal-order' expected, got {self.scheme!r}")
+        if not self.labels:
+            raise ModelError("labels is empty; a compressor learns from at least one label")
+        if missing := {"user_id", "item_id"} - self.categorical.keys():
+            raise ModelError(f"categorical must hold user_id and item_id, {sorted(missing)} missing")
+        if both := self.categorical.keys() & self.multi.keys():
+            raise ModelError(f"{sorted(both)} are both categorical and multi")
+        if self.dim % self.sit_heads:
+            raise ModelError(
+                f"dim {self.dim} is no multiple of sit_heads {self.sit_heads}; choose heads that divide it"
+            )
+        for name, rows in {**self.categorical, **self.multi}.items():
+            if rows < 1:
+                raise ModelError(
+                    f"{name!r} has {rows} rows; at least 1 is needed, row 0 being the out-of-vocabulary one"
+                )
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of every embedded feature."""
+        return {**self.categorical, **self.multi}
+
+    def with_rows(self, rows: dict[str, int]) -> CompressorConfig:
+        """The same with other vocabulary sizes."""
+        return dataclasses.replace(
+            self,
+            categorical={name: rows[name] for name in self.categorical},
+            multi={name: rows[name] for name in self.multi},
+        )
+
+    def to_json(self) -> str:
+        """As a JSON object; `from_json` gives it back."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressorConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: not such an object.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"no compressor config: {error}") from error
+
+    @classmethod
+    def from_dict(cls, data: Any) -> CompressorConfig:
+        """From `dataclasses.asdict`, lists standing for tuples.
+
+        Raises:
+            CheckpointError: unknown or missing fields, or values that no config has.
+        """
+        try:
+            return cls(**_tupled(data))
+        except (AttributeError, TypeError, ModelError) as error:
+            raise CheckpointError(f"no compressor config: {error}") from error
+
+
+def _tupled(data: Any) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

@@ -1,0 +1,117 @@
+"""From instances to one row of numbers each, the same for every model; and what they refuse."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+
+from tokenlake_models.config import CompressorConfig
+from tokenlake_models.embeddings import FusedTable, Standardize
+from tokenlake_models.errors import InstancesError
+from tokenlake_models.instances import History, Instances
+
+
+class Inputs(nn.Module):
+    """All features of an instance side by side: `embedded` blocks of `embedding` numbers, then the scaled numerics.
+
+    Labels are not among them.
+
+    Args:
+        config: the features.
+        embedding: width of one embedded feature or vector.
+        generator: of the initial embeddings.
+    """
+
+    def __init__(self, config: CompressorConfig, embedding: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.categorical, self.multi = tuple(config.categorical), tuple(config.multi)
+        self.table = FusedTable(config.rows, embedding, scale=0.1, generator=generator)
+        self.dense = Standardize(len(config.numeric) + len(config.counts))
+        self.has_counts = bool(config.counts)
+        self.vectors = nn.ModuleDict({name: nn.Linear(d, embedding) for name, d in config.vectors.items()})
+        self.missing = nn.ParameterDict({name: torch.zeros(embedding) for name in config.vectors})
+        self.embedded = len(self.categorical) + len(self.multi) + len(self.vectors)
+        self.width = self.embedded * embedding + self.dense.width
+
+    def observe(self, instances: Instances) -> None:
+        """Take the statistics of more training data in."""
+        self.dense.update(self._numbers(instances))
+
+    def forward(self, instances: Instances) -> Float32[Tensor, "n width"]:
+        """One row an instance."""
+        parts = [self.table.lookup({k: instances.categorical[k] for k in self.categorical}).flatten(1)]
+        if self.multi:
+            parts.append(self.table.means({k: instances.multi[k] for k in self.multi}).flatten(1))
+        for name, linear in self.vectors.items():
+            vector = instances.vectors[name]
+            there = ~vector.isnan().any(dim=1, keepdim=True)
+            parts.append(torch.where(there, linear(vector.nan_to_num(0.0)), self.missing[name]))
+        return torch.cat([*parts, self.dense(self._numbers(instances))], dim=1)
+
+    def _numbers(self, instances: Instances) -> Float32[Tensor, "n columns"]:
+        return torch.cat([instances.numeric, instances.counts], dim=1) if self.has_counts else instances.numeric
+
+
+def check_instances(config: CompressorConfig, instances: Instances) -> None:
+    """Refuse instances that don't fit the config.
+
+    Raises:
+        InstancesError: names the feature, what was given, and what was expected.
+    """
+    for name, rows in config.categorical.items():
+        _check_rows(name, instances.categorical.get(name), rows)
+    for name, rows in config.multi.items():
+        _check_rows(name, instances.multi.get(name, (None,))[0], rows)
+    n, columns = len(instances), {"numeric": config.numeric, "labels": config.labels, "known": config.labels}
+    if config.counts:
+        columns["counts"] = config.counts
+    for name, names in columns.items():
+        shape = tuple(getattr(instances, name).shape)
+        if shape != (n, len(names)):
+            raise InstancesError(f"{name}: shape ({n}, {len(names)}) expected for {list(names)}, got {shape}")
+    for name, width in config.vectors.items():
+        vector = instances.vectors.get(name)
+        if vector is None or tuple(vector.shape) != (n, width):
+            given = "none" if vector is None else tuple(vector.shape)
+            raise InstancesError(f"vector {name!r}: shape ({n}, {width}) expected, got {given}")
+        _check_finite(name, vector)
+    _check_finite("numeric", instances.numeric, config.numeric)
+    if config.counts:
+        _check_finite("counts", instances.counts, config.counts)
+
+
+def check_history(config: CompressorConfig, instances: Instances, history: History) -> None:
+    """Refuse a history that doesn't fit the config or the instances.
+
+    Raises:
+        InstancesError: says what was given and what was expected.
+    """
+    if history.tokens.shape[1:] != (config.dim,):
+        raise InstancesError(f"history tokens are {tuple(history.tokens.shape)}, (total, {config.dim}) expected")
+    users = int(instances.users.max()) + 1 if len(instances) else 0
+    if len(history.offsets) - 1 < users:
+        raise InstancesError(f"history holds {len(history.offsets) - 1} users, the instances name {users}")
+    if int(history.offsets[-1]) != len(history.tokens) or bool((history.offsets.diff() < 0).any()):
+        raise InstancesError(f"history offsets must ascend from 0 to its {len(history.tokens)} tokens")
+    if not bool(history.tokens.isfinite().all()):
+        raise InstancesError("history tokens hold NaN or infinity")
+
+
+def _check_rows(name: str, rows: Int64[Tensor, " _"] | None, count: int) -> None:
+    if rows is None:
+        raise InstancesError(f"feature {name!r} is missing from the instances")
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= count):
+        raise InstancesError(
+            f"{name!r} holds rows {int(rows.min())} to {int(rows.max())}, but the model has rows 0 to {count - 1}; "
+            "grow() it to the vocabulary first, or look up with the vocabulary of this checkpoint"
+        )
+
+
+def _check_finite(name: str, values: Tensor, columns: tuple[str, ...] = ()) -> None:
+    bad = values.isinf()
+    if bool(bad.any()):
+        row, column = bad.nonzero()[0].tolist()
+        raise InstancesError(
+            f"{name} {columns[column] if columns else column!r} of instance {row} is infinite; NaN means missing"
+        )

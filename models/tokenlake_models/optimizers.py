@@ -1,0 +1,99 @@
+"""Optimisers: row-wise Adagrad for the sparse embedding table, AdamW for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from tokenlake_models.embeddings import FusedTable
+from tokenlake_models.errors import CheckpointError
+
+_EPS = 1e-8
+
+
+class RowwiseAdagrad:
+    """Adagrad with one accumulator a row, touching only the rows of a sparse gradient.
+
+    The usual choice for embedding tables: ids seldom seen keep a large step, and the state is one float a row.
+    """
+
+    def __init__(self, table: FusedTable, learning_rate: float) -> None:
+        self.table = table
+        self.learning_rate = learning_rate
+        self.squares = torch.zeros(len(table.weight))
+
+    def grow(self, origin: Int64[Tensor, " new_total"]) -> None:
+        """Follow `FusedTable.grow`: new rows start with an empty accumulator."""
+        self.squares = torch.where(origin < 0, 0.0, self.squares[origin.clamp(min=0)])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Apply the gradient and drop it."""
+        weight = self.table.weight
+        if weight.grad is None:
+            return
+        gradient = weight.grad.coalesce()
+        rows, values = gradient.indices()[0], gradient.values()
+        squares = self.squares[rows] + values.square().mean(1)
+        self.squares[rows] = squares
+        weight.index_add_(0, rows, values / (squares.sqrt() + _EPS).unsqueeze(1), alpha=-self.learning_rate)
+        weight.grad = None
+
+
+class Optimizers:
+    """Both optimisers of a model, as one thing that steps, grows, and is saved."""
+
+    def __init__(
+        self, model: nn.Module, table: FusedTable, *, learning_rate: float, table_learning_rate: float
+    ) -> None:
+        self._dense = {name: p for name, p in model.named_parameters() if p is not table.weight}
+        self.table = RowwiseAdagrad(table, table_learning_rate)
+        self.dense = torch.optim.AdamW(self._dense.values(), lr=learning_rate, weight_decay=1e-4, fused=True)
+
+    def step(self) -> None:
+        """Apply all gradients and drop them."""
+        self.table.step()
+        self.dense.step()
+        self.dense.zero_grad()
+
+    def grow(self, origin: Int64[Tensor, " new_total"]) -> None:
+        """Follow `FusedTable.grow`."""
+        self.table.grow(origin)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name; AdamW's appear with its first step."""
+        state = {"table.squares": self.table.squares}
+        for name, parameter in self._dense.items():
+            for key, value in self.dense.state.get(parameter, {}).items():
+                state[f"dense.{name}.{key}"] = value
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state()`.
+
+        Raises:
+            CheckpointError: a tensor is missing, is too many, or has another shape.
+        """
+        squares = state.get("table.squares")
+        if squares is None or squares.shape != self.table.squares.shape:
+            given = "none" if squares is None else tuple(squares.shape)
+            raise CheckpointError(f"table.squares: {tuple(self.table.squares.shape)} expected, got {given}")
+        self.table.squares = squares.clone()
+        rest = {name for name in state if name != "table.squares"}
+        for name, parameter in self._dense.items():
+            held = {f"dense.{name}.{key}": key for key in ("step", "exp_avg", "exp_avg_sq")}
+            found = rest & held.keys()
+            rest -= found
+            if not found:
+                continue
+            for full in held:
+                shape = () if full.endswith(".step") else tuple(parameter.shape)
+                if full not in state or tuple(state[full].shape) != shape:
+                    given = tuple(state[full].shape) if full in state else "none"
+                    raise CheckpointError(f"{full}: {shape} expected, got {given}")
+            self.dense.state[parameter] = {key: state[full].clone() for full, key in held.items()}
+        if rest:
+            raise CheckpointError(f"optimizer state of no parameter of this model: {sorted(rest)[:5]}")

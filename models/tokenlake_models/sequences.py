@@ -1,0 +1,125 @@
+"""Users' events in order of time, cut into the pieces that one step of user-order training takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from tokenlake_models.instances import History, Instances
+from tokenlake_models.jagged import offsets_of, ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some segments side by side: what SIT reads in one step.
+
+    Attributes:
+        past: `(p,)` indices of stored tokens, in `History`.
+        context: `(c,)` earlier rows of the table, read but not trained.
+        own: `(m,)` rows of the table that the segments are made of.
+        merge: `(p + c + m,)` the order that makes of `[past, context, own]` one sequence a segment, oldest first.
+        offsets: `(segments + 1,)` the sequences in that order.
+        timestamps: `(p + c + m,)` in that order, microseconds.
+        is_own: `(p + c + m,)` in that order.
+    """
+
+    past: Int64[Tensor, " p"]
+    context: Int64[Tensor, " c"]
+    own: Int64[Tensor, " m"]
+    merge: Int64[Tensor, " total"]
+    offsets: Int64[Tensor, " segments_1"]
+    timestamps: Int64[Tensor, " total"]
+    is_own: Bool[Tensor, " total"]
+
+
+class Sequences:
+    """The table's rows by user and time, in segments, each with what came before it.
+
+    A segment holds at most about `history + 1` rows of one user and never divides a tie. Before it come up to `history`
+    earlier tokens: rows of the same table, then stored ones. Where a tie would be divided at the far end, all of it is
+    left out, unless nothing would be left. So neither the order inside a tie nor anything later changes a segment.
+    """
+
+    def __init__(self, instances: Instances, past: History, history: int) -> None:
+        users, timestamps = instances.users, instances.timestamps
+        by_time = torch.sort(timestamps, stable=True).indices
+        self.order = by_time[torch.sort(users[by_time], stable=True).indices]
+        self._timestamps = timestamps
+        self._past = past
+        users, timestamps = users[self.order], timestamps[self.order]
+        user_begin = _run_starts(users)
+        tie_begin = torch.maximum(_run_starts(timestamps), user_begin)
+        piece = (tie_begin - user_begin) // (history + 1)
+        self.starts = torch.unique(torch.maximum(_run_starts(piece), user_begin))
+        self.stops = torch.cat([self.starts[1:], self.starts.new_tensor([len(users)])])[: len(self.starts)]
+        self.wave = piece[self.starts]
+        first = user_begin[self.starts]
+        self.context = _whole_ties(torch.maximum(self.starts - history, first), self.starts, tie_begin)
+        owner = users[self.starts]
+        room = torch.where(self.context == first, history - (self.starts - self.context), 0)
+        self._past_stops = past.offsets[1:][owner]
+        self._past_starts = torch.maximum(self._past_stops - room, past.offsets[:-1][owner])
+
+    def __len__(self) -> int:
+        """Number of segments."""
+        return len(self.starts)
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> list[list[Int64[Tensor, " _"]]]:
+        """Segments in batches of about `size` rows: every user's first, then every user's second, and so on.
+
+        Args:
+            size: rows, not counting what comes before a segment.
+            generator: shuffles users; without it the order is always the same.
+        """
+        mixed = torch.randperm(len(self), generator=generator) if generator else torch.arange(len(self))
+        length = self.stops - self.context + self._past_stops - self._past_starts
+        mixed = mixed[torch.sort(length[mixed], stable=True).indices]  # similar lengths together: little padding
+        mixed = mixed[torch.sort(self.wave[mixed], stable=True).indices]
+        waves = torch.unique_consecutive(self.wave[mixed], return_counts=True)[1].tolist()
+        return [self._cut(wave, size, generator) for wave in torch.split(mixed, waves)] if waves else []
+
+    def _cut(self, wave: Tensor, size: int, generator: torch.Generator | None) -> list[Tensor]:
+        rows = (self.stops - self.starts)[wave].cumsum(0)
+        counts = torch.unique_consecutive((rows - 1) // size, return_counts=True)[1].tolist()
+        batches = torch.split(wave, counts)
+        turn = torch.randperm(len(batches), generator=generator).tolist() if generator else range(len(batches))
+        return [batches[i] for i in turn]
+
+    def window(self, segments: Int64[Tensor, " s"]) -> Window:
+        """What SIT reads for the segments given."""
+        starts = torch.stack([self._past_starts, self.context, self.starts])[:, segments]
+        stops = torch.stack([self._past_stops, self.starts, self.stops])[:, segments]
+        lengths = stops - starts
+        past, context, own = (ranges(a, n) for a, n in zip(starts, lengths, strict=True))
+        context, own = self.order[context], self.order[own]
+        blocks = offsets_of(lengths.flatten())[:-1].view_as(lengths)
+        merge = ranges(blocks.T.flatten(), lengths.T.flatten())
+        timestamps = torch.cat([self._past.timestamps[past], self._timestamps[context], self._timestamps[own]])
+        return Window(
+            past=past,
+            context=context,
+            own=own,
+            merge=merge,
+            offsets=offsets_of(lengths.sum(0)),
+            timestamps=timestamps[merge],
+            is_own=merge >= len(past) + len(context),
+        )
+
+
+def _run_starts(values: Tensor) -> Tensor:
+    """For each place, where its run of equal values begins: `[7, 7, 8] -> [0, 0, 2]`."""
+    places = torch.arange(len(values), device=values.device)
+    changed = torch.ones_like(places, dtype=torch.bool)
+    changed[1:] = values[1:] != values[:-1]
+    return torch.where(changed, places, 0).cummax(0).values if len(values) else places
+
+
+def _whole_ties(begin: Tensor, end: Tensor, tie_begin: Tensor) -> Tensor:
+    """Move each `begin` that divides a tie to the next one, unless that leaves nothing before `end`."""
+    places = torch.arange(len(tie_begin), device=begin.device)
+    first = torch.cat([places[tie_begin == places], begin.new_tensor([len(tie_begin)])])
+    following = first[torch.searchsorted(first, begin)]
+    return torch.where(following < end, following, begin)

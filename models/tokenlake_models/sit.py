@@ -1,0 +1,78 @@
+"""SIT: the causal transformer over a user's tokens that trains user-order compression (IAT, arXiv 2604.08933)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor, nn
+
+from tokenlake_models.attention import BUCKETS, Pairs, attend, pair
+
+
+class _Layer(nn.Module):
+    """Pre-norm attention and feed-forward; both branches start at zero, so an untrained layer is the identity."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.bias = nn.Parameter(torch.zeros(heads, BUCKETS))
+        back = nn.Linear(2 * dim, dim)
+        self.feed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), back)
+        for branch in (self.out, back):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Tensor, asks: Tensor | None, pairs: Pairs) -> Tensor:
+        """All of `x` are keys; those where `asks` (None: all) are queries, and come out."""
+        normed = self.norm(x)
+        mine, asking = (x, normed) if asks is None else (x[asks], normed[asks])
+        q = self.query(asking).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(normed).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        y: Tensor = mine + self.out(attend(q, k, v, pairs, self.bias).flatten(1))
+        return torch.add(y, self.feed(y))
+
+
+class SIT(nn.Module):
+    """Causal transformer over jagged token sequences.
+
+    A token sees itself and those with strictly earlier timestamps; time gaps in buckets of a doubling width stand for
+    position. The last layer computes only the tokens that are asked for.
+
+    Args:
+        dim: width of a token; a multiple of `heads`.
+        layers: at least 1.
+        heads: attention heads.
+    """
+
+    def __init__(self, dim: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Float32[Tensor, "total dim"],
+        timestamps: Int64[Tensor, " total"],
+        offsets: Int64[Tensor, " rows_1"],
+        asks: Bool[Tensor, " total"],
+    ) -> Float32[Tensor, "q dim"]:
+        """Contextual tokens of the `q` places where `asks`, in order.
+
+        Args:
+            tokens: of all rows, one after the other, each row's ascending in time.
+            timestamps: microseconds.
+            offsets: the rows.
+            asks: what comes out.
+        """
+        x = tokens
+        *inner, last = self.layers
+        if inner:
+            everything = pair(timestamps, offsets, torch.ones_like(asks))
+            for layer in inner:
+                x = layer(x, None, everything)
+        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks)))
+        return out

@@ -1,0 +1,285 @@
+"""Training, scoring and encoding: the one thing that jobs talk to."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from tokenlake_models.baselines import LogisticRegression
+from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from tokenlake_models.config import CompressorConfig
+from tokenlake_models.errors import CheckpointError, DivergedError, ModelError
+from tokenlake_models.iat import InstanceCompressor
+from tokenlake_models.inputs import check_history, check_instances
+from tokenlake_models.instances import History, Instances
+from tokenlake_models.optimizers import Optimizers
+from tokenlake_models.sequences import Sequences
+
+ModelName = Literal["compressor", "logistic"]
+_MODELS: dict[str, type[InstanceCompressor | LogisticRegression]] = {
+    "compressor": InstanceCompressor,
+    "logistic": LogisticRegression,
+}
+#: Rows of one step where nothing is trained.
+_SCORING = 4096
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FitStats:
+    """What one `Learner.fit` did.
+
+    Attributes:
+        instances: rows given.
+        targets: labels trained on, over all passes.
+        steps: optimiser steps.
+        loss: mean log loss a target, each taken before the step that trained on it; None without targets.
+        seconds: wall time.
+    """
+
+    instances: int
+    targets: int
+    steps: int
+    loss: float | None
+    seconds: float
+
+
+class Learner:
+    """A model with its optimisers: trained day after day, saved and continued to the same bits.
+
+    >>> learner = Learner.create(config, learning_rate=1e-3)            # doctest: +SKIP
+    >>> learner.fit(instances, history, batch=512, passes=1, seed=7)    # doctest: +SKIP
+    >>> tokens = learner.encode(instances)                              # doctest: +SKIP
+    >>> learner.save(folder); learner = Learner.load(folder)            # doctest: +SKIP
+    """
+
+    def __init__(
+        self, model: InstanceCompressor | LogisticRegression, *, learning_rate: float, table_learning_rate: float
+    ) -> None:
+        self.model = model
+        self.learning_rate = learning_rate
+        self.table_learning_rate = table_learning_rate
+        self._optimizers = Optimizers(
+            model, model.inputs.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
+        )
+
+    @classmethod
+    def create(
+        cls,
+        config: CompressorConfig,
+        *,
+        model: ModelName = "compressor",
+        learning_rate: float = 1e-3,
+        table_learning_rate: float = 0.05,
+    ) -> Learner:
+        """A new, untrained model; its weights follow from `config.seed` alone.
+
+        Args:
+            config: inputs and shape.
+            model: `compressor`, or `logistic`, the baseline on the same inputs.
+            learning_rate: of AdamW, for the dense weights.
+            table_learning_rate: of row-wise Adagrad, for the embeddings.
+        """
+        return cls(_MODELS[model](config), learning_rate=learning_rate, table_learning_rate=table_learning_rate)
+
+    @property
+    def config(self) -> CompressorConfig:
+        """Inputs and shape of the model, with today's vocabulary sizes."""
+        return self.model.config
+
+    def grow(self, rows: dict[str, int]) -> None:
+        """Extend vocabularies to the numbers of rows given; new rows start as the learned out-of-vocabulary row.
+
+        Raises:
+            InstancesError: an unknown feature, or fewer rows than there are.
+        """
+        self._optimizers.grow(self.model.grow(rows))
+
+    def fit(
+        self,
+        instances: Instances,
+        history: History | None = None,
+        *,
+        batch: int = 512,
+        passes: int = 1,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> FitStats:
+        """Train on the instances, once or more.
+
+        In temporal-order (and for the baseline) batches follow global time. In user-order they hold whole users,
+        whose later rows come after their earlier ones; every second pass takes the users in reversed order.
+
+        Args:
+            instances: of a day or of several; rows without a known label are history, not targets.
+            history: tokens of their users from before these instances, read in user-order.
+            batch: rows a step, about.
+            passes: over all rows.
+            seed: of the order of users and of id dropout; the same state, data and seed give the same bits.
+            progress: called after each step with rows done and rows in all.
+
+        Raises:
+            InstancesError: instances or history don't fit the model.
+            DivergedError: a loss that is no number, with the batch that gave it.
+        """
+        began = time.perf_counter()
+        past = self._checked(instances, history)
+        self.model.inputs.observe(instances)
+        generator = torch.Generator().manual_seed(seed)
+        targets, steps, total, done = 0, 0, 0.0, 0
+        for turn in range(passes):
+            for rows, logits in self._forward_steps(instances, past, batch, generator, turn):
+                known = instances.known[rows]
+                loss = binary_cross_entropy_with_logits(logits[known], instances.labels[rows][known], reduction="sum")
+                count, value = int(known.sum()), float(loss.detach())
+                if not math.isfinite(value):
+                    raise DivergedError(_where(instances, rows, steps, turn, value))
+                torch.autograd.backward(loss / count)
+                self._optimizers.step()
+                targets, steps, total, done = targets + count, steps + 1, total + value, done + len(rows)
+                if progress:
+                    progress(done, passes * int(instances.known.any(1).sum()))
+        mean = total / targets if targets else None
+        return FitStats(len(instances), targets, steps, mean, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def score(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:
+        """Probabilities of each label, without training.
+
+        Args:
+            instances: in any order; in user-order each reads the earlier ones of its user among them.
+            history: tokens of their users from before these instances, read in user-order.
+
+        Raises:
+            InstancesError: instances or history don't fit the model.
+        """
+        past = self._checked(instances, history)
+        model = self.model
+        if not model.is_sequential:
+            parts = [model(instances.select(rows)) for rows in torch.split(torch.arange(len(instances)), _SCORING)]
+            return torch.cat([past.tokens.new_zeros(0, len(self.config.labels)), *parts]).sigmoid()
+        assert isinstance(model, InstanceCompressor)
+        tokens = self.encode(instances)
+        logits = tokens.new_zeros(len(instances), len(self.config.labels))
+        sequences = Sequences(instances, past, self.config.history)
+        for segments in itertools.chain(*sequences.batches(_SCORING)):
+            window = sequences.window(segments)
+            read = torch.cat([past.tokens[window.past], tokens[window.context], tokens[window.own]])
+            logits[window.own] = model.logits(model.contextual(read, window))
+        return logits.sigmoid()
+
+    @torch.no_grad()
+    def encode(self, instances: Instances) -> Float32[Tensor, "n dim"]:
+        """The tokens to store: of each instance's features alone, before SIT, whatever the scheme.
+
+        Raises:
+            InstancesError: the instances don't fit the model.
+            ModelError: the model is a baseline, which makes no tokens.
+        """
+        if not isinstance(self.model, InstanceCompressor):
+            raise ModelError("a logistic regression makes no tokens; encode() needs a model='compressor'")
+        check_instances(self.config, instances)
+        rows = torch.split(torch.arange(len(instances)), _SCORING)
+        return torch.cat([self.model.compress(instances.select(part)) for part in rows])
+
+    def save(self, folder: Path, *, also: Callable[[Path], None] | None = None) -> None:
+        """Publish weights, optimiser state and config as a folder, whole or not at all; one that is there is replaced.
+
+        Args:
+            folder: of the checkpoint; its parents are made.
+            also: writes further files that belong to it into the folder that it is given, before it is published.
+        """
+        header = {
+            "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
+            "learning_rate": self.learning_rate,
+            "table_learning_rate": self.table_learning_rate,
+            "config": dataclasses.asdict(self.config),
+        }
+        write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state(), also)
+
+    @classmethod
+    def load(cls, folder: Path) -> Learner:
+        """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+
+        Raises:
+            CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
+        """
+        header, weights, optimizer = read_checkpoint(folder)
+        try:
+            learner = cls.create(
+                CompressorConfig.from_dict(header["config"]),
+                model=header["model"],
+                learning_rate=header["learning_rate"],
+                table_learning_rate=header["table_learning_rate"],
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{folder}: config.json lacks {error}") from error
+        load_weights(learner.model, weights)
+        learner._optimizers.load(optimizer)
+        return learner
+
+    def _checked(self, instances: Instances, history: History | None) -> History:
+        check_instances(self.config, instances)
+        if history is None:
+            users = int(instances.users.max()) + 1 if len(instances) else 0
+            return History.empty(users, self.config.dim)
+        check_history(self.config, instances, history)
+        return history
+
+    def _forward_steps(
+        self, instances: Instances, past: History, batch: int, generator: torch.Generator, turn: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows with a target, and their logits, step by step; each is computed after the step before was applied."""
+        model, share = self.model, self.config.id_dropout
+        wanted = instances.known.any(1)
+        if not model.is_sequential:
+            in_time = torch.sort(instances.timestamps, stable=True).indices
+            for rows in torch.split(in_time[wanted[in_time]], batch):
+                yield rows, model(_drop_ids(instances.select(rows), share, generator))
+            return
+        assert isinstance(model, InstanceCompressor)
+        sequences = Sequences(instances, past, self.config.history)
+        for wave in sequences.batches(batch, generator):
+            for segments in reversed(wave) if turn % 2 else wave:
+                window = sequences.window(segments)
+                asks = wanted[window.own]
+                if not bool(asks.any()):
+                    continue
+                tokens = model.compress(_drop_ids(instances.select(window.own), share, generator))
+                with torch.no_grad():
+                    context = model.compress(instances.select(window.context))
+                read = torch.cat([past.tokens[window.past], context, tokens])
+                yield window.own[asks], model.logits(model.contextual(read, window, asks))
+
+
+def _drop_ids(instances: Instances, share: float, generator: torch.Generator) -> Instances:
+    """Replace a random share of ids by the out-of-vocabulary row, which learns from them to speak for unseen ids."""
+    if share == 0:
+        return instances
+    kept = torch.rand(len(instances.categorical), len(instances), generator=generator) >= share
+    categorical = {name: rows * keep for (name, rows), keep in zip(instances.categorical.items(), kept, strict=True)}
+    multi = {
+        name: (values * (torch.rand(len(values), generator=generator) >= share), offsets)
+        for name, (values, offsets) in instances.multi.items()
+    }
+    return dataclasses.replace(instances, categorical=categorical, multi=multi)
+
+
+def _where(instances: Instances, rows: Tensor, step: int, turn: int, loss: float) -> str:
+    times = instances.timestamps[rows]
+    return (
+        f"the loss of step {step} (pass {turn + 1}) is {loss}: {len(rows)} instances of "
+        f"{len(torch.unique(instances.users[rows]))} users, timestamps {int(times.min())} to {int(times.max())}, "
+        f"rows {rows[:3].tolist()}...; look there for extreme inputs, or lower the learning rate"
+    )
