@@ -168,9 +168,9 @@ class Output:
 def _repeating(schema: pa.Schema) -> list[str]:
     """Columns that a dictionary makes smaller; one of floats or instants costs three times the work for nothing."""
     names = []
-    for field in schema:
-        is_list = pa.types.is_list(field.type)
-        leaf = field.type.value_type if is_list else field.type
+    for column in schema:
+        is_list = pa.types.is_list(column.type)
+        leaf = column.type.value_type if is_list else column.type
         if not (pa.types.is_floating(leaf) or pa.types.is_timestamp(leaf)):
-            names.append(f"{field.name}.list.element" if is_list else field.name)
+            names.append(f"{column.name}.list.element" if is_list else column.name)
     return names

@@ -199,7 +199,8 @@ def _serve(
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return np.reciprocal(1 + np.exp(-x), dtype=np.float32)
+    p: Floats = np.reciprocal(1 + np.exp(-x), dtype=np.float32)
+    return p
 
 
 def _remember(history: NDArray[np.uint32], day: _Day, world: World) -> None:
