@@ -33,10 +33,15 @@ class Pairs:
     buckets: Int64[Tensor, "rows q_max k_max"]
 
 
-def pair(timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], asks: Bool[Tensor, " total"]) -> Pairs:
+def pair(
+    timestamps: Int64[Tensor, " total"],
+    offsets: Int64[Tensor, " rows_1"],
+    asks: Bool[Tensor, " total"],
+    visible: Bool[Tensor, " total"],
+) -> Pairs:
     """Lay out the attention of the values where `asks` over all values of their own jagged row.
 
-    A query sees itself and every key with a strictly earlier timestamp: rows of a tie don't see each other.
+    A query sees itself and every visible key with a strictly earlier timestamp: rows of a tie don't see each other.
     """
     keys, there = _padded(offsets)
     rows = row_numbers(offsets)
@@ -49,7 +54,7 @@ def pair(timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"],
     queries = itself.view_as(queries)  # padding asks as value 0, which is thrown away
     gap = timestamps[queries].unsqueeze(2) - timestamps[keys].unsqueeze(1)
     age = (gap.clamp(min=0).float() * 1e-6 + 1).log2_().long().clamp_(max=BUCKETS - 2) + 1
-    seen = (gap > 0) & there.unsqueeze(1)
+    seen = (gap > 0) & (there & visible[keys]).unsqueeze(1)
     same = queries.unsqueeze(2) == keys.unsqueeze(1)
     buckets = torch.where(seen, age, _HIDDEN).masked_fill_(same & there.unsqueeze(1), 0)
     # A padded query has no key of its own; seeing the first keeps its softmax a number.

@@ -86,7 +86,7 @@ class InstanceCompressor(nn.Module):
         if asks is not None:
             where = where.clone()
             where[window.is_own] = asks
-        out: Tensor = self.sit(tokens[window.merge], window.timestamps, window.offsets, where)
+        out: Tensor = self.sit(tokens[window.merge], window.timestamps, window.offsets, where, window.seen)
         return out
 
     def forward(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:

@@ -27,6 +27,8 @@ class Instances:
         known: `(n, L)`, whether the label is a training target.
         users: `(n,)` code of the event's user within this table, `0 .. U - 1`.
         timestamps: `(n,)` microseconds since 1970, UTC.
+        seen: `(n,)` whether later rows of the user may read the row, None: all. Not so for sampled negatives, which
+            never happened, and for rows that are also part of the history.
     """
 
     categorical: dict[str, Int64[Tensor, " n"]]
@@ -38,6 +40,7 @@ class Instances:
     known: Bool[Tensor, "n L"]
     users: Int64[Tensor, " n"]
     timestamps: Int64[Tensor, " n"]
+    seen: Bool[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -55,7 +58,12 @@ class Instances:
             known=self.known[index],
             users=self.users[index],
             timestamps=self.timestamps[index],
+            seen=None if self.seen is None else self.seen[index],
         )
+
+    def visible(self) -> Bool[Tensor, " n"]:
+        """`seen`, spelled out."""
+        return torch.ones_like(self.timestamps, dtype=torch.bool) if self.seen is None else self.seen
 
     @staticmethod
     def concat(parts: Sequence[Instances]) -> Instances:
@@ -82,6 +90,7 @@ class Instances:
             known=torch.cat([p.known for p in parts]),
             users=torch.cat([p.users for p in parts]),
             timestamps=torch.cat([p.timestamps for p in parts]),
+            seen=torch.cat([p.visible() for p in parts]),
         )
 
 

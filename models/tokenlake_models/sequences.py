@@ -24,6 +24,7 @@ class Window:
         offsets: `(segments + 1,)` the sequences in that order.
         timestamps: `(p + c + m,)` in that order, microseconds.
         is_own: `(p + c + m,)` in that order.
+        seen: `(p + c + m,)` in that order, whether later rows may read the row.
     """
 
     past: Int64[Tensor, " p"]
@@ -33,6 +34,7 @@ class Window:
     offsets: Int64[Tensor, " segments_1"]
     timestamps: Int64[Tensor, " total"]
     is_own: Bool[Tensor, " total"]
+    seen: Bool[Tensor, " total"]
 
 
 class Sequences:
@@ -48,6 +50,7 @@ class Sequences:
         by_time = torch.sort(timestamps, stable=True).indices
         self.order = by_time[torch.sort(users[by_time], stable=True).indices]
         self._timestamps = timestamps
+        self._visible = instances.visible()
         self._past = past
         users, timestamps = users[self.order], timestamps[self.order]
         user_begin = _run_starts(users)
@@ -98,6 +101,7 @@ class Sequences:
         blocks = offsets_of(lengths.flatten())[:-1].view_as(lengths)
         merge = ranges(blocks.T.flatten(), lengths.T.flatten())
         timestamps = torch.cat([self._past.timestamps[past], self._timestamps[context], self._timestamps[own]])
+        seen = torch.cat([torch.ones_like(past, dtype=torch.bool), self._visible[context], self._visible[own]])
         return Window(
             past=past,
             context=context,
@@ -106,6 +110,7 @@ class Sequences:
             offsets=offsets_of(lengths.sum(0)),
             timestamps=timestamps[merge],
             is_own=merge >= len(past) + len(context),
+            seen=seen[merge],
         )
 
 

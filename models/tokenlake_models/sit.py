@@ -59,6 +59,7 @@ class SIT(nn.Module):
         timestamps: Int64[Tensor, " total"],
         offsets: Int64[Tensor, " rows_1"],
         asks: Bool[Tensor, " total"],
+        seen: Bool[Tensor, " total"] | None = None,
     ) -> Float32[Tensor, "q dim"]:
         """Contextual tokens of the `q` places where `asks`, in order.
 
@@ -67,12 +68,14 @@ class SIT(nn.Module):
             timestamps: microseconds.
             offsets: the rows.
             asks: what comes out.
+            seen: what later tokens may read; None: all.
         """
+        visible = torch.ones_like(asks) if seen is None else seen
         x = tokens
         *inner, last = self.layers
         if inner:
-            everything = pair(timestamps, offsets, torch.ones_like(asks))
+            everything = pair(timestamps, offsets, torch.ones_like(asks), visible)
             for layer in inner:
                 x = layer(x, None, everything)
-        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks)))
+        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks, visible)))
         return out

@@ -76,15 +76,20 @@ def tokens_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
 
 
 def predictions_schema(ids: IdTypes | None = None) -> pa.Schema:
-    """Columns of `predictions`: one row per event, model and label."""
+    """Columns of `predictions`: one row per event, model and label.
+
+    `value` is the probability, `target` the label itself; a sampled negative has no event id.
+    """
     ids = ids or IdTypes()
     return pa.schema(
         [
             ("event_id", ids.event),
             ("user_id", ids.user),
+            ("timestamp", TIMESTAMP),
             ("model", pa.string()),
             ("label", pa.string()),
             ("value", pa.float64()),
+            ("target", pa.int8()),
             ("version", pa.string()),
             ("ds", pa.date32()),
         ]

@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction
 from tokenlake.errors import ConflictError, SchemaError, StorageError
 from tokenlake.lake.schema import IdTypes, events_schema, predictions_schema, quarantine_schema, tokens_schema
 from tokenlake.locks import hold
-from tokenlake.times import Day
+from tokenlake.times import Day, as_micros
 
 if TYPE_CHECKING:
     from tokenlake.config import Config
@@ -84,6 +84,26 @@ class Table:
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
         """Rows, from the log alone."""
         return sum(self._files(day=day, version=version)["rows"])
+
+    def newest(self, column: str) -> int:
+        """Largest instant of a time column in microseconds, from the log alone; 0 where there is none.
+
+        The log keeps whole milliseconds: ask only for a column that has no finer ones, such as `ingested_at`.
+        """
+        delta = self._open()
+        files = {} if delta is None else pa.table(delta.get_add_actions(flatten=True)).to_pydict()
+        return max((as_micros([v]).item() for v in files.get(f"max.{column}", []) if v is not None), default=0)
+
+    def days_with(self, column: str, low: Any, high: Any) -> list[Day]:
+        """Sorted days that may hold values of a column from `low` to `high`, by the log's statistics."""
+        delta = self._open()
+        if delta is None:
+            return []
+        files = pa.table(delta.get_add_actions(flatten=True)).to_pydict()
+        unknown = [None] * len(files["path"])
+        lows, highs = files.get(f"min.{column}", unknown), files.get(f"max.{column}", unknown)
+        ranges = zip(files["partition.ds"], lows, highs, strict=True)
+        return sorted({day for day, lo, hi in ranges if lo is None or hi is None or (lo <= high and low <= hi)})
 
     def commit_version(self) -> int | None:
         """The Delta version, which grows with every commit; None before the first."""

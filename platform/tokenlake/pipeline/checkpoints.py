@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tokenlake.config import Encoder
 from tokenlake.errors import NotFoundError
-from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake_models.training import Learner
@@ -38,9 +37,7 @@ def exists(lake: Lake, version: str, checkpoint: str) -> bool:
 def save(lake: Lake, version: str, checkpoint: str, learner: Learner, vocabulary: Vocabulary) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
-    with whole_folder(path) as folder:
-        learner.save(folder)
-        vocabulary.save(folder / "vocabulary.arrow")
+    learner.save(path, also=lambda folder: vocabulary.save(folder / "vocabulary.arrow"))
     return path
 
 

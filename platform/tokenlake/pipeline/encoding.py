@@ -22,14 +22,14 @@ def encode_day(lake: Lake, plan: Plan) -> JobSummary:
     encoder = checkpoints.encoder_of(lake, plan.version)
     frame = lake.frames.read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
-    instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary)
+    instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen)
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
     history = history_of(lake, plan.version, frame.events, before=plan.day, length=encoder.history)
     scores = checkpoint.learner.score(instances, history).numpy()
 
-    rows = np.flatnonzero(frame.context)
+    rows = np.flatnonzero(frame.seen)
     written = tokens_table(lake, frame.events.take(rows), tokens[rows], plan)
-    predicted = predictions_table(lake, frame.events, scores, plan.version)
+    predicted = predictions_table(lake, frame.events, scores, encoder.scheme, plan.version)
     lake.instance_tokens.replace_day(plan.day, written, version=plan.version)
     lake.predictions.replace_day(plan.day, predicted, version=plan.version)
     return {"rows": written.num_rows, "predictions": predicted.num_rows, "checkpoint": plan.checkpoint, "bootstrap": int(plan.bootstrap)}
@@ -48,15 +48,16 @@ def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32], version: str) -> pa.Table:
+def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32], model: str, version: str) -> pa.Table:
     """Rows of `predictions`: one per event and label, where the event has that label at all."""
-    parts = [_of_label(lake, events, scores[:, i], label, version) for i, label in enumerate(label_names(lake.config))]
+    parts = [_of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(label_names(lake.config))]
     return pa.concat_tables(parts)
 
 
-def _of_label(lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, version: str) -> pa.Table:
+def _of_label(lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str) -> pa.Table:
     schema = lake.predictions.schema
     columns = {name: events[name] for name in ("event_id", "user_id", "timestamp", "ds")}
+    columns["model"] = pa.repeat(model, events.num_rows)
     columns["label"] = pa.repeat(label, events.num_rows)
     columns["value"] = pa.array(scores, pa.float64())
     columns["target"] = events[label]

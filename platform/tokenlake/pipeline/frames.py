@@ -7,6 +7,8 @@ saw. Snapshots on disk only save time.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.feather as feather
 from numpy.typing import NDArray
 
+from tokenlake.config import Config
+from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.counts import Counts
+from tokenlake.pipeline.negatives import item_table, sample
 from tokenlake.times import Day, as_day
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
@@ -31,14 +37,22 @@ class Frame:
     """One day's events, by (user, timestamp, event id), and the running counts of each row.
 
     Attributes:
-        events: rows of the `events` table.
-        counts: float32 `(rows, len(names))`, strictly before each row's timestamp.
-        names: what each column counts.
+        events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
+            no event id, and all have the label `observed`.
+        counts: float32 `(rows, counts)`, strictly before each row's timestamp.
+        seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
     """
 
     events: pa.Table
     counts: NDArray[np.float32]
-    names: tuple[str, ...]
+    seen: NDArray[np.bool_]
+
+    def real(self) -> Frame:
+        """What did happen: the rows that were not sampled."""
+        if self.events["event_id"].null_count == 0:
+            return self
+        rows = np.flatnonzero(self.events["event_id"].is_valid())
+        return Frame(self.events.take(rows), self.counts[rows], self.seen[rows])
 
 
 class Frames:
@@ -46,7 +60,8 @@ class Frames:
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._folder = lake.data / "counts"
+        made_of = lake.config.events.model_dump_json().encode()
+        self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]
         self._state: _State | None = None
         self._frames: OrderedDict[tuple[Day, int, int], Frame] = OrderedDict()
 
@@ -66,7 +81,8 @@ class Frames:
             self._frames.move_to_end(key)
             return self._frames[key]
         counts = self.counts_at(day, watermark)
-        frame = Frame(events, counts.features(events), counts.names)
+        rows = self._with_negatives(events, day)
+        frame = Frame(rows, counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
         self._frames[key] = frame
         if len(self._frames) > _KEPT_FRAMES:
             self._frames.popitem(last=False)
@@ -80,7 +96,7 @@ class Frames:
             self._absorb_late(state, watermark)
         for earlier in self._lake.events.days():
             if state.day <= earlier < day:
-                state.counts.advance(earlier, _known_at(self._lake.events.read(day=earlier), watermark))
+                state.advance(self._lake.config, earlier, _known_at(self._lake.events.read(day=earlier), watermark))
         state.day = max(state.day, day)
         self._state = state
         return state.counts
@@ -88,19 +104,31 @@ class Frames:
     def snapshot(self, day: Day, watermark: int) -> None:
         """Keep the state at a day's start on disk, so that a re-run need not count from the beginning."""
         path = self._folder / f"{day.isoformat()}_{watermark}"
-        if not path.exists():
-            self.counts_at(day, watermark).save(path)
-            self._prune()
+        if path.exists():
+            return
+        self.counts_at(day, watermark)
+        assert self._state is not None
+        with whole_folder(path) as folder:
+            self._state.save(folder)
+        for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
+            shutil.rmtree(old.path)
+
+    def _with_negatives(self, events: pa.Table, day: Day) -> pa.Table:
+        if self._lake.config.events.labels:
+            return events
+        assert self._state is not None
+        items = item_table(self._lake.config, events, self._state.items)
+        return sample(events, self._lake.config.tokens.negatives, 0, day, items=items)
 
     def _nearest(self, day: Day, watermark: int) -> _State:
         rolling = self._state
         if rolling is not None and rolling.day <= day and rolling.watermark <= watermark:
             return rolling
-        kept = [(d, w, path) for d, w, path in self._snapshots() if d <= day and w <= watermark]
+        kept = [s for s in self._snapshots() if s.day <= day and s.watermark <= watermark]
         if kept:
-            at, bound, path = max(kept, key=lambda k: k[:2])
-            return _State(Counts.load(path), at, bound)
-        return _State(Counts.empty(self._lake.config), Day.min, watermark)
+            newest = max(kept, key=lambda s: (s.day, s.watermark))
+            return _State.load(newest.path, newest.day, newest.watermark)
+        return _State(Counts.empty(self._lake.config), None, Day.min, watermark)
 
     def _absorb_late(self, state: _State, watermark: int) -> None:
         since = pa.scalar(state.watermark, pa.timestamp("us", "UTC"))
@@ -108,26 +136,46 @@ class Frames:
         late = _known_at(late, watermark)
         if late.num_rows:
             state.counts.absorb(late)
+            state.add_items(self._lake.config, late)
         state.watermark = watermark
 
-    def _snapshots(self) -> list[tuple[Day, int, Path]]:
-        found = []
-        for path in sorted(self._folder.glob("????-??-??_*")):
-            day, watermark = path.name.split("_")
-            if watermark.isdigit():
-                found.append((as_day(day), int(watermark), path))
-        return found
+    def _snapshots(self) -> list[_Snapshot]:
+        return [_Snapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))]
 
-    def _prune(self) -> None:
-        for _, _, path in self._snapshots()[:-_KEPT_SNAPSHOTS]:
-            path.unlink(missing_ok=True)
+
+@dataclass(frozen=True)
+class _Snapshot:
+    day: Day
+    watermark: int
+    path: Path
 
 
 @dataclass
 class _State:
+    """Counts, and for logs without labels the items that negatives are drawn from, of all events with ds < day."""
+
     counts: Counts
+    items: pa.Table | None
     day: Day
     watermark: int
+
+    def advance(self, config: Config, day: Day, events: pa.Table) -> None:
+        self.counts.advance(day, events)
+        self.add_items(config, events)
+
+    def add_items(self, config: Config, events: pa.Table) -> None:
+        if not config.events.labels:
+            self.items = item_table(config, events, self.items)
+
+    def save(self, folder: Path) -> None:
+        self.counts.save(folder / "counts.arrow")
+        if self.items is not None:
+            feather.write_feather(self.items, folder / "items.arrow")
+
+    @classmethod
+    def load(cls, folder: Path, day: Day, watermark: int) -> _State:
+        items = folder / "items.arrow"
+        return cls(Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark)
 
 
 def _known_at(events: pa.Table, watermark: int) -> pa.Table:

@@ -1,57 +1,141 @@
-"""The training job: one checkpoint, continued from the one before it, on the days that its plan names."""
+"""Training: a model and its vocabulary, carried on from plan to plan, on the days that each plan names."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
+from tokenlake.config import Encoder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.features import Featurizer
+from tokenlake.pipeline.features import Featurizer, Targets, label_names
 from tokenlake.pipeline.frames import Frame
 from tokenlake.pipeline.history import history_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import Day, day_start
-from tokenlake_models.training import Learner
+from tokenlake_models.instances import History, Instances
+from tokenlake_models.training import FitStats, Learner
 
+ModelKind = Literal["compressor", "logistic"]
+#: Gives the tokens from before a day of the users of some events, in order of their first appearance.
+HistoryOf: TypeAlias = Callable[[pa.Table, Day], History | None]
 #: How far back a positive is looked for where a label has no `window` to bound it.
 _UNBOUNDED = dt.timedelta(days=28)
 _ONE_DAY = dt.timedelta(days=1)
 
 
 def train_checkpoint(lake: Lake, plan: Plan) -> dict[str, int | float | str | None]:
-    """Train and save the checkpoint of a plan.
-
-    A label is trained on once, by the checkpoint in whose days it becomes known: an instance whose label matures late
-    is read again then, as a row that later rows don't see, since its token is already part of the history.
-    """
-    assert plan.train_from is not None and plan.train_to is not None
+    """Train and save the checkpoint of a plan, continuing from its parent."""
     encoder = checkpoints.encoder_of(lake, plan.version)
-    featurizer = Featurizer(lake.config, encoder)
-    days = [day for day in lake.events.days() if plan.train_from - _lookback(lake) <= day <= plan.train_to]
-    frames = [lake.frames.read(day, plan.watermark) for day in days]
-    targets = (day_start(plan.train_from) if plan.parent else None, day_start(plan.train_to + _ONE_DAY))
-    frames = [frame if day >= plan.train_from else _matured(frame, targets) for day, frame in zip(days, frames, strict=True)]
-    events = pa.concat_tables([frame.events for frame in frames])
-    if plan.parent:
-        parent = checkpoints.load_fresh(lake, plan.version, plan.parent)
-        learner, vocabulary = parent.learner, parent.vocabulary
-    else:
-        learner, vocabulary = None, Vocabulary()
-    featurizer.grow(vocabulary, events)
-    if learner is None:
-        learner = Learner(featurizer.compressor_config(vocabulary), encoder.learning_rate)
-    else:
-        learner.grow(vocabulary.sizes())
-    instances = featurizer(events, np.concatenate([frame.counts for frame in frames]), vocabulary, targets=targets)
-    history = history_of(lake, plan.version, events, before=plan.train_from, length=encoder.history)
-    stats = learner.fit(instances, history, batch=encoder.batch, passes=encoder.passes, seed=encoder.seed + plan.train_to.toordinal())
-    path = checkpoints.save(lake, plan.version, plan.checkpoint, learner, vocabulary)
-    lake.catalog.add_checkpoint(
-        CheckpointRecord(plan.version, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, str(path), rows=events.num_rows)
+    parent = checkpoints.load_fresh(lake, plan.version, plan.parent) if plan.parent else None
+    trainer = Trainer(lake, encoder, learner=parent and parent.learner, vocabulary=parent and parent.vocabulary)
+
+    def stored(events: pa.Table, before: Day) -> History | None:
+        return history_of(lake, plan.version, events, before=before, length=encoder.history)
+
+    stats = trainer.fit(plan, stored)
+    path = checkpoints.save(lake, plan.version, plan.checkpoint, trainer.learner, trainer.vocabulary)
+    record = CheckpointRecord(
+        plan.version, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, str(path), rows=stats.instances
     )
-    return {"trained_rows": events.num_rows, "targets": stats.targets, "loss": stats.loss}
+    lake.catalog.add_checkpoint(record)
+    return {"trained_rows": stats.instances, "targets": stats.targets, "loss": stats.loss}
+
+
+class Trainer:
+    """A model with its vocabulary, fit to plan after plan.
+
+    Attributes:
+        learner: the model; made at the first `fit` unless given.
+        vocabulary: raw values that the model has rows for.
+    """
+
+    learner: Learner
+
+    def __init__(
+        self,
+        lake: Lake,
+        encoder: Encoder,
+        *,
+        kind: ModelKind = "compressor",
+        learner: Learner | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        self.vocabulary = vocabulary or Vocabulary()
+        if learner is not None:
+            self.learner = learner
+        self._fresh = learner is None
+        self._lake = lake
+        self._encoder = encoder
+        self._kind: ModelKind = kind
+        self._featurizer = Featurizer(lake.config, encoder)
+
+    def fit(self, plan: Plan, history: HistoryOf) -> FitStats:
+        """Train on the days of a plan.
+
+        A label is trained on once, in the days in which it becomes known: an instance whose label matures late is
+        read again then, as a row that no other row sees, since its token is part of the history already.
+        """
+        assert plan.train_from is not None
+        assert plan.train_to is not None
+        targets = (None if self._fresh else day_start(plan.train_from), day_start(plan.train_to + _ONE_DAY))
+        frame = _training_frame(self._lake, plan, targets)
+        self._featurizer.grow(self.vocabulary, frame.events)
+        if self._fresh:
+            config = self._featurizer.compressor_config(self.vocabulary)
+            self.learner = Learner.create(config, model=self._kind, learning_rate=self._encoder.learning_rate)
+        else:
+            self.learner.grow(self.vocabulary.sizes())
+        self._fresh = False
+        return self.learner.fit(
+            self.instances(frame, targets),
+            history(frame.events, plan.train_from),
+            batch=self._encoder.batch,
+            passes=self._encoder.passes,
+            seed=self._encoder.seed + plan.train_to.toordinal(),
+        )
+
+    def instances(self, frame: Frame, targets: Targets | None = None) -> Instances:
+        """Rows of a frame as tensors."""
+        return self._featurizer(frame.events, frame.counts, self.vocabulary, targets=targets, seen=frame.seen)
+
+
+def _training_frame(lake: Lake, plan: Plan, targets: Targets) -> Frame:
+    assert plan.train_from is not None
+    assert plan.train_to is not None
+    first = plan.train_from - _lookback(lake)
+    frames = []
+    for day in lake.events.days():
+        if plan.train_from <= day <= plan.train_to:
+            frames.append(lake.frames.read(day, plan.watermark))
+        elif first <= day < plan.train_from:
+            frames.append(_matured(lake, lake.frames.read(day, plan.watermark), targets))
+    return Frame(
+        pa.concat_tables([frame.events for frame in frames]),
+        np.concatenate([frame.counts for frame in frames]),
+        np.concatenate([frame.seen for frame in frames]),
+    )
+
+
+def _lookback(lake: Lake) -> dt.timedelta:
+    late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
+    return max(late, default=dt.timedelta())
+
+
+def _matured(lake: Lake, frame: Frame, targets: Targets) -> Frame:
+    """Rows of an earlier day whose label becomes known within the target window only."""
+    begin, end = (pa.scalar(bound, pa.timestamp("us", "UTC")) for bound in targets)
+    fresh = pa.array(np.zeros(frame.events.num_rows, bool))
+    for label in label_names(lake.config):
+        known_at = frame.events[f"{label}_known_at"]
+        within = pc.and_(pc.greater_equal(known_at, begin), pc.less(known_at, end))
+        fresh = pc.or_(fresh, pc.fill_null(within, False))  # noqa: FBT003  # Arrow's fill value is positional
+    rows = np.flatnonzero(fresh)
+    return Frame(frame.events.take(rows), frame.counts[rows], np.zeros(len(rows), bool))
