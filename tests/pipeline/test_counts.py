@@ -258,3 +258,15 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CorruptionError, match=str(path)):
         Counts.load(path)
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    row = {"user_id": 1, "item_id": 1, "timestamp": START, "bought": 1, "bought_known_at": START + 3 * DAY_US}
+    counts = rolled([row])
+    before, copy = contents(counts), counts.copy()
+    assert contents(copy) == before
+    copy.advance(
+        FIRST + dt.timedelta(days=5), table_of([{**row, "user_id": 2, "timestamp": START + 5 * DAY_US}], CONFIG)
+    )
+    assert contents(counts) == before != contents(copy)
+    assert counts.day == FIRST + dt.timedelta(days=1)

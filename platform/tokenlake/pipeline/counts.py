@@ -14,18 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.pipeline.keys import Ints, exploded, factorize, flat
-from tokenlake.pipeline.tallies import Occurrences, Outcomes, Tally
-from tokenlake.times import NEVER, Day, as_day, as_micros, day_of, day_start
+from tokenlake.pipeline.tallies import Occurrences, Outcomes, Tally, outcomes_of
+from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
 #: A mean counts the global one as this many labels of its own.
-STRENGTH = 20.0
+STRENGTH = 10.0
 #: The group of all events, which gives the global means.
 _ALL = "*"
 _SINGLE = (_ALL, "user", "item")
@@ -122,6 +121,13 @@ class Counts:
             after = day_of(batch.timestamps.max()) + _ONE_DAY
             self._add(batch, max(self.day or after, after))
 
+    def copy(self) -> Counts:
+        """The same state, to be changed on its own."""
+        counts = Counts(self._multi, self._labels)
+        counts._tallies = {group: tally.copy() for group, tally in self._tallies.items()}
+        counts.day = self.day
+        return counts
+
     def save(self, path: Path) -> None:
         """Write the state to a file, atomically."""
         arrays = {
@@ -205,20 +211,13 @@ class _Batch:
             "item": (rows, _ids(table, "item_id")),
         }
         keys |= {group: exploded(table[group]) for group in groups if group not in keys}
-        return cls(timestamps, keys, [_outcomes(table, label, timestamps) for label in labels])
+        return cls(timestamps, keys, [outcomes_of(table, label, timestamps) for label in labels])
 
 
 def _ids(table: pa.Table, name: str) -> pa.Array:
     if table[name].null_count:
         raise SchemaError(f"{name}: {table[name].null_count} nulls given; every row needs one")
     return flat(table[name])
-
-
-def _outcomes(table: pa.Table, label: str, timestamps: Ints) -> Outcomes:
-    value, known_at = table[label], table[f"{label}_known_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
-    when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
-    return Outcomes(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
 
 
 def _pooled(totals: Ints, rows: Ints, size: int) -> Ints:

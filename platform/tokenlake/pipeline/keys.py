@@ -75,6 +75,12 @@ class Keys:
     def __len__(self) -> int:
         return len(self._codes)
 
+    def copy(self) -> Keys:
+        """The same, to be grown on its own."""
+        keys = Keys()
+        keys._type, keys._codes = self._type, self._codes.copy()
+        return keys
+
     def values(self) -> pa.Array:
         """All values in order of their codes."""
         return pa.array(self._codes, self._type or pa.string())

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.pipeline.arrays import as_ints
 from tokenlake.pipeline.keys import Ints, Keys
-from tokenlake.times import DAY_US
+from tokenlake.times import DAY_US, NEVER
 
 Bools = NDArray[np.bool_]
 #: Instants of a day and, as number 0, all that came before it.
@@ -71,6 +72,14 @@ class Pending:
         order = np.argsort(when, kind="stable")
         codes, positive = np.concatenate([self.codes, other.codes]), np.concatenate([self.positive, other.positive])
         return Pending(when[order], codes[order], positive[order])
+
+
+def outcomes_of(table: pa.Table, label: str, timestamps: Ints) -> Outcomes:
+    """Read a label of the rows of the `events` table; a label is never known before its event."""
+    value, known_at = table[label], table[f"{label}_known_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
+    when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
+    return Outcomes(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
 
 
 class Tally:
@@ -144,6 +153,14 @@ class Tally:
             out[:, 1 + 2 * label] += asked.count(np.sort(stamps))
             out[:, 2 + 2 * label] += asked.count(np.sort(stamps[positive]))
         return out
+
+    def copy(self) -> Tally:
+        """The same, to be changed on its own."""
+        tally = Tally(len(self._pending))
+        tally.keys = self.keys.copy()
+        tally._totals = self._totals.copy()
+        tally._pending = list(self._pending)
+        return tally
 
     def to_arrays(self) -> dict[str, pa.Array]:
         """Everything, to be saved."""
