@@ -1,0 +1,56 @@
+"""`tokenlake airflow`: Airflow's services on loopback, for one lake."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+#: What `make airflow` shows.
+DEMO = Path("demo/complete-journey")
+
+
+@click.command()
+@click.argument("lake", type=click.Path(path_type=Path), default=DEMO)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+def command(lake: Path, port: int) -> None:
+    """Run Airflow with Tokenlake's DAGs on LAKE (default: the demo's), on this machine only, until Ctrl-C.
+
+    Its database, logs and password are in LAKE/airflow. Ctrl-C stops every process; a job that it cuts off is run
+    again when Airflow is back.
+    """
+    from rich.console import Console
+
+    import tokenlake
+    from tokenlake.errors import ConfigError
+    from tokenlake.scheduling.services import USER, Services
+
+    if lake == DEMO and not lake.exists():
+        raise ConfigError(
+            f"there is no lake at {DEMO}; run `make demo` first, or name another: `tokenlake airflow LAKE`"
+        )
+    services = Services(tokenlake.open(lake).root, port=port)
+    console = Console()
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        with console.status("Airflow starts") as status:
+            services.start(lambda waiting: status.update(f"Airflow starts; waiting for {waiting}"))
+        console.print(f"Airflow: {services.url} as {USER}, password in {services.password_file}", soft_wrap=True)
+        console.print("Trigger tokenlake_ingest with a day, such as 2017-12-29, as partition key. Ctrl-C stops all.")
+        while True:
+            services.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        with console.status("Airflow stops"):
+            services.stop()
+    console.print("Airflow has stopped.")
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

@@ -1,0 +1,224 @@
+"""Airflow's REST API, as far as one day of a lake needs it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+
+from tokenlake.errors import NotFoundError, ServiceError
+
+#: Called with the run (None before there is one) and its task -> state, whenever a state has changed.
+Progress = Callable[["Run | None", Mapping[str, str]], None]
+#: What needs to be well before Airflow can run anything.
+_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+_ENDED = frozenset({"success", "failed"})
+_POLL = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One DAG run.
+
+    Attributes:
+        key: its partition, a day such as "2017-12-29".
+        state: queued, running, success or failed.
+        queued: when it was asked for.
+    """
+
+    dag_id: str
+    run_id: str
+    key: str | None
+    state: str
+    queued: dt.datetime
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Read one run of an answer."""
+        queued = dt.datetime.fromisoformat(answer["queued_at"] or answer["run_after"])
+        return cls(answer["dag_id"], answer["dag_run_id"], answer["partition_key"], answer["state"], queued)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will happen to it by itself."""
+        return self.state in _ENDED
+
+
+class Client:
+    """Talks to one Airflow.
+
+    Args:
+        url: of the api-server.
+        user: name of a user.
+        password: of that user.
+        on_silence: called when Airflow cannot be reached, to raise a better error than that.
+
+    Errors of all methods: `ServiceError` (transient) where Airflow cannot be reached or answers with an error.
+    """
+
+    def __init__(self, url: str, user: str, password: str, *, on_silence: Callable[[], None] = lambda: None) -> None:
+        self._on_silence = on_silence
+        # Our own services on loopback: a proxy from the environment would send these requests, and the password, elsewhere.
+        self._http = httpx.Client(
+            base_url=url, auth=_Token(f"{url}/auth/token", user, password), timeout=30, trust_env=False
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def unhealthy(self) -> list[str]:
+        """Parts of Airflow that are not running (yet)."""
+        try:
+            health = self._http.get("/api/v2/monitor/health", auth=None).json()
+        except (httpx.HTTPError, ValueError):
+            return ["api-server"]
+        return [part for part in _PARTS if (health.get(part) or {}).get("status") != "healthy"]
+
+    def dags(self) -> dict[str, bool]:
+        """DAG id -> whether it is paused."""
+        return {dag["dag_id"]: dag["is_paused"] for dag in self._ask("GET", "/dags", params={"limit": 100})["dags"]}
+
+    def import_errors(self) -> dict[str, str]:
+        """DAG file -> why it could not be read."""
+        return {e["filename"]: e["stack_trace"] for e in self._ask("GET", "/importErrors")["import_errors"]}
+
+    def unpause(self, dag_id: str, *, timeout: float = 60) -> None:
+        """Let a DAG run; waits for Airflow to have read it.
+
+        Raises:
+            NotFoundError: Airflow has read the DAG folder, and found no such DAG.
+        """
+        deadline = time.monotonic() + timeout
+        while dag_id not in (dags := self.dags()):
+            if (errors := self.import_errors()) or time.monotonic() > deadline:
+                told = "".join(f"\n{file}: {trace}" for file, trace in errors.items())
+                raise NotFoundError(f"Airflow has no DAG {dag_id!r}; it has {sorted(dags)}{told}")
+            time.sleep(_POLL)
+        if dags[dag_id]:
+            self._ask("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, key: str | None) -> Run:
+        """Start a run of one partition; the DAG is unpaused first, else the run would wait for ever.
+
+        Args:
+            dag_id: the DAG.
+            key: the partition, a day such as "2017-12-29".
+        """
+        self.unpause(dag_id)
+        body = {"logical_date": None, "partition_key": key}
+        return Run.of(self._ask("POST", f"/dags/{dag_id}/dagRuns", json=body))
+
+    def runs(self, dag_id: str, key: str | None = None) -> list[Run]:
+        """A DAG's runs, newest first; of one partition where `key` is given."""
+        params: dict[str, Any] = {"limit": 100, "order_by": "-run_after"}
+        if key is not None:
+            params["partition_key_pattern"] = key
+        runs = [Run.of(run) for run in self._ask("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"]]
+        return [run for run in runs if key in (None, run.key)]
+
+    def tasks(self, run: Run) -> list[dict[str, Any]]:
+        """The task instances of a run: `task_id`, `state`, `try_number`, `start_date`, `end_date` and more."""
+        answer = self._ask("GET", f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", params={"limit": 1000})
+        tasks: list[dict[str, Any]] = answer["task_instances"]
+        return tasks
+
+    def task_states(self, run: Run) -> dict[str, str]:
+        """Task id -> state; `none` before it is scheduled."""
+        return {task["task_id"]: task["state"] or "none" for task in self.tasks(run)}
+
+    def result(self, run: Run, task_id: str) -> Any:
+        """What a task returned."""
+        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._ask("GET", path)["value"]
+
+    def log(self, run: Run, task_id: str, attempt: int = 1) -> str:
+        """One attempt's log, as text."""
+        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
+        lines = self._ask("GET", path, params={"full_content": True})["content"]
+        return "\n".join(f"{line.get('timestamp', '')} {line.get('level', '')} {_told(line)}".strip() for line in lines)
+
+    def asset_events(self, uri: str) -> list[dict[str, Any]]:
+        """Events of an asset, newest first: `partition_key`, `extra`, `source_dag_id`, `timestamp` and more."""
+        assets = self._ask("GET", "/assets", params={"uri_pattern": uri})["assets"]
+        found = [asset["id"] for asset in assets if asset["uri"] == uri]
+        if not found:
+            raise NotFoundError(f"Airflow has no asset {uri!r}; it has {sorted(asset['uri'] for asset in assets)}")
+        params = {"asset_id": found[0], "order_by": "-timestamp", "limit": 100}
+        events: list[dict[str, Any]] = self._ask("GET", "/assets/events", params=params)["asset_events"]
+        return events
+
+    def wait(
+        self, dag_id: str, key: str, *, since: Run | None = None, timeout: float = 600, progress: Progress | None = None
+    ) -> Run:
+        """Wait until a partition's newest run has ended, well or not.
+
+        Args:
+            dag_id: the DAG.
+            key: the partition.
+            since: only runs asked for since this one, such as the upstream run that `trigger` returned.
+            timeout: seconds.
+            progress: told of every change.
+
+        Raises:
+            ServiceError: no end within `timeout`; the message gives the tasks' states.
+        """
+        deadline = time.monotonic() + timeout
+        told: tuple[Run | None, dict[str, str]] | None = None
+        while True:
+            runs = [run for run in self.runs(dag_id, key) if since is None or run.queued >= since.queued]
+            run = runs[0] if runs else None
+            states = self.task_states(run) if run else {}
+            if progress and told != (run, states):
+                progress(run, states)
+            told = run, states
+            if run and run.ended:
+                return run
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"{dag_id} of {key} has not ended within {timeout:g} s: {run.state if run else 'no run'}, {states}; "
+                    f"its tasks' logs on Airflow's page say what holds it up"
+                )
+            time.sleep(_POLL)
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        try:
+            answer = self._http.request(method, f"/api/v2{path}", **request)
+        except httpx.HTTPError as error:
+            self._on_silence()
+            raise ServiceError(f"Airflow did not answer {method} {path}: {error!r}") from error
+        if answer.is_error:
+            raise ServiceError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:2000]}")
+        return answer.json()
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    errors = [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
+    return "\n".join([str(line.get("event", "")), *errors])
+
+
+class _Token(httpx.Auth):
+    """Logs in when first needed, and again when the token has run out."""
+
+    requires_response_body = True
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self._login = {"username": user, "password": password}
+        self._url = url
+        self._token: str | None = None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+            if (yield request).status_code != httpx.codes.UNAUTHORIZED:
+                return
+        answer = yield httpx.Request("POST", self._url, json=self._login)
+        if answer.is_error:
+            return
+        self._token = answer.json()["access_token"]
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request

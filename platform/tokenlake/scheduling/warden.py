@@ -1,0 +1,145 @@
+"""A process that starts Airflow's services, and takes every one of their processes with it when it ends.
+
+Airflow puts each task into a process group of its own, so a group signal misses tasks; and killing the process that
+started the services leaves all of them running. So the warden adopts orphans (Linux's child subreaper), and watches the
+process that started it. Started as `python -m tokenlake.scheduling.warden PARENT LOGS` in Airflow's home, with
+Airflow's settings in its environment; nothing here imports Airflow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tokenlake.errors import LockedError
+from tokenlake.locks import hold
+
+#: Without `--skip-serve-logs` two of them serve log files on all addresses.
+SERVICES = {
+    "api-server": ("api-server",),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_TICK = 0.1
+#: Seconds that a service has to end by itself, after which its processes are killed. The jobs are safe to kill.
+_GRACE = 5.0
+
+
+class Warden:
+    """Starts services, watches them, stops all.
+
+    Args:
+        parent: the process that must live; when it ends, however it does, everything ends.
+        logs: folder of the services' logs.
+    """
+
+    def __init__(self, parent: int, logs: Path) -> None:
+        self.parent = parent
+        self.logs = logs
+        self.stopping = False
+
+    def run(self) -> int:
+        """Return the exit status: 0 after a wanted stop, 1 where a service ended by itself.
+
+        Raises:
+            LockedError: other services run in this home.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        _prctl(_PR_SET_CHILD_SUBREAPER)
+        with hold(Path("services.lock"), "Airflow's services"):
+            try:
+                return self._watch()
+            finally:
+                end_all()
+
+    def _watch(self) -> int:
+        migration = self._start("db-migrate", ("db", "migrate"))
+        while self._wanted() and migration.poll() is None:
+            time.sleep(_TICK)
+        if not self._wanted():
+            return 0
+        if migration.returncode:
+            return self._report("db-migrate", migration.returncode)
+        services = {name: self._start(name, command) for name, command in SERVICES.items()}
+        while self._wanted():
+            for name, service in services.items():
+                if service.poll() is not None:
+                    return self._report(name, service.returncode)
+            time.sleep(_TICK)
+        return 0
+
+    def _start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603  # the commands above, by our own interpreter
+                [sys.executable, "-P", "-m", "airflow", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,  # the warden has one thread
+            )
+
+    def _wanted(self) -> bool:
+        return not self.stopping and os.getppid() == self.parent
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _report(self, name: str, status: int) -> int:
+        sys.stdout.write(f"{name} {status}\n")
+        sys.stdout.flush()
+        return 1
+
+
+def end_all() -> None:
+    """End every process below this one, those that were orphaned or left the group included."""
+    deadline = time.monotonic() + _GRACE
+    asked: set[int] = set()
+    while processes := psutil.Process().children(recursive=True):
+        for process in processes:
+            try:
+                if time.monotonic() > deadline:
+                    process.kill()
+                elif process.pid not in asked:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                pass
+            asked.add(process.pid)
+        psutil.wait_procs(processes, timeout=_TICK)
+        _reap()
+
+
+def _reap() -> None:
+    """Collect adopted processes that have ended; otherwise they would stay in the list for ever."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _end_with_parent() -> None:
+    """Ask for SIGTERM should even the warden be killed."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int = 1) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(Warden(int(sys.argv[1]), Path(sys.argv[2])).run())
+    except LockedError as error:
+        sys.exit(str(error))
