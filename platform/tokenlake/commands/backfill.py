@@ -14,9 +14,13 @@ from tokenlake.commands.common import console, day_bars, lake_argument
 @click.argument("first", required=False)
 @click.argument("last", required=False)
 @click.option("--version", help="One encoder or version; without it, all encoders of the config.")
-@click.option("--chunk-days", type=click.IntRange(min=1), help="Days that one training covers; default from the config.")
+@click.option(
+    "--chunk-days", type=click.IntRange(min=1), help="Days that one training covers; default from the config."
+)
 @click.option("--parallel", is_flag=True, help="One process per version.")
-def command(lake: Path, first: str | None, last: str | None, version: str | None, chunk_days: int | None, *, parallel: bool) -> None:
+def command(
+    lake: Path, first: str | None, last: str | None, version: str | None, chunk_days: int | None, *, parallel: bool
+) -> None:
     """Run every daily job from FIRST to LAST (YYYY-MM-DD; default: all days with events).
 
     Ctrl-C is safe: the same command goes on where it stopped.
@@ -27,7 +31,7 @@ def command(lake: Path, first: str | None, last: str | None, version: str | None
     from tokenlake.times import as_day
 
     opened = tokenlake.open(lake)
-    days = first and as_day(first), last and as_day(last)
+    days = as_day(first) if first else None, as_day(last) if last else None
     try:
         with day_bars() as progress:
             if parallel and version is None:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tokenlake.pipeline.backfill import Progress as OnDay
 
@@ -21,11 +29,11 @@ def day_bars() -> Iterator[OnDay]:
     """Show one bar per version, of days."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("days"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        bars: dict[str, int] = {}
+        bars: dict[str, TaskID] = {}
 
-        def on_day(version: str, done: int, total: int, _what: str) -> None:
+        def on_day(version: str, done: int, total: int) -> None:
             if version not in bars:
                 bars[version] = progress.add_task(version, total=total)
-            progress.update(progress.task_ids[bars[version]], completed=done, total=total)
+            progress.update(bars[version], completed=done, total=total)
 
         yield on_day

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenlake.config import FILE_NAME, Config
 from tokenlake.errors import NotFoundError
-from tokenlake.times import DayLike, as_day
+from tokenlake.times import Day, DayLike, as_day
 
 if TYPE_CHECKING:
     import duckdb
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokenlake.catalog import Catalog, Version
+    from tokenlake.lake.database import Database
     from tokenlake.lake.ingest import IngestReport, Progress
     from tokenlake.lake.tables import Table
     from tokenlake.pipeline.backfill import Report
@@ -57,6 +58,10 @@ class Lake:
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r}, project={self.config.project!r})"
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, Config]]:
+        """Another process gets the same lake, and opens its tables and catalog for itself."""
+        return Lake, (self.file, self.config)
 
     # Tables and catalog: what the jobs read and write.
 
@@ -148,7 +153,7 @@ class Lake:
         """
         from tokenlake.pipeline.backfill import backfill
 
-        return backfill(self, first and as_day(first), last and as_day(last), version=version)
+        return backfill(self, *_range(first, last), version=version)
 
     def encode(self, events: pa.Table, *, version: str | None = None) -> NDArray[np.float32]:
         """Tokens of new events, as the nightly job would write them.
@@ -232,7 +237,11 @@ class Lake:
         return self._database.engine()
 
     @cached_property
-    def _database(self) -> Any:
+    def _database(self) -> Database:
         from tokenlake.lake.database import Database
 
         return Database(self)
+
+
+def _range(first: DayLike | None, last: DayLike | None) -> tuple[Day | None, Day | None]:
+    return None if first is None else as_day(first), None if last is None else as_day(last)

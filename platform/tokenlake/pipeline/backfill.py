@@ -13,8 +13,8 @@ from tokenlake.pipeline.checkpoints import register
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.times import Day, days_between
 
-#: Called as (version, days done, days to do, what just ended).
-Progress: TypeAlias = Callable[[str, int, int, str], None]
+#: Called as (version, days done, days to do).
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -40,7 +40,7 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
         for version in all_versions(lake):
             _run_day(lake, version, day, report, force=force)
             if progress:
-                progress(version, 1, 1, str(day))
+                progress(version, 1, 1)
     report.seconds = time.monotonic() - began
     return report
 
@@ -78,7 +78,9 @@ def all_versions(lake: Lake) -> list[str]:
     return sorted(versions, key=lambda version: version != serving)
 
 
-def _backfill_version(lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None) -> None:
+def _backfill_version(
+    lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
+) -> None:
     finished = _finished(lake, version)
     done = 0
     for plans in plan_chunks(lake, version, days, chunk):
@@ -89,7 +91,7 @@ def _backfill_version(lake: Lake, version: str, days: list[Day], chunk: int, rep
                 _run_day(lake, version, plan.day, report, force=True)
             done += 1
             if progress:
-                progress(version, done, len(days), str(plan.day))
+                progress(version, done, len(days))
 
 
 def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool) -> None:
@@ -111,4 +113,3 @@ def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Rep
     for day in days_between(first, last):
         if day not in there and any(lake.root.glob(lake.config.landing.format(ds=day.isoformat()))):
             report.results.append(jobs.ingest(lake, day))
-

@@ -32,14 +32,21 @@ def encode_day(lake: Lake, plan: Plan) -> JobSummary:
     predicted = predictions_table(lake, frame.events, scores, encoder.scheme, plan.version)
     lake.instance_tokens.replace_day(plan.day, written, version=plan.version)
     lake.predictions.replace_day(plan.day, predicted, version=plan.version)
-    return {"rows": written.num_rows, "predictions": predicted.num_rows, "checkpoint": plan.checkpoint, "bootstrap": int(plan.bootstrap)}
+    return {
+        "rows": written.num_rows,
+        "predictions": predicted.num_rows,
+        "checkpoint": plan.checkpoint,
+        "bootstrap": int(plan.bootstrap),
+    }
 
 
 def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan: Plan) -> pa.Table:
     """Rows of `instance_tokens`: float32 `(rows, dim)` tokens beside their keys and labels."""
     width = tokens.shape[1]
     offsets = np.arange(0, tokens.size + 1, width, dtype=np.int32)
-    columns = {name: events[name] for name in ("user_id", "timestamp", "event_id", "item_id", *label_columns(lake.config))}
+    columns = {
+        name: events[name] for name in ("user_id", "timestamp", "event_id", "item_id", *label_columns(lake.config))
+    }
     columns["token"] = pa.ListArray.from_arrays(offsets, tokens.ravel())
     columns["version"] = pa.repeat(plan.version, events.num_rows)
     columns["checkpoint"] = pa.repeat(plan.checkpoint, events.num_rows)
@@ -50,11 +57,15 @@ def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan
 
 def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32], model: str, version: str) -> pa.Table:
     """Rows of `predictions`: one per event and label, where the event has that label at all."""
-    parts = [_of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(label_names(lake.config))]
+    parts = [
+        _of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(label_names(lake.config))
+    ]
     return pa.concat_tables(parts)
 
 
-def _of_label(lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str) -> pa.Table:
+def _of_label(
+    lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str
+) -> pa.Table:
     schema = lake.predictions.schema
     columns = {name: events[name] for name in ("event_id", "user_id", "timestamp", "ds")}
     columns["model"] = pa.repeat(model, events.num_rows)

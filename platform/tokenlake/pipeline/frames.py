@@ -132,7 +132,9 @@ class Frames:
 
     def _absorb_late(self, state: _State, watermark: int) -> None:
         since = pa.scalar(state.watermark, pa.timestamp("us", "UTC"))
-        late = self._lake.events.read(filter=(pc.field("ingested_at") > since) & (pc.field("ds") < pa.scalar(state.day)))
+        late = self._lake.events.read(
+            filter=(pc.field("ingested_at") > since) & (pc.field("ds") < pa.scalar(state.day))
+        )
         late = _known_at(late, watermark)
         if late.num_rows:
             state.counts.absorb(late)
@@ -175,7 +177,9 @@ class _State:
     @classmethod
     def load(cls, folder: Path, day: Day, watermark: int) -> _State:
         items = folder / "items.arrow"
-        return cls(Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark)
+        return cls(
+            Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark
+        )
 
 
 def _known_at(events: pa.Table, watermark: int) -> pa.Table:

@@ -44,10 +44,18 @@ def ingest(lake: Lake, day: Day) -> JobResult:
             files = sorted(str(p) for p in lake.root.glob(lake.config.landing.format(ds=day.isoformat())))
             report = lake.ingest(files) if files else None
             if report is not None:
-                summary |= {"accepted": report.accepted, "duplicates": report.duplicates, "quarantined": report.quarantined}
-        summary["rows"] = lake.events.count(day=day)
-        run.artefact("events", f"{lake.events.path}?ds={day}", rows=int(summary["rows"]))
-    return _result("ingest", day, None, summary, has_events=bool(summary["rows"]))
+                summary |= {
+                    "accepted": report.accepted,
+                    "duplicates": report.duplicates,
+                    "quarantined": report.quarantined,
+                }
+        rows = lake.events.count(day=day)
+        summary["rows"] = rows
+        if rows:
+            run.artefact("events", f"{lake.events.path}?ds={day}", rows=rows)
+        else:
+            run.skip("no events")
+    return JobResult("ingest", day, None, "done" if rows else "skipped", summary)
 
 
 def train(lake: Lake, day: Day, version: str) -> JobResult:
@@ -63,14 +71,17 @@ def train(lake: Lake, day: Day, version: str) -> JobResult:
 
     checkpoints.register(lake, version)
     require_order(lake, version, day)
-    with _job(lake, "train", day, version) as (run, summary), hold(lake.data / "locks" / f"train-{version}", f"training of {version}"):
+    with (
+        _job(lake, "train", day, version) as (run, summary),
+        hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
+    ):
         drawn = plan(lake, version, day)
         summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
         if not checkpoints.exists(lake, version, drawn.checkpoint):
             summary |= train_checkpoint(lake, drawn)
             run.artefact("checkpoint", str(checkpoints.path_of(lake, version, drawn.checkpoint)))
         _measure(run, summary, "loss")
-    return _result("train", day, version, summary)
+    return JobResult("train", day, version, "done", summary)
 
 
 def encode(lake: Lake, day: Day, version: str) -> JobResult:
@@ -82,9 +93,13 @@ def encode(lake: Lake, day: Day, version: str) -> JobResult:
     require_order(lake, version, day)
     with _job(lake, "encode", day, version) as (run, summary):
         summary |= encode_day(lake, plan(lake, version, day))
-        run.artefact("instance_tokens", f"{lake.instance_tokens.path}?version={version}&ds={day}", rows=int(summary["rows"] or 0))
-        run.artefact("predictions", f"{lake.predictions.path}?version={version}&ds={day}", rows=int(summary["predictions"] or 0))
-    return _result("encode", day, version, summary)
+        run.artefact(
+            "instance_tokens", f"{lake.instance_tokens.path}?version={version}&ds={day}", rows=int(summary["rows"] or 0)
+        )
+        run.artefact(
+            "predictions", f"{lake.predictions.path}?version={version}&ds={day}", rows=int(summary["predictions"] or 0)
+        )
+    return JobResult("encode", day, version, "done", summary)
 
 
 def publish(lake: Lake, day: Day, version: str) -> JobResult:
@@ -100,7 +115,7 @@ def publish(lake: Lake, day: Day, version: str) -> JobResult:
     lake.catalog.clear_rerun(day, version)
     if lake.catalog.serving() is None and version == lake.resolve():
         lake.catalog.promote(version)
-    return _result("publish", day, version, summary)
+    return JobResult("publish", day, version, "done", summary)
 
 
 #: The jobs of one encoder, in their order.
@@ -130,7 +145,3 @@ def _skipped(lake: Lake, job: str, day: Day, version: str) -> JobResult:
     with lake.catalog.run(job, day, version) as run:
         run.skip("no events")
     return JobResult(job, day, version, "skipped", {"reason": "no events"})
-
-
-def _result(job: str, day: Day, version: str | None, summary: dict[str, Value], *, has_events: bool = True) -> JobResult:
-    return JobResult(job, day, version, "done" if has_events else "skipped", summary)

@@ -1,18 +1,22 @@
-"""A back-fill with one process per version: their days don't touch."""
+"""Work whose parts don't touch, one process a part: a back-fill of several versions, the controls of a report."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenlake.lake.lake import Lake
-from tokenlake.lake.lake import open as open_lake
 from tokenlake.pipeline.backfill import Progress, Report, all_versions, backfill
+from tokenlake.pipeline.controls import Control, run_control
 from tokenlake.times import Day
+
+_Result = TypeVar("_Result")
+_CORES = os.cpu_count() or 1
 
 
 def backfill_parallel(
@@ -28,15 +32,8 @@ def backfill_parallel(
     Raises:
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
-    versions = all_versions(lake)
-    threads = max(1, (os.cpu_count() or 1) // len(versions))
-    # Spawned, since torch's threads don't survive a fork.
-    context = get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(len(versions), mp_context=context) as pool:
-        news: Queue[Any] = manager.Queue()
-        running = [pool.submit(_one, lake.file, name, first, last, chunk_days, threads, news) for name in versions]
-        _relay(running, news, progress)
-        reports = [future.result() for future in running]
+    parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in all_versions(lake)]
+    reports = each_in_its_process(parts, progress)
     return Report(
         [result for report in reports for result in report.results],
         [pair for report in reports for pair in report.skipped],
@@ -44,21 +41,46 @@ def backfill_parallel(
     )
 
 
-def _one(
-    file: Path, version: str, first: Day | None, last: Day | None, chunk_days: int | None, threads: int, news: Queue[Any]
-) -> Report:
+def run_controls(lake: Lake, controls: Sequence[Control], progress: Progress | None = None) -> int:
+    """Run controls along the serving version's plans; returns the rows written to `predictions`."""
+    return sum(each_in_its_process([partial(_control, lake, control) for control in controls], progress))
+
+
+def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress: Progress | None) -> list[_Result]:
+    """Call every part with a progress callback, at most one process a core, the cores shared out.
+
+    Spawned, since torch's threads don't survive a fork. Results come in the order of the parts.
+    """
+    if not parts:
+        return []
+    workers = min(len(parts), _CORES)
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        news: Queue[Any] = manager.Queue()
+        running = [pool.submit(_call, part, max(1, _CORES // workers), news) for part in parts]
+        _relay(running, news, progress)
+        return [future.result() for future in running]
+
+
+def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -> _Result:
     import torch
 
     torch.set_num_threads(threads)
-
-    def tell(*what: object) -> None:
-        news.put(what)
-
-    return backfill(open_lake(file), first, last, version=version, chunk_days=chunk_days, progress=tell)
+    return part(lambda *what: news.put(what))
 
 
-def _relay(running: list[Future[Report]], news: Queue[Any], progress: Progress | None) -> None:
-    pending: set[Future[Report]] = set(running)
+def _backfill(
+    lake: Lake, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
+) -> Report:
+    return backfill(lake, first, last, version=version, chunk_days=chunk_days, progress=progress)
+
+
+def _control(lake: Lake, control: Control, progress: Progress) -> int:
+    return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
+
+
+def _relay(running: Sequence[Future[Any]], news: Queue[Any], progress: Progress | None) -> None:
+    pending: set[Future[Any]] = set(running)
     while pending:
         _, pending = wait(pending, timeout=0.2)
         while True:

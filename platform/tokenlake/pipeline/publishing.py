@@ -34,7 +34,11 @@ def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | s
         side={label: pc.fill_null(rows[label], 0).to_numpy() for label in labels},
         known_at={label: _known_at(rows[f"{label}_known_at"]) for label in labels},
     )
-    return {"rows": rows.num_rows, "users": pc.count_distinct(rows["user_id"]).as_py(), "uri": str(lake.store_path(version))}
+    return {
+        "rows": rows.num_rows,
+        "users": pc.count_distinct(rows["user_id"]).as_py(),
+        "uri": str(lake.store_path(version)),
+    }
 
 
 def open_or_create(lake: Lake, version: str) -> TokenStore:
@@ -44,7 +48,9 @@ def open_or_create(lake: Lake, version: str) -> TokenStore:
         return TokenStore.open(path)
     labels = list(lake.config.events.labels)
     dim = encoder_of(lake, version).dim
-    return TokenStore.create(path, dim=dim, dtype=lake.config.tokens.dtype, side=dict.fromkeys(labels, "int8"), known_at=labels)
+    return TokenStore.create(
+        path, dim=dim, dtype=lake.config.tokens.dtype, side=dict.fromkeys(labels, "int8"), known_at=labels
+    )
 
 
 def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:

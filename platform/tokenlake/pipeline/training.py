@@ -15,6 +15,7 @@ from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import checkpoints
+from tokenlake.pipeline.checkpoints import Checkpoint
 from tokenlake.pipeline.features import Featurizer, Targets, label_names
 from tokenlake.pipeline.frames import Frame
 from tokenlake.pipeline.history import history_of
@@ -35,7 +36,7 @@ def train_checkpoint(lake: Lake, plan: Plan) -> dict[str, int | float | str | No
     """Train and save the checkpoint of a plan, continuing from its parent."""
     encoder = checkpoints.encoder_of(lake, plan.version)
     parent = checkpoints.load_fresh(lake, plan.version, plan.parent) if plan.parent else None
-    trainer = Trainer(lake, encoder, learner=parent and parent.learner, vocabulary=parent and parent.vocabulary)
+    trainer = Trainer(lake, encoder, parent=parent)
 
     def stored(events: pa.Table, before: Day) -> History | None:
         return history_of(lake, plan.version, events, before=before, length=encoder.history)
@@ -65,13 +66,12 @@ class Trainer:
         encoder: Encoder,
         *,
         kind: ModelKind = "compressor",
-        learner: Learner | None = None,
-        vocabulary: Vocabulary | None = None,
+        parent: Checkpoint | None = None,
     ) -> None:
-        self.vocabulary = vocabulary or Vocabulary()
-        if learner is not None:
-            self.learner = learner
-        self._fresh = learner is None
+        self.vocabulary = parent.vocabulary if parent else Vocabulary()
+        if parent:
+            self.learner = parent.learner
+        self._fresh = parent is None
         self._lake = lake
         self._encoder = encoder
         self._kind: ModelKind = kind
