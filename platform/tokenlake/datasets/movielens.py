@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tokenlake.datasets import _download, _movielens_files
 from tokenlake.datasets._config import movielens
 from tokenlake.datasets._movielens_files import MovieLens
-from tokenlake.datasets._output import DatasetReport, Output, Progress
+from tokenlake.datasets._output import DatasetReport, Output, Progress, day_slices
 from tokenlake.errors import SourceError
-from tokenlake.times import DAY_US, day_of
+from tokenlake.times import DAY_US
 
 NAME = "movielens-100k"
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -81,13 +81,11 @@ def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
     order = np.lexsort((event_id, data.seconds))
     if len(np.unique(event_id)) < len(event_id):
         raise SourceError("a user rated one film twice, which no MovieLens release has; is the download whole?")
-    day = data.seconds[order] // (DAY_US // 1_000_000)
+    days = day_slices(data.seconds[order] // (DAY_US // 1_000_000))
     films = _Attributes(data.film, ("year", "genres"), (pa.float64(), pa.list_(pa.string())))
     people = _Attributes(data.person, _PERSON, (pa.string(),) * 3)
-    days, begins = np.unique(day, return_index=True)
-    ends = np.append(begins[1:], len(day))
-    for i, (number, begin, end) in enumerate(zip(days.tolist(), begins, ends, strict=True)):
-        rows = order[begin:end]
+    for i, (date, part) in enumerate(days):
+        rows = order[part]
         columns = {
             "event_id": pa.array(event_id[rows]),
             "user_id": pa.array(data.users[rows]),
@@ -98,7 +96,7 @@ def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
             "liked": pa.array((data.ratings[rows] >= LIKED).astype(np.int8)),
         }
         columns["decade"] = _decade(columns["year"])
-        output.write_day(day_of(number * DAY_US), [pa.table(columns)])
+        output.write_day(date, [pa.table(columns)])
         tell("write", i + 1, len(days))
     return output.finish(
         movielens(people=bool(data.person)),
