@@ -101,7 +101,7 @@ def contents(counts: Counts) -> dict[str, Any]:
             sorted(
                 (at, keys[code], bool(positive)) for at, code, positive in zip(p.when, p.codes, p.positive, strict=True)
             )
-            for p in tally._pending
+            for p in (backlog.all() for backlog in tally._backlogs)
         ]
     return out
 
@@ -270,3 +270,24 @@ def test_a_copy_goes_its_own_way() -> None:
     )
     assert contents(counts) == before != contents(copy)
     assert counts.day == FIRST + dt.timedelta(days=1)
+
+
+def test_a_long_backlog_is_kept_in_few_runs() -> None:
+    """Labels that take months: more runs than are kept apart."""
+    log: list[Row] = [
+        {
+            "user_id": i % 3,
+            "item_id": 1,
+            "timestamp": START + i * DAY_US,
+            "tags": ["a"],
+            "clicked": None,
+            "bought": i % 2,
+            "bought_known_at": START + (150 - i) * DAY_US,
+        }
+        for i in range(80)
+    ]
+    counts = rolled(log)
+    assert all(len(backlog._runs) <= 32 for tally in counts._tallies.values() for backlog in tally._backlogs)
+    for day in (85, 120, 200):
+        query = {**log[0], "timestamp": START + day * DAY_US}
+        np.testing.assert_allclose(counts.features(table_of([query], CONFIG))[0], oracle(log, query, CONFIG), rtol=1e-6)

@@ -20,7 +20,8 @@ from tokenlake.config import Config
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.pipeline.keys import Ints, exploded, factorize, flat
-from tokenlake.pipeline.tallies import Occurrences, Outcomes, Tally, outcomes_of
+from tokenlake.pipeline.maturity import Outcomes, outcomes_of
+from tokenlake.pipeline.tallies import Occurrences, Tally
 from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
 #: A mean counts the global one as this many labels of its own.

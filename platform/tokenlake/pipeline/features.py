@@ -14,8 +14,8 @@ from tokenlake.config import Config, Encoder
 from tokenlake.errors import SchemaError
 from tokenlake.pipeline.counts import count_names
 from tokenlake.pipeline.keys import exploded, factorize, flat
+from tokenlake.pipeline.maturity import outcomes_of
 from tokenlake.pipeline.negatives import OBSERVED
-from tokenlake.pipeline.tallies import outcomes_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import NEVER, as_micros
 from tokenlake_models.config import CompressorConfig

@@ -1,4 +1,4 @@
-"""Totals of one kind of key (users, items, tags), exact integers, and the labels that have yet to mature."""
+"""Totals of one kind of key (users, items, tags): exact integers, up to the start of a day and within it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from tokenlake.pipeline.arrays import as_ints
 from tokenlake.pipeline.keys import Ints, Keys
-from tokenlake.times import DAY_US, NEVER
+from tokenlake.pipeline.maturity import Backlog, KeyLabels, Outcomes
+from tokenlake.times import DAY_US
 
-Bools = NDArray[np.bool_]
 #: Instants of a day and, as number 0, all that came before it.
 _SPAN = DAY_US + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """One label of n events.
-
-    Attributes:
-        known: bool (n,), whether the label is ever known.
-        when: int64 (n,), the instant (us) after which a query sees it; at least the event's own.
-        positive: bool (n,).
-    """
-
-    known: Bools
-    when: Ints
-    positive: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,44 +29,15 @@ class Occurrences:
     rows: Ints
     codes: Ints
 
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Labels of keys that are not seen yet, by their instant; three arrays of one length."""
-
-    when: Ints
-    codes: Ints
-    positive: Bools
-
-    @classmethod
-    def none(cls) -> Pending:
-        """No labels."""
-        return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_))
-
-    def take(self, chosen: Bools | Ints | slice) -> Pending:
-        """Select some."""
-        return Pending(self.when[chosen], self.codes[chosen], self.positive[chosen])
-
-    def merged(self, other: Pending) -> Pending:
-        """Put both together, sorted by instant."""
-        if not len(other.when):
-            return self
-        when = np.concatenate([self.when, other.when])
-        order = np.argsort(when, kind="stable")
-        codes, positive = np.concatenate([self.codes, other.codes]), np.concatenate([self.positive, other.positive])
-        return Pending(when[order], codes[order], positive[order])
-
-
-def outcomes_of(table: pa.Table, label: str, timestamps: Ints) -> Outcomes:
-    """Read a label of the rows of the `events` table; a label is never known before its event."""
-    value, known_at = table[label], table[f"{label}_known_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
-    when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
-    return Outcomes(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
+    def labels(self, outcome: Outcomes) -> KeyLabels:
+        """One label of the rows, as labels of their keys."""
+        known = outcome.known[self.rows]
+        rows = self.rows[known]
+        return KeyLabels(self.codes[known], outcome.when[rows], outcome.positive[rows])
 
 
 class Tally:
-    """Running totals of one kind of key.
+    """Running totals of one kind of key, and the labels that will be added when they mature.
 
     A row of totals holds `[events, known 0, positives 0, known 1, ...]`: two columns per label after the first.
     """
@@ -91,7 +45,7 @@ class Tally:
     def __init__(self, labels: int) -> None:
         self.keys = Keys()
         self._totals = np.zeros((0, 1 + 2 * labels), np.int64)
-        self._pending = [Pending.none()] * labels
+        self._backlogs = [Backlog() for _ in range(labels)]
 
     def add(self, distinct: pa.Array, occurrences: Occurrences, outcomes: Sequence[Outcomes], until: int) -> None:
         """Add events, and let the labels mature whose instant is before `until`."""
@@ -99,15 +53,14 @@ class Tally:
         self._reserve(len(self.keys))
         if len(codes):
             self._totals[codes, 0] += np.bincount(occurrences.codes, minlength=len(codes))
-        for label, outcome in enumerate(outcomes):
-            fresh = _labels(occurrences, outcome)
-            fresh = Pending(fresh.when, codes[fresh.codes], fresh.positive)
+        for label, (outcome, backlog) in enumerate(zip(outcomes, self._backlogs, strict=True)):
+            fresh = occurrences.labels(outcome)
+            fresh = KeyLabels(codes[fresh.codes], fresh.when, fresh.positive)
             early = fresh.when < until
-            self._mature(label, fresh.take(early))
-            pending = self._pending[label].merged(fresh.take(~early))
-            due = int(np.searchsorted(pending.when, until))
-            self._mature(label, pending.take(slice(due)))
-            self._pending[label] = pending.take(slice(due, None))
+            backlog.add(fresh.take(~early))
+            for mature in (fresh.take(early), backlog.pop(until)):
+                np.add.at(self._totals[:, 1 + 2 * label], mature.codes, 1)
+                np.add.at(self._totals[:, 2 + 2 * label], mature.codes[mature.positive], 1)
 
     def before(
         self,
@@ -137,37 +90,33 @@ class Tally:
         totals = np.zeros((len(distinct), self._totals.shape[1]), np.int64)
         totals[known >= 0] = self._totals[known[known >= 0]]
         out: Ints = totals[queries.codes]
-        instants = _instants(queries.codes, at[queries.rows], day_start)
-        order = np.argsort(instants)  # sorted needles are found several times faster
-        asked = _Asked(queries.codes, instants[order], order, len(distinct))
-        stamps = np.sort(_instants(occurrences.codes, timestamps[occurrences.rows], day_start))
-        out[:, 0] += asked.count(stamps)
-        by_code = np.argsort(known)
-        for label, outcome in enumerate(outcomes):
-            maturing = self._maturing(label, known, by_code, day_start + DAY_US)
-            fresh = _labels(occurrences, outcome)
-            fresh = fresh.take(fresh.when < day_start + DAY_US)
-            codes, when = np.concatenate([maturing.codes, fresh.codes]), np.concatenate([maturing.when, fresh.when])
-            positive = np.concatenate([maturing.positive, fresh.positive])
-            stamps = _instants(codes, when, day_start)
-            out[:, 1 + 2 * label] += asked.count(np.sort(stamps))
-            out[:, 2 + 2 * label] += asked.count(np.sort(stamps[positive]))
+        asked = _Asked.of(queries.codes, at[queries.rows], len(distinct), day_start)
+        events = KeyLabels(occurrences.codes, timestamps[occurrences.rows], np.zeros(len(occurrences.rows), np.bool_))
+        out[:, 0] += asked.count(events)[0]
+        for label, (outcome, backlog) in enumerate(zip(outcomes, self._backlogs, strict=True)):
+            end = day_start + DAY_US
+            fresh = occurrences.labels(outcome)
+            maturing = _of_batch(backlog.until(end), known)
+            seen, positive = asked.count(KeyLabels.concat([maturing, fresh.take(fresh.when < end)]))
+            out[:, 1 + 2 * label] += seen
+            out[:, 2 + 2 * label] += positive
         return out
 
     def copy(self) -> Tally:
         """The same, to be changed on its own."""
-        tally = Tally(len(self._pending))
+        tally = Tally(0)
         tally.keys = self.keys.copy()
         tally._totals = self._totals.copy()
-        tally._pending = list(self._pending)
+        tally._backlogs = [backlog.copy() for backlog in self._backlogs]
         return tally
 
     def to_arrays(self) -> dict[str, pa.Array]:
         """Everything, to be saved."""
         arrays = {"keys": self.keys.values(), "totals": pa.array(self._totals[: len(self.keys)].ravel())}
-        for label, pending in enumerate(self._pending):
-            arrays[f"when_{label}"] = pa.array(pending.when)
+        for label, backlog in enumerate(self._backlogs):
+            pending = backlog.all()
             arrays[f"codes_{label}"] = pa.array(pending.codes)
+            arrays[f"when_{label}"] = pa.array(pending.when)
             arrays[f"positive_{label}"] = pa.array(pending.positive)
         return arrays
 
@@ -177,29 +126,10 @@ class Tally:
         tally = cls(labels)
         tally.keys = Keys(arrays["keys"])
         tally._totals = as_ints(arrays["totals"]).reshape(-1, 1 + 2 * labels)
-        tally._pending = [
-            Pending(
-                as_ints(arrays[f"when_{label}"]),
-                as_ints(arrays[f"codes_{label}"]),
-                arrays[f"positive_{label}"].to_numpy(zero_copy_only=False),
-            )
-            for label in range(labels)
-        ]
+        for label, backlog in enumerate(tally._backlogs):
+            positive = arrays[f"positive_{label}"].to_numpy(zero_copy_only=False)
+            backlog.add(KeyLabels(as_ints(arrays[f"codes_{label}"]), as_ints(arrays[f"when_{label}"]), positive))
         return tally
-
-    def _mature(self, label: int, labels: Pending) -> None:
-        np.add.at(self._totals[:, 1 + 2 * label], labels.codes, 1)
-        np.add.at(self._totals[:, 2 + 2 * label], labels.codes[labels.positive], 1)
-
-    def _maturing(self, label: int, known: Ints, by_code: Ints, end: int) -> Pending:
-        """Pending labels of the batch's keys that are seen before `end`, their codes those of the batch."""
-        pending = self._pending[label]
-        pending = pending.take(slice(int(np.searchsorted(pending.when, end))))
-        if not len(pending.when) or not len(known):
-            return Pending.none()
-        place = by_code[np.searchsorted(known, pending.codes, sorter=by_code).clip(max=len(known) - 1)]
-        pending = Pending(pending.when, place, pending.positive)
-        return pending.take(known[place] == self._pending[label].codes[: len(place)])
 
     def _reserve(self, size: int) -> None:
         if size > len(self._totals):
@@ -210,27 +140,43 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Queries of a batch: how many sorted instants of the same key lie before each."""
+    """The queries of a batch, by key and instant: sorted needles are found several times faster.
+
+    Key and instant are one number, `code * _SPAN + instant of the day`: sorted, a key's instants lie together.
+    """
 
     codes: Ints
-    ascending: Ints
     order: Ints
-    keys: int
+    needles: Ints
+    firsts: Ints
+    day_start: int
 
-    def count(self, instants: Ints) -> Ints:
-        reached = np.empty(len(self.order), np.int64)
-        reached[self.order] = np.searchsorted(instants, self.ascending)
-        first = np.searchsorted(instants, np.arange(self.keys, dtype=np.int64) * _SPAN)
-        counted: Ints = reached - first[self.codes]
-        return counted
+    @classmethod
+    def of(cls, codes: Ints, at: Ints, keys: int, day_start: int) -> _Asked:
+        places = _places(codes, at, day_start)
+        order = np.argsort(places)
+        return cls(codes, order, places[order], np.arange(keys, dtype=np.int64) * _SPAN, day_start)
+
+    def count(self, labels: KeyLabels) -> tuple[Ints, Ints]:
+        """For each query, how many labels of its key lie strictly before it, and how many of these are positive."""
+        places = _places(labels.codes, labels.when, self.day_start)
+        order = np.argsort(places)
+        places = places[order]
+        reached = np.empty_like(self.order)
+        reached[self.order] = np.searchsorted(places, self.needles)
+        first = np.searchsorted(places, self.firsts)[self.codes]
+        positives = np.concatenate([[0], np.cumsum(labels.positive[order])])
+        return reached - first, positives[reached] - positives[first]
 
 
-def _instants(codes: Ints, when: Ints, day_start: int) -> Ints:
-    """Key and instant as one number: sorted by it, a key's instants lie together, in their order."""
+def _places(codes: Ints, when: Ints, day_start: int) -> Ints:
     return codes * _SPAN + np.clip(when - day_start + 1, 0, DAY_US)
 
 
-def _labels(occurrences: Occurrences, outcome: Outcomes) -> Pending:
-    known = outcome.known[occurrences.rows]
-    rows = occurrences.rows[known]
-    return Pending(outcome.when[rows], occurrences.codes[known], outcome.positive[rows])
+def _of_batch(labels: KeyLabels, known: Ints) -> KeyLabels:
+    """The labels of a batch's keys only, by the batch's codes; `known` are the tally's codes of the batch's keys."""
+    if not len(labels.codes) or not len(known):
+        return KeyLabels.concat([])
+    order = np.argsort(known)
+    place = order[np.searchsorted(known, labels.codes, sorter=order).clip(max=len(known) - 1)]
+    return KeyLabels(place, labels.when, labels.positive).take(known[place] == labels.codes)
