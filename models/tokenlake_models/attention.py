@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from tokenlake_models.jagged import row_numbers
 
-#: Bucket 0: the row itself. 1 ..: earlier by 2^(b - 1) - 1 seconds or more. The last: not seen.
-BUCKETS = 34
+#: Bucket 0: the row itself. 1 + b: earlier by at least 2^b - 1 seconds and less than 2^(b + 1) - 1.
+BUCKETS = 33
 _HIDDEN = BUCKETS
+#: Seconds between two events of a user that 32 bits hold: 34 years.
+_LONGEST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Pairs:
     queries: Int64[Tensor, "rows q_max"]
     keys: Int64[Tensor, "rows k_max"]
     places: Int64[Tensor, " q"]
-    buckets: Int64[Tensor, "rows q_max k_max"]
+    buckets: Int32[Tensor, "rows q_max k_max"]
 
 
 def pair(
@@ -49,19 +52,26 @@ def pair(
     begins = torch.searchsorted(asking, offsets)
     queries, _ = _padded(begins)
     places = rows[asking] * queries.shape[1] + torch.arange(len(asking), device=rows.device) - begins[rows[asking]]
-    itself = queries.new_zeros(queries.shape).flatten()
-    itself[places] = asking
-    queries = itself.view_as(queries)  # padding asks as value 0, which is thrown away
-    gap = timestamps[queries].unsqueeze(2) - timestamps[keys].unsqueeze(1)
-    age = (gap.clamp(min=0).float() * 1e-6 + 1).log2_().long().clamp_(max=BUCKETS - 2) + 1
-    seen = (gap > 0) & (there & visible[keys]).unsqueeze(1)
-    same = queries.unsqueeze(2) == keys.unsqueeze(1)
-    buckets = torch.where(seen, age, _HIDDEN).masked_fill_(same & there.unsqueeze(1), 0)
+    queries = torch.zeros_like(queries).view(-1).index_copy(0, places, asking).view_as(queries)
+    buckets = _ages(timestamps, offsets, rows, queries, keys, there).flatten(0, 1)
     # A padded query has no key of its own; seeing the first keeps its softmax a number.
-    idle = torch.ones(itself.shape, dtype=torch.bool, device=rows.device)
-    idle[places] = False
-    buckets[..., 0].masked_fill_(idle.view_as(queries), 0)
-    return Pairs(queries, keys, places, buckets)
+    first = torch.zeros(len(buckets), dtype=torch.int64, device=rows.device)
+    buckets[
+        torch.arange(len(buckets), device=rows.device), first.index_copy(0, places, asking - offsets[rows[asking]])
+    ] = 0
+    return Pairs(queries, keys, places, buckets.view(*queries.shape, -1))
+
+
+def _ages(timestamps: Tensor, offsets: Tensor, rows: Tensor, queries: Tensor, keys: Tensor, there: Tensor) -> Tensor:
+    """Buckets of the pairs by gap of time alone; in 32 bits, since these are the largest tensors of a step."""
+    since = timestamps - timestamps[offsets[:-1].clamp(max=len(timestamps) - 1)][rows]
+    seconds = (since // 1_000_000).clamp(-_LONGEST, _LONGEST).int()
+    rank = torch.unique(timestamps, return_inverse=True)[1].int()
+    key_rank = torch.where(there, rank[keys], len(rank))
+    gap = (seconds[queries] + 1).unsqueeze(2) - seconds[keys].unsqueeze(1)
+    # floor(log2(gap + 1)) is the exponent of that number as a float.
+    buckets = gap.clamp_(min=1).float().view(torch.int32).bitwise_right_shift_(23).sub_(126)
+    return buckets.masked_fill_(key_rank.unsqueeze(1) >= rank[queries].unsqueeze(2), _HIDDEN)
 
 
 def attend(
@@ -80,16 +90,14 @@ def attend(
         pairs: the layout, from `pair`.
         bias: added to the score of a pair by the bucket of its time gap.
     """
-    heads, d = q.shape[1:]
     rows, longest = pairs.queries.shape
-    padded = q.new_zeros(rows * longest, heads, d).index_copy(0, pairs.places, q * d**-0.5)
-    q = padded.view(rows, longest, heads, d).transpose(1, 2)
+    padded = q.new_zeros(rows * longest, *q.shape[1:]).index_copy(0, pairs.places, q)
+    q = padded.view(rows, longest, *q.shape[1:]).transpose(1, 2)
     k = k[pairs.keys].transpose(1, 2)
     v = v[pairs.keys].transpose(1, 2)
     bias_of_pairs: Tensor = _PairBias.apply(bias, pairs.buckets)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    score = q @ k.transpose(2, 3) + bias_of_pairs
-    out = score.softmax(dim=-1) @ v
-    return out.transpose(1, 2).reshape(rows * longest, heads, d)[pairs.places]
+    out = scaled_dot_product_attention(q, k, v, attn_mask=bias_of_pairs)
+    return out.transpose(1, 2).flatten(0, 1)[pairs.places]
 
 
 class _PairBias(torch.autograd.Function):

@@ -31,8 +31,8 @@ _MODELS: dict[str, type[InstanceCompressor | LogisticRegression]] = {
     "compressor": InstanceCompressor,
     "logistic": LogisticRegression,
 }
-#: Rows of one step where nothing is trained.
-_SCORING = 4096
+#: Rows of one step where nothing is trained: as many as a core's cache likes.
+_SCORING = 1024
 Progress = Callable[[int, int], None]
 
 

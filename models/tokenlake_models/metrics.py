@@ -1,0 +1,239 @@
+"""Metrics of binary predictions, and their intervals by resampling users. NumPy only.
+
+Each is None where it means nothing: no rows, or a single class where both are needed.
+
+All start from `(n,)` labels (0 or 1), scores (probabilities, where not only their order counts), and user ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+
+from tokenlake_models.errors import ModelError
+
+Array: TypeAlias = Shaped[np.ndarray[Any, Any], " n"]
+MetricName = Literal["auc", "gauc", "log_loss", "ne", "calibration"]
+#: From how often each user was drawn, `(U,)`, to the metric of that sample.
+_Resampled: TypeAlias = Callable[[NDArray[np.float64]], float | None]
+_CLIP = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A metric (or the difference of two), with the bounds between which resampled users put it.
+
+    Attributes:
+        value: on all rows.
+        low: lower bound.
+        high: upper bound.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def auc(labels: Array, scores: Array) -> float | None:
+    """Chance that a random positive scores above a random negative; a tie counts half."""
+    return _auc(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+
+
+def gauc(labels: Array, scores: Array, users: Array) -> float | None:
+    """Mean of the users' own AUC, weighted by their rows, over users who have both classes."""
+    y, p, codes = _checked(labels, scores, users)
+    return _gauc(y, p, codes)(np.ones(_count(codes)))
+
+
+def log_loss(labels: Array, scores: Array) -> float | None:
+    """Mean of `-log p(label)`, in nats; probabilities are clipped to [1e-7, 1 - 1e-7]."""
+    return _log_loss(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+
+
+def ne(labels: Array, scores: Array) -> float | None:
+    """Normalised entropy: log loss over the entropy of the base rate; below 1 is better than the base rate."""
+    return _ne(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+
+
+def calibration(labels: Array, scores: Array) -> float | None:
+    """Mean prediction over mean label; 1 is right, above predicts too much."""
+    return _calibration(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+
+
+def user_bootstrap(
+    metric: MetricName,
+    labels: Array,
+    scores: Array,
+    users: Array,
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """A metric with its percentile interval, users being drawn with replacement and all their rows with them.
+
+    Args:
+        metric: name of the metric.
+        labels: `(n,)`.
+        scores: `(n,)`.
+        users: `(n,)` integers or strings.
+        resamples: draws; those without a value are left out.
+        level: share of the draws inside the interval.
+        seed: of the draws.
+
+    Returns:
+        None where the metric is.
+    """
+    y, p, codes = _checked(labels, scores, users)
+    return _interval(_METRICS[metric](y, p, codes), _count(codes), resamples, level, seed)
+
+
+def paired_bootstrap(
+    metric: MetricName,
+    labels: Array,
+    scores: Array,
+    baseline: Array,
+    users: Array,
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Metric of `scores` less metric of `baseline`, both on the same drawn users; else as `user_bootstrap`."""
+    y, p, codes = _checked(labels, scores, users)
+    _, other, _ = _checked(labels, baseline, users)
+    ours, theirs = _METRICS[metric](y, p, codes), _METRICS[metric](y, other, codes)
+
+    def difference(weights: NDArray[np.float64]) -> float | None:
+        a, b = ours(weights), theirs(weights)
+        return None if a is None or b is None else a - b
+
+    return _interval(difference, _count(codes), resamples, level, seed)
+
+
+def _interval(metric: _Resampled, users: int, resamples: int, level: float, seed: int) -> Interval | None:
+    value = metric(np.ones(users))
+    if value is None:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = (
+        metric(np.bincount(rng.integers(0, users, users), minlength=users).astype(float)) for _ in range(resamples)
+    )
+    values = [x for x in drawn if x is not None]
+    if not values:
+        return Interval(value, value, value)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _auc(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
+    # Sorted once: a resample only changes how often each user's rows count.
+    order = np.argsort(p, kind="stable")
+    y, p, codes = y[order], p[order], codes[order]
+    positives, negatives = codes[y], codes[~y]
+    below = np.searchsorted(p[~y], p[y], "left")
+    level = np.searchsorted(p[~y], p[y], "right")
+
+    def weighted(weights: NDArray[np.float64]) -> float | None:
+        up, down = weights[positives], np.concatenate([[0.0], np.cumsum(weights[negatives])])
+        pairs = float(up.sum()) * float(down[-1])
+        return float(up @ (down[below] + down[level])) / (2 * pairs) if pairs else None
+
+    return weighted
+
+
+def _gauc(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
+    order = np.lexsort((p, codes))
+    y, p, codes = y[order], p[order], codes[order]
+    users = _count(codes)
+    rank = _average_ranks(p, codes)
+    rows, ups = np.bincount(codes, minlength=users), np.bincount(codes, weights=y, minlength=users)
+    pairs = ups * (rows - ups)
+    wins = np.bincount(codes, weights=rank * y, minlength=users) - ups * (ups + 1) / 2
+    own = np.divide(wins, pairs, out=np.zeros(users), where=pairs > 0)
+    share = np.where(pairs > 0, rows, 0).astype(float)
+    return _ratio(own * share, share)
+
+
+def _log_loss(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
+    return _ratio(_per_user(_losses(y, p), codes), _per_user(np.ones(len(y)), codes))
+
+
+def _ne(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
+    losses = _per_user(_losses(y, p), codes)
+    rows, ups = _per_user(np.ones(len(y)), codes), _per_user(y.astype(float), codes)
+
+    def weighted(weights: NDArray[np.float64]) -> float | None:
+        n, positive = float(weights @ rows), float(weights @ ups)
+        if not 0 < positive < n:
+            return None
+        rate = positive / n
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+        return float(weights @ losses) / n / float(entropy)
+
+    return weighted
+
+
+def _calibration(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
+    return _ratio(_per_user(p, codes), _per_user(y.astype(float), codes))
+
+
+_METRICS: dict[str, Callable[..., _Resampled]] = {
+    "auc": _auc,
+    "gauc": _gauc,
+    "log_loss": _log_loss,
+    "ne": _ne,
+    "calibration": _calibration,
+}
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> _Resampled:
+    def weighted(weights: NDArray[np.float64]) -> float | None:
+        total = float(weights @ below)
+        return float(weights @ above) / total if total else None
+
+    return weighted
+
+
+def _losses(y: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = np.clip(p, _CLIP, 1 - _CLIP)
+    return -np.where(y, np.log(p), np.log1p(-p))
+
+
+def _per_user(values: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    sums: NDArray[np.float64] = np.bincount(codes, weights=values, minlength=_count(codes)).astype(float)
+    return sums
+
+
+def _average_ranks(p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ranks from 1 within each user, equal scores sharing their mean; rows are sorted by user and score."""
+    fresh_user = np.concatenate([[True], codes[1:] != codes[:-1]])[: len(codes)]
+    fresh = fresh_user | np.concatenate([[True], p[1:] != p[:-1]])[: len(codes)]
+    starts = np.flatnonzero(fresh)
+    sizes = np.diff(np.append(starts, len(codes)))
+    first_of_user = np.maximum.accumulate(np.where(fresh_user, np.arange(len(codes)), 0))
+    ranks: NDArray[np.float64] = np.repeat(starts - first_of_user[starts] + (sizes + 1) / 2, sizes)
+    return ranks
+
+
+def _count(codes: NDArray[np.int64]) -> int:
+    return int(codes.max()) + 1 if len(codes) else 0
+
+
+def _checked(
+    labels: Array, scores: Array, users: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]:
+    y, p = np.asarray(labels), np.asarray(scores, np.float64)
+    if not len(y) == len(p) == len(users):
+        raise ModelError(f"{len(y)} labels, {len(p)} scores, {len(users)} users; as many of each are needed")
+    if not np.isin(y, (0, 1)).all():
+        raise ModelError(f"labels are 0 or 1, got {np.setdiff1d(y, (0, 1))[:3].tolist()}; leave unknown ones out")
+    if not np.isfinite(p).all():
+        raise ModelError(f"score of row {int(np.flatnonzero(~np.isfinite(p))[0])} is no finite number")
+    codes: NDArray[np.int64] = np.unique(np.asarray(users), return_inverse=True)[1].astype(np.int64)
+    return y.astype(bool), p, codes
