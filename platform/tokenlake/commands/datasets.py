@@ -51,7 +51,7 @@ def fetch_(name: str, out: Path | None, **options: Any) -> None:
 
 def show(report: DatasetReport) -> None:
     """Print what a folder holds, and what to do with it."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     verb = "wrote" if report.built else "already there:"
     console.print(
         f"{verb} {report.name} in [bold]{report.folder}[/]: {report.events:,} events, {report.users:,} users, "
@@ -59,4 +59,4 @@ def show(report: DatasetReport) -> None:
     )
     if report.counts:
         console.print("  " + ", ".join(f"{name} {count:,}" for name, count in report.counts.items()))
-    console.print(f"next: tokenlake backfill {report.first} {report.last} --lake {report.folder}")
+    console.print(f"next: tokenlake backfill {report.folder} {report.first} {report.last}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,9 @@ def fetch(name: str, out: Path | str, **options: Any) -> DatasetReport:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise NotFoundError(f"no data set {name!r}; there are {sorted(DATASETS)}{hint}")
     build = importlib.import_module(f"tokenlake.datasets.{_MODULES[name]}").build
-    known = build.__kwdefaults__ or {}
-    known = [*build.__code__.co_varnames[1 : build.__code__.co_argcount], *known]
-    if unknown := options.keys() - set(known):
-        raise SchemaError(f"{name} has no option {sorted(unknown)}; it has {known}")
+    known = [option for option in inspect.signature(build).parameters if option != "out"]
+    if unknown := sorted(options.keys() - set(known)):
+        raise SchemaError(f"{name} has no option {unknown}; it has {known}")
     report: DatasetReport = build(out, **options)
     return report
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +93,9 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 
 def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | None:
-    """Get a file by its address into the cache; None when the site cannot be reached in time.
+    """Get a file by its address into the cache.
 
-    Raises:
-        CorruptionError: what came has another digest.
+    None when the site cannot be reached in time, or something else answers: a proxy's log-in page, say.
     """
     cached = cache_folder() / file
     if cached.is_file() and digest(cached) == sha256:
@@ -107,10 +106,10 @@ def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | Non
         try:
             # Only our own https addresses come here.
             with urllib.request.urlopen(url, timeout=seconds) as answer, fresh.open("wb") as out:  # noqa: S310
-                while block := answer.read(1 << 20):
-                    out.write(block)
-        except (urllib.error.URLError, OSError):
+                shutil.copyfileobj(answer, out)
+        except OSError:  # URLError is one, and so is a timeout
             return None
-        check(fresh, sha256)
+        if digest(fresh) != sha256:
+            return None
         fresh.replace(cached)
     return cached
