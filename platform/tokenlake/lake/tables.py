@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
+import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -78,31 +81,27 @@ class Table:
 
     def days(self, version: str | None = None) -> list[Day]:
         """Sorted days that hold rows, from the log alone."""
-        files = self._files(version=version)
-        return sorted({day for day, rows in zip(files["ds"], files["rows"], strict=True) if rows})
+        log = self._log(version=version)
+        return sorted({day for day, rows in zip(log["partition.ds"], log["num_records"], strict=True) if rows})
 
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
         """Rows, from the log alone."""
-        return sum(self._files(day=day, version=version)["rows"])
+        return sum(self._log(day=day, version=version)["num_records"])
 
     def newest(self, column: str) -> int:
         """Largest instant of a time column in microseconds, from the log alone; 0 where there is none.
 
         The log keeps whole milliseconds: ask only for a column that has no finer ones, such as `ingested_at`.
         """
-        delta = self._open()
-        files = {} if delta is None else pa.table(delta.get_add_actions(flatten=True)).to_pydict()
-        return max((as_micros([v]).item() for v in files.get(f"max.{column}", []) if v is not None), default=0)
+        values = [value for value in self._log().get(f"max.{column}", []) if value is not None]
+        return int(as_micros(values).max()) if values else 0
 
     def days_with(self, column: str, low: Any, high: Any) -> list[Day]:
         """Sorted days that may hold values of a column from `low` to `high`, by the log's statistics."""
-        delta = self._open()
-        if delta is None:
-            return []
-        files = pa.table(delta.get_add_actions(flatten=True)).to_pydict()
-        unknown = [None] * len(files["path"])
-        lows, highs = files.get(f"min.{column}", unknown), files.get(f"max.{column}", unknown)
-        ranges = zip(files["partition.ds"], lows, highs, strict=True)
+        log = self._log()
+        unknown = [None] * len(log["path"])
+        lows, highs = log.get(f"min.{column}", unknown), log.get(f"max.{column}", unknown)
+        ranges = zip(log["partition.ds"], lows, highs, strict=True)
         return sorted({day for day, lo, hi in ranges if lo is None or hi is None or (lo <= high and low <= hi)})
 
     def commit_version(self) -> int | None:
@@ -112,8 +111,7 @@ class Table:
 
     def uris(self, *, day: Day | None = None, version: str | None = None) -> list[str]:
         """Parquet files of the current version, for DuckDB's `read_parquet`."""
-        delta = self._open()
-        return [] if delta is None else delta.file_uris(file_pruning_predicate=_prune(day, None, version))
+        return [self._path_of(path) for path in self._log(day=day, version=version)["path"]]
 
     def read(
         self,
@@ -255,17 +253,26 @@ class Table:
                 self._delta = None
             return self._delta
 
-    def _files(self, *, day: Day | None = None, version: str | None = None) -> dict[str, list[Any]]:
-        """Day and row count of each file."""
+    def _log(
+        self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
+    ) -> dict[str, list[Any]]:
+        """Files of some partitions as the log has them: path, num_records, partition.*, min.*, max.*."""
+        if day is not None and between is not None:
+            raise SchemaError("`day` and `between` were both given; give one")
+        first, last = between or (day, day)
         delta = self._open()
         if delta is None:
-            return {"ds": [], "rows": []}
+            return {"path": [], "num_records": [], **{f"partition.{name}": [] for name in self.partition_by}}
         files = pa.table(delta.get_add_actions(flatten=True))
-        if day is not None:
-            files = files.filter(pc.equal(files["partition.ds"], pa.scalar(day, pa.date32())))
+        if first is not None and last is not None:
+            ds = files["partition.ds"]
+            files = files.filter(pc.and_(pc.greater_equal(ds, _date(first)), pc.less_equal(ds, _date(last))))
         if version is not None:
             files = files.filter(pc.equal(files["partition.version"], version))
-        return {"ds": files["partition.ds"].to_pylist(), "rows": files["num_records"].to_pylist()}
+        return dict(files.to_pydict())
+
+    def _path_of(self, path: str) -> str:
+        return str(self.path / unquote(path))
 
     def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = self.schema
@@ -279,15 +286,21 @@ class Table:
         delta = self._open()
         if delta is None:
             return None
-        self._check(delta)
-        prune = _prune(day, between, version)
-        # Our own file system object: Delta's default one goes through Python for every read.
-        files = pafs.SubTreeFileSystem(str(self.path), pafs.LocalFileSystem())
-        return delta.to_pyarrow_dataset(file_pruning_predicate=prune, filesystem=files, schema=self.schema)
+        self._check(delta, self.schema)
+        log = self._log(day=day, between=between, version=version)
+        disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
+        parts = [log[f"partition.{name}"] for name in self.partition_by]
+        # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
+        # statistics of a column for one without matches.
+        fragments = [
+            layout.make_fragment(self._path_of(path), disk, partition_expression=_equal(self.partition_by, values))
+            for path, *values in zip(log["path"], *parts, strict=True)
+        ]
+        return pds.FileSystemDataset(fragments, self.schema, layout, disk)
 
-    def _check(self, delta: DeltaTable) -> None:
+    def _check(self, delta: DeltaTable, schema: pa.Schema) -> None:
         stored = {field.name: field.type for field in pa.schema(delta.schema().to_arrow())}
-        for field in self.schema:
+        for field in schema:
             if field.name in stored and stored[field.name] != field.type:
                 raise SchemaError(
                     f"{self.path.name}.{field.name} holds {stored[field.name]}, and the config now makes it "
@@ -316,7 +329,7 @@ class Table:
             delta = self._open()
             if delta is None:
                 raise StorageError(f"{self.path} was created and is gone again")
-        self._check(delta)
+        self._check(delta, schema)
         return delta
 
     def _evolve(self, delta: DeltaTable, schema: pa.Schema) -> None:
@@ -376,23 +389,14 @@ class _StoredIds:
         return self._known or IdTypes()
 
 
-def _prune(day: Day | None, between: tuple[Day, Day] | None, version: str | None) -> list[tuple[str, str, Any]] | None:
-    if day is not None and between is not None:
-        raise SchemaError("`day` and `between` were both given; give one")
-    terms: list[tuple[str, str, Any]] = []
-    if day is not None:
-        terms.append(("ds", "=", _date(day)))
-    if between is not None:
-        terms += [("ds", ">=", _date(between[0])), ("ds", "<=", _date(between[1]))]
-    if version is not None:
-        terms.append(("version", "=", version))
-    return terms or None
-
-
-def _date(day: Day) -> dt.date:
+def _date(day: Day) -> pa.Scalar:
     if isinstance(day, dt.datetime) or not isinstance(day, dt.date):
         raise SchemaError(f"a day must be a datetime.date, got {day!r}; tokenlake.times.as_day makes one")
-    return day
+    return pa.scalar(day, pa.date32())
+
+
+def _equal(names: Sequence[str], values: Sequence[Any]) -> pc.Expression:
+    return functools.reduce(operator.and_, (pc.field(n) == v for n, v in zip(names, values, strict=True)))
 
 
 def _fill(data: pa.Table, values: dict[str, Any], schema: pa.Schema) -> pa.Table:

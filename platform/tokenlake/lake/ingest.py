@@ -1,0 +1,317 @@
+r"""Ingest: from a source to the `events` table, all or nothing, and the same rows again change nothing.
+
+    sources --validate--> well rows --hash, spill by day--> verdicts --one commit--> events
+                     \--> bad rows -----------------------------------one commit--> quarantine
+
+Nothing is visible before the commits, and a call that was killed between them is completed by running it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.config import Config
+from tokenlake.errors import SchemaError, StorageError
+from tokenlake.lake.identity import Ledger, Verdict, content_hash, derived_ids
+from tokenlake.lake.profile import Profile, profile
+from tokenlake.lake.rejects import Rejects, as_json
+from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema
+from tokenlake.lake.sources import Chunk, Source, TableSource, check_columns, open_sources
+from tokenlake.lake.staging import Spill, Staged, accepted, as_date
+from tokenlake.lake.tables import Table
+from tokenlake.lake.validate import Columns, Validator, check_types, days_of
+from tokenlake.locks import hold
+from tokenlake.times import Day, day_of
+
+#: Called with what is being done, how much of it is done, and how much there is (an estimate for text files).
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+#: How long a call waits for another ingest of the same lake.
+_PATIENCE = 60.0
+_CONFLICT = "event id stands for another event already"
+_BROKEN = "the line does not split into the header's columns"
+
+
+class _Catalog(Protocol):
+    def is_published(self, day: dt.date) -> bool: ...
+    def mark_rerun(self, days: Iterable[dt.date], reason: str) -> None: ...
+
+
+class HasEvents(Protocol):
+    """What ingest needs of a lake."""
+
+    data: Path
+    config: Config
+
+    @property
+    def events(self) -> Table: ...  # noqa: D102
+    @property
+    def quarantine(self) -> Table: ...  # noqa: D102
+    @property
+    def catalog(self) -> _Catalog: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one ingest did, or in a dry run would do.
+
+    Attributes:
+        accepted: new events.
+        duplicates: rows that the lake, or an earlier row of the same source, holds already.
+        quarantined: rows that were not let in.
+        days: sorted days that got new events.
+        reruns: those of them that were published before, and are marked to be run again.
+        reasons: why rows were quarantined, and how many.
+        samples: a few quarantined rows as JSON, each after its reason.
+        notes: what was inferred: types of ids, units of times, widths of vectors.
+    """
+
+    accepted: int
+    duplicates: int
+    quarantined: int
+    days: tuple[Day, ...]
+    reruns: tuple[Day, ...] = field(default=(), compare=False, repr=False)
+    reasons: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    samples: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+def ingest(lake: HasEvents, source: Any, *, dry_run: bool = False, progress: Progress | None = None) -> IngestReport:
+    """Bring events into a lake.
+
+    Args:
+        lake: where to.
+        source: an Arrow table or stream, a path to Parquet or CSV (also .tsv, .gz), a folder, a glob, or a list.
+        dry_run: say what would happen, and change nothing.
+        progress: told about the way.
+
+    Returns:
+        The counts; accepted + duplicates + quarantined is the number of rows of the source.
+
+    Raises:
+        SourceError: a source that cannot be read; nothing was changed.
+        SchemaError: a missing column, a column of a type that cannot be meant, or ids of another type than the
+            lake's; nothing was changed.
+        LockedError: another ingest is at work.
+        StorageError: the disk refused; no event was added.
+        ConflictError: another writer committed at the same time; no event was added.
+    """
+    try:
+        with _scratch(lake, dry_run=dry_run) as scratch:
+            return _Call(lake, open_sources(source, scratch), scratch, dry_run=dry_run, progress=progress).run()
+    except OSError as error:
+        raise StorageError(
+            f"{lake.data}: the ingest could not be written ({error}); no event was added. Check the disk's space and rights"
+        ) from error
+
+
+def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
+    """Rows of a source, or of the lake, as rows of `events`, in their order; nothing is written.
+
+    Args:
+        lake: whose config says what the columns mean.
+        events: the source's columns, where those of labels may be left out; or the lake's own columns.
+
+    Raises:
+        SchemaError: a row that ingest would quarantine; the message gives the first one's number and reasons.
+    """
+    config, schema = lake.config, lake.events.schema
+    if set(schema.names) <= set(events.column_names):
+        return events.select(schema.names).cast(schema)
+    labels = set(Columns.of(config).needed) <= set(events.column_names)
+    columns = Columns.of(config, labels=labels)
+    source = TableSource(events)
+    check_columns(source, columns.needed)
+    check_types(config, events.schema, source.name, labels=labels)
+    settled = profile(config, lake.events, [source], columns)
+    schema = events_schema(config, settled.ids)
+    validator = Validator(config, settled.ids, settled.clocks[0], settled.dims, labels=labels)
+    batches = [schema.empty_table()]
+    for chunk in source.chunks(columns.needed):
+        values, problems = validator.check(chunk.rows)
+        if problems.bad.any():
+            number = int(chunk.numbers[problems.bad][0])
+            raise SchemaError(f"row {number} is no event: {problems.reasons()[0]}")
+        days = _identify(config, values)[1]
+        values["ds"] = pa.array(days).cast(pa.date32())
+        values["ingested_at"] = pa.nulls(len(days), TIMESTAMP)
+        batches.append(pa.table({name: values[name] for name in schema.names}, schema=schema))
+    return pa.concat_tables(batches).combine_chunks()
+
+
+class _Call:
+    """One ingest."""
+
+    def __init__(
+        self, lake: HasEvents, sources: list[Source], scratch: Path, *, dry_run: bool, progress: Progress | None
+    ) -> None:
+        self._lake, self._config = lake, lake.config
+        self._sources = sources
+        self._scratch = scratch
+        self._dry_run = dry_run
+        self._tell: Progress = progress or (lambda _what, _done, _total: None)
+        self._columns = Columns.of(lake.config)
+        self._ledger = Ledger(lake.config)
+        self._rejects = Rejects(lake.quarantine, None if dry_run else scratch / "rejects.parquet")
+        #: Of every batch of well rows: its source, the rows' numbers there, and their days.
+        self._origin: list[tuple[int, NDArray[np.int64], NDArray[np.int32]]] = []
+        self._spill: Spill | None = None
+
+    def run(self) -> IngestReport:
+        for source in self._sources:
+            check_columns(source, self._columns.needed)
+            check_types(self._config, source.schema, source.name)
+        settled = profile(self._config, self._lake.events, self._sources, self._columns)
+        if not self._dry_run:
+            self._spill = Spill(self._scratch, _spilled(events_schema(self._config, settled.ids)))
+        with contextlib.closing(self._rejects):
+            self._read(settled)
+            verdicts = self._ledger.verdicts(self._lake.events)
+            self._reject_conflicts(verdicts)
+            days = self._days(verdicts)
+            reruns = tuple(day for day in days if self._lake.catalog.is_published(day))
+            if not self._dry_run:
+                self._commit(settled.ids, verdicts, days, reruns)
+        return IngestReport(
+            accepted=int((verdicts == Verdict.ACCEPT).sum()),
+            duplicates=int((verdicts == Verdict.DUPLICATE).sum()),
+            quarantined=self._rejects.rows,
+            days=days,
+            reruns=reruns,
+            reasons=dict(self._rejects.reasons.most_common()),
+            samples=tuple(self._rejects.samples),
+            notes=settled.notes,
+        )
+
+    def _read(self, settled: Profile) -> None:
+        done, total = 0, sum(source.rows for source in self._sources)
+        for number, source in enumerate(self._sources):
+            validator = Validator(self._config, settled.ids, settled.clocks[number], settled.dims)
+            for chunk in source.chunks(self._columns.needed):
+                self._take(number, validator, chunk)
+                done += len(chunk.numbers) + len(chunk.broken)
+                self._tell("reading", done, max(done, total))
+
+    def _take(self, number: int, validator: Validator, chunk: Chunk) -> None:
+        name = self._sources[number].name
+        for line, text in chunk.broken:
+            self._rejects.add(name, _line(text), [line], [_BROKEN])
+        if not len(chunk.numbers):
+            return
+        columns, problems = validator.check(chunk.rows)
+        numbers, bad = chunk.numbers, problems.bad
+        if bad.any():
+            rows = as_json(chunk.rows.filter(pa.array(bad)))
+            self._rejects.add(name, rows, numbers[bad].tolist(), problems.reasons())
+            keep = pa.array(~bad)
+            columns, numbers = {key: value.filter(keep) for key, value in columns.items()}, numbers[~bad]
+        content, days = _identify(self._config, columns)
+        self._ledger.add(columns["event_id"], content, days)
+        self._origin.append((number, numbers, days))
+        if self._spill is not None:
+            self._spill.add(columns, days)
+
+    def _reject_conflicts(self, verdicts: NDArray[np.uint8]) -> None:
+        """Read the rows of conflicting ids once more, for only their source has them as they were."""
+        if not (verdicts == Verdict.CONFLICT).any():
+            return
+        wanted: dict[int, list[NDArray[np.int64]]] = {}
+        start = 0
+        for source, numbers, _ in self._origin:
+            hit = numbers[verdicts[start : start + len(numbers)] == Verdict.CONFLICT]
+            if len(hit):
+                wanted.setdefault(source, []).append(hit)
+            start += len(numbers)
+        for source, parts in wanted.items():
+            conflicts = np.concatenate(parts)
+            for chunk in self._sources[source].chunks(self._columns.needed):
+                hit = np.isin(chunk.numbers, conflicts)
+                if hit.any():
+                    rows = as_json(chunk.rows.filter(pa.array(hit)))
+                    self._rejects.add(
+                        self._sources[source].name, rows, chunk.numbers[hit].tolist(), [_CONFLICT] * len(rows)
+                    )
+
+    def _days(self, verdicts: NDArray[np.uint8]) -> tuple[Day, ...]:
+        found: set[int] = set()
+        start = 0
+        for _, numbers, days in self._origin:
+            found.update(np.unique(days[verdicts[start : start + len(numbers)] == Verdict.ACCEPT]).tolist())
+            start += len(numbers)
+        return tuple(as_date(day) for day in sorted(found))
+
+    def _commit(
+        self, ids: IdTypes, verdicts: NDArray[np.uint8], days: tuple[Day, ...], reruns: tuple[Day, ...]
+    ) -> None:
+        """Write all files first, for that is what a full disk stops; then make them visible."""
+        assert self._spill is not None
+        at = _instant(self._lake.events.newest("ingested_at"))
+        keep = verdicts == Verdict.ACCEPT
+        schema = events_schema(self._config, ids)
+        events = Staged(self._lake.events.path, schema, self._scratch)
+        quarantine = Staged(self._lake.quarantine.path, self._lake.quarantine.schema, self._scratch)
+        for done, day in enumerate(self._spill.days(), 1):
+            events.write(as_date(day), accepted(self._spill, day, keep, at))
+            self._tell("writing", done, len(self._spill.days()))
+        quarantine.write(day_of(at.cast(pa.int64()).as_py()), self._rejects.groups(at))
+        # Marked before the commit, for a call killed in between would find duplicates only when it is run again; and
+        # after it, for a day may have been published meanwhile.
+        self._mark(reruns)
+        quarantine.commit(self._lake.quarantine)
+        events.commit(self._lake.events)
+        self._mark(tuple(day for day in days if day not in reruns and self._lake.catalog.is_published(day)))
+
+    def _mark(self, days: tuple[Day, ...]) -> None:
+        if days:
+            self._lake.catalog.mark_rerun(days, "late events were ingested")
+
+
+def _identify(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Content hash and day of each row; the id, where none is declared, goes into the columns."""
+    content = content_hash(config, columns)
+    if config.events.id is None:
+        columns["event_id"] = derived_ids(content)
+    return content, days_of(columns["timestamp"])
+
+
+def _line(text: str) -> list[str]:
+    """A line that could not be split, as a JSON object."""
+    return as_json(pa.RecordBatch.from_pydict({"line": [text]}))
+
+
+def _spilled(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in {"ds", "ingested_at"}])
+
+
+def _instant(newest: int) -> pa.Scalar:
+    """Now in whole milliseconds, as the log keeps them, and later than every instant before."""
+    now = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
+    return pa.scalar(max(now, newest // 1000 + 1) * 1000, pa.int64()).cast(TIMESTAMP)
+
+
+@contextlib.contextmanager
+def _scratch(lake: HasEvents, *, dry_run: bool) -> Iterator[Path]:
+    """A folder for files on their way; on the lake's own disk, under the lake's lock, unless nothing is to be written."""
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="tokenlake-") as folder:
+            yield Path(folder)
+        return
+    path = lake.data / "ingest.tmp"
+    with hold(lake.data / "locks" / "ingest.lock", "ingest", timeout=_PATIENCE):
+        shutil.rmtree(path, ignore_errors=True)  # what a killed ingest left behind
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)

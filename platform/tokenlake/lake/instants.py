@@ -1,0 +1,211 @@
+"""Reading time columns: which unit integers have, which zone text has, and whether the instant is believable.
+
+A `Clock` is settled for one column of one source before any of its rows is read, so that a row's fate never
+depends on the rows that happened to come before it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.config import Events
+from tokenlake.errors import SchemaError
+from tokenlake.lake.arrays import Mask, cast_rows, flat, floats, is_string, numpy, stripped, true, valid, where
+from tokenlake.times import DAY_US, day_start
+
+#: Units in microseconds each; nanoseconds are the one fraction.
+UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_INTEGER = r"^[+-]?\d{1,19}$"
+_DECIMAL = r"^[+-]?\d{1,19}(\.\d*)?$"
+_ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
+_ZONED = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
+_YEAR_US = 365 * DAY_US
+#: The last instant of int64 nanoseconds: where overflows and missing values end up.
+_END_OF_NS = 9_223_372_036_854_775
+
+
+@dataclass
+class Clock:
+    """How one time column of one source is read."""
+
+    name: str
+    low: int
+    high: int
+    timezone: str
+    unit: str | None = None
+    #: Rows plausible in each unit, and rows of text with and without a zone, seen so far.
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*UNITS, "zoned", "naive", "digits"), 0))
+    zone_given: bool = False
+
+    @classmethod
+    def of(cls, events: Events, name: str) -> Clock:
+        """A clock that knows what the config says."""
+        return cls(
+            name=name,
+            low=day_start(events.earliest),
+            high=day_start(events.latest) + DAY_US,
+            timezone=events.timezone,
+            unit=events.unit,
+            zone_given="timezone" in events.model_fields_set,
+        )
+
+    def look(self, columns: Iterable[pa.Array]) -> None:
+        """Count what a piece of the column looks like."""
+        for column in columns:
+            column = flat(column)
+            if is_string(column.type):
+                text = stripped(column)
+                zoned = true(pc.match_substring_regex(text, _ZONED))
+                iso = true(pc.match_substring_regex(text, _ISO))
+                self.counts["zoned"] += int((zoned & iso).sum())
+                self.counts["naive"] += int((iso & ~zoned).sum())
+                column = where(text, true(pc.match_substring_regex(text, _DECIMAL)))
+            values = numpy(floats(column)[0], np.float64, np.nan)
+            self.counts["digits"] += int(np.isfinite(values).sum())
+            for unit in UNITS:
+                self.counts[unit] += int(self._plausible(values, unit).sum())
+
+    def settle(self) -> None:
+        """Decide the unit, once the whole column was looked at: the one in which most rows are plausible."""
+        if self.unit is None:
+            first, second = sorted(UNITS, key=lambda u: -self.counts[u])[:2]
+            self.unit = first if self.counts[first] > self.counts[second] else None
+
+    @property
+    def note(self) -> str | None:
+        """What was inferred, for a dry run."""
+        if not self.counts["digits"]:
+            return None
+        return f"{self.name}: integers read as {_NAMES[self.unit]}" if self.unit else f"{self.name}: unit in doubt"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether text with and without zone stands side by side, and the config does not say what that means."""
+        return bool(self.counts["zoned"] and self.counts["naive"] and not self.zone_given)
+
+    def read(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
+        """Read a batch.
+
+        Returns:
+            Microseconds UTC, which rows have a value at all, and per reason the rows that are bad.
+        """
+        column = flat(column)
+        kind = column.type
+        if is_string(kind):
+            return self._text(column)
+        if pa.types.is_timestamp(kind):
+            return self._checked(*_micros(column, None if kind.tz else self.timezone))
+        if pa.types.is_date(kind):
+            return self._checked(*_micros(column.cast(pa.timestamp("us")), self.timezone))
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            return self._digits(column)
+        if pa.types.is_null(kind):
+            return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_), {}
+        raise SchemaError(
+            f"column {self.name!r} has type {kind}; a time is a timestamp, a date, an integer since 1970, or ISO 8601 text"
+        )
+
+    def _text(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
+        text = stripped(column)
+        has, digits = valid(text), true(pc.match_substring_regex(text, _DECIMAL))
+        iso = true(pc.match_substring_regex(text, _ISO))
+        zoned = iso & true(pc.match_substring_regex(text, _ZONED))
+        micros = np.zeros(len(text), np.int64)
+        wrong = has & ~digits & ~iso
+        problems: dict[str, Mask] = {}
+        if digits.any():
+            micros, _, problems = self._digits(where(text, digits))
+        text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
+        for rows, kind in ((zoned, pa.timestamp("us", "UTC")), (iso & ~zoned, pa.timestamp("us"))):
+            if rows.any():
+                parsed, bad = cast_rows(where(text, rows), kind)
+                values, _ = _micros(parsed, None if kind.tz else self.timezone)
+                micros = np.where(rows, values, micros)
+                wrong |= bad
+        good = iso & ~wrong
+        problems |= self._believable(micros, good)
+        if wrong.any():
+            problems[f"{self.name} is no ISO 8601 time"] = wrong
+        if self.mixed and (naive := good & ~zoned).any():
+            problems[f"{self.name} has no time zone while other rows have one; set events.timezone"] = naive
+        return micros, has, problems
+
+    def _digits(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
+        """Counts of the unit since 1970."""
+        values = floats(column)[0]
+        exact = numpy(values, np.float64, np.nan)
+        has = ~np.isnan(exact)
+        if self.unit is None:
+            doubt = f"{self.name}: the unit of integer times is in doubt; set events.unit to s, ms, us or ns"
+            return np.zeros(len(column), np.int64), has, {doubt: has} if has.any() else {}
+        scale = UNITS[self.unit]
+        fits = has & (np.abs(exact) < np.iinfo(np.int64).max / max(scale, 1.0) / 1.01)
+        micros = np.where(fits, 0, np.where(exact > 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min))
+        micros[fits] = self._exact(column, values, fits)
+        problems = {}
+        for unit in UNITS.keys() - {self.unit}:
+            other = has & self._plausible(exact, unit) & ~self._plausible(exact, self.unit)
+            if other.any():
+                problems[f"{self.name} looks like {_NAMES[unit]}, and is read as {_NAMES[self.unit]}"] = other
+        explained = np.logical_or.reduce([np.zeros_like(has), *problems.values()])
+        return micros, has, problems | self._believable(micros, has & ~explained)
+
+    def _exact(self, column: pa.Array, values: pa.Array, fits: Mask) -> NDArray[np.int64]:
+        """Integers stay integers: float64 would round nanoseconds."""
+        assert self.unit is not None
+        scale = UNITS[self.unit]
+        whole = pa.types.is_integer(column.type) or (
+            is_string(column.type) and bool(pc.all(pc.match_substring_regex(column, _INTEGER)).as_py())
+        )
+        if not whole:
+            return np.asarray(np.rint(numpy(values, np.float64)[fits] * scale), np.int64)
+        integers = numpy(cast_rows(where(column, fits), pa.int64())[0], np.int64)[fits]
+        return integers // 1_000 if self.unit == "ns" else integers * int(scale)
+
+    def _plausible(self, values: NDArray[np.float64], unit: str) -> Mask:
+        scale = UNITS[unit]
+        with np.errstate(invalid="ignore"):
+            return np.asarray((values >= self.low / scale) & (values < self.high / scale), np.bool_)
+
+    def _checked(self, micros: NDArray[np.int64], has: Mask) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
+        return micros, has, self._believable(micros, has)
+
+    def _believable(self, micros: NDArray[np.int64], rows: Mask) -> dict[str, Mask]:
+        """Reasons why instants are outside the believable range."""
+        early, late = rows & (micros < self.low), rows & (micros >= self.high)
+        if not (early.any() or late.any()):
+            return {}
+        first = early & (micros >= 0) & (micros < _YEAR_US)
+        end = late & (np.abs(micros - _END_OF_NS) < DAY_US)
+        low = dt.datetime.fromtimestamp(self.low // 1_000_000, dt.UTC).date()
+        high = dt.datetime.fromtimestamp(self.high // 1_000_000 - 1, dt.UTC).date()
+        reasons = {
+            f"{self.name} is in 1970: a missing value, or the wrong events.unit": first,
+            f"{self.name} is in April 2262, where nanoseconds end: an overflow or a missing value": end,
+            f"{self.name} is before events.earliest ({low})": early & ~first,
+            f"{self.name} is after events.latest ({high})": late & ~end,
+        }
+        return {reason: mask for reason, mask in reasons.items() if mask.any()}
+
+
+def _micros(column: pa.Array, timezone: str | None) -> tuple[NDArray[np.int64], Mask]:
+    """Instants of a timestamp column; naive ones are in `timezone`.
+
+    Where a clock was set back, the earlier of the two instants; where it was set forward, the first that exists.
+    """
+    column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    if timezone not in (None, "UTC") and column.type.tz is None:
+        try:
+            column = pc.assume_timezone(column, timezone, ambiguous="earliest", nonexistent="latest")
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"events.timezone: {timezone!r} is unknown here ({error})") from error
+    has = valid(column)
+    return numpy(column.cast(pa.int64()), np.int64), has

@@ -1,0 +1,99 @@
+"""Rows that are not let in: counted, and kept in `quarantine` with their reason, each once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tokenlake.lake.identity import hash_text
+from tokenlake.lake.schema import quarantine_schema
+from tokenlake.lake.tables import Table
+
+_SAMPLES = 5
+
+
+class Rejects:
+    """Collects the rejected rows of one call.
+
+    Args:
+        table: the lake's quarantine; rows that it holds already are counted, not stored again.
+        path: where rows wait until the commit; None stores nothing.
+    """
+
+    def __init__(self, table: Table, path: Path | None) -> None:
+        self._table = table
+        self._path = path
+        self._schema = pa.schema([f for f in quarantine_schema() if f.name not in {"ingested_at", "ds"}])
+        self._writer: pq.ParquetWriter | None = None
+        self._stored: dict[str, NDArray[np.uint64]] = {}
+        self.rows = 0
+        self.reasons: Counter[str] = Counter()
+        self.samples: list[tuple[str, str]] = []
+
+    def add(self, source: str, rows: list[str], numbers: list[int], reasons: list[str]) -> None:
+        """Take rejected rows of one source: their JSON, their numbers from 1, and why."""
+        if not rows:
+            return
+        self.rows += len(rows)
+        self.reasons.update(reasons)
+        self.samples += list(zip(reasons, rows, strict=True))[: _SAMPLES - len(self.samples)]
+        if self._path is None:
+            return
+        columns = [[source] * len(rows), rows, numbers, reasons]
+        batch = pa.table(dict(zip(self._schema.names, columns, strict=True)), schema=self._schema)
+        new = batch.filter(pa.array(~np.isin(_keys(batch), self._known(source))))
+        if new.num_rows:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._path, self._schema, compression="lz4")
+            self._writer.write_table(new)
+
+    def groups(self, ingested_at: pa.Scalar) -> Iterator[pa.Table]:
+        """The rows that the table does not hold yet."""
+        if self._writer is None or self._path is None:
+            return
+        self._writer.close()
+        with pq.ParquetFile(self._path) as file:
+            for batch in file.iter_batches():
+                rows = pa.Table.from_batches([batch])
+                yield rows.append_column("ingested_at", pa.repeat(ingested_at, rows.num_rows))
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _known(self, source: str) -> NDArray[np.uint64]:
+        if source not in self._stored:
+            batches = self._table.batches(columns=self._schema.names, filter=pc.field("source") == source)
+            self._stored[source] = np.concatenate([np.zeros(0, np.uint64), *(_keys(b) for b in batches)])
+        return self._stored[source]
+
+
+def as_json(rows: pa.RecordBatch) -> list[str]:
+    """Rows as JSON objects; what JSON has no word for is text."""
+    return [json.dumps(_plain(row), default=str, ensure_ascii=False) for row in rows.to_pylist()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _keys(rows: pa.Table | pa.RecordBatch) -> NDArray[np.uint64]:
+    columns = [rows.column(name).to_pylist() for name in ("row_number", "row", "reason")]
+    return hash_text(["\x00".join(map(str, row)).encode() for row in zip(*columns, strict=True)])

@@ -1,0 +1,345 @@
+"""From source rows to canonical columns: each row is either whole or has reasons why not (docs/lake.md).
+
+Reasons carry no values, so that `select reason, count(*) from quarantine group by 1` says something; the values are
+in the row itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.config import Config, Label
+from tokenlake.errors import SchemaError
+from tokenlake.lake.arrays import (
+    Mask,
+    cast_rows,
+    flat,
+    floats,
+    is_list,
+    is_number,
+    is_string,
+    numpy,
+    plain,
+    stripped,
+    true,
+    valid,
+    where,
+)
+from tokenlake.lake.instants import Clock
+from tokenlake.lake.schema import TIMESTAMP, TOKEN, IdTypes
+from tokenlake.times import DAY_US
+
+#: An id that is an integer and nothing else: 007, +7 and 7.0 are not.
+INTEGER_ID = r"^(0|-?[1-9]\d{0,18})$"
+_SEPARATORS = r"[\s,;|]+"
+_LABELS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+
+
+@dataclass
+class Problems:
+    """Reasons found in a batch: per reason the rows that have it."""
+
+    rows: int
+    found: dict[str, Mask] = field(default_factory=dict)
+
+    def add(self, reason: str, rows: Mask) -> None:
+        """Note a reason for the rows that are True."""
+        if rows.any():
+            self.found[reason] = self.found[reason] | rows if reason in self.found else rows
+
+    @property
+    def bad(self) -> Mask:
+        """Rows with any reason."""
+        return np.asarray(np.logical_or.reduce([np.zeros(self.rows, np.bool_), *self.found.values()]), np.bool_)
+
+    def reasons(self) -> list[str]:
+        """The bad rows' reasons, several joined by `"; "`, in the order of the rows."""
+        index = np.flatnonzero(self.bad)
+        texts = [""] * len(index)
+        for reason, rows in self.found.items():
+            for at in np.flatnonzero(rows[index]):
+                texts[at] = f"{texts[at]}; {reason}" if texts[at] else reason
+        return texts
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which source columns a config names.
+
+    Attributes:
+        times: the timestamp's and every `known_at`.
+        needed: all, each once.
+    """
+
+    times: tuple[str, ...]
+    needed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Config, *, labels: bool = True) -> Columns:
+        """Read them off a config; without `labels` they are left out."""
+        events = config.events
+        known = [label.known_at for label in events.labels.values() if label.known_at] if labels else []
+        features = [feature.column or name for name, feature in events.features.items()]
+        ids = [events.id] if events.id else []
+        names = [
+            *ids,
+            events.user,
+            events.item,
+            events.timestamp,
+            *features,
+            *(events.labels if labels else []),
+            *known,
+        ]
+        return cls(tuple(dict.fromkeys([events.timestamp, *known])), tuple(dict.fromkeys(names)))
+
+
+@dataclass
+class Validator:
+    """Reads one source's batches into canonical columns.
+
+    Args:
+        config: what the columns are.
+        ids: the lake's id types.
+        clocks: how each time column is read.
+        dims: the width of each vector feature.
+        labels: whether the source has the label columns; without them labels are null.
+    """
+
+    config: Config
+    ids: IdTypes
+    clocks: dict[str, Clock]
+    dims: dict[str, int]
+    labels: bool = True
+
+    def check(self, batch: pa.RecordBatch) -> tuple[dict[str, pa.Array], Problems]:
+        """Read a batch.
+
+        Returns:
+            Canonical columns but `event_id` where none is declared, `ds` and `ingested_at`; values of bad rows mean
+            nothing. And the problems of its rows.
+        """
+        events, problems = self.config.events, Problems(batch.num_rows)
+        out: dict[str, pa.Array] = {}
+        for role, column, kind in (
+            ("event", events.id, self.ids.event),
+            ("user", events.user, self.ids.user),
+            ("item", events.item, self.ids.item),
+        ):
+            if column is not None:
+                out[f"{role}_id"] = _id(flat(batch.column(column)), role, kind, problems)
+        micros = self._timestamp(batch, problems)
+        out["timestamp"] = pa.array(micros).cast(TIMESTAMP)
+        for name, feature in events.features.items():
+            values = flat(batch.column(feature.column or name))
+            out[name] = _FEATURES[feature.kind](values, name, problems, self.dims.get(name))
+        for name, label in events.labels.items():
+            out[name], out[f"{name}_known_at"] = self._label(batch, name, label, micros, problems)
+        return out, problems
+
+    def _timestamp(self, batch: pa.RecordBatch, problems: Problems) -> NDArray[np.int64]:
+        name = self.config.events.timestamp
+        micros, has, reasons = self.clocks[name].read(batch.column(name))
+        problems.add(f"{name} is missing", ~has)
+        for reason, rows in reasons.items():
+            problems.add(reason, rows)
+        return micros
+
+    def _label(
+        self, batch: pa.RecordBatch, name: str, label: Label, micros: NDArray[np.int64], problems: Problems
+    ) -> tuple[pa.Array, pa.Array]:
+        """A label and the instant from which it may be seen."""
+        if not self.labels:
+            return pa.nulls(batch.num_rows, pa.int8()), pa.nulls(batch.num_rows, TIMESTAMP)
+        values = _binary(flat(batch.column(name)), name, problems)
+        positive, has = numpy(values, np.int8) == 1, valid(values)
+        if label.known_at is None:
+            return values, where(pa.array(micros), has).cast(TIMESTAMP)
+        known, told, reasons = self.clocks[label.known_at].read(batch.column(label.known_at))
+        for reason, rows in reasons.items():
+            problems.add(reason, rows & positive)
+        problems.add(f"{name} is positive and {label.known_at} is missing", positive & ~told)
+        unclear = np.logical_or.reduce([np.zeros_like(told), *reasons.values()])
+        problems.add(
+            f"{label.known_at} is before {self.config.events.timestamp}", positive & told & ~unclear & (known < micros)
+        )
+        if label.window is None:
+            return values, where(pa.array(known), positive & told).cast(TIMESTAMP)
+        window = int(label.window.total_seconds() * 1_000_000)
+        return values, where(pa.array(np.where(positive, known, micros + window)), has).cast(TIMESTAMP)
+
+
+def days_of(timestamps: pa.Array) -> NDArray[np.int32]:
+    """UTC days since 1970 of a timestamp column."""
+    return np.asarray(numpy(timestamps.cast(pa.int64()), np.int64) // DAY_US, np.int32)
+
+
+def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool = True) -> None:
+    """See that the columns of a source can mean what the config says, by type alone.
+
+    Raises:
+        SchemaError: such as a numeric feature that is a list.
+    """
+    events = config.events
+    wanted: list[tuple[str, str]] = [(f.column or name, f.kind) for name, f in events.features.items()]
+    wanted += [(name, "label") for name in events.labels] if labels else []
+    wanted += [(name, "id") for name in (events.id, events.user, events.item) if name]
+    for name, kind in wanted:
+        given = plain(schema.field(name).type)
+        if not (pa.types.is_null(given) or _FITS[kind](given)):
+            raise SchemaError(
+                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source. "
+                "Nothing was changed"
+            )
+
+
+def _scalar(kind: pa.DataType) -> bool:
+    return is_string(kind) or is_number(kind) or pa.types.is_temporal(kind)
+
+
+def _numbers(kind: pa.DataType) -> bool:
+    return is_list(kind) and (is_number(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+_FITS: dict[str, Any] = {
+    "categorical": _scalar,
+    "multi": lambda k: (
+        is_string(k) or (is_list(k) and (pa.types.is_null(k.value_type) or _scalar(plain(k.value_type))))
+    ),
+    "numeric": lambda k: is_string(k) or is_number(k),
+    "vector": lambda k: is_string(k) or _numbers(k),
+    "label": lambda k: is_string(k) or is_number(k),
+    "id": lambda k: is_string(k) or pa.types.is_integer(k) or pa.types.is_floating(k),
+}
+
+
+def _id(values: pa.Array, role: str, kind: pa.DataType, problems: Problems) -> pa.Array:
+    if is_string(values.type):
+        values = where(values, ~true(pc.equal(values, "")))
+    problems.add(f"{role} id is missing", ~valid(values) | (_nan(values)))
+    if values.type == kind:
+        return values
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), kind)
+    if is_string(values.type):
+        whole = true(pc.match_substring_regex(values, INTEGER_ID))
+        numbers, too_big = cast_rows(where(values, whole), pa.int64())
+        problems.add(f"{role} id is no integer (without leading zeros), and this lake's are", valid(values) & ~whole)
+        problems.add(f"{role} id does not fit int64; use string ids", too_big)
+        return numbers
+    if pa.types.is_floating(values.type):
+        numbers = numpy(values, np.float64, np.nan)
+        whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)
+        problems.add(
+            f"{role} id is a fraction, or too big a number to be exact", valid(values) & ~_nan(values) & ~whole
+        )
+        return pa.array(np.where(whole, numbers, 0).astype(np.int64))
+    if pa.types.is_uint64(values.type):
+        too_big = true(pc.greater(values, pa.scalar(2**63 - 1, pa.uint64())))
+        problems.add(f"{role} id does not fit int64; use string ids", too_big)
+        values = where(values, ~too_big)
+    return values.cast(pa.int64())
+
+
+def _nan(values: pa.Array) -> Mask:
+    return true(pc.is_nan(values)) if pa.types.is_floating(values.type) else np.zeros(len(values), np.bool_)
+
+
+def _categorical(values: pa.Array, name: str, problems: Problems, _: int | None) -> pa.Array:
+    if is_string(values.type):
+        return values
+    values = where(values, ~_nan(values))
+    if pa.types.is_floating(values.type):  # a column of integers with holes, as pandas keeps it: 7.0 is 7
+        numbers = numpy(values, np.float64)
+        whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)
+        integers = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.string())
+        return where(pc.if_else(pa.array(whole), integers, values.cast(pa.string())), valid(values))
+    return values.cast(pa.string())
+
+
+def _multi(values: pa.Array, name: str, problems: Problems, _: int | None) -> pa.Array:
+    """Lists, or text like `a|b|c`; empty text is an empty list."""
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), pa.list_(pa.string()))
+    if is_string(values.type):
+        lists = pc.split_pattern(values, "|")
+    else:
+        lists = values.cast(pa.list_(plain(values.type.value_type)))
+    inner = _categorical(flat(lists.flatten()), name, problems, None)
+    lengths = numpy(pc.list_value_length(lists), np.int64)
+    # Empty and missing elements say nothing.
+    keep = valid(inner) & ~true(pc.equal(inner, ""))
+    rows = np.repeat(np.arange(len(lists)), lengths)[keep]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(lists)))]).astype(np.int32)
+    return _lists(offsets, inner.filter(pa.array(keep)), valid(lists))
+
+
+def _numeric(values: pa.Array, name: str, problems: Problems, _: int | None) -> pa.Array:
+    """Float64; NaN means missing, infinity is a problem."""
+    numbers, bad = floats(values)
+    problems.add(f"{name} is no number", bad)
+    problems.add(f"{name} is infinite", true(pc.is_inf(numbers)))
+    return where(numbers, ~_nan(numbers))
+
+
+def _vector(values: pa.Array, name: str, problems: Problems, dim: int | None) -> pa.Array:
+    lists, bad = vectors(values)
+    problems.add(f"{name} is no list of numbers", bad)
+    lengths, has = numpy(pc.list_value_length(lists), np.int64), valid(lists)
+    if dim is not None:
+        problems.add(f"{name} has another length than {dim}", has & ~bad & (lengths != dim))
+    inner = lists.flatten()
+    finite = numpy(pc.is_finite(inner), np.bool_, fill=False)
+    rows = np.repeat(np.arange(len(lists)), lengths)
+    holes = np.bincount(rows, weights=~finite, minlength=len(lists)) > 0
+    problems.add(f"{name} holds NaN, infinity or a missing number", has & ~bad & holes)
+    return lists
+
+
+def vectors(values: pa.Array) -> tuple[pa.Array, Mask]:
+    """Lists or text like `0.1|0.2` or `[0.1, 0.2]` as lists of float32; the mask tells text that is neither."""
+    none = np.zeros(len(values), np.bool_)
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), TOKEN), none
+    if not is_string(values.type):
+        lists = values.cast(pa.list_(values.type.value_type))
+        inner = pc.cast(lists.flatten(), pa.float32(), safe=False)
+        lengths = numpy(pc.list_value_length(lists), np.int64)
+        return _lists(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), inner, valid(lists)), none
+    lists = pc.split_pattern_regex(pc.utf8_trim(stripped(values), "[]() \t"), _SEPARATORS)
+    inner, wrong = floats(flat(lists.flatten()))
+    wrong |= ~valid(inner)
+    lengths = numpy(pc.list_value_length(lists), np.int64)
+    bad = np.bincount(np.repeat(np.arange(len(lists)), lengths), weights=wrong, minlength=len(lists)) > 0
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return _lists(offsets, pc.cast(inner, pa.float32(), safe=False), valid(lists)), bad
+
+
+def _lists(offsets: NDArray[np.int32], values: pa.Array, has: Mask) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=None if has.all() else pa.array(~has))
+
+
+def _binary(values: pa.Array, name: str, problems: Problems) -> pa.Array:
+    """A label as int8: 0, 1, true, false, or missing."""
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), pa.int8())
+    if is_string(values.type):
+        text = pc.utf8_lower(stripped(values))
+        index = pc.index_in(text, pa.array(list(_LABELS)))
+        numbers = pa.array(list(_LABELS.values()), pa.int8()).take(index)
+        wrong = valid(text) & ~valid(numbers)
+    else:
+        values = where(values, ~_nan(values))
+        exact = numpy(pc.cast(values, pa.float64(), safe=False), np.float64)
+        wrong = valid(values) & (exact != 0) & (exact != 1)
+        numbers = where(pa.array((exact == 1).astype(np.int8)), valid(values))
+    problems.add(f"{name} is none of 0, 1, true, false or missing", wrong)
+    return where(numbers, ~wrong)
+
+
+_FEATURES: dict[str, Any] = {"categorical": _categorical, "multi": _multi, "numeric": _numeric, "vector": _vector}
