@@ -1,0 +1,128 @@
+"""Merge slices, so that a fetch looks into few of them however many days there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.tokens.find import expand, lower_bound
+from tokenlake.tokens.manifest import Manifest, Part
+from tokenlake.tokens.part import bits_for, write_buckets
+from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.segment import Segment
+from tokenlake.tokens.snapshot import Piece
+
+#: This many neighbours of one level are merged into a slice of the next.
+FANOUT = 8
+#: More slices than this are never left.
+MOST = 32
+#: Slices of fewer rows are of level 0.
+SMALL = 1 << 16
+
+
+def due(manifest: Manifest) -> tuple[int, int] | None:
+    """The slices [start, stop) to merge next, if any.
+
+    A slice's level is the power of `FANOUT` in its rows. Neighbours up to some level are merged once they hold
+    `FANOUT` slices of that level: each row is rewritten once a level. Re-runs of days may leave fragments that never
+    meet this rule; above `MOST` slices, the smallest neighbours are merged.
+    """
+    rows = [manifest.rows(piece) for piece in manifest.slices]
+    levels = [int(np.log(max(n / SMALL, 1)) / np.log(FANOUT) + 1e-9) for n in rows]
+    for level in range(max(levels, default=0) + 1):
+        for start, stop in _stretches(levels, level):
+            if levels[start:stop].count(level) >= FANOUT:
+                return start, stop
+    if len(rows) > MOST:
+        sums = np.convolve(rows, np.ones(FANOUT, np.int64), "valid")
+        start = int(sums.argmin())
+        return start, start + FANOUT
+    return None
+
+
+def everything(manifest: Manifest) -> tuple[int, int] | None:
+    """All slices, unless they are one already with nothing to drop."""
+    held = sum(s.rows for s in manifest.segment_files())
+    if len(manifest.slices) > 1 or held > sum(manifest.days.values()):
+        return 0, len(manifest.slices)
+    return None
+
+
+def _stretches(levels: list[int], level: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for at, here in enumerate([*levels, level + 1]):
+        if here > level:
+            if at > start:
+                yield start, at
+            start = at + 1
+
+
+def merge(folder: Path, schema: StoreSchema, name: str, pieces: Sequence[Piece]) -> Part:
+    """Write the rows of neighbouring slices as one part, one file of users after the other.
+
+    Slices are disjoint in time and given oldest first: so a user's rows are those of each slice, one after the other.
+    """
+    bits = bits_for(schema, sum(s.file.rows for piece in pieces for s in piece.segments if s))
+    return write_buckets(folder, schema, name, bits, (_bucket(schema, pieces, bits, b) for b in range(1 << bits)))
+
+
+def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int) -> Rows:
+    """The rows of one bucket of users."""
+    found: list[tuple[Segment, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    for piece in pieces:
+        for segment in _overlapping(piece, bits, bucket):
+            segment.load()
+            inside = _users_of(segment, bits, bucket)
+            first, last = (
+                segment.offsets[inside.start : inside.stop],
+                segment.offsets[inside.start + 1 : inside.stop + 1],
+            )
+            times = segment.columns["timestamp"]
+            full = np.full(len(first), piece.start), np.full(len(first), piece.stop)
+            start = lower_bound(times, first.astype(np.int64), last.astype(np.int64), full[0])
+            stop = lower_bound(times, start, last.astype(np.int64), full[1])
+            if len(first):
+                segment.check(np.arange(first[0] // segment.block_rows, (last[-1] - 1) // segment.block_rows + 1))
+            found.append((segment, np.arange(inside.start, inside.stop), start, stop - start))
+    return _collect(schema, found)
+
+
+def _collect(schema: StoreSchema, found: list[Any]) -> Rows:
+    """Put each user's runs together, in the order of the slices."""
+    if not found:
+        return Rows(np.empty(0, np.int64), schema.empty(0))
+    hashes = np.concatenate([segment.hashes[users] for segment, users, _, _ in found])
+    counts = np.concatenate([count for *_, count in found])
+    order = np.argsort(hashes, kind="stable")
+    places = np.empty(len(order), np.int64)
+    places[order] = np.cumsum(counts[order]) - counts[order]
+    total = int(counts.sum())
+    users, columns = np.empty(total, np.int64), schema.empty(total)
+    at = 0
+    for segment, index, start, count in found:
+        here = expand(places[at : at + len(index)], count)
+        rows = expand(start, count)
+        users[here] = np.repeat(segment.users[index], count)
+        for name, column in columns.items():
+            column[here] = segment.columns[name][rows]
+        at += len(index)
+    return Rows(users, columns)
+
+
+def _overlapping(piece: Piece, bits: int, bucket: int) -> Iterator[Segment]:
+    shift = bits - piece.bits
+    numbers = [bucket >> shift] if shift >= 0 else range(bucket << -shift, (bucket + 1) << -shift)
+    yield from (s for n in numbers if (s := piece.segments[n]) is not None)
+
+
+def _users_of(segment: Segment, bits: int, bucket: int) -> range:
+    """The positions of those users of a segment whose hash starts with the bucket's bits."""
+    if bits == 0:
+        return range(len(segment.users))
+    low, high = bucket << (64 - bits), ((bucket + 1) << (64 - bits)) - 1
+    start = int(np.searchsorted(segment.hashes, np.uint64(low)))
+    return range(start, int(np.searchsorted(segment.hashes, np.uint64(high), side="right")))

@@ -1,0 +1,162 @@
+"""Which rows answer a query: the last rows of a user between two instants, as runs of consecutive rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.tokens.schema import mix
+from tokenlake.tokens.segment import Segment
+from tokenlake.tokens.snapshot import Snapshot
+from tokenlake.tokens.tail import Tail
+
+Ints = NDArray[np.int64]
+#: More rows than any user has.
+ALL = 1 << 62
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of rows, by (query, time): `count` rows from row `start` of a source.
+
+    A source is an index into `segments`, or -1 for the tail.
+    """
+
+    queries: int
+    segments: list[Segment]
+    query: Ints
+    source: Ints
+    start: Ints
+    count: Ints
+
+    def counts(self) -> Ints:
+        """Rows of each query, (queries,)."""
+        return np.bincount(self.query, self.count, self.queries).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What n queries ask for: the last `length` rows of a user with since <= timestamp < before."""
+
+    users: Ints
+    since: Ints
+    before: Ints
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def find(snapshot: Snapshot, tail: Tail | None, window: Window) -> Runs:
+    """The rows that answer each query, those of a day's segment before those of the tail at equal times.
+
+    Raises:
+        CorruptionError: a segment's bytes are not what was written.
+    """
+    runs = _in_days(snapshot, window)
+    return _with_tail(runs, tail, window) if tail is not None and tail.count else runs
+
+
+def _in_days(snapshot: Snapshot, window: Window) -> Runs:
+    hashes = mix(window.users)
+    left = np.full(len(window), window.length, np.int64)
+    segments: list[Segment] = []
+    found: list[tuple[Ints, Ints, Ints, Ints]] = []
+    for piece in reversed(snapshot.pieces):
+        since, before = np.maximum(window.since, piece.start), np.minimum(window.before, piece.stop)
+        active = np.flatnonzero((left > 0) & (since < before))
+        for segment, index in piece.split(active, hashes):
+            index, first, last = _rows_of(segment.load(), index, hashes)
+            times = segment.columns["timestamp"]
+            stop = lower_bound(times, first, last, before[index])
+            start = lower_bound(times, first, stop, since[index])
+            start = np.maximum(start, stop - left[index])
+            # The neighbours too: they prove that the search, which may have read bad bytes, ended where it should.
+            segment.check(_blocks(segment, np.maximum(start - 1, first), np.minimum(stop + 1, last)))
+            some = stop > start
+            index, start, stop = index[some], start[some], stop[some]
+            found.append((index, np.full(len(index), len(segments)), start, stop - start))
+            segments.append(segment)
+            left[index] -= stop - start
+    query, source, start, count = _joined(found)
+    order = np.lexsort((-source, query))  # slices were visited from the newest
+    return Runs(len(window), segments, query[order], source[order], start[order], count[order])
+
+
+def _rows_of(segment: Segment, index: Ints, hashes: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
+    wanted = hashes[index]
+    at = np.minimum(np.searchsorted(segment.hashes, wanted), len(segment.hashes) - 1)
+    there = segment.hashes[at] == wanted
+    index, at = index[there], at[there]
+    return index, segment.offsets[at].astype(np.int64), segment.offsets[at + 1].astype(np.int64)
+
+
+def lower_bound(times: Ints, first: Ints, last: Ints, wanted: Ints) -> Ints:
+    """For each range [first, last) of sorted times, the first row whose time is not below the wanted one."""
+    low, high = first.copy(), last.copy()
+    while (open_ := low < high).any():
+        middle = np.where(open_, (low + high) >> 1, 0)
+        below = open_ & (times[middle] < wanted)
+        low = np.where(below, middle + 1, low)
+        high = np.where(open_ & ~below, middle, high)
+    return low
+
+
+def _blocks(segment: Segment, start: Ints, stop: Ints) -> Ints:
+    some = stop > start
+    first, last = start[some] // segment.block_rows, (stop[some] - 1) // segment.block_rows
+    return np.unique(expand(first, last - first + 1))
+
+
+def expand(start: Ints, count: Ints) -> Ints:
+    """The numbers of all ranges [start, start + count), one after the other."""
+    ends = np.cumsum(count)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(start - (ends - count), count) + np.arange(total)
+
+
+def _joined(parts: Sequence[tuple[Ints, ...]]) -> tuple[Ints, ...]:
+    none = np.empty(0, np.int64)
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True)) if parts else (none,) * 4
+
+
+def _with_tail(runs: Runs, tail: Tail, window: Window) -> Runs:
+    """Merge the tail's rows in, for the queries whose user has some."""
+    candidates = [
+        tail.find(user, since, before)
+        for user, since, before in zip(
+            window.users.tolist(), window.since.tolist(), window.before.tolist(), strict=True
+        )
+    ]
+    sizes = np.fromiter(map(len, candidates), np.int64, len(candidates))
+    if not sizes.any():
+        return runs
+    tail_rows = np.concatenate(candidates)
+    tail_query = np.repeat(np.arange(len(window)), sizes)
+    affected = sizes[runs.query] > 0
+    source = np.repeat(runs.source[affected], runs.count[affected])
+    rows = expand(runs.start[affected], runs.count[affected])
+    query = np.repeat(runs.query[affected], runs.count[affected])
+    times = np.empty(len(rows), np.int64)
+    for number, segment in enumerate(runs.segments):
+        here = source == number
+        times[here] = segment.columns["timestamp"][rows[here]]
+    query = np.concatenate([query, tail_query])
+    source = np.concatenate([source, np.full(len(tail_rows), -1)])
+    rows = np.concatenate([rows, tail_rows])
+    times = np.concatenate([times, tail.columns["timestamp"][tail_rows]])
+    order = np.lexsort((source == -1, times, query))
+    query, source, rows = query[order], source[order], rows[order]
+    ends = np.bincount(query, minlength=len(window)).cumsum()
+    keep = ends[query] - np.arange(len(query)) <= window.length
+    parts: list[tuple[Any, ...]] = [
+        (runs.query[~affected], runs.source[~affected], runs.start[~affected], runs.count[~affected]),
+        (query[keep], source[keep], rows[keep], np.ones(int(keep.sum()), np.int64)),
+    ]
+    query, source, start, count = _joined(parts)
+    order = np.argsort(query, kind="stable")
+    return Runs(len(window), runs.segments, query[order], source[order], start[order], count[order])

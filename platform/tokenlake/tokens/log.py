@@ -1,0 +1,108 @@
+"""Append-only logs of checksummed frames: the realtime tail and the string ids.
+
+A frame is a header of 32 bytes (magic, kind, payload length, XXH3-64 of the payload, XXH3-64 of the header's first 24
+bytes) and its payload. A frame that is cut short at the end of a file was never acknowledged: readers leave it alone
+and the next writer cuts it off. A whole frame whose checksum does not match is corruption.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import xxhash
+
+from tokenlake.errors import CorruptionError
+from tokenlake.tokens import files
+
+_HEAD = struct.Struct("<4sIQQ")
+_SUM = struct.Struct("<Q")
+HEADER = _HEAD.size + _SUM.size
+MAGIC = b"TLF1"
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """One frame, ready to be written."""
+    head = _HEAD.pack(MAGIC, kind, len(payload), xxhash.xxh3_64_intdigest(payload))
+    return head + _SUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
+
+
+class LogReader:
+    """The frames of a growing file; holds it open, so that it stays readable after its name is gone.
+
+    Attributes:
+        path: the file.
+        at: where the next frame starts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.at = 0
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if (fd := getattr(self, "_fd", None)) is not None:
+            os.close(fd)
+
+    @property
+    def grown(self) -> bool:
+        """Whether there is something new, perhaps a part of a frame."""
+        return os.fstat(self._fd).st_size > self.at
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """The new whole frames: kind and payload.
+
+        Raises:
+            CorruptionError: a frame's bytes are not what was written.
+        """
+        data = self._bytes(os.fstat(self._fd).st_size - self.at)
+        found: list[tuple[int, bytes]] = []
+        at = 0
+        while (head := data[at : at + HEADER]) and len(head) == HEADER and any(head):
+            magic, kind, size, digest = _HEAD.unpack_from(head)
+            if magic != MAGIC or _SUM.unpack_from(head, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(head[: _HEAD.size]):
+                raise self._corrupt(at)
+            payload = data[at + HEADER : at + HEADER + size]
+            if len(payload) < size:
+                break
+            if xxhash.xxh3_64_intdigest(payload) != digest:
+                raise self._corrupt(at)
+            found.append((kind, payload))
+            at += HEADER + size
+        self.at += at
+        return found
+
+    def _bytes(self, size: int) -> bytes:
+        pieces = []
+        at = self.at
+        while size > 0 and (piece := os.pread(self._fd, min(size, 1 << 26), at)):
+            pieces.append(piece)
+            at += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _corrupt(self, at: int) -> CorruptionError:
+        return CorruptionError(
+            f"{self.path}: the checksum of the frame at byte {self.at + at} does not match; "
+            f"restore the file, or rebuild the store from its table"
+        )
+
+
+def append(path: Path, at: int, data: bytes) -> None:
+    """Write frames at byte `at`, the end of the last whole frame, durably; the caller holds the log's lock.
+
+    A write that fails leaves the file as it was.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        if os.fstat(fd).st_size != at:
+            files.truncate(fd, at)
+        try:
+            files.write(fd, data)
+            files.sync(fd)
+        except OSError:
+            files.truncate(fd, at)
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,194 @@
+"""The manifest: the one small file whose swap publishes a new state of a store.
+
+Rows lie in *parts*: files written together, one for each bucket of users. The manifest lists *slices*: disjoint runs
+of days, oldest first, each read from one part. Replacing a day cuts it out of the slice that holds it, whatever else
+that part holds; so a slice's days may be fewer than its part's, and no two slices ever share a day.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.times import Day
+from tokenlake.tokens import files
+from tokenlake.tokens.schema import StoreSchema
+
+FORMAT = 1
+NAME = "manifest"
+
+
+@dataclass(frozen=True)
+class SegmentFile:
+    """One immutable file.
+
+    Attributes:
+        name: file name within `segments/`.
+        size: bytes.
+        rows: rows of all users.
+        users: distinct users.
+        data: first and last byte (exclusive) of the row columns; the rest is the *frame*.
+        frame: XXH3-64 of the frame, hex: checked before the first read.
+        whole: XXH3-64 of all bytes, hex: checked by `verify`.
+    """
+
+    name: str
+    size: int
+    rows: int
+    users: int
+    data: tuple[int, int]
+    frame: str
+    whole: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files written together; the top `bits` bits of a user's hash choose the file (None: that bucket is empty)."""
+
+    bits: int
+    segments: tuple[SegmentFile | None, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The days `first` to `last`, as read from a part; both days hold rows."""
+
+    first: Day
+    last: Day
+    part: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One published state.
+
+    Attributes:
+        schema: columns of the store.
+        generation: counts the publications.
+        log: number of the tail's log.
+        days: rows of each day that was written, sorted; an empty day has 0.
+        slices: sorted by day.
+        parts: the parts that slices name.
+    """
+
+    schema: StoreSchema
+    generation: int = 0
+    log: int = 1
+    days: dict[Day, int] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
+        """The next state, in which a day is read from a new part (or is empty)."""
+        days = dict(sorted({**self.days, day: rows}.items()))
+        slices = [piece for piece in self.slices for piece in self._without(piece, day)]
+        if part is not None:
+            slices.append(Slice(day, day, name))
+        return self._next(days=days, slices=slices, parts={**self.parts, **({name: part} if part else {})})
+
+    def replace_slices(self, start: int, stop: int, name: str, part: Part) -> Manifest:
+        """The next state, in which the slices [start, stop) are read from one new part with the same rows."""
+        merged = Slice(self.slices[start].first, self.slices[stop - 1].last, name)
+        slices = [*self.slices[:start], merged, *self.slices[stop:]]
+        return self._next(days=self.days, slices=slices, parts={**self.parts, name: part})
+
+    def with_log(self, log: int) -> Manifest:
+        """The same state with another tail log."""
+        return replace(self, log=log)
+
+    def rows(self, piece: Slice) -> int:
+        """Rows that a slice shows."""
+        return sum(n for day, n in self.days.items() if piece.first <= day <= piece.last)
+
+    def segment_files(self) -> list[SegmentFile]:
+        """Every file of every part."""
+        return [s for part in self.parts.values() for s in part.segments if s is not None]
+
+    def _without(self, piece: Slice, day: Day) -> list[Slice]:
+        if not piece.first <= day <= piece.last:
+            return [piece]
+        held = [d for d, n in self.days.items() if n and piece.first <= d <= piece.last]
+        before, after = held[: bisect_left(held, day)], [d for d in held if d > day]
+        return [Slice(days[0], days[-1], piece.part) for days in (before, after) if days]
+
+    def _next(self, *, days: dict[Day, int], slices: list[Slice], parts: dict[str, Part]) -> Manifest:
+        used = {piece.part for piece in slices}
+        return replace(
+            self,
+            generation=self.generation + 1,
+            days=days,
+            slices=tuple(sorted(slices, key=lambda s: s.first)),
+            parts={name: part for name, part in parts.items() if name in used},
+        )
+
+    def publish(self, folder: Path) -> None:
+        """Swap the manifest in `folder` for this one."""
+        files.replace(folder / NAME, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """A line with the XXH3-64 of the rest, then JSON."""
+        body = {
+            "format": FORMAT,
+            "schema": self.schema.to_json(),
+            "generation": self.generation,
+            "log": self.log,
+            "days": {day.isoformat(): rows for day, rows in self.days.items()},
+            "slices": [[s.first.isoformat(), s.last.isoformat(), s.part] for s in self.slices],
+            "parts": {
+                name: {"bits": part.bits, "segments": [asdict(s) if s else None for s in part.segments]}
+                for name, part in self.parts.items()
+            },
+        }
+        text = json.dumps(body, separators=(",", ":")).encode()
+        return xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text
+
+
+def stamp(folder: Path) -> tuple[int, int]:
+    """Changes whenever a manifest is published, and costs little to look at."""
+    status = (folder / NAME).stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def load(folder: Path) -> Manifest:
+    """Read a store's manifest.
+
+    Raises:
+        NotFoundError: there is no store.
+        CorruptionError: its bytes are not what was written.
+    """
+    path = folder / NAME
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one") from None
+    digest, _, text = data.partition(b"\n")
+    if xxhash.xxh3_64_hexdigest(text).encode() != digest:
+        raise CorruptionError(f"{path}: its checksum does not match; restore it, or rebuild the store from its table")
+    body = json.loads(text)
+    if body["format"] != FORMAT:
+        raise CorruptionError(f"{path}: format {body['format']}, this version reads {FORMAT}; rebuild the store")
+    return _parse(body)
+
+
+def _parse(body: dict[str, Any]) -> Manifest:
+    schema = body["schema"]
+    return Manifest(
+        schema=StoreSchema(schema["dim"], schema["dtype"], schema["side"], tuple(schema["known_at"])),
+        generation=body["generation"],
+        log=body["log"],
+        days={Day.fromisoformat(day): rows for day, rows in body["days"].items()},
+        slices=tuple(Slice(Day.fromisoformat(a), Day.fromisoformat(b), part) for a, b, part in body["slices"]),
+        parts={
+            name: Part(
+                part["bits"],
+                tuple(SegmentFile(**{**s, "data": tuple(s["data"])}) if s else None for s in part["segments"]),
+            )
+            for name, part in body["parts"].items()
+        },
+    )

@@ -1,0 +1,46 @@
+"""Write parts: rows sorted, split by users' hashes into files of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tokenlake.tokens import files
+from tokenlake.tokens.manifest import Part
+from tokenlake.tokens.schema import Rows, StoreSchema, mix
+from tokenlake.tokens.segment import write_segment
+
+#: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
+SEGMENT_ROWS = 1 << 20
+SEGMENT_BYTES = 1 << 28
+
+
+def bits_for(schema: StoreSchema, rows: int) -> int:
+    """How many bits of the hash split so many rows into files of bounded size."""
+    files_ = max(rows / SEGMENT_ROWS, rows * schema.row_bytes / SEGMENT_BYTES)
+    return min(16, max(0, int(np.ceil(np.log2(max(files_, 1))))))
+
+
+def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part | None:
+    """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
+    if not len(rows):
+        return None
+    hashes = mix(rows.users)
+    order = np.lexsort((rows.timestamps, hashes))
+    bits = bits_for(schema, len(rows))
+    edges = np.arange(1, 1 << bits, dtype=np.uint64) << np.uint64(64 - bits) if bits else np.empty(0, np.uint64)
+    cuts = [0, *np.searchsorted(hashes[order], edges).tolist(), len(order)]
+    return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
+
+
+def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[Rows]) -> Part:
+    """Write one file for each bucket that has rows, durably."""
+    segments = [
+        write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
+        for bucket, rows in enumerate(buckets)
+    ]
+    files.sync_folder(folder)
+    return Part(bits, tuple(segments))

@@ -1,0 +1,198 @@
+"""Segments: immutable Arrow IPC files, memory-mapped.
+
+A segment is one record batch with one record per user: `user: int64, rows: list<struct<timestamp, token, ...>>`. Users
+are sorted by `mix(user)`, a user's rows by (timestamp, input order). The list's offsets are the user index, and the
+struct's children the jagged columns. `docs/store.md` tells the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from tokenlake.errors import CorruptionError
+from tokenlake.tokens import files
+from tokenlake.tokens.manifest import SegmentFile
+from tokenlake.tokens.schema import Rows, StoreSchema, mix
+
+#: About this many bytes of rows share a checksum.
+BLOCK_BYTES = 1 << 17
+META = b"tokenlake"
+
+
+def write_segment(path: Path, schema: StoreSchema, rows: Rows) -> SegmentFile:
+    """Write rows that are sorted by (mix(user), timestamp) as a new file, durably.
+
+    Args:
+        path: a name that nobody reads.
+        schema: columns of the store.
+        rows: at least one row.
+    """
+    starts = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
+    offsets = np.r_[starts, len(rows)].astype(np.int32)
+    users = rows.users[starts]
+    struct = pa.StructArray.from_arrays(
+        [_to_arrow(schema, name, rows.columns[name]) for name in schema.columns],
+        fields=list(schema.arrow.field("rows").type.value_type),
+    )
+    lists = pa.ListArray.from_arrays(pa.array(offsets), struct, type=schema.arrow.field("rows").type)
+    size = block_rows(schema)
+    sums = block_sums(rows.columns, size, range(-(-len(rows) // size)))
+    meta = json.dumps({"block_rows": size, "sums": sums.astype(">u8").tobytes().hex()}).encode()
+    batch = pa.record_batch([pa.array(users), lists], schema=schema.arrow.with_metadata({META: meta}))
+    sink = files.Sink(path)
+    done = False
+    try:
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
+            writer.write_batch(batch)
+        done = True
+    finally:
+        sink.close(keep=done)
+    return _describe(path, schema, len(rows), len(users))
+
+
+def block_rows(schema: StoreSchema) -> int:
+    """Rows that share a checksum: a power of two, about `BLOCK_BYTES`."""
+    return 1 << max(6, (BLOCK_BYTES // schema.row_bytes).bit_length() - 1)
+
+
+def block_sums(columns: dict[str, NDArray[Any]], size: int, blocks: Any) -> NDArray[np.uint64]:
+    """XXH3-64 of each block of `size` rows: its bytes of every column, in column order."""
+    views = [(_bytes(column), size * column.strides[0]) for column in columns.values()]
+    sums = np.empty(len(blocks), np.uint64)
+    for i, block in enumerate(blocks):
+        digest = xxhash.xxh3_64()
+        for view, step in views:
+            digest.update(view[block * step : (block + 1) * step])
+        sums[i] = digest.intdigest()
+    return sums
+
+
+def _bytes(column: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
+
+
+def _to_arrow(schema: StoreSchema, name: str, column: NDArray[Any]) -> pa.Array:
+    kind = schema.arrow_type(name)
+    plain = column.view(np.uint8) if column.dtype == np.bool_ else column
+    if name == "token":
+        return pa.FixedSizeListArray.from_arrays(pa.array(plain.reshape(-1)), type=kind)
+    return pa.array(plain).view(kind) if name == "timestamp" else pa.array(plain)
+
+
+def _describe(path: Path, schema: StoreSchema, rows: int, users: int) -> SegmentFile:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        whole = xxhash.xxh3_64_hexdigest(mapped)
+        start, stop = _data_region(mapped, schema)
+        return SegmentFile(path.name, len(mapped), rows, users, (start, stop), _frame(mapped, start, stop), whole)
+
+
+def _data_region(mapped: mmap.mmap, schema: StoreSchema) -> tuple[int, int]:
+    buffer = pa.py_buffer(mapped)
+    struct = pa.ipc.open_file(buffer).get_batch(0).column("rows").values
+    leaves = [_leaf(struct, name) for name in schema.columns]
+    return min(b.address for b in leaves) - buffer.address, max(b.address + b.size for b in leaves) - buffer.address
+
+
+def _leaf(struct: pa.StructArray, name: str) -> pa.Buffer:
+    return struct.field(name).buffers()[-1]
+
+
+def _frame(mapped: mmap.mmap, start: int, stop: int) -> str:
+    digest = xxhash.xxh3_64(memoryview(mapped)[:start])
+    digest.update(memoryview(mapped)[stop:])
+    return digest.hexdigest()
+
+
+class Segment:
+    """A segment file, mapped when made (so that it stays readable after its name is gone) and parsed at first use.
+
+    Attributes:
+        file: what the manifest says of it.
+        path: where it was.
+        users: (users,) int64, sorted by `mix`.
+        hashes: (users,) uint64, `mix(users)`.
+        offsets: (users + 1,) int32: the rows of each user.
+        columns: name -> (rows,) or (rows, dim), memory-mapped, read-only.
+    """
+
+    users: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    offsets: NDArray[np.int32]
+    columns: dict[str, NDArray[Any]]
+
+    def __init__(self, folder: Path, schema: StoreSchema, file: SegmentFile) -> None:
+        self.file = file
+        self.path = folder / file.name
+        self._schema = schema
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            if (size := os.fstat(fd).st_size) != file.size:
+                raise CorruptionError(f"{self.path}: {size} bytes, the manifest says {file.size}; rebuild the store")
+            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(fd)
+        self.loaded = False
+
+    def load(self) -> Segment:
+        """Check the frame and find the columns; only the first call does anything.
+
+        Raises:
+            CorruptionError: the frame's bytes are not what was written.
+        """
+        if self.loaded:
+            return self
+        if _frame(self._map, *self.file.data) != self.file.frame:
+            raise CorruptionError(f"{self.path}: the checksum of its index does not match; rebuild the store")
+        batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
+        lists = batch.column("rows")
+        meta = json.loads(batch.schema.metadata[META])
+        self.users = np.frombuffer(batch.column("user").buffers()[1], np.int64, self.file.users)
+        self.offsets = np.frombuffer(lists.buffers()[1], np.int32, self.file.users + 1)
+        self.columns = {name: self._column(lists.values, name) for name in self._schema.columns}
+        self.hashes = mix(self.users)
+        self.block_rows = int(meta["block_rows"])
+        self.sums = np.frombuffer(bytes.fromhex(meta["sums"]), ">u8").astype(np.uint64)
+        self.checked = np.zeros(len(self.sums), np.bool_)
+        self.loaded = True
+        return self
+
+    def _column(self, struct: pa.StructArray, name: str) -> NDArray[Any]:
+        rows, dtype = self.file.rows, self._schema.columns[name]
+        shape = self._schema.shape(name, rows)
+        return np.frombuffer(_leaf(struct, name), dtype, int(np.prod(shape))).reshape(shape)
+
+    def check(self, blocks: NDArray[np.int64]) -> None:
+        """Check the checksums of those of the blocks that nobody looked at in this process yet.
+
+        Raises:
+            CorruptionError: bytes of a block are not what was written.
+        """
+        new = blocks[~self.checked[blocks]]
+        if not len(new):
+            return
+        sums = block_sums(self.columns, self.block_rows, new.tolist())
+        if (bad := sums != self.sums[new]).any():
+            first = int(new[bad][0]) * self.block_rows
+            raise CorruptionError(
+                f"{self.path}: the checksum of rows {first} to {first + self.block_rows - 1} does not match; "
+                f"rebuild the store from its table"
+            )
+        self.checked[new] = True
+
+    def check_whole(self) -> None:
+        """Check every byte of the file.
+
+        Raises:
+            CorruptionError: they are not what was written.
+        """
+        if xxhash.xxh3_64_hexdigest(self._map) != self.file.whole:
+            raise CorruptionError(f"{self.path}: the checksum of the file does not match; rebuild the store")

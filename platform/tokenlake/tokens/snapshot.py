@@ -1,0 +1,88 @@
+"""One published state of a store, opened: every file mapped, nothing parsed before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.errors import CorruptionError
+from tokenlake.times import DAY_US, day_start
+from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.manifest import Manifest, SegmentFile
+from tokenlake.tokens.segment import Segment
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A slice with its files: the rows of a part with start <= timestamp < stop."""
+
+    start: int
+    stop: int
+    bits: int
+    segments: tuple[Segment | None, ...]
+
+    def split(
+        self, index: NDArray[np.int64], hashes: NDArray[np.uint64]
+    ) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
+        """Sort queries by the segment that holds their user: yields a segment and its part of `index`."""
+        if self.bits == 0:
+            if self.segments[0] is not None and len(index):
+                yield self.segments[0], index
+            return
+        buckets = (hashes[index] >> np.uint64(64 - self.bits)).astype(np.int64)
+        for bucket in np.unique(buckets).tolist():
+            if (segment := self.segments[bucket]) is not None:
+                yield segment, index[buckets == bucket]
+
+
+class Snapshot:
+    """A manifest and its open files."""
+
+    def __init__(self, folder: Path, manifest: Manifest, known: dict[str, Segment] | None = None) -> None:
+        self.manifest = manifest
+        self.segments: dict[str, Segment] = {}
+        self._known = known or {}
+        parts = {
+            name: (part.bits, tuple(self._open(folder, file) for file in part.segments))
+            for name, part in manifest.parts.items()
+        }
+        self._known = {}
+        self.pieces = [Piece(day_start(s.first), day_start(s.last) + DAY_US, *parts[s.part]) for s in manifest.slices]
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all days."""
+        return sum(self.manifest.days.values())
+
+    def _open(self, folder: Path, file: SegmentFile | None) -> Segment | None:
+        if file is None:
+            return None
+        segment = self._known.get(file.name) or Segment(folder / "segments", self.manifest.schema, file)
+        self.segments[file.name] = segment
+        return segment
+
+
+def open_snapshot(folder: Path, known: Snapshot | None = None) -> Snapshot:
+    """Open the newest state; files that `known` has open are not opened again.
+
+    Raises:
+        NotFoundError: there is no store.
+        CorruptionError: a file is missing, or not of the size that the manifest says.
+    """
+    manifest = manifests.load(folder)
+    while True:
+        try:
+            return Snapshot(folder, manifest, known.segments if known else None)
+        except FileNotFoundError as error:
+            # A writer may have replaced the state, and removed the old one's files, between the two looks.
+            newer = manifests.load(folder)
+            if newer.generation == manifest.generation:
+                raise CorruptionError(
+                    f"{error.filename}: this file of the store is missing; rebuild the store"
+                ) from None
+            manifest = newer

@@ -1,0 +1,432 @@
+"""`TokenStore`: the last N tokens of a user strictly before a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError
+from tokenlake.times import DAY_US, Day, DayLike, as_day
+from tokenlake.tokens import compaction, files, verify
+from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.find import ALL, Window, find
+from tokenlake.tokens.gather import gather
+from tokenlake.tokens.ids import Ids
+from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
+from tokenlake.tokens.manifest import Manifest
+from tokenlake.tokens.part import write_part
+from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.snapshot import Snapshot, open_snapshot
+from tokenlake.tokens.tail import Tail, create_log, seal_predecessor
+
+Available = Literal["realtime", "daily"]
+#: How long an append waits for another one, or for the instant of a publication.
+TAIL_WAIT_S = 10.0
+_START_OF_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What a store holds.
+
+    Attributes:
+        generation: counts the publications.
+        days: rows of each day that was written.
+        rows: rows of all days.
+        tail_rows: rows of the realtime tail.
+        unmatched: those of them whose day was written without them.
+        slices: runs of days that a fetch may have to look into.
+        segments: files; bytes: their size.
+    """
+
+    generation: int
+    days: dict[Day, int]
+    rows: int
+    tail_rows: int
+    unmatched: int
+    slices: int
+    segments: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """What one handle sees: swapped whole, so that threads never meet half of it."""
+
+    snapshot: Snapshot
+    tail: Tail
+    stamp: tuple[int, int]
+
+
+class TokenStore:
+    """A timestamp-keyed store of tokens: many readers and one writer, across processes.
+
+    A handle keeps the state of days that it opened until `refresh`, or until it writes; appended rows are seen by the
+    next fetch of every handle.
+
+    >>> store = TokenStore.create(folder / "store", dim=2, dtype="float32")
+    >>> store.write_day("2017-03-01", [7], ["2017-03-01T09:00"], [[1.0, 2.0]])
+    >>> store.fetch([7], before="2017-03-02", length=256).values
+    array([[1., 2.]], dtype=float32)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids = Ids(path)
+        self._view = _open(path)
+        self._sealed = 0
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dim: int,
+        dtype: object = "float16",
+        side: Mapping[str, Any] | None = None,
+        known_at: Iterable[str] = (),
+    ) -> TokenStore:
+        """Make an empty store.
+
+        Args:
+            path: a folder that does not exist yet, or an empty one.
+            dim: width of the tokens.
+            dtype: `float32`, `float16` or `int8` (floats are quantized with a scale per row).
+            side: name -> dtype of columns beside the tokens.
+            known_at: those of them that are labels, known only from an instant of their own.
+
+        Raises:
+            SchemaError: a width, dtype or name that cannot be.
+            ConfigError: the folder holds something already.
+        """
+        schema = StoreSchema.of(dim, dtype, side, known_at)
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, "write.lock", 0.0):
+            if (folder / manifests.NAME).exists():
+                raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
+            if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
+                raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
+            (folder / "segments").mkdir(exist_ok=True)
+            files.unlink((folder / "tail").glob("*.log"))
+            create_log(folder, 1)
+            Manifest(schema).publish(folder)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TokenStore:
+        """Open a store as it is now.
+
+        Raises:
+            NotFoundError: there is none.
+            CorruptionError: its manifest, or a file's size, is not what was written.
+        """
+        return cls(Path(path))
+
+    def __repr__(self) -> str:
+        manifest = self._view.snapshot.manifest
+        return (
+            f"TokenStore({str(self.path)!r}, dim={self.schema.dim}, dtype={self.schema.dtype!r}, "
+            f"days={len(manifest.days)}, generation={manifest.generation})"
+        )
+
+    def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:
+        return TokenStore.open, (self.path,)  # a worker process opens its own
+
+    @property
+    def schema(self) -> StoreSchema:
+        """Width, dtype and columns."""
+        return self._view.snapshot.manifest.schema
+
+    @property
+    def generation(self) -> int:
+        """Number of the published state that this handle sees."""
+        return self._view.snapshot.manifest.generation
+
+    @property
+    def ids(self) -> Literal["int64", "string"] | None:
+        """Kind of the user ids; None before the first row."""
+        self._ids.refresh()
+        return self._ids.kind
+
+    def fetch(
+        self,
+        users: object,
+        *,
+        before: object,
+        length: int = 256,
+        available: Available = "realtime",
+        out: TokenBatch | None = None,
+    ) -> TokenBatch:
+        """The last `length` tokens of each user with timestamp < before, oldest first.
+
+        Args:
+            users: user ids, integers or strings; unknown ones have no rows.
+            before: instants; broadcast against `users`, and flattened into n queries.
+            length: most rows of one query.
+            available: `realtime`: every token exists from its event on. `daily`: tokens come with the nightly job, so
+                only those of days before the day of `before`.
+            out: a batch to fill again; its buffers are used where they suffice, and its old contents are gone.
+
+        Returns:
+            The jagged rows of n queries; labels as known at `before`.
+
+        Raises:
+            SchemaError: an argument of the wrong shape, type or range.
+            CorruptionError: bytes on disk are not what was written.
+        """
+        if available not in ("realtime", "daily"):
+            raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
+        ids, times = check_queries(users, before, "before")
+        until = times - times % DAY_US if available == "daily" else times
+        since = np.full(len(ids), _START_OF_TIME)
+        return self._read(Window(self._ids.find(ids), since, until, check_length(length)), times, out)
+
+    def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
+        """All rows with exactly these keys: those of the day, then those of the tail.
+
+        Args:
+            users: user ids; timestamps: instants; they broadcast into n queries.
+            as_of: labels are as known at this instant (one, or one for each query); None masks every label.
+
+        Returns:
+            The jagged rows of n keys; `missing[i]` says that key i has none.
+
+        Raises:
+            SchemaError: an argument of the wrong shape or type.
+            CorruptionError: bytes on disk are not what was written.
+        """
+        ids, times = check_queries(users, timestamps, "timestamps")
+        moment = np.full(len(ids), _START_OF_TIME)
+        if as_of is not None:
+            given = as_instants(as_of, "as_of")
+            if given.size not in (1, len(ids)):
+                raise SchemaError(
+                    f"as_of: shape {given.shape} given; expected one instant, or one for each of {len(ids)}"
+                )
+            moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
+        after = times + (times < np.iinfo(np.int64).max)
+        batch = self._read(Window(self._ids.find(ids), times, after, ALL), moment, None)
+        batch.missing = np.diff(batch.offsets) == 0
+        return batch
+
+    def write_day(
+        self,
+        ds: DayLike,
+        users: object,
+        timestamps: object,
+        tokens: object,
+        side: Mapping[str, object] | None = None,
+        known_at: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a day whole, atomically; what the day held before is replaced.
+
+        Tail rows of the day with the same (user, timestamp) as a written row are superseded by it.
+
+        Args:
+            ds: the day, a date or ISO string.
+            users: (n,) ids; the first rows of a store decide whether its ids are integers or strings.
+            timestamps: (n,) instants within the day; rows of one user with equal ones keep their order.
+            tokens: (n, dim) finite floats.
+            side: name -> (n,) for every side column.
+            known_at: label -> (n,) instants from which it is known; null or `times.NEVER`: it never is.
+
+        Raises:
+            SchemaError: something is wrong with the rows; nothing was written.
+            LockedError: another process writes.
+        """
+        day = as_day(ds)
+        ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
+        check_day(day, columns["timestamp"])
+        with self._writing():
+            with self._appending():
+                rows = Rows(self._ids.assign(ids) if len(ids) else ids, columns)
+            name = f"{self.generation + 1:08d}"
+            part = write_part(self.path / "segments", self.schema, name, rows)
+            with self._appending():
+                self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, part))
+            self._merge(compaction.due)
+
+    def append(
+        self,
+        users: object,
+        timestamps: object,
+        tokens: object,
+        side: Mapping[str, object] | None = None,
+        known_at: Mapping[str, object] | None = None,
+    ) -> int:
+        """Add rows at once: durable when this returns, and seen by the next fetch of any process.
+
+        Rows whose (user, timestamp) is in their day already are dropped. The arguments are those of `write_day`, with
+        rows of any days.
+
+        Returns:
+            How many rows were added.
+
+        Raises:
+            SchemaError: something is wrong with the rows; nothing was added.
+            LockedError: another process kept the tail locked for too long.
+        """
+        ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
+        if not len(ids):
+            return 0
+        with self._appending():
+            rows = Rows(self._ids.assign(ids), columns)
+            new = ~_held(self._view.snapshot, rows.users, rows.timestamps)
+            if not new.all():
+                rows = rows.take(new)
+            if len(rows):
+                self._view.tail.append(rows)
+        return len(rows)
+
+    def refresh(self) -> bool:
+        """See the newest state.
+
+        Returns:
+            Whether it differs from the one before.
+        """
+        self._view.tail.poll()
+        if manifests.stamp(self.path) == self._view.stamp:
+            return False
+        self._view = _open(self.path, self._view)
+        return True
+
+    def compact(self) -> None:
+        """Merge all days into one slice; readers go on meanwhile.
+
+        Raises:
+            LockedError: another process writes.
+        """
+        with self._writing():
+            self._merge(compaction.everything)
+
+    def verify(self) -> StoreStatus:
+        """Check every checksum, order and count on disk.
+
+        Raises:
+            CorruptionError: something is not what was written; the message names the file.
+        """
+        verify.verify(self.path)
+        return TokenStore.open(self.path).status()
+
+    def status(self) -> StoreStatus:
+        """What this handle's state holds."""
+        view = self._view
+        view.tail.poll()
+        manifest = view.snapshot.manifest
+        segments = manifest.segment_files()
+        days = np.array([*manifest.days], "datetime64[D]").astype(np.int64)
+        unmatched = np.isin(view.tail.columns["timestamp"] // DAY_US, days)
+        return StoreStatus(
+            generation=manifest.generation,
+            days=dict(manifest.days),
+            rows=view.snapshot.rows,
+            tail_rows=view.tail.count,
+            unmatched=int(unmatched.sum()),
+            slices=len(manifest.slices),
+            segments=len(segments),
+            bytes=sum(s.size for s in segments),
+        )
+
+    def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
+        if out is not None and not isinstance(out, TokenBatch):
+            raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
+        view = self._view
+        view.tail.poll()
+        runs = find(view.snapshot, view.tail, window)
+        return gather(self.schema, runs, view.tail, moment, out)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one writer, at the newest state, with nothing left over by a killed one."""
+        with _locked(self.path, "write.lock", 0.0):
+            self.refresh()
+            self._sweep()
+            yield
+
+    @contextmanager
+    def _appending(self) -> Iterator[None]:
+        """Hold the tail, at the newest state."""
+        with _locked(self.path, "tail.lock", TAIL_WAIT_S):
+            self.refresh()
+            if self._sealed < (log := self._view.snapshot.manifest.log):
+                seal_predecessor(self.path, self.schema, log)
+                self._sealed = log
+            yield
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Swap the manifest, and supersede the tail's rows that its days now hold; both locks are held."""
+        before = self._view
+        after = Snapshot(self.path, manifest, before.snapshot.segments)
+        kept = ~_held(after, before.tail.users, before.tail.columns["timestamp"])
+        if not kept.all():
+            manifest = manifest.with_log(before.tail.carry(kept))
+        manifest.publish(self.path)
+        if not kept.all():
+            before.tail.seal(manifest.log)
+            self._sealed = manifest.log
+        self._view = _open(self.path, before)
+        self._sweep()
+
+    def _merge(self, choose: Callable[[Manifest], tuple[int, int] | None]) -> None:
+        while (span := choose(self._view.snapshot.manifest)) is not None:
+            manifest = self._view.snapshot.manifest
+            name = f"{manifest.generation + 1:08d}"
+            part = compaction.merge(self.path / "segments", self.schema, name, self._view.snapshot.pieces[slice(*span)])
+            manifest.replace_slices(*span, name, part).publish(self.path)
+            self._view = _open(self.path, self._view)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
+        used = {s.name for s in self._view.snapshot.manifest.segment_files()}
+        files.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
+        log = self._view.snapshot.manifest.log
+        files.unlink(p for p in (self.path / "tail").glob("*.log") if not log - 2 <= int(p.stem) <= log)
+
+
+_OWN_NAMES = {"segments", "tail", "write.lock", "tail.lock", f"{manifests.NAME}.new"}
+
+
+def _open(folder: Path, known: _View | None = None) -> _View:
+    snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
+    while True:
+        try:
+            stamp = manifests.stamp(folder)
+        except FileNotFoundError:
+            stamp = (0, 0)  # loading tells it better
+        snapshot = open_snapshot(folder, snapshot)
+        manifest = snapshot.manifest
+        try:
+            return _View(snapshot, Tail.open(folder, manifest.schema, manifest.log, tail), stamp)
+        except FileNotFoundError as error:
+            if manifests.load(folder).log == manifest.log:
+                raise CorruptionError(
+                    f"{error.filename}: this file of the store is missing; rebuild the store"
+                ) from None
+
+
+def _held(snapshot: Snapshot, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these keys the days hold."""
+    return find(snapshot, None, Window(users, times, times + 1, 1)).counts() > 0
+
+
+@contextmanager
+def _locked(folder: Path, name: str, wait: float) -> Iterator[None]:
+    lock = FileLock(folder / name, timeout=wait)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise LockedError(f"{folder / name}: another process writes to this store; try again when it is done") from None
+    except OSError as error:
+        raise files.refusal(error, folder) from error

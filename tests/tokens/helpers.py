@@ -1,0 +1,48 @@
+"""What the store's tests share: rows as arguments, and batches compared with rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.tokens.oracle import Row
+from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.store import TokenStore
+
+DIM = 3
+
+
+def make(path: Path, dtype: str = "float16") -> TokenStore:
+    return TokenStore.create(
+        path, dim=DIM, dtype=dtype, side={"event": "int32", "clicked": "int8"}, known_at=["clicked"]
+    )
+
+
+def token(event: int) -> list[float]:
+    return [event % 2048, -1.0, 0.5]
+
+
+def arguments(rows: list[Row]) -> dict[str, object]:
+    return {
+        "users": [r.user for r in rows],
+        "timestamps": np.array([r.ts for r in rows], np.int64),
+        "tokens": np.array([token(r.event) for r in rows], np.float32).reshape(-1, DIM),
+        "side": {"event": [r.event for r in rows], "clicked": [r.clicked for r in rows]},
+        "known_at": {"clicked": np.array([r.known_at for r in rows], np.int64)},
+    }
+
+
+def same(batch: TokenBatch, expected: list[list[Row]], moments: list[int]) -> None:
+    """The batch holds just these rows, with the labels known at each query's moment."""
+    assert batch.offsets.tolist() == [0, *np.cumsum([len(rows) for rows in expected]).tolist()]
+    flat = [(r, moment) for rows, moment in zip(expected, moments, strict=True) for r in rows]
+    assert batch.side["event"].tolist() == [r.event for r, _ in flat]
+    assert batch.timestamps.tolist() == [r.ts for r, _ in flat]
+    assert batch.known["clicked"].tolist() == [r.known_at < moment for r, moment in flat]
+    assert batch.side["clicked"].tolist() == [r.clicked if r.known_at < moment else 0 for r, moment in flat]
+    values = np.array([token(r.event) for r, _ in flat]).reshape(-1, DIM)
+    if batch.scales is None:
+        assert (batch.values == values).all()
+    else:
+        assert (np.abs(batch.floats() - values) <= batch.scales[:, None] / 2).all()
