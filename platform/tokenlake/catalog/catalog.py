@@ -376,6 +376,14 @@ class Catalog:
 
     # For DuckDB.
 
+    def stamp(self) -> tuple[int, ...] | None:
+        """Differs whenever the catalog may have changed since; None where that cannot be told cheaply (Postgres)."""
+        if self.engine.dialect.name != "sqlite":
+            return None
+        files = [Path(f"{self.url.database}{suffix}") for suffix in ("", "-wal")]
+        stats = [file.stat() for file in files if file.exists()]
+        return tuple(part for stat in stats for part in (stat.st_mtime_ns, stat.st_size))
+
     def arrow(self) -> dict[str, pa.Table]:
         """Every table as Arrow, by name; JSON columns as text, instants as timestamp[us, UTC]."""
         from tokenlake.catalog.arrow import tables

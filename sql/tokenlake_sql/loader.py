@@ -1,0 +1,119 @@
+"""Read the `.sql` files and hand them to DuckDB."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+_HERE = Path(__file__).parent
+_PARAMETER = re.compile(r"\$(?P<name>\w+) = (?P<default>.+?): (?P<meaning>.+)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A `$name` of a saved query; a `default` of None lets the query choose."""
+
+    name: str
+    default: str | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A saved query.
+
+    Attributes:
+        name: the file's name.
+        title: one line.
+        description: what it shows, and how to read it.
+        sql: the statement, with `$name` parameters that take text.
+    """
+
+    name: str
+    title: str
+    description: str
+    sql: str
+    parameters: tuple[Parameter, ...] = field(default=())
+
+    def bind(self, values: Mapping[str, str] | None = None) -> dict[str, str | None]:
+        """Values of all parameters: the given ones, else the defaults.
+
+        Raises:
+            KeyError: a value for no parameter of this query.
+        """
+        known = {p.name: p.default for p in self.parameters}
+        if unknown := sorted((values or {}).keys() - known.keys()):
+            raise KeyError(f"query {self.name!r} has no parameters {unknown}; it has {sorted(known) or 'none'}")
+        return known | dict(values or {})
+
+
+@functools.cache
+def queries() -> Mapping[str, Query]:
+    """All saved queries by name.
+
+    >>> queries()["days"].title
+    'Every day at a glance'
+    """
+    return {path.stem: _parse(path.stem, path.read_text("utf-8")) for path in sorted((_HERE / "queries").glob("*.sql"))}
+
+
+def _parse(name: str, text: str) -> Query:
+    """Read the header: a title, a description, then `$name = default: meaning` lines; `null` lets the query choose."""
+    lines = text.splitlines()
+    size = next(i for i, line in enumerate(lines) if not line.startswith("--"))
+    title, *rest = [line.removeprefix("--").strip() for line in lines[:size]]
+    found = [(line, _PARAMETER.fullmatch(line)) for line in rest]
+    parameters = tuple(
+        Parameter(m["name"], None if m["default"] == "null" else m["default"], m["meaning"]) for _, m in found if m
+    )
+    description = " ".join(line for line, match in found if not match)
+    return Query(name, title, description, "\n".join(lines[size:]).strip(), parameters)
+
+
+def install(connection: duckdb.DuckDBPyConnection, *, serving: str, labels: Sequence[str]) -> None:
+    """Make the derived views and the macros, or make them anew.
+
+    Args:
+        connection: has the lake's tables as views: `events`, `instance_tokens`, `runs`, ...
+        serving: the version that `serving_tokens` and `tokens_before` read.
+        labels: names of the labels, each of which has a column `<label>` and a column `<label>_known_at`.
+    """
+    fill = {"serving": _quote(serving), "labels": _labels(labels), "masked": _masked(labels)}
+    for name in ("views.sql", "macros.sql"):
+        text = (_HERE / name).read_text("utf-8")
+        connection.execute(re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]], text))
+
+
+def _labels(labels: Sequence[str]) -> str:
+    columns = "SELECT event_id, user_id, item_id, timestamp, ds,"
+    parts = [
+        f"{columns} {_quote(name)} AS label, {_name(name)} AS value, {_name(name + '_known_at')} AS known_at FROM events"
+        for name in labels
+    ]
+    none = (
+        f"{columns} NULL::VARCHAR AS label, NULL::TINYINT AS value, NULL::TIMESTAMPTZ AS known_at FROM events LIMIT 0"
+    )
+    return " UNION ALL ".join(parts) or none
+
+
+def _masked(labels: Sequence[str]) -> str:
+    """What hides the labels that are not known before `t`: their instants too, which would give them away."""
+    parts = [
+        f"CASE WHEN e.{_name(name + '_known_at')} < t::TIMESTAMPTZ THEN e.{_name(column)} END AS {_name(column)}"
+        for name in labels
+        for column in (name, f"{name}_known_at")
+    ]
+    return f"REPLACE ({', '.join(parts)})" if parts else ""
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

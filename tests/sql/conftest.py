@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import tokenlake
+from tokenlake.catalog import Checkpoint, Plan
+from tokenlake.lake.lake import Lake
+
+YAML = """
+project: test
+events:
+  features: {kind: categorical, tags: multi, price: numeric, image: vector}
+  labels: {clicked: {}, bought: {known_at: bought_at, window: 7d}}
+tokens:
+  encoders: {iat: {scheme: user-order}, other: {scheme: temporal-order}}
+"""
+DAY = dt.date(2017, 3, 1)
+
+
+def at(day: dt.date, seconds: float = 0) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), dt.UTC) + dt.timedelta(seconds=seconds)
+
+
+def rows_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
+    """Rows with null in every column that they don't name."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
+def an_event(user: int, number: int, day: dt.date, seconds: float, **more: object) -> dict[str, object]:
+    moment = at(day, seconds)
+    return {
+        "event_id": number,
+        "user_id": user,
+        "item_id": number % 3,
+        "timestamp": moment,
+        "ds": day,
+        "ingested_at": moment,
+        "clicked": number % 2,
+        "clicked_known_at": moment,
+        "bought": number % 2,
+        "bought_known_at": moment + dt.timedelta(days=7),
+        **more,
+    }
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Lake:
+    """A lake that holds nothing."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "tokenlake.yaml").write_text(YAML)
+    return tokenlake.open(folder)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the lake that `lake` copies."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "tokenlake.yaml").write_text(YAML)
+    fill(tokenlake.open(folder))
+    return folder
+
+
+@pytest.fixture
+def lake(made: Path, tmp_path: Path) -> Lake:
+    """Three days, two users, two versions, a serving one among them."""
+    shutil.copytree(made, tmp_path / "lake")
+    return tokenlake.open(tmp_path / "lake")
+
+
+def fill(lake: Lake) -> None:
+    days = [DAY + dt.timedelta(i) for i in range(3)]
+    # Event 2 and 3 of user 1 are a tie.
+    rows = [an_event(1 + i % 2, 10 * d + i, day, 60.0 * (i // 4)) for d, day in enumerate(days) for i in range(6)]
+    lake.events.append(rows_of(lake.events.schema, rows))
+    serving, other = lake.config.version_of("iat"), lake.config.version_of("other")
+    for version, value in ((serving, 1.0), (other, 2.0)):
+        lake.catalog.add_version(version, version.split("-")[0], {})
+        lake.catalog.add_checkpoint(Checkpoint(version, "2017-02-28", None, None, DAY, "x", 1))
+        for day in days:
+            tokens = [
+                {**r, "token": [value, r["event_id"]], "version": version, "checkpoint": "2017-02-28"} for r in rows
+            ]
+            tokens = [row for row in tokens if row["ds"] == day]
+            lake.instance_tokens.replace_day(day, rows_of(lake.instance_tokens.schema, tokens), version)
+            lake.catalog.record_plan(Plan(version, day, "2017-02-28", None, None, DAY, DAY, day, day == DAY, 0))
+            scores = [
+                {**r, "model": "iat", "label": "clicked", "value": 0.25 + 0.5 * r["clicked"], "version": version}
+                for r in tokens
+            ]
+            lake.predictions.replace_day(day, rows_of(lake.predictions.schema, scores), version)
+    lake.catalog.promote(serving)
+    refused = {"source": "x.csv", "row": "{}", "row_number": 3, "reason": "no user", "ingested_at": at(DAY), "ds": DAY}
+    lake.quarantine.append(rows_of(lake.quarantine.schema, [refused]))
+    with lake.catalog.run("train", DAY, serving) as run:
+        run.metric("auc", 0.7, label="clicked")
+        run.artefact("checkpoint", "x")
