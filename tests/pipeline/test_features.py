@@ -179,3 +179,13 @@ def test_counts_of_another_shape_are_refused() -> None:
     table = table_of([{"user_id": 1, "item_id": 1, "timestamp": 0}], CONFIG)
     with pytest.raises(SchemaError, match=r"counts of shape \(1, 2\) given; expected \(1, 15\)"):
         Featurizer(CONFIG, CONFIG.tokens.encoders["iat"])(table, np.zeros((1, 2), np.float32), Vocabulary())
+
+
+def test_which_rows_later_ones_may_read() -> None:
+    table = table_of([{"user_id": 1, "item_id": 1, "timestamp": t} for t in (0, 1)], CONFIG)
+    featurizer, vocabulary = Featurizer(CONFIG, CONFIG.tokens.encoders["iat"]), Vocabulary()
+    featurizer.grow(vocabulary, table)
+    seen = np.array([True, False])
+    got = featurizer(table, counts_of(table, CONFIG), vocabulary, seen=seen)
+    assert got.visible().tolist() == [True, False]
+    assert featurizer(table, counts_of(table, CONFIG), vocabulary).visible().all()

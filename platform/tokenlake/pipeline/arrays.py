@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ def write_arrays(path: Path, arrays: Mapping[str, pa.Array], header: Mapping[str
     fields = [pa.field(name, column.type) for name, column in zip(arrays, columns, strict=True)]
     schema = pa.schema(fields, {_HEADER: json.dumps(header, sort_keys=True).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             with pa.ipc.new_file(file, schema) as writer:
                 writer.write_batch(pa.record_batch(columns, schema=schema))
             file.flush()

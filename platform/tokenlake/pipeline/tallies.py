@@ -91,15 +91,13 @@ class Tally:
         totals[known >= 0] = self._totals[known[known >= 0]]
         out: Ints = totals[queries.codes]
         asked = _Asked.of(queries.codes, at[queries.rows], len(distinct), day_start)
-        events = KeyLabels(occurrences.codes, timestamps[occurrences.rows], np.zeros(len(occurrences.rows), np.bool_))
-        out[:, 0] += asked.count(events)[0]
+        out[:, 0] += asked.count(occurrences.codes, timestamps[occurrences.rows])
         for label, (outcome, backlog) in enumerate(zip(outcomes, self._backlogs, strict=True)):
             end = day_start + DAY_US
             fresh = occurrences.labels(outcome)
-            maturing = _of_batch(backlog.until(end), known)
-            seen, positive = asked.count(KeyLabels.concat([maturing, fresh.take(fresh.when < end)]))
-            out[:, 1 + 2 * label] += seen
-            out[:, 2 + 2 * label] += positive
+            seen = KeyLabels.concat([_of_batch(backlog.until(end), known), fresh.take(fresh.when < end)])
+            out[:, 1 + 2 * label] += asked.count(seen.codes, seen.when)
+            out[:, 2 + 2 * label] += asked.count(seen.codes[seen.positive], seen.when[seen.positive])
         return out
 
     def copy(self) -> Tally:
@@ -157,16 +155,13 @@ class _Asked:
         order = np.argsort(places)
         return cls(codes, order, places[order], np.arange(keys, dtype=np.int64) * _SPAN, day_start)
 
-    def count(self, labels: KeyLabels) -> tuple[Ints, Ints]:
-        """For each query, how many labels of its key lie strictly before it, and how many of these are positive."""
-        places = _places(labels.codes, labels.when, self.day_start)
-        order = np.argsort(places)
-        places = places[order]
+    def count(self, codes: Ints, when: Ints) -> Ints:
+        """For each query, how many of these instants are of its key and strictly before it."""
+        places = np.sort(_places(codes, when, self.day_start))
         reached = np.empty_like(self.order)
         reached[self.order] = np.searchsorted(places, self.needles)
-        first = np.searchsorted(places, self.firsts)[self.codes]
-        positives = np.concatenate([[0], np.cumsum(labels.positive[order])])
-        return reached - first, positives[reached] - positives[first]
+        counted: Ints = reached - np.searchsorted(places, self.firsts)[self.codes]
+        return counted
 
 
 def _places(codes: Ints, when: Ints, day_start: int) -> Ints:
