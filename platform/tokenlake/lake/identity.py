@@ -172,9 +172,8 @@ def _hash(column: pa.Array) -> _Hashes:
         return np.asarray(sums[starts[1:]] - sums[starts[:-1]] + lengths.astype(np.uint64) * _STEP, np.uint64)
     if is_string(kind):
         encoded = column.dictionary_encode()
-        # One more at the end, which nulls (-1) read: a column may hold nothing else.
-        hashes = np.append(hash_text(encoded.dictionary.cast(pa.binary()).to_pylist()), np.uint64(0))
-        return hashes[numpy(encoded.indices, np.int64, -1)]
+        hashes = hash_text(encoded.dictionary.cast(pa.binary()).to_pylist())
+        return np.take(hashes, numpy(encoded.indices, np.int64)) if len(hashes) else np.zeros(len(column), np.uint64)
     if pa.types.is_floating(kind):
         numbers = numpy(column, np.float64) + 0.0  # -0.0 is 0.0
         return _mix(numbers.view(np.uint64))

@@ -43,7 +43,7 @@ class Spill:
         self._days: list[NDArray[np.int32]] = []
         self._bytes = 0
         self._position = 0
-        self._runs: list[Path] = []
+        self._runs: list[pa.ipc.RecordBatchFileReader] = []
         self._index: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def add(self, columns: dict[str, pa.Array], days: NDArray[np.int32]) -> None:
@@ -66,9 +66,7 @@ class Spill:
     def batches(self, day: int) -> Iterator[pa.RecordBatch]:
         """A day's rows, in the order they came."""
         for run, number in self._index[day]:
-            # Read, not mapped: mapped pages would count as this process's memory.
-            with pa.OSFile(str(self._runs[run])) as file:
-                yield pa.ipc.open_file(file).get_batch(number)
+            yield self._runs[run].get_batch(number)
 
     def _flush(self) -> None:
         if not self._held:
@@ -87,7 +85,8 @@ class Spill:
                     writer.write_batch(batch)
                     self._index[day].append((len(self._runs), number))
                     number += 1
-        self._runs.append(path)
+        # Read, not mapped: mapped pages would count as this process's memory.
+        self._runs.append(pa.ipc.open_file(pa.OSFile(str(path))))
 
 
 class Staged:
@@ -108,13 +107,13 @@ class Staged:
 
     def write(self, day: Day, groups: Iterator[pa.Table]) -> None:
         """Write one day's file from row groups with the table's columns but `ds`; none, no file."""
-        part, name = f"ds={day.isoformat()}", f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
-        path = self._folder / part / name
+        name = f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
+        path = self._folder / name
         writer, stats = None, _Stats()
         try:
             for group in groups:
                 if writer is None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._folder.mkdir(exist_ok=True)
                     writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
                 group = group.cast(self._schema)
                 stats.add(group)
@@ -124,7 +123,7 @@ class Staged:
                 writer.close()
         if writer is not None:
             action = AddAction(
-                path=f"{part}/{name}",
+                path=f"ds={day.isoformat()}/{name}",
                 size=path.stat().st_size,
                 partition_values={"ds": day.isoformat()},
                 modification_time=int(time.time() * 1000),

@@ -1,0 +1,119 @@
+"""`tokenlake init`: a commented tokenlake.yaml to begin with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tokenlake.config import FILE_NAME
+from tokenlake.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenlake.lake.guess import Guess
+
+_TEMPLATE = """\
+# What the events of this lake are called, and how tokens are made of them.
+project: {project}
+# data: .               # where the data lies, relative to this file
+# catalog: postgresql+psycopg2://...   # default: SQLite in the data folder
+# landing: raw/{{ds}}/*.parquet         # what the daily ingest job reads
+
+events:
+{columns}
+  # unit: ms            # of integer timestamps: s, ms, us or ns; without it the size tells, where it leaves no doubt
+  # timezone: UTC       # of timestamps without a zone
+  # earliest: 1990-01-01    # rows outside are quarantined
+  # latest: 2100-01-01
+
+  # Inputs of the encoder: categorical, multi (lists, or text like a|b|c), numeric or vector.
+{features}
+  # What is to be predicted; never an input before it is known. Without known_at a label is known at its event's time;
+  # with it a positive at that column's time, a negative at timestamp + window:
+  #   converted: {{known_at: converted_at, window: 7d}}
+  # A log without labels works too: negatives are sampled.
+{labels}
+tokens:
+  encoders:
+    iat: {{scheme: user-order, dim: 64}}
+    # second: {{scheme: temporal-order, dim: 64}}
+  # serving: iat        # the first, unless another is named or promoted
+  # dtype: float16      # float32, float16 or int8
+"""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--from",
+    "sample",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Guess the schema from a file.",
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing tokenlake.yaml.")
+def command(folder: Path, sample: Path | None, *, force: bool) -> None:
+    """Write a commented tokenlake.yaml into FOLDER."""
+    target = folder / FILE_NAME
+    if target.exists() and not force:
+        raise ConfigError(f"{target} exists; --force overwrites it")
+    guessed = None
+    if sample is not None:
+        from tokenlake.lake.guess import guess
+
+        guessed = guess(sample)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(folder.resolve().name, guessed), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
+    click.echo(f"{target} is written{' from a guess: read it before you ingest' if guessed else ''}. Next:")
+    click.echo(f"  tokenlake ingest {folder} {sample or 'events.parquet'} --dry-run")
+
+
+def render(project: str, guessed: Guess | None = None) -> str:
+    """The file's text; what was not guessed stays a comment or a default."""
+    return _TEMPLATE.format(
+        project=_quoted(project),
+        columns="\n".join(_columns(guessed)),
+        features="\n".join(_features(guessed)),
+        labels="\n".join(_labels(guessed)),
+    )
+
+
+def _columns(guessed: Guess | None) -> list[str]:
+    lines = []
+    for role, default in (("user", "user_id"), ("item", "item_id"), ("timestamp", "timestamp")):
+        name = default if guessed is None else getattr(guessed, role)
+        lines.append(
+            f"  {role}: {_quoted(name)}" if name else f"  {role}: {default}  # not found in the sample: name it"
+        )
+    if guessed is not None and guessed.id:
+        lines.append(f"  id: {_quoted(guessed.id)}")
+    else:
+        lines.append("  # id: event_id        # a unique id; without it one is derived from the row's whole content")
+    return lines
+
+
+def _features(guessed: Guess | None) -> list[str]:
+    if guessed is None or not guessed.features:
+        return [
+            "  features: {}",
+            "  #   category: categorical",
+            "  #   price: {kind: numeric, column: unit price, of: item}",
+        ]
+    lines = ["  features:", *(f"    {name}: {kind}" for name, kind in guessed.features.items())]
+    return lines + [f"    # {name}: left out" for name in guessed.left]
+
+
+def _labels(guessed: Guess | None) -> list[str]:
+    if guessed is None or not guessed.labels:
+        return ["  labels: {}", "  #   clicked: {}"]
+    return ["  labels:", *(f"    {name}: {{}}" for name in guessed.labels)]
+
+
+def _quoted(name: str) -> str:
+    return (
+        name if re.fullmatch(r"[A-Za-z_][\w-]*", name) else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )

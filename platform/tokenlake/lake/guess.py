@@ -1,0 +1,88 @@
+"""Guessing a schema from a sample file, for `tokenlake init --from`: a first draft for a person to mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokenlake.lake.arrays import flat, is_list, is_number, is_string, plain
+from tokenlake.lake.sources import CsvSource, open_sources
+
+_USERS = ("user_id", "user", "userid", "uid", "customer_id", "member_id", "household_id", "visitor_id")
+_ITEMS = ("item_id", "item", "itemid", "product_id", "ad_id", "movie_id", "movieid", "article_id", "sku", "track_id")
+_TIMES = ("timestamp", "time", "ts", "event_time", "datetime", "date", "created_at", "occurred_at", "shown_at")
+_IDS = ("event_id", "id", "impression_id", "interaction_id", "order_line_id")
+_TEXT_KINDS = {"number": r"^-?\d+(\.\d+)?$", "vector": r"^\[?-?\d+\.\d+([, ]+-?\d+\.\d+)+\]?$"}
+_LAKES_OWN = frozenset({"ds", "ingested_at", "token", "version", "checkpoint"})
+_FEW = 50
+
+
+@dataclass
+class Guess:
+    """What the columns of a sample look like."""
+
+    user: str | None = None
+    item: str | None = None
+    timestamp: str | None = None
+    id: str | None = None
+    features: dict[str, str] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def guess(path: Path) -> Guess:
+    """Guess from the first rows of a Parquet or CSV file.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    source = open_sources(path, Path())[0]
+    names = source.schema.names
+    chunk = next(iter(source.chunks(names)), None)
+    out = Guess(_first(names, _USERS), _first(names, _ITEMS), _first(names, _TIMES), _first(names, _IDS))
+    for name in names:
+        if name in {out.user, out.item, out.timestamp, out.id}:
+            continue
+        column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
+        kind = (
+            None if name in _LAKES_OWN or not name.isidentifier() else _kind(column, text=isinstance(source, CsvSource))
+        )
+        if kind is None:
+            out.left.append(name)
+        elif kind == "label":
+            out.labels.append(name)
+        else:
+            out.features[name] = kind
+    return out
+
+
+def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
+    folded = {name.casefold().replace(" ", "_"): name for name in reversed(names)}
+    return next((folded[name] for name in wanted if name in folded), None)
+
+
+def _kind(column: pa.Array, *, text: bool) -> str | None:
+    kind = column.type
+    if is_list(kind):
+        return "vector" if is_number(plain(kind.value_type)) else "multi"
+    if not len(column) or pa.types.is_temporal(kind):
+        return None
+    distinct = pc.unique(column)
+    if len(distinct) <= 2 and set(map(str, distinct.to_pylist())) <= {"0", "1", "True", "False", "true", "false"}:
+        return "label"
+    if is_string(kind):
+        if text and _all(column, _TEXT_KINDS["number"]):
+            return "categorical" if len(distinct) <= _FEW else "numeric"
+        if _all(column, _TEXT_KINDS["vector"]):
+            return "vector"
+        return "multi" if pc.any(pc.match_substring(column, "|")).as_py() else "categorical"
+    if pa.types.is_integer(kind):
+        return "categorical" if len(distinct) <= _FEW else "numeric"
+    return "numeric" if is_number(kind) else None
+
+
+def _all(column: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(column, pattern)).as_py())
