@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from tokenlake.commands._bars import bar
 from tokenlake.datasets import DATASETS, fetch
 
 if TYPE_CHECKING:
@@ -24,6 +21,9 @@ def command() -> None:
 @command.command("list")
 def list_() -> None:
     """List the data sets."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("name", "what it is")
     for name, about in DATASETS.items():
         table.add_row(name, about)
@@ -43,6 +43,8 @@ def fetch_(name: str, out: Path | None, **options: Any) -> None:
 
     The same options give the same files; a folder that holds them already is left as it is.
     """
+    from tokenlake.commands._bars import bar
+
     given = {key: value for key, value in options.items() if value is not None}
     with bar() as tell:
         report = fetch(name, out or Path(name), progress=tell, **given)
@@ -51,6 +53,8 @@ def fetch_(name: str, out: Path | None, **options: Any) -> None:
 
 def show(report: DatasetReport) -> None:
     """Print what a folder holds, and what to do with it."""
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=True)
     verb = "wrote" if report.built else "already there:"
     console.print(

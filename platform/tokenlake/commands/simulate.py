@@ -6,10 +6,6 @@ from pathlib import Path
 
 import click
 
-from tokenlake.commands._bars import bar
-from tokenlake.commands.datasets import show
-from tokenlake.datasets.simulate import simulate
-
 
 @click.command("simulate")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -24,6 +20,10 @@ def command(out: Path, users: int, items: int, days: int, events: int, seed: int
 
     The same options give the same files; a folder that holds them already is left as it is.
     """
+    from tokenlake.commands._bars import bar
+    from tokenlake.commands.datasets import show
+    from tokenlake.datasets.simulate import simulate
+
     with bar() as tell:
         report = simulate(out, users, items, days, events, seed, start, tell)
     show(report)

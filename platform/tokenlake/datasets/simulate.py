@@ -187,10 +187,11 @@ def _serve(
     low = np.append(0.0, weight)[begins]
     high = np.append(low[1:], weight[-1])
 
-    likes = latent @ world.centers.T
+    who, user_row = np.unique(user, return_inverse=True)
+    likes = latent[who] @ world.centers.T
     served = min(SERVED, likes.shape[1])
     top = np.argpartition(likes, -served, axis=1)[:, -served:].astype(np.int8)
-    topic = top[user, rng.integers(0, served, len(user))]
+    topic = top[user_row, rng.integers(0, served, len(user))]
     by_topic = rng.random(len(user)) < 0.5
     place = rng.random(len(user))
     place = np.where(by_topic, low[topic] + place * (high - low)[topic], place * weight[-1])
