@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -18,7 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tokenlake.pipeline.backfill import Progress as OnDay
+if TYPE_CHECKING:
+    from tokenlake.pipeline.backfill import Progress as OnDay  # at run time it would bring torch to every command
 
 console = Console()
 lake_argument = click.argument("lake", type=click.Path(path_type=Path))

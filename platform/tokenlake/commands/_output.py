@@ -1,0 +1,129 @@
+"""Answers in four formats, streamed: a table for people, CSV, JSON and Parquet for programs."""
+
+from __future__ import annotations
+
+import csv
+import decimal
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tokenlake.errors import SchemaError, StorageError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+FORMATS = ("table", "csv", "json", "parquet")
+_BATCH_ROWS = 10_000
+#: Rows of a table that a person is shown.
+_SHOWN = 50
+Writer: TypeAlias = Callable[["pa.RecordBatchReader", IO[Any]], None]
+
+
+def format_of(given: str | None, output: Path | None) -> str:
+    """The format: the given one, else the file's suffix, else a table."""
+    suffix = output.suffix.lower().lstrip(".") if output else ""
+    return given or (suffix if suffix in FORMATS else "table")
+
+
+def write(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None) -> None:
+    """Write an answer to a file, or to the standard output.
+
+    Raises:
+        SchemaError: Parquet without a file.
+        StorageError: the file cannot be written; an older one of that name is as it was.
+    """
+    if form == "parquet" and output is None:
+        raise SchemaError("Parquet is for files: add -o FILE")
+    reader = relation.to_arrow_reader(_BATCH_ROWS)
+    if output is None:
+        _WRITERS[form](reader, sys.stdout)
+        return
+    with _whole(output, binary=form == "parquet") as file:
+        _WRITERS[form](reader, file)
+
+
+@contextmanager
+def _whole(path: Path, *, binary: bool) -> Iterator[IO[Any]]:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") if binary else part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:
+    table = Table(*(escape(name) for name in reader.schema.names), row_styles=["", "dim"])
+    count = 0
+    for row in _rows(reader):
+        if count < _SHOWN:
+            table.add_row(*(_cell(value) for value in row.values()))
+        count += 1
+    # A file, or another program, is given the lines whole.
+    console = Console(file=file, width=None if file.isatty() else 200)
+    console.print(table)
+    more = f" (the first {_SHOWN} shown; --format csv gives all)" if count > _SHOWN else ""
+    console.print(f"{count} row{'' if count == 1 else 's'}{more}", style="dim", highlight=False)
+
+
+def _csv(reader: pa.RecordBatchReader, file: IO[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(reader.schema.names)
+    for row in _rows(reader):
+        writer.writerow("" if value is None else _text(value) for value in row.values())
+
+
+def _json(reader: pa.RecordBatchReader, file: IO[str]) -> None:
+    between = "[\n"
+    for row in _rows(reader):
+        file.write(between + json.dumps(row, default=_plain, ensure_ascii=False))
+        between = ",\n"
+    file.write("\n]\n" if between == ",\n" else "[]\n")
+
+
+def _parquet(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+_WRITERS: dict[str, Writer] = {"table": _table, "csv": _csv, "json": _json, "parquet": _parquet}
+
+
+def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+    for batch in reader:
+        yield from batch.to_pylist()
+
+
+def _plain(value: object) -> object:
+    """What JSON has no type for: decimals are numbers, instants and the rest are text."""
+    return float(value) if isinstance(value, decimal.Decimal) else str(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=_plain, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "[dim]null[/dim]"
+    if isinstance(value, list) and len(value) > 8:
+        value = [*(round(v, 4) if isinstance(v, float) else v for v in value[:6]), f"... {len(value)} in all"]
+    return escape(f"{value:.6g}" if isinstance(value, float) else _text(value))
