@@ -215,6 +215,14 @@ def test_names_without_labels() -> None:
     assert Counts.empty(CONFIG).names == count_names(CONFIG)
 
 
+def test_a_tag_column_may_be_called_item() -> None:
+    config = config_of({"item": "multi"})
+    row = {"user_id": 1, "item_id": 1, "timestamp": START, "item": ["a", "b"]}
+    query = table_of([{**row, "timestamp": START + DAY_US, "item_id": 2}], config)
+    expected = np.log1p(np.array([[1, 0, 2]], np.float32))
+    np.testing.assert_array_equal(rolled([row], config).features(query), expected)
+
+
 def test_no_rows_no_features() -> None:
     counts = Counts.empty(CONFIG)
     assert counts.features(table_of([], CONFIG)).shape == (0, len(counts.names))

@@ -28,7 +28,8 @@ from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 STRENGTH = 10.0
 #: The group of all events, which gives the global means.
 _ALL = "*"
-_SINGLE = (_ALL, "user", "item")
+#: Groups with one key a row, called by their columns, whose names no multi-valued feature can have.
+_SINGLE = (_ALL, "user_id", "item_id")
 _ONE_DAY = dt.timedelta(days=1)
 _FORMAT = 1
 
@@ -208,8 +209,8 @@ class _Batch:
         timestamps = as_micros(table["timestamp"], "timestamp")
         keys = {
             _ALL: (rows, pa.array(np.zeros(len(rows), np.int64))),
-            "user": (rows, _ids(table, "user_id")),
-            "item": (rows, _ids(table, "item_id")),
+            "user_id": (rows, _ids(table, "user_id")),
+            "item_id": (rows, _ids(table, "item_id")),
         }
         keys |= {group: exploded(table[group]) for group in groups if group not in keys}
         return cls(timestamps, keys, [outcomes_of(table, label, timestamps) for label in labels])
