@@ -1,0 +1,224 @@
+"""`tokenlake status`: what a lake holds, how far it is, and what went wrong."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from tokenlake.commands.common import console, lake_argument
+
+if TYPE_CHECKING:
+    from rich.table import Table as Shown
+
+    from tokenlake.catalog import RunRecord, Version
+    from tokenlake.lake.lake import Lake
+    from tokenlake.lake.tables import Table
+
+Facts: TypeAlias = dict[str, Any]
+_COLOURS = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow", "running": "cyan"}
+
+
+@click.command()
+@lake_argument
+@click.option("--json", "as_json", is_flag=True, help="For programs: everything, as one object.")
+@click.option("--runs", "n", default=8, show_default=True, help="How many of the last runs.")
+def command(lake: Path, n: int, *, as_json: bool) -> None:
+    """Show days, freshness, versions and last errors of LAKE."""
+    import tokenlake
+
+    facts = collect(tokenlake.open(lake), n)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, default=str, ensure_ascii=False))
+        return
+    console.print(f"[bold]{facts['project']}[/bold]  {facts['data']}", highlight=False)
+    for shown in (_tables(facts), _versions(facts), _runs("last runs", facts["runs"]), _errors(facts)):
+        if shown.row_count:
+            console.print(shown)
+    for line in _advice(facts):
+        console.print(line, highlight=False)
+
+
+def collect(lake: Lake, n: int = 8) -> Facts:
+    """Everything that `status` tells, as plain values; dates stay dates."""
+    catalog = lake.catalog
+    days = lake.events.days()
+    names = [version.version for version in catalog.versions()]
+    tables = [_table("events", lake.events), _table("quarantine", lake.quarantine)]
+    for name in names:
+        tables += [_table("instance_tokens", lake.instance_tokens, name), _table("predictions", lake.predictions, name)]
+    return {
+        "project": lake.config.project,
+        "root": str(lake.root),
+        "data": str(lake.data),
+        "catalog": catalog.url.render_as_string(),
+        "tables": tables,
+        "freshness": _freshness(lake, days),
+        "versions": [_version(lake, version, days) for version in catalog.versions()],
+        "runs": [_run(run) for run in catalog.last_runs(n)],
+        "errors": [_run(run) for run in _last_errors(lake)],
+    }
+
+
+def _table(name: str, table: Table, version: str | None = None) -> Facts:
+    days = table.days(version)
+    facts = {"table": name, "version": version, "rows": table.count(version=version), "days": len(days)}
+    return facts | {"first_day": days[0] if days else None, "last_day": days[-1] if days else None}
+
+
+def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
+    done = lake.catalog.done(lake.resolve(), "publish")
+    last = max(done, default=None)
+    ended = [run.ended_at for run in lake.catalog.runs(job="publish", status="done") if run.ended_at]
+    return {
+        "last_event_day": days[-1] if days else None,
+        "last_published_day": last,
+        "days_behind": sum(day not in done for day in days),
+        "last_published_at": max(ended, default=None),
+    }
+
+
+def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
+    catalog, name = lake.catalog, version.version
+    published = catalog.done(name, "publish")
+    checkpoints = catalog.checkpoints(name)
+    return {
+        "version": name,
+        "encoder": version.encoder,
+        "state": version.state,
+        "created_at": version.created_at,
+        "promoted_at": version.promoted_at,
+        "checkpoints": len(checkpoints),
+        "last_checkpoint": checkpoints[-1].checkpoint if checkpoints else None,
+        "bootstrap": [plan.day for plan in catalog.plans(name) if plan.bootstrap],
+        "published": len(published),
+        "missing": [day for day in days if day not in published],
+        "rerun": [mark.day for mark in catalog.reruns(name)],
+        "store": _store(lake, name),
+    }
+
+
+def _store(lake: Lake, version: str) -> Facts | None:
+    from tokenlake.tokens.store import TokenStore
+
+    path = lake.store_path(version)
+    if not path.exists():
+        return None
+    status = TokenStore.open(path).status()
+    return {
+        "rows": status.rows,
+        "days": len(status.days),
+        "bytes": status.bytes,
+        "tail_rows": status.tail_rows,
+        "unmatched": status.unmatched,
+    }
+
+
+def _last_errors(lake: Lake, n: int = 5) -> list[RunRecord]:
+    """The newest broken runs that no later run of the same job, day and version has mended."""
+    newest: dict[tuple[object, ...], RunRecord] = {}
+    for run in lake.catalog.runs():
+        if run.status not in {"skipped", "running"}:
+            newest[run.job, run.day, run.version] = run
+    broken = [run for run in newest.values() if run.status != "done"]
+    return sorted(broken, key=lambda run: -run.id)[:n]
+
+
+def _run(run: RunRecord) -> Facts:
+    seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
+    return {
+        "id": run.id,
+        "job": run.job,
+        "day": run.day,
+        "version": run.version,
+        "status": run.status,
+        "started_at": run.started_at,
+        "seconds": seconds,
+        "error": run.error_type,
+        "kind": run.error_kind,
+        "message": run.message,
+    }
+
+
+# For people.
+
+
+def _shown(title: str, *columns: str) -> Shown:
+    from rich import box
+    from rich.table import Table as Shown
+
+    return Shown(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def _tables(facts: Facts) -> Shown:
+    shown = _shown("tables", "table", "version", "rows", "days", "first", "last")
+    shown.columns[2].justify = shown.columns[3].justify = "right"
+    for row in facts["tables"]:
+        span = (str(row["first_day"] or ""), str(row["last_day"] or ""))
+        shown.add_row(row["table"], row["version"] or "", f"{row['rows']:,}", f"{row['days']:,}", *span)
+    return shown
+
+
+def _versions(facts: Facts) -> Shown:
+    shown = _shown("versions", "version", "state", "checkpoint", "days", "first missing", "re-run", "stored")
+    shown.columns[0].no_wrap = True
+    for row in facts["versions"]:
+        state = f"[green]{row['state']}[/green]" if row["state"] == "serving" else row["state"]
+        last = row["last_checkpoint"] or "none"
+        of = f"{row['published']}/{row['published'] + len(row['missing'])}"
+        missing, rerun = _first(row["missing"]), str(len(row["rerun"]))
+        shown.add_row(row["version"], state, last, of, missing, rerun, _told(row["store"]))
+    return shown
+
+
+def _told(store: Facts | None) -> str:
+    if store is None:
+        return "none"
+    tail = f", tail {store['tail_rows']:,} ({store['unmatched']:,} in no day)" if store["tail_rows"] else ""
+    return f"{store['rows']:,} rows{tail}"
+
+
+def _runs(title: str, runs: list[Facts]) -> Shown:
+    shown = _shown(title, "run", "job", "day", "version", "status", "began", "seconds")
+    for run in runs:
+        colour = _COLOURS.get(run["status"], "dim")
+        seconds = "" if run["seconds"] is None else f"{run['seconds']:.1f}"
+        status = f"[{colour}]{run['status']}[/{colour}]"
+        began = f"{run['started_at']:%m-%d %H:%M:%S}"
+        shown.add_row(str(run["id"]), run["job"], str(run["day"] or ""), run["version"] or "", status, began, seconds)
+    return shown
+
+
+def _errors(facts: Facts) -> Shown:
+    from rich.markup import escape
+
+    shown = _shown("errors that no later run has mended", "run", "job", "day", "version", "kind", "error")
+    for run in facts["errors"]:
+        text = escape(f"{run['error'] or run['status']}: {run['message'] or ''}".strip(" :"))
+        where = (str(run["day"] or ""), run["version"] or "")
+        shown.add_row(str(run["id"]), run["job"], *where, run["kind"] or "", text)
+    return shown
+
+
+def _advice(facts: Facts) -> list[str]:
+    fresh, root = facts["freshness"], facts["root"]
+    if fresh["last_event_day"] is None:
+        return [f"No events yet: tokenlake ingest {root} FILE"]
+    lines = [f"Events reach {fresh['last_event_day']}; "]
+    if fresh["last_published_day"] is None:
+        lines[0] += "nothing is published for the serving version yet."
+    else:
+        when = f"{fresh['last_published_at']:%Y-%m-%d %H:%M} UTC"
+        lines[0] += f"published up to {fresh['last_published_day']}, last at {when}."
+    pending = len({day for version in facts["versions"] for day in version["rerun"]})
+    if fresh["days_behind"] or pending:
+        behind = f"{fresh['days_behind']} days with events are not published, {pending} wait to be run again"
+        lines.append(f"{behind}: tokenlake backfill {root}")
+    return lines
+
+
+def _first(days: list[dt.date]) -> str:
+    return str(days[0]) if days else "none"
