@@ -46,6 +46,9 @@ def pair(
 
     A query sees itself and every visible key with a strictly earlier timestamp: rows of a tie don't see each other.
     """
+    if not len(timestamps):
+        none = offsets.new_zeros(0, 1)
+        return Pairs(none, none, offsets.new_zeros(0), none.unsqueeze(2).int())
     keys, there = _padded(offsets)
     rows = row_numbers(offsets)
     asking = asks.nonzero()[:, 0]
@@ -53,7 +56,7 @@ def pair(
     queries, _ = _padded(begins)
     places = rows[asking] * queries.shape[1] + torch.arange(len(asking), device=rows.device) - begins[rows[asking]]
     queries = torch.zeros_like(queries).view(-1).index_copy(0, places, asking).view_as(queries)
-    buckets = _ages(timestamps, offsets, rows, queries, keys, there).flatten(0, 1)
+    buckets = _ages(timestamps, offsets, rows, queries, keys, there & visible[keys]).flatten(0, 1)
     # A padded query has no key of its own; seeing the first keeps its softmax a number.
     first = torch.zeros(len(buckets), dtype=torch.int64, device=rows.device)
     buckets[
@@ -62,12 +65,12 @@ def pair(
     return Pairs(queries, keys, places, buckets.view(*queries.shape, -1))
 
 
-def _ages(timestamps: Tensor, offsets: Tensor, rows: Tensor, queries: Tensor, keys: Tensor, there: Tensor) -> Tensor:
+def _ages(timestamps: Tensor, offsets: Tensor, rows: Tensor, queries: Tensor, keys: Tensor, readable: Tensor) -> Tensor:
     """Buckets of the pairs by gap of time alone; in 32 bits, since these are the largest tensors of a step."""
-    since = timestamps - timestamps[offsets[:-1].clamp(max=len(timestamps) - 1)][rows]
+    since = timestamps - timestamps[offsets[rows]]
     seconds = (since // 1_000_000).clamp(-_LONGEST, _LONGEST).int()
     rank = torch.unique(timestamps, return_inverse=True)[1].int()
-    key_rank = torch.where(there, rank[keys], len(rank))
+    key_rank = torch.where(readable, rank[keys], len(rank))
     gap = (seconds[queries] + 1).unsqueeze(2) - seconds[keys].unsqueeze(1)
     # floor(log2(gap + 1)) is the exponent of that number as a float.
     buckets = gap.clamp_(min=1).float().view(torch.int32).bitwise_right_shift_(23).sub_(126)
@@ -109,7 +112,7 @@ class _PairBias(torch.autograd.Function):
         hidden = bias.new_full((len(bias), 1), -torch.inf)
         rows, queries, keys = buckets.shape
         flat = torch.cat([bias, hidden], dim=1).index_select(1, buckets.flatten())
-        return flat.view(-1, rows, queries, keys).transpose(0, 1)
+        return flat.view(len(bias), rows, queries, keys).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -32,7 +32,7 @@ class LogisticRegression(nn.Module):
         """Logits; history is not read."""
         inputs, targets = self.inputs(instances), len(self.config.labels)
         weights, numbers = torch.split(inputs, [self.inputs.embedded * targets, self.inputs.dense.width], dim=1)
-        return torch.add(weights.view(len(inputs), -1, targets).sum(1), self.dense(numbers))
+        return torch.add(weights.view(len(inputs), self.inputs.embedded, targets).sum(1), self.dense(numbers))
 
     def grow(self, rows: dict[str, int]) -> Tensor:
         """As `InstanceCompressor.grow`."""

@@ -90,7 +90,7 @@ class Instances:
             known=torch.cat([p.known for p in parts]),
             users=torch.cat([p.users for p in parts]),
             timestamps=torch.cat([p.timestamps for p in parts]),
-            seen=torch.cat([p.visible() for p in parts]),
+            seen=None if all(p.seen is None for p in parts) else torch.cat([p.visible() for p in parts]),
         )
 
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from tokenlake_models.errors import ModelError
 
-Array: TypeAlias = Shaped[np.ndarray[Any, Any], " n"]
+Array: TypeAlias = NDArray[Any]
 MetricName = Literal["auc", "gauc", "log_loss", "ne", "calibration"]
 #: From how often each user was drawn, `(U,)`, to the metric of that sample.
 _Resampled: TypeAlias = Callable[[NDArray[np.float64]], float | None]
@@ -41,28 +40,27 @@ class Interval:
 
 def auc(labels: Array, scores: Array) -> float | None:
     """Chance that a random positive scores above a random negative; a tie counts half."""
-    return _auc(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+    return _whole("auc", labels, scores)
 
 
 def gauc(labels: Array, scores: Array, users: Array) -> float | None:
     """Mean of the users' own AUC, weighted by their rows, over users who have both classes."""
-    y, p, codes = _checked(labels, scores, users)
-    return _gauc(y, p, codes)(np.ones(_count(codes)))
+    return _whole("gauc", labels, scores, users)
 
 
 def log_loss(labels: Array, scores: Array) -> float | None:
     """Mean of `-log p(label)`, in nats; probabilities are clipped to [1e-7, 1 - 1e-7]."""
-    return _log_loss(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+    return _whole("log_loss", labels, scores)
 
 
 def ne(labels: Array, scores: Array) -> float | None:
     """Normalised entropy: log loss over the entropy of the base rate; below 1 is better than the base rate."""
-    return _ne(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+    return _whole("ne", labels, scores)
 
 
 def calibration(labels: Array, scores: Array) -> float | None:
     """Mean prediction over mean label; 1 is right, above predicts too much."""
-    return _calibration(*_checked(labels, scores, np.zeros(len(labels), np.int64)))(np.ones(1))
+    return _whole("calibration", labels, scores)
 
 
 def user_bootstrap(
@@ -114,6 +112,11 @@ def paired_bootstrap(
         return None if a is None or b is None else a - b
 
     return _interval(difference, _count(codes), resamples, level, seed)
+
+
+def _whole(metric: MetricName, labels: Array, scores: Array, users: Array | None = None) -> float | None:
+    y, p, codes = _checked(labels, scores, np.zeros(len(labels), np.int64) if users is None else users)
+    return _METRICS[metric](y, p, codes)(np.ones(_count(codes)))
 
 
 def _interval(metric: _Resampled, users: int, resamples: int, level: float, seed: int) -> Interval | None:

@@ -18,7 +18,7 @@ class Window:
 
     Attributes:
         past: `(p,)` indices of stored tokens, in `History`.
-        context: `(c,)` earlier rows of the table, read but not trained.
+        context: `(c,)` earlier rows of the table that may be read; they are not trained.
         own: `(m,)` rows of the table that the segments are made of.
         merge: `(p + c + m,)` the order that makes of `[past, context, own]` one sequence a segment, oldest first.
         offsets: `(segments + 1,)` the sequences in that order.
@@ -42,7 +42,7 @@ class Sequences:
 
     A segment holds at most about `history + 1` rows of one user and never divides a tie. Before it come up to `history`
     earlier tokens: rows of the same table, then stored ones. Where a tie would be divided at the far end, all of it is
-    left out, unless nothing would be left. So neither the order inside a tie nor anything later changes a segment.
+    left out; a tie longer than `history` right before the segment is read as a whole. So neither the order inside a tie nor anything later changes a segment.
     """
 
     def __init__(self, instances: Instances, past: History, history: int) -> None:
@@ -50,7 +50,7 @@ class Sequences:
         by_time = torch.sort(timestamps, stable=True).indices
         self.order = by_time[torch.sort(users[by_time], stable=True).indices]
         self._timestamps = timestamps
-        self._visible = instances.visible()
+        self._seen = instances.visible()
         self._past = past
         users, timestamps = users[self.order], timestamps[self.order]
         user_begin = _run_starts(users)
@@ -59,10 +59,16 @@ class Sequences:
         self.starts = torch.unique(torch.maximum(_run_starts(piece), user_begin))
         self.stops = torch.cat([self.starts[1:], self.starts.new_tensor([len(users)])])[: len(self.starts)]
         self.wave = piece[self.starts]
-        first = user_begin[self.starts]
-        self.context = _whole_ties(torch.maximum(self.starts - history, first), self.starts, tie_begin)
+        # What comes before a segment is counted among the rows that later ones may read.
+        readable = self._seen[self.order]
+        self._readable = self.order[readable]
+        number = offsets_of(readable.long())
+        first, self._context_stops = number[user_begin[self.starts]], number[self.starts]
+        begin = torch.maximum(self._context_stops - history, first)
+        self._context_starts = _whole_ties(begin, self._context_stops, tie_begin[readable])
         owner = users[self.starts]
-        room = torch.where(self.context == first, history - (self.starts - self.context), 0)
+        length = self._context_stops - self._context_starts
+        room = torch.where(self._context_starts == first, history - length, 0).clamp(min=0)
         self._past_stops = past.offsets[1:][owner]
         self._past_starts = torch.maximum(self._past_stops - room, past.offsets[:-1][owner])
 
@@ -78,7 +84,8 @@ class Sequences:
             generator: shuffles users; without it the order is always the same.
         """
         mixed = torch.randperm(len(self), generator=generator) if generator else torch.arange(len(self))
-        length = self.stops - self.context + self._past_stops - self._past_starts
+        before = self._context_stops - self._context_starts + self._past_stops - self._past_starts
+        length = self.stops - self.starts + before
         mixed = mixed[torch.sort(length[mixed], stable=True).indices]  # similar lengths together: little padding
         mixed = mixed[torch.sort(self.wave[mixed], stable=True).indices]
         waves = torch.unique_consecutive(self.wave[mixed], return_counts=True)[1].tolist()
@@ -93,15 +100,15 @@ class Sequences:
 
     def window(self, segments: Int64[Tensor, " s"]) -> Window:
         """What SIT reads for the segments given."""
-        starts = torch.stack([self._past_starts, self.context, self.starts])[:, segments]
-        stops = torch.stack([self._past_stops, self.starts, self.stops])[:, segments]
+        starts = torch.stack([self._past_starts, self._context_starts, self.starts])[:, segments]
+        stops = torch.stack([self._past_stops, self._context_stops, self.stops])[:, segments]
         lengths = stops - starts
         past, context, own = (ranges(a, n) for a, n in zip(starts, lengths, strict=True))
-        context, own = self.order[context], self.order[own]
+        context, own = self._readable[context], self.order[own]
         blocks = offsets_of(lengths.flatten())[:-1].view_as(lengths)
         merge = ranges(blocks.T.flatten(), lengths.T.flatten())
         timestamps = torch.cat([self._past.timestamps[past], self._timestamps[context], self._timestamps[own]])
-        seen = torch.cat([torch.ones_like(past, dtype=torch.bool), self._visible[context], self._visible[own]])
+        seen = torch.cat([torch.ones(len(past) + len(context), dtype=torch.bool), self._seen[own]])
         return Window(
             past=past,
             context=context,
@@ -123,8 +130,9 @@ def _run_starts(values: Tensor) -> Tensor:
 
 
 def _whole_ties(begin: Tensor, end: Tensor, tie_begin: Tensor) -> Tensor:
-    """Move each `begin` that divides a tie to the next one, unless that leaves nothing before `end`."""
+    """Move each `begin` that divides a tie to the tie's end, or where nothing is left before `end`, to its start."""
     places = torch.arange(len(tie_begin), device=begin.device)
-    first = torch.cat([places[tie_begin == places], begin.new_tensor([len(tie_begin)])])
+    first = torch.cat([places[_run_starts(tie_begin) == places], begin.new_tensor([len(tie_begin)])])
     following = first[torch.searchsorted(first, begin)]
-    return torch.where(following < end, following, begin)
+    start = first[(torch.searchsorted(first, begin, right=True) - 1).clamp(min=0)]
+    return torch.where(begin == end, begin, torch.where(following < end, following, start))

@@ -59,7 +59,7 @@ class SIT(nn.Module):
         timestamps: Int64[Tensor, " total"],
         offsets: Int64[Tensor, " rows_1"],
         asks: Bool[Tensor, " total"],
-        seen: Bool[Tensor, " total"] | None = None,
+        seen: Bool[Tensor, " total"],
     ) -> Float32[Tensor, "q dim"]:
         """Contextual tokens of the `q` places where `asks`, in order.
 
@@ -68,14 +68,13 @@ class SIT(nn.Module):
             timestamps: microseconds.
             offsets: the rows.
             asks: what comes out.
-            seen: what later tokens may read; None: all.
+            seen: what later tokens may read.
         """
-        visible = torch.ones_like(asks) if seen is None else seen
         x = tokens
         *inner, last = self.layers
         if inner:
-            everything = pair(timestamps, offsets, torch.ones_like(asks), visible)
+            everything = pair(timestamps, offsets, torch.ones_like(asks), seen)
             for layer in inner:
                 x = layer(x, None, everything)
-        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks, visible)))
+        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks, seen)))
         return out
