@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import tokenlake
 from tokenlake.lake.lake import Lake
@@ -86,6 +87,11 @@ def plays(days: int = 8, seed: int = 0) -> pa.Table:
 def day(i: int) -> dt.date:
     """The i-th day of the log, from 0."""
     return FIRST + dt.timedelta(days=i)
+
+
+def of_day(events: pa.Table, i: int) -> pa.Table:
+    """Rows of the i-th day."""
+    return events.filter(pc.equal(pc.cast(events["timestamp"], pa.date32(), safe=False), pa.scalar(day(i))))
 
 
 def tokens_of(lake: Lake, version: str, *, through: dt.date | None = None) -> pa.Table:

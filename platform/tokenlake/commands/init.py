@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import yaml
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError
@@ -114,6 +116,5 @@ def _labels(guessed: Guess | None) -> list[str]:
 
 
 def _quoted(name: str) -> str:
-    return (
-        name if re.fullmatch(r"[A-Za-z_][\w-]*", name) else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    plain = re.fullmatch(r"[A-Za-z_][\w-]*", name) and yaml.safe_load(name) == name
+    return name if plain else json.dumps(name, ensure_ascii=False)

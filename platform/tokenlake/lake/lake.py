@@ -198,11 +198,12 @@ class Lake:
             return self.catalog.serving() or self.config.version_of(self.config.tokens.serving_name)
         if version in self.config.tokens.encoders:
             return self.config.version_of(version)
-        known = [v.version for v in self.catalog.versions()]
+        known = [self.config.version_of(name) for name in self.config.tokens.encoders]
+        known += [v.version for v in self.catalog.versions() if v.version not in known]
         if version in known:
             return version
         raise NotFoundError(
-            f"no version or encoder {version!r}; versions: {known or 'none yet'}, encoders: {sorted(self.config.tokens.encoders)}"
+            f"no version or encoder {version!r}; versions: {known}, encoders: {sorted(self.config.tokens.encoders)}"
         )
 
     def tokens(self, version: str | None = None) -> TokenStore:

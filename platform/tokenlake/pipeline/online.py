@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.catalog import Plan
 from tokenlake.errors import NotFoundError
 from tokenlake.lake.ingest import canonical
 from tokenlake.lake.lake import Lake
@@ -30,7 +29,7 @@ def encode(lake: Lake, events: pa.Table, version: str) -> NDArray[np.float32]:
 
 def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
     plan = lake.catalog.plan(version, day)
-    checkpoint = checkpoints.load(lake, version, plan.checkpoint if plan else _newest(lake, version, day).checkpoint)
+    checkpoint = checkpoints.load(lake, version, _checkpoint_for(lake, version, day))
     counts = lake.frames.counts_at(day, plan.watermark if plan else lake.watermark())
     earlier = new.filter(pc.field("ds") < pa.scalar(day))
     if earlier.num_rows:
@@ -43,11 +42,12 @@ def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Tabl
     return tokens
 
 
-def _newest(lake: Lake, version: str, day: Day) -> Plan:
-    earlier = [plan for plan in lake.catalog.plans(version) if plan.day < day]
-    if not earlier:
+def _checkpoint_for(lake: Lake, version: str, day: Day) -> str:
+    """The checkpoint of the day's plan, or while that is not trained yet the newest of an earlier day."""
+    plans = [p for p in lake.catalog.plans(version) if p.day <= day and checkpoints.exists(lake, version, p.checkpoint)]
+    if not plans:
         raise NotFoundError(f"{version} has no checkpoint for {day} yet; `tokenlake backfill {lake.root}` trains one")
-    return max(earlier, key=lambda plan: plan.day)
+    return max(plans, key=lambda plan: plan.day).checkpoint
 
 
 def _not_in_lake(lake: Lake, rows: pa.Table) -> pa.Table:

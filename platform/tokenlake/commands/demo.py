@@ -1,0 +1,114 @@
+"""`tokenlake demo`: the whole daily path on real data, step by step."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tokenlake.commands.common import console, day_bars
+
+if TYPE_CHECKING:
+    from tokenlake.lake.lake import Lake
+
+#: Households of Complete Journey that a laptop's two cores take in minutes.
+_HOUSEHOLDS = 400
+
+
+@click.command()
+@click.option("--dataset", default="complete-journey", show_default=True, help="See `tokenlake datasets list`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the lake.  [default: demo/<dataset>]")
+@click.option(
+    "--households", type=click.IntRange(min=1), default=_HOUSEHOLDS, show_default=True, help="complete-journey only."
+)
+@click.option(
+    "--airflow-days", type=click.IntRange(min=0), default=3, show_default=True, help="Last days, run by Airflow's DAGs."
+)
+def command(dataset: str, out: Path | None, households: int, airflow_days: int) -> None:
+    """Take real interaction data through ingest, training, encoding, the token store, Airflow and SQL.
+
+    What is done already is left alone, so a second run is quick and changes nothing.
+    """
+    import tokenlake
+
+    began = time.monotonic()
+    folder = out or Path("demo") / dataset
+    _say("1. Data", f"{dataset} into {folder}")
+    _fetch(dataset, folder, households)
+    lake = tokenlake.open(folder)
+    days = _landing_days(lake)
+    by_hand, by_airflow = (days[:-airflow_days], days[-airflow_days:]) if airflow_days else (days, [])
+    _say("2. Ingest", f"{len(by_hand)} days of raw files")
+    _ingest(lake, by_hand)
+    _say("3. Back-fill", "train, encode and publish each day, for both compressors")
+    _backfill(lake, by_hand)
+    if by_airflow:
+        _say("4. Airflow", f"the last {len(by_airflow)} days through the real DAGs")
+        _airflow(lake, by_airflow)
+    _say("5. What came of it")
+    from tokenlake.commands import demo_report
+
+    demo_report.show(lake)
+    console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
+    demo_report.next_steps(folder)
+
+
+def _say(step: str, what: str = "") -> None:
+    console.rule(f"[bold]{step}[/]  {what}", align="left")
+
+
+def _fetch(dataset: str, folder: Path, households: int) -> None:
+    from tokenlake.commands._bars import bar
+    from tokenlake.commands.datasets import show
+    from tokenlake.datasets import fetch
+
+    options = {"households": households} if dataset == "complete-journey" else {}
+    with bar() as tell:
+        report = fetch(dataset, folder, progress=tell, **options)
+    show(report)
+
+
+def _landing_days(lake: Lake) -> list[dt.date]:
+    assert lake.config.landing is not None
+    return sorted(dt.date.fromisoformat(path.stem) for path in lake.root.glob(lake.config.landing.format(ds="*")))
+
+
+def _ingest(lake: Lake, days: list[dt.date]) -> None:
+    assert lake.config.landing is not None
+    there = set(lake.events.days())
+    files = [str(lake.root / lake.config.landing.format(ds=day)) for day in days if day not in there]
+    if not files:
+        console.print("all ingested before")
+        return
+    report = lake.ingest(files)
+    console.print(f"{report.accepted:,} accepted, {report.duplicates:,} duplicates, {report.quarantined:,} quarantined")
+
+
+def _backfill(lake: Lake, days: list[dt.date]) -> None:
+    from tokenlake.pipeline.parallel import backfill_parallel
+
+    with day_bars() as progress:
+        report = backfill_parallel(lake, days[0], days[-1], progress=progress)
+    console.print(
+        f"{len(report.results):,} jobs in {report.seconds:.0f} s; {len(report.skipped):,} (version, day) pairs were done before"
+    )
+
+
+def _airflow(lake: Lake, days: list[dt.date]) -> None:
+    from tokenlake.pipeline.backfill import all_versions
+    from tokenlake.scheduling.services import Services
+
+    versions = all_versions(lake)
+    todo = [day for day in days if any(day not in lake.catalog.done(version, "publish") for version in versions)]
+    if not todo:
+        console.print("all done before")
+        return
+    with console.status("starting Airflow on loopback"), Services(lake.root) as airflow:
+        for day in todo:
+            run = airflow.trigger("tokenlake_ingest", day.isoformat())
+            ended = airflow.wait("tokenlake_instance_tokens", day.isoformat(), since=run)
+            states = ", ".join(f"{task} {state}" for task, state in sorted(airflow.task_states(ended).items()))
+            console.print(f"{day}: {ended.state} ({states})")
