@@ -1,6 +1,7 @@
 """Checkpoints of the encoders: weights, optimizer state and vocabulary of one version, trained up to one day.
 
-Layout: `<data>/checkpoints/<version>/<last day trained on>/{weights,optimizer}.safetensors, config.json, vocabulary/`.
+Layout: `<data>/checkpoints/<version>/<last day trained on>/model/{weights.safetensors,optimizer.safetensors,config.json}` and
+`vocabulary.arrow` beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tokenlake.config import Encoder
 from tokenlake.errors import NotFoundError
+from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake_models.training import Learner
@@ -37,7 +39,9 @@ def exists(lake: Lake, version: str, checkpoint: str) -> bool:
 def save(lake: Lake, version: str, checkpoint: str, learner: Learner, vocabulary: Vocabulary) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
-    learner.save(path, also=lambda folder: vocabulary.save(folder / "vocabulary.arrow"))
+    with whole_folder(path) as folder:
+        learner.save(folder / "model")
+        vocabulary.save(folder / "vocabulary.arrow")
     return path
 
 
@@ -60,7 +64,7 @@ def load_fresh(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
 def _load(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise NotFoundError(f"checkpoint {path} does not exist; `tokenlake run DAY` trains it")
-    return Checkpoint(Learner.load(path), Vocabulary.load(path / "vocabulary.arrow"))
+    return Checkpoint(Learner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
 
 
 def encoder_of(lake: Lake, version: str) -> Encoder:
