@@ -30,7 +30,7 @@ class FakeCatalog:
 class FakeLake:
     def __init__(self, data: Path, events: dict[str, Any] | None = None) -> None:
         self.data = data
-        self.config = Config(events=events or {})  # type: ignore[arg-type]  # pydantic reads the mapping
+        self.config = Config(events=events or {})
         self.catalog = FakeCatalog()
         self.tables = open_tables(self)
 

@@ -180,7 +180,8 @@ class _Call:
             verdicts = self._ledger.verdicts(self._lake.events)
             self._reject_conflicts(verdicts)
             days = self._days(verdicts)
-            reruns = tuple(day for day in days if self._lake.catalog.is_published(day))
+            # A lake without events published nothing, and a dry run must not make its catalog.
+            reruns = tuple(day for day in days if self._lake.events.exists and self._lake.catalog.is_published(day))
             if not self._dry_run:
                 self._commit(settled.ids, verdicts, days, reruns)
         return IngestReport(

@@ -109,9 +109,7 @@ class Clock:
             return self._digits(column)
         if pa.types.is_null(kind):
             return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_), {}
-        raise SchemaError(
-            f"column {self.name!r} has type {kind}; a time is a timestamp, a date, an integer since 1970, or ISO 8601 text"
-        )
+        raise SchemaError(f"column {self.name!r} of type {kind} is no time")
 
     def _text(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
         text = stripped(column)

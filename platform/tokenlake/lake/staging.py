@@ -48,6 +48,8 @@ class Spill:
 
     def add(self, columns: dict[str, pa.Array], days: NDArray[np.int32]) -> None:
         """Take rows in; `days` since 1970."""
+        if not len(days):
+            return
         position = np.arange(self._position, self._position + len(days))
         arrays = [columns[name] for name in self._schema.names[:-1]]
         batch = pa.record_batch([*arrays, pa.array(position)], schema=self._schema)

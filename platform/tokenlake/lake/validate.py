@@ -189,9 +189,11 @@ def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool 
     wanted: list[tuple[str, str]] = [(f.column or name, f.kind) for name, f in events.features.items()]
     wanted += [(name, "label") for name in events.labels] if labels else []
     wanted += [(name, "id") for name in (events.id, events.user, events.item) if name]
+    wanted += [(name, "time") for name in Columns.of(config, labels=labels).times]
     for name, kind in wanted:
         given = plain(schema.field(name).type)
         if not (pa.types.is_null(given) or _FITS[kind](given)):
+            kind = _SPELLED.get(kind, kind)
             raise SchemaError(
                 f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source. "
                 "Nothing was changed"
@@ -206,6 +208,15 @@ def _numbers(kind: pa.DataType) -> bool:
     return is_list(kind) and (is_number(kind.value_type) or pa.types.is_null(kind.value_type))
 
 
+def _instant(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+_SPELLED = {
+    "label": "label (0, 1, true, false)",
+    "time": "time (a timestamp, a date, an integer since 1970, or ISO 8601 text)",
+    "id": "id (an integer or a string)",
+}
 _FITS: dict[str, Any] = {
     "categorical": _scalar,
     "multi": lambda k: (
@@ -214,6 +225,7 @@ _FITS: dict[str, Any] = {
     "numeric": lambda k: is_string(k) or is_number(k),
     "vector": lambda k: is_string(k) or _numbers(k),
     "label": lambda k: is_string(k) or is_number(k),
+    "time": lambda k: is_string(k) or (is_number(k) and not pa.types.is_boolean(k)) or _instant(k),
     "id": lambda k: is_string(k) or pa.types.is_integer(k) or pa.types.is_floating(k),
 }
 

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from tests.lake.test_ingest import dense
+from tokenlake.cli import app
+from tokenlake.config import Config
+from tokenlake.errors import ConfigError
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_init_guesses_and_ingest_reports(tmp_path: Path) -> None:
+    sample, lake = tmp_path / "events.parquet", tmp_path / "lake"
+    rows = dense(100)
+    tags, images = [["x|y"] * 100], [[[0.5, 1.0]] * 100]
+    rows = rows.append_column("tags", tags).append_column("image", images).append_column("day of week", [["Mo"] * 100])
+    pq.write_table(rows, sample)
+    run("init", lake, "--from", sample)
+    events = Config.load(lake / "tokenlake.yaml").events
+    assert {name: f.kind for name, f in events.features.items()} == {
+        "kind": "categorical",
+        "tags": "multi",
+        "image": "vector",
+    }
+    assert list(events.labels) == ["clicked"]
+    said = run("ingest", lake, sample, "--dry-run")
+    assert "nothing was changed" in said
+    assert "integers read as seconds" in said
+    assert [path.name for path in lake.iterdir()] == ["tokenlake.yaml"]
+    assert "100 accepted" in run("ingest", lake, sample)
+    assert "100 duplicates" in run("ingest", lake, sample)
+
+
+def test_init_overwrites_nothing_unasked(tmp_path: Path) -> None:
+    run("init", tmp_path / "on")
+    assert Config.load(tmp_path / "on" / "tokenlake.yaml").project == "on"
+    with pytest.raises(ConfigError, match="--force"):
+        run("init", tmp_path / "on")
+    run("init", tmp_path / "on", "--force")
