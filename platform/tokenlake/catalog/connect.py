@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.pool import NullPool
 
 from tokenlake.catalog.models import HEAD
 from tokenlake.errors import (
@@ -72,8 +73,8 @@ def connect(url: URL) -> sa.Engine:
         TerminalError: the database cannot be used, or was made by a newer Tokenlake.
         TransientError: it cannot be reached, is busy, or the disk refused.
     """
-    # No pool: a connection costs little beside a job, and none is ever shared with a forked child.
-    engine = sa.create_engine(url, poolclass=NullPool, json_serializer=to_json)
+    engine = sa.create_engine(url, json_serializer=to_json)
+    _leave_to_parent(engine)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _sqlite_connect)
         sa.event.listen(engine, "begin", _sqlite_begin)
@@ -87,6 +88,17 @@ def connect(url: URL) -> sa.Engine:
     except OSError as error:
         raise StorageError(f"catalog {url.database} cannot be made: {error.strerror}") from error
     return engine
+
+
+def _leave_to_parent(engine: sa.Engine) -> None:
+    """Let a forked child open connections of its own: those of the pool stay the parent's."""
+    reference = weakref.ref(engine)
+
+    def forget() -> None:
+        if (mine := reference()) is not None:
+            mine.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def to_json(value: Any) -> str:

@@ -7,6 +7,7 @@ import datetime as dt
 import functools
 import operator
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 #: How long a short write waits for another of the same partition.
 _PATIENCE = 60.0
 _BATCH_ROWS = 65_536
+#: Writers of different partitions only race for the next number of the log.
+_RETRIES = 1000
+#: File systems keep times by the kernel's tick, 10 ms at the most.
+_COARSE_NS = 50_000_000
 
 
 class HasTables(Protocol):
@@ -62,6 +67,8 @@ class Table:
         self._locks = locks
         self._delta: DeltaTable | None = None
         self._inode: int | None = None
+        self._seen: tuple[int, int] | None = None
+        self._listed: tuple[int, pa.Table] | None = None
         self._guard = threading.Lock()
 
     def __repr__(self) -> str:
@@ -81,27 +88,27 @@ class Table:
 
     def days(self, version: str | None = None) -> list[Day]:
         """Sorted days that hold rows, from the log alone."""
-        log = self._log(version=version)
-        return sorted({day for day, rows in zip(log["partition.ds"], log["num_records"], strict=True) if rows})
+        files = self._log(version=version)
+        return sorted(
+            {day for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True) if rows}
+        )
 
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
         """Rows, from the log alone."""
-        return sum(self._log(day=day, version=version)["num_records"])
+        return sum(self._log(day=day, version=version).of("num_records"))
 
     def newest(self, column: str) -> int:
         """Largest instant of a time column in microseconds, from the log alone; 0 where there is none.
 
         The log keeps whole milliseconds: ask only for a column that has no finer ones, such as `ingested_at`.
         """
-        values = [value for value in self._log().get(f"max.{column}", []) if value is not None]
+        values = [value for value in self._log().of(f"max.{column}") if value is not None]
         return int(as_micros(values).max()) if values else 0
 
     def days_with(self, column: str, low: Any, high: Any) -> list[Day]:
         """Sorted days that may hold values of a column from `low` to `high`, by the log's statistics."""
-        log = self._log()
-        unknown = [None] * len(log["path"])
-        lows, highs = log.get(f"min.{column}", unknown), log.get(f"max.{column}", unknown)
-        ranges = zip(log["partition.ds"], lows, highs, strict=True)
+        files = self._log()
+        ranges = zip(files.of("partition.ds"), files.of(f"min.{column}"), files.of(f"max.{column}"), strict=True)
         return sorted({day for day, lo, hi in ranges if lo is None or hi is None or (lo <= high and low <= hi)})
 
     def commit_version(self) -> int | None:
@@ -111,7 +118,7 @@ class Table:
 
     def uris(self, *, day: Day | None = None, version: str | None = None) -> list[str]:
         """Parquet files of the current version, for DuckDB's `read_parquet`."""
-        return [self._path_of(path) for path in self._log(day=day, version=version)["path"]]
+        return [self._path_of(path) for path in self._log(day=day, version=version).of("path")]
 
     def read(
         self,
@@ -179,7 +186,15 @@ class Table:
         """
         if ("version" in self.partition_by) != (version is not None):
             raise SchemaError(f"{self.path.name} is partitioned by {self.partition_by}; version={version!r} given")
-        part: dict[str, Any] = {"ds": ds} | ({"version": version} if version is not None else {})
+        self._replace({"ds": ds} | ({"version": version} if version is not None else {}), data)
+
+    def replace_version(self, version: str, data: pa.Table) -> None:
+        """Replace all days of a version by these rows, in one commit; else as `replace_day`."""
+        if "version" not in self.partition_by:
+            raise SchemaError(f"{self.path.name} is partitioned by {self.partition_by}, and knows no versions")
+        self._replace({"version": version}, data)
+
+    def _replace(self, part: dict[str, Any], data: pa.Table) -> None:
         data = self._conform(_fill(data, part, self.schema))
         for column, value in part.items():
             if data.num_rows and pc.unique(data[column]).to_pylist() != [value]:
@@ -187,9 +202,9 @@ class Table:
         predicate = " AND ".join(
             f"{column} = '{str(value).replace(chr(39), chr(39) * 2)}'" for column, value in part.items()
         )
-        name = "-".join([self.path.name, *(str(part[c]) for c in self.partition_by)])
+        name = "-".join([self.path.name, *(str(part[c]) for c in self.partition_by if c in part)])
         with hold(self._locks / f"{name}.lock", f"replacing {name}", timeout=_PATIENCE), self._writing():
-            if data.num_rows or ds in self.days(version):
+            if data.num_rows or self.count(day=part.get("ds"), version=part.get("version")):
                 self._write(data, mode="overwrite", predicate=predicate)
 
     def append(self, data: pa.Table | pa.RecordBatchReader) -> None:
@@ -231,7 +246,7 @@ class Table:
                 "append",
                 _delta_schema(stored),
                 list(self.partition_by),
-                commit_properties=CommitProperties(),
+                commit_properties=CommitProperties(max_commit_retries=_RETRIES),
             )
 
     # Inner parts.
@@ -240,36 +255,45 @@ class Table:
         """The table at its newest version; opened once, then brought up to date."""
         with self._guard:
             try:
-                inode = (self.path / "_delta_log").stat().st_ino
+                folder = (self.path / "_delta_log").stat()
             except OSError:
-                self._delta = None
+                self._delta = self._seen = None
                 return None
+            # A commit changes the folder's time. One that is as young as the clock is coarse says nothing yet.
+            seen = folder.st_ino, folder.st_mtime_ns
+            settled = time.time_ns() - folder.st_mtime_ns > _COARSE_NS
+            if self._delta is not None and self._seen == seen:
+                return self._delta
             try:
-                if self._delta is None or self._inode != inode:
-                    self._delta, self._inode = DeltaTable(self.path), inode
+                if self._delta is None or self._inode != folder.st_ino:
+                    self._delta, self._inode = DeltaTable(self.path), folder.st_ino
                 else:
                     self._delta.update_incremental()
             except TableNotFoundError:  # the log's folder is made before its first commit
                 self._delta = None
+            self._seen = seen if settled else None
             return self._delta
 
     def _log(
         self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
-    ) -> dict[str, list[Any]]:
-        """Files of some partitions as the log has them: path, num_records, partition.*, min.*, max.*."""
+    ) -> _Files:
+        """Files of some partitions as the log has them."""
         if day is not None and between is not None:
             raise SchemaError("`day` and `between` were both given; give one")
         first, last = between or (day, day)
         delta = self._open()
         if delta is None:
-            return {"path": [], "num_records": [], **{f"partition.{name}": [] for name in self.partition_by}}
-        files = pa.table(delta.get_add_actions(flatten=True))
+            return _Files(None)
+        with self._guard:
+            if self._listed is None or self._listed[0] != delta.version():
+                self._listed = delta.version(), pa.table(delta.get_add_actions(flatten=True))
+            files = self._listed[1]
         if first is not None and last is not None:
             ds = files["partition.ds"]
             files = files.filter(pc.and_(pc.greater_equal(ds, _date(first)), pc.less_equal(ds, _date(last))))
         if version is not None:
             files = files.filter(pc.equal(files["partition.version"], version))
-        return dict(files.to_pydict())
+        return _Files(files)
 
     def _path_of(self, path: str) -> str:
         return str(self.path / unquote(path))
@@ -287,14 +311,14 @@ class Table:
         if delta is None:
             return None
         self._check(delta, self.schema)
-        log = self._log(day=day, between=between, version=version)
+        files = self._log(day=day, between=between, version=version)
         disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
-        parts = [log[f"partition.{name}"] for name in self.partition_by]
+        parts = [files.of(f"partition.{name}") for name in self.partition_by]
         # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
         # statistics of a column for one without matches.
         fragments = [
             layout.make_fragment(self._path_of(path), disk, partition_expression=_equal(self.partition_by, values))
-            for path, *values in zip(log["path"], *parts, strict=True)
+            for path, *values in zip(files.of("path"), *parts, strict=True)
         ]
         return pds.FileSystemDataset(fragments, self.schema, layout, disk)
 
@@ -341,7 +365,10 @@ class Table:
     def _write(self, data: pa.Table | pa.RecordBatchReader, **how: Any) -> None:
         delta = self._create(self.schema)
         self._evolve(delta, self.schema)
-        write_deltalake(delta, data, schema_mode="merge", partition_by=list(self.partition_by), **how)
+        commits = CommitProperties(max_commit_retries=_RETRIES)
+        write_deltalake(
+            delta, data, schema_mode="merge", partition_by=list(self.partition_by), commit_properties=commits, **how
+        )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -356,6 +383,21 @@ class Table:
             raise StorageError(
                 f"{self.path} could not be written ({error}); nothing of it was changed. Check the disk's space and rights"
             ) from error
+
+
+class _Files:
+    """Files of a table as its log has them."""
+
+    def __init__(self, log: pa.Table | None) -> None:
+        self._log = log
+
+    def of(self, column: str) -> list[Any]:
+        """One of path, num_records, partition.*, min.*, max.*, a value a file; None where the log has none."""
+        if self._log is None:
+            return []
+        known = column in self._log.column_names
+        values: list[Any] = self._log[column].to_pylist() if known else [None] * self._log.num_rows
+        return values
 
 
 def open_tables(lake: HasTables) -> dict[str, Table]:

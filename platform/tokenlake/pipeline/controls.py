@@ -95,8 +95,8 @@ def run_control(lake: Lake, control: Control, plans: list[Plan], progress: Progr
                 scored.append(predictions_table(lake, frame.events, scores, control.name, version))
             if progress:
                 progress(control.name, i + 1, len(plans))
-    for table in scored:
-        lake.predictions.replace_day(table["ds"][0].as_py(), table, version=version)
+    if scored:
+        lake.predictions.replace_version(version, pa.concat_tables(scored))
     return sum(table.num_rows for table in scored)
 
 
