@@ -23,16 +23,15 @@ class LogisticRegression(nn.Module):
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, len(config.labels), generator)
-            self.dense = nn.Linear(self.inputs.dense.width, len(config.labels))
-            nn.init.zeros_(self.dense.weight)
-            nn.init.zeros_(self.dense.bias)
-            nn.init.zeros_(self.inputs.table.weight)
+        nn.init.zeros_(self.inputs.table.weight)
+        self.weight = nn.Parameter(torch.zeros(self.inputs.dense.width, len(config.labels)))
+        self.bias = nn.Parameter(torch.zeros(len(config.labels)))
 
     def forward(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:
         """Logits; history is not read."""
         inputs, targets = self.inputs(instances), len(self.config.labels)
         weights, numbers = torch.split(inputs, [self.inputs.embedded * targets, self.inputs.dense.width], dim=1)
-        return torch.add(weights.view(len(inputs), self.inputs.embedded, targets).sum(1), self.dense(numbers))
+        return weights.view(len(inputs), self.inputs.embedded, targets).sum(1) + numbers @ self.weight + self.bias
 
     def grow(self, rows: dict[str, int]) -> Tensor:
         """As `InstanceCompressor.grow`."""

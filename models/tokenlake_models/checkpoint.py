@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ def write_checkpoint(
     header: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
-    also: Callable[[Path], None] | None = None,
 ) -> None:
     """Write all files beside the folder, flush them to disk, and rename: a reader sees all of it or none.
 
@@ -39,8 +38,6 @@ def write_checkpoint(
         save_file({k: v.detach().contiguous() for k, v in optimizer.items()}, temporary / "optimizer.safetensors")
         text = json.dumps({"format": FORMAT, **header}, indent=2) + "\n"
         (temporary / "config.json").write_text(text, encoding="utf-8")
-        if also:
-            also(temporary)
         temporary.chmod(0o755)
         for path in (*temporary.rglob("*"), temporary):
             _flush(path)
@@ -60,12 +57,13 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], di
     Raises:
         CheckpointError: a file is missing or damaged, or the format is of another release.
     """
+    for name in ("config.json", "weights.safetensors", "optimizer.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is no checkpoint: {name} is missing")
     try:
         header = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
         optimizer = load_file(folder / "optimizer.safetensors")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no checkpoint: {Path(error.filename or folder).name} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

@@ -193,20 +193,15 @@ class Learner:
         rows = torch.split(torch.arange(len(instances)), _SCORING)
         return torch.cat([self.model.compress(instances.select(part)) for part in rows])
 
-    def save(self, folder: Path, *, also: Callable[[Path], None] | None = None) -> None:
-        """Publish weights, optimiser state and config as a folder, whole or not at all; one that is there is replaced.
-
-        Args:
-            folder: of the checkpoint; its parents are made.
-            also: writes further files that belong to it into the folder that it is given, before it is published.
-        """
+    def save(self, folder: Path) -> None:
+        """Publish weights, optimiser state and config as a folder, whole or not at all; one that is there is replaced."""
         header = {
             "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
             "learning_rate": self.learning_rate,
             "table_learning_rate": self.table_learning_rate,
             "config": dataclasses.asdict(self.config),
         }
-        write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state(), also)
+        write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state())
 
     @classmethod
     def load(cls, folder: Path) -> Learner:
@@ -216,6 +211,8 @@ class Learner:
             CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
         """
         header, weights, optimizer = read_checkpoint(folder)
+        if header.get("model") not in _MODELS:
+            raise CheckpointError(f"{folder}: a model of {sorted(_MODELS)} expected, got {header.get('model')!r}")
         try:
             learner = cls.create(
                 CompressorConfig.from_dict(header["config"]),
