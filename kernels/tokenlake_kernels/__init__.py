@@ -1,1 +1,58 @@
-"""Jagged kernels: values and offsets, never padding."""
+"""Jagged kernels: values and offsets, never padding.
+
+Every op takes a batch of rows of different lengths as `values (total, ...)` and `offsets (batch + 1,)`: row b is
+`values[offsets[b]:offsets[b + 1]]`. One definition serves CPUs (compiled C++, or plain PyTorch), CUDA and ROCm GPUs
+(Triton), tracing and autograd. `reference` holds a slow and obvious form of each; docs/kernels.md explains the rest.
+
+    >>> import torch
+    >>> from tokenlake_kernels import jagged_attention
+    >>> offsets = torch.tensor([0, 3, 3, 7])  # rows of 3, 0 and 4 values
+    >>> q, k, v = torch.randn(3, 7, 2, 16).unbind(0)
+    >>> jagged_attention(q, k, v, offsets, causal=True).shape
+    torch.Size([7, 2, 16])
+"""
+
+from .attention import jagged_attention, jagged_cross_attention
+from .errors import ArgumentError, DeviceError, DtypeError, KernelError, OffsetsError, ShapeError
+from .hstu import hstu_attention
+from .interaction import (
+    grouped_gemm,
+    jagged_concat,
+    jagged_dense_add,
+    jagged_dense_bmm,
+    jagged_dense_mul,
+    jagged_jagged_bmm,
+    jagged_softmax,
+    jagged_split,
+    jagged_time_differences,
+    jagged_to_padded,
+    padded_to_jagged,
+)
+from .layer import gated_norm
+from .samoyeds import SamoyedsWeight, sparse_moe_matmul
+
+__all__ = [
+    "ArgumentError",
+    "DeviceError",
+    "DtypeError",
+    "KernelError",
+    "OffsetsError",
+    "SamoyedsWeight",
+    "ShapeError",
+    "gated_norm",
+    "grouped_gemm",
+    "hstu_attention",
+    "jagged_attention",
+    "jagged_concat",
+    "jagged_cross_attention",
+    "jagged_dense_add",
+    "jagged_dense_bmm",
+    "jagged_dense_mul",
+    "jagged_jagged_bmm",
+    "jagged_softmax",
+    "jagged_split",
+    "jagged_time_differences",
+    "jagged_to_padded",
+    "padded_to_jagged",
+    "sparse_moe_matmul",
+]

@@ -1,0 +1,111 @@
+"""What every op checks before it runs: shapes, dtypes and devices always, the values of offsets where reading is free.
+
+Shapes, dtypes and devices are checked in the public functions (they cost nothing and trace away). Offset values are
+read inside the ops: always on the CPU; on a GPU, where reading them waits for the device, with `TOKENLAKE_CHECKS=1`.
+"""
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError, DeviceError, DtypeError, OffsetsError, ShapeError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTS = (torch.int32, torch.int64)
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+
+
+def dtype(name: str, x: Tensor, allowed: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """Refuse a tensor whose dtype is not among `allowed`."""
+    if x.dtype not in allowed:
+        raise DtypeError(f"{name} is {str(x.dtype).removeprefix('torch.')}; expected one of {_names(allowed)}")
+
+
+def rank(name: str, x: Tensor, dims: tuple[str, ...]) -> None:
+    """Refuse a tensor that has not exactly the named dimensions."""
+    if x.dim() != len(dims):
+        raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected ({', '.join(dims)})")
+
+
+def size(name: str, x: Tensor, axis: int, expected: int, meaning: str) -> None:
+    """Refuse a tensor whose axis has not the expected size."""
+    if x.shape[axis] != expected:
+        raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected {expected} ({meaning}) in dimension {axis}")
+
+
+def same(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse tensors of different dtypes."""
+    if x.dtype != other.dtype:
+        raise DtypeError(f"{name} is {x.dtype} but {other_name} is {other.dtype}; convert one of them")
+
+
+def devices(**tensors: Tensor | None) -> None:
+    """Refuse tensors that live on different devices."""
+    first_name, first = "", None
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if first is None:
+            first_name, first = name, x
+        elif x.device != first.device:
+            raise DeviceError(f"{name} is on {x.device} but {first_name} is on {first.device}; move one of them")
+
+
+def offsets_form(name: str, offsets: Tensor) -> None:
+    """Refuse offsets that are not `(batch + 1,)` integers."""
+    dtype(name, offsets, INTS)
+    rank(name, offsets, ("batch + 1",))
+    if offsets.shape[0] < 1:
+        raise ShapeError(f"{name} is empty; expected (batch + 1,): a batch of no rows has the one offset 0")
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse a number below `least`."""
+    if value < least:
+        raise ArgumentError(f"{name} is {value}; expected at least {least}")
+
+
+def reads_values(x: Tensor) -> bool:
+    """Whether offset values on this tensor's device are checked."""
+    return x.device.type == "cpu" or os.environ.get("TOKENLAKE_CHECKS") == "1"
+
+
+def offsets_values(name: str, offsets: Tensor, total: int | None, max_len: int = -1) -> None:
+    """Refuse offsets that do not start at 0, decrease, do not end at `total`, or hold a row beyond `max_len`.
+
+    `total=None` leaves the end open, `max_len=-1` the length.
+    """
+    if not reads_values(offsets):
+        return
+    values = offsets.detach().cpu().numpy()
+    if values[0] != 0:
+        raise OffsetsError(f"{name}[0] is {values[0]}; expected 0")
+    lengths = np.diff(values)
+    if lengths.size and lengths.min() < 0:
+        at = int(np.argmax(lengths < 0))
+        raise OffsetsError(
+            f"{name}[{at + 1}] is {values[at + 1]}, below {name}[{at}] = {values[at]}; they must not decrease"
+        )
+    if total is not None and values[-1] != total:
+        over = int(np.argmax(values > total)) if values[-1] > total else len(values) - 1
+        raise OffsetsError(f"{name}[{over}] is {values[over]}; expected {name} to end at {total}, the number of values")
+    if max_len >= 0 and lengths.size and lengths.max() > max_len:
+        at = int(np.argmax(lengths > max_len))
+        raise OffsetsError(f"row {at} of {name} holds {lengths[at]} values; max_len is {max_len}")
+
+
+def row_counts(name: str, counts: Tensor, offsets: Tensor) -> None:
+    """Refuse per-row counts that are negative or exceed their row."""
+    if not reads_values(offsets):
+        return
+    values = counts.detach().cpu().numpy()
+    lengths = np.diff(offsets.detach().cpu().numpy())
+    bad = (values < 0) | (values > lengths)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise OffsetsError(f"{name}[{at}] is {values[at]}; row {at} holds {lengths[at]} values")

@@ -1,0 +1,344 @@
+"""The compiled CPU path: tensors in, pointers down, tensors out. Half precision is widened to float32 on the way in."""
+
+import ctypes
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from ..masks import Hstu
+from .native import library
+
+SMALL = 1 << 14  # below this many elements a second thread costs more than it brings
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the compiled kernels take tensors of this dtype, here."""
+    return x.dtype != torch.float64 and library() is not None
+
+
+def _call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
+    native = library()
+    if native is None:
+        raise RuntimeError("the compiled kernels were asked for where usable() had said no")
+    values: list[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float] = []
+    for arg in args:
+        if arg is None:
+            values.append(ctypes.c_void_p(0))
+        elif isinstance(arg, Tensor):
+            values.append(ctypes.c_void_p(arg.data_ptr()))
+        else:
+            values.append(ctypes.c_float(arg) if isinstance(arg, float) else ctypes.c_int64(arg))
+    getattr(native, name)(*values, ctypes.c_int(threads))
+
+
+def _threads(work: int) -> int:
+    return 1 if work < SMALL else torch.get_num_threads()
+
+
+def _float(x: Tensor) -> Tensor:
+    """float32 with a dense last dimension; other strides stay as they are."""
+    x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.float().contiguous()
+
+
+def _strides(*tensors: Tensor) -> Tensor:
+    return torch.tensor([s for x in tensors for s in x.stride()[:2]])
+
+
+def _long(x: Tensor) -> Tensor:
+    return x.long().contiguous()
+
+
+def _ends(
+    offsets: Int[Tensor, " rows_plus_one"], queries: int
+) -> tuple[Int[Tensor, " rows_plus_one"], Int[Tensor, " rows_plus_one"]]:
+    keys = _long(offsets)
+    return (torch.arange(keys.shape[0]) * queries if queries else keys), keys
+
+
+def attention_forward(
+    q: Float[Tensor, "queries heads dim"],
+    k: Float[Tensor, "total kv_heads dim"],
+    v: Float[Tensor, "total kv_heads dim"],
+    bias: Float[Tensor, "rows dense max_len"] | None,
+    offsets: Int[Tensor, " rows_plus_one"],
+    queries: int,
+    left: int,
+    right: int,
+    scale: float,
+    *,
+    save: bool,
+) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads saved"]]:
+    """As `eager.attention_forward`."""
+    qs, ks, vs = _float(q), _float(k), _float(v)
+    flat = None if bias is None else _flat(bias)
+    q_ends, k_ends = _ends(offsets, queries)
+    out = torch.empty(q.shape)
+    lse = torch.empty(q.shape[1], q.shape[0] if save else 0)
+    _call(
+        "tl_attention_forward",
+        *(
+            qs,
+            ks,
+            vs,
+            _strides(qs, ks, vs),
+            flat,
+            q_ends,
+            k_ends,
+            offsets.shape[0] - 1,
+            q.shape[1],
+            k.shape[1],
+            q.shape[2],
+        ),
+        *((0, 0) if flat is None else flat.shape[1:]),
+        *(left, right, scale, out, lse if save else None),
+        threads=_threads(q.numel() * 8),
+    )
+    return out.to(q.dtype), lse
+
+
+def attention_backward(
+    g: Float[Tensor, "queries heads dim"],
+    q: Float[Tensor, "queries heads dim"],
+    k: Float[Tensor, "total kv_heads dim"],
+    v: Float[Tensor, "total kv_heads dim"],
+    bias: Float[Tensor, "rows dense max_len"] | None,
+    out: Float[Tensor, "queries heads dim"],
+    lse: Float[Tensor, "heads queries"],
+    offsets: Int[Tensor, " rows_plus_one"],
+    queries: int,
+    left: int,
+    right: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `eager.attention_backward`."""
+    qs, ks, vs, gs = _float(q), _float(k), _float(v), _float(g)
+    flat = None if bias is None else _flat(bias)
+    q_ends, k_ends = _ends(offsets, queries)
+    # Rows without keys are skipped, so the gradient of their queries must start as zero.
+    dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
+    dbias = None if flat is None else torch.zeros_like(flat)
+    _call(
+        "tl_attention_backward",
+        *(
+            qs,
+            ks,
+            vs,
+            gs,
+            _strides(qs, ks, vs, gs),
+            flat,
+            lse,
+            (gs * out.float()).sum(-1).T.contiguous(),
+            q_ends,
+            k_ends,
+        ),
+        *(offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2]),
+        *((0, 0) if flat is None else flat.shape[1:]),
+        *(left, right, scale, dq, dk, dv, dbias),
+        threads=_threads(q.numel() * 8),
+    )
+    given = q.new_zeros(0) if bias is None or dbias is None else dbias.to(bias.dtype)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), given
+
+
+class _Tables:
+    """The bias tables of HSTU attention as the C interface wants them."""
+
+    def __init__(self, position: Tensor | None, time: Tensor | None, timestamps: Tensor | None) -> None:
+        self.position = None if position is None else _flat(position)
+        self.time = None if time is None else _flat(time)
+        self.timestamps = None if timestamps is None else _long(timestamps)
+        sizes = [
+            (0, 0) if t is None else (t.shape[1], 0 if t.shape[0] == 1 else t.shape[1])
+            for t in (self.position, self.time)
+        ]
+        self.sizes = torch.tensor(sizes).flatten()
+
+
+def hstu_forward(
+    q: Float[Tensor, "total heads dim"],
+    k: Float[Tensor, "total heads dim"],
+    v: Float[Tensor, "total heads dim"],
+    offsets: Int[Tensor, " rows_plus_one"],
+    targets: Int[Tensor, " rows"] | None,
+    timestamps: Int[Tensor, " total"] | None,
+    position: Float[Tensor, "tables positions"] | None,
+    time: Float[Tensor, "tables buckets"] | None,
+    scale: float,
+    norm: float,
+    mask: Hstu,
+) -> Float[Tensor, "total heads dim"]:
+    """As `eager.hstu_forward`."""
+    qs, ks, vs = _float(q), _float(k), _float(v)
+    tables = _Tables(position, time, timestamps)
+    out = torch.empty(q.shape)
+    _call(
+        "tl_hstu_forward",
+        *(qs, ks, vs, _strides(qs, ks, vs), _long(offsets), None if targets is None else _long(targets)),
+        *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask)),
+        *(tables.position, tables.time, tables.sizes, tables.timestamps, scale, norm, out),
+        threads=_threads(q.numel() * 8),
+    )
+    return out.to(q.dtype)
+
+
+def hstu_backward(
+    g: Float[Tensor, "total heads dim"],
+    q: Float[Tensor, "total heads dim"],
+    k: Float[Tensor, "total heads dim"],
+    v: Float[Tensor, "total heads dim"],
+    offsets: Int[Tensor, " rows_plus_one"],
+    targets: Int[Tensor, " rows"] | None,
+    timestamps: Int[Tensor, " total"] | None,
+    position: Float[Tensor, "tables positions"] | None,
+    time: Float[Tensor, "tables buckets"] | None,
+    scale: float,
+    norm: float,
+    mask: Hstu,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `eager.hstu_backward`."""
+    qs, ks, vs, gs = _float(q), _float(k), _float(v), _float(g)
+    tables = _Tables(position, time, timestamps)
+    dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
+    threads = _threads(q.numel() * 8)
+    given = (tables.position, tables.time)
+    grads = [None if t is None else torch.zeros(threads, *t.shape) for t in given]
+    _call(
+        "tl_hstu_backward",
+        *(qs, ks, vs, gs, _strides(qs, ks, vs, gs), _long(offsets), None if targets is None else _long(targets)),
+        *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask), *given, tables.sizes, tables.timestamps),
+        *(scale, norm, dq, dk, dv, *grads, *(0 if t is None else t.numel() for t in given)),
+        threads=threads,
+    )
+    dposition, dtime = (
+        q.new_zeros(0) if grad is None or like is None else grad.sum(0).to(like.dtype)
+        for grad, like in zip(grads, (position, time), strict=True)
+    )
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dposition, dtime
+
+
+def dense_bmm(
+    x: Float[Tensor, "total inner"], dense: Float[Tensor, "rows inner outer"], offsets: Int[Tensor, " rows_plus_one"]
+) -> Float[Tensor, "total outer"]:
+    """As `eager.dense_bmm`."""
+    out = torch.empty(x.shape[0], dense.shape[2])
+    work = x.numel() * dense.shape[2] // 8
+    _call(
+        "tl_dense_bmm",
+        *(_flat(x), _flat(dense), _long(offsets), *dense.shape, out),
+        threads=_threads(work),
+    )
+    return out.to(x.dtype)
+
+
+def jagged_bmm(
+    x: Float[Tensor, "total left"], y: Float[Tensor, "total right"], offsets: Int[Tensor, " rows_plus_one"]
+) -> Float[Tensor, "rows left right"]:
+    """As `eager.jagged_bmm`."""
+    out = torch.empty(offsets.shape[0] - 1, x.shape[1], y.shape[1])
+    work = x.numel() * y.shape[1] // 8
+    _call("tl_jagged_bmm", *(_flat(x), _flat(y), _long(offsets), *out.shape, out), threads=_threads(work))
+    return out.to(x.dtype)
+
+
+def softmax(
+    x: Float[Tensor, "total columns"], offsets: Int[Tensor, " rows_plus_one"]
+) -> Float[Tensor, "total columns"]:
+    """As `eager.softmax`."""
+    out = torch.empty(x.shape)
+    batch = offsets.shape[0] - 1
+    _call("tl_softmax", _flat(x), _long(offsets), batch, x.shape[1], out, threads=_threads(x.numel()))
+    return out.to(x.dtype)
+
+
+def softmax_backward(
+    y: Float[Tensor, "total columns"], g: Float[Tensor, "total columns"], offsets: Int[Tensor, " rows_plus_one"]
+) -> Float[Tensor, "total columns"]:
+    """As `eager.softmax_backward`."""
+    out = torch.empty(y.shape)
+    batch = offsets.shape[0] - 1
+    _call(
+        "tl_softmax_backward", _flat(y), _flat(g), _long(offsets), batch, y.shape[1], out, threads=_threads(y.numel())
+    )
+    return out.to(y.dtype)
+
+
+def broadcast(
+    x: Float[Tensor, "total dim"],
+    dense: Float[Tensor, "rows len cols"],
+    offsets: Int[Tensor, " rows_plus_one"],
+    *,
+    mul: bool,
+) -> Float[Tensor, "total dim"]:
+    """As `eager.broadcast`."""
+    out = torch.empty(x.shape)
+    rows, length, cols = dense.shape
+    sizes = (rows, x.shape[1], length, cols, int(mul))
+    _call("tl_broadcast", _flat(x), _flat(dense), _long(offsets), *sizes, out, threads=_threads(x.numel()))
+    return out.to(x.dtype)
+
+
+def copy_segments(
+    src: Shaped[Tensor, " n *rest"],
+    src_starts: Int[Tensor, " segments"],
+    dst_starts: Int[Tensor, " segments"],
+    lengths: Int[Tensor, " segments"],
+    dst: Shaped[Tensor, " m *rest"],
+) -> None:
+    """As `eager.copy_segments`, for tensors of any dtype."""
+    bytes_a_row = dst.element_size() * dst[:1].numel() if dst.shape[0] else 0
+    parts = (src.contiguous(), _long(src_starts), _long(dst_starts), _long(lengths))
+    _call("tl_copy_segments", *parts, lengths.shape[0], bytes_a_row, dst, threads=_threads(dst.numel()))
+
+
+def time_differences(
+    timestamps: Int[Tensor, " total"], offsets: Int[Tensor, " rows_plus_one"], total: int
+) -> Int[Tensor, " pairs"]:
+    """As `eager.time_differences`."""
+    ends = _long(offsets)
+    starts = torch.cat([ends.new_zeros(1), ends.diff().square().cumsum(0)])
+    out = torch.empty(total, dtype=torch.int64)
+    _call("tl_time_differences", _long(timestamps), ends, starts, ends.shape[0] - 1, out, threads=_threads(total))
+    return out
+
+
+def gated_norm(
+    a: Float[Tensor, "total dim"],
+    u: Float[Tensor, "total dim"],
+    weight: Float[Tensor, " dim"],
+    bias: Float[Tensor, " dim"],
+    eps: float,
+    *,
+    concat: bool,
+) -> Float[Tensor, "total out"]:
+    """As `eager.gated_norm`."""
+    total, dim = a.shape
+    out = torch.empty(total, dim * 3 if concat else dim)
+    parts = (_flat(a), _flat(u), _flat(weight), _flat(bias))
+    _call("tl_gated_norm", *parts, total, dim, eps, int(concat), out, threads=_threads(a.numel()))
+    return out.to(a.dtype)
+
+
+def gated_norm_backward(
+    g: Float[Tensor, "total out"],
+    a: Float[Tensor, "total dim"],
+    u: Float[Tensor, "total dim"],
+    weight: Float[Tensor, " dim"],
+    bias: Float[Tensor, " dim"],
+    eps: float,
+    *,
+    concat: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `eager.gated_norm_backward`."""
+    total, dim = a.shape
+    threads = _threads(a.numel())
+    da, du = torch.empty(total, dim), torch.empty(total, dim)
+    dweight, dbias = torch.zeros(threads, dim), torch.zeros(threads, dim)
+    parts = (_flat(a), _flat(u), _flat(weight), _flat(bias), _flat(g))
+    _call("tl_gated_norm_backward", *parts, total, dim, eps, int(concat), da, du, dweight, dbias, threads=threads)
+    return da.to(a.dtype), du.to(u.dtype), dweight.sum(0).to(weight.dtype), dbias.sum(0).to(bias.dtype)

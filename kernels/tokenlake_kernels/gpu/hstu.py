@@ -1,0 +1,412 @@
+"""HSTU attention on Triton: forward, dK and dV, dQ with the gradients of the bias tables.
+
+The mask decides which tiles exist. A tile of queries visits at most three runs of key tiles: the sink (prefix and
+contextual rows), the band before it, and for targets their own diagonal; a tile of keys at most two runs of query
+tiles. The runs are counted first and walked in one loop, so the cost grows with what is seen.
+"""
+
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..cpu import eager
+from ..masks import Hstu
+from .attention import dense_last
+from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision, tiles
+
+
+@triton.jit
+@no_type_check
+def _seen(i, j, length, history, first, local, tail, prefix, target_local):
+    """The mask of `masks.Hstu` on a tile: i down, j across."""
+    near = (i - j <= local) | (i >= history - tail) | (j < prefix)
+    past = (i < history) & (j <= i) & near
+    ahead = (target_local == 0) | (tail > 0) | (history - j <= local) | (j < prefix)
+    target = (i >= history) & (((j < history) & ahead) | (i == j))
+    return (past | target | (j < first)) & (i < length) & (j < length)
+
+
+@triton.jit
+@no_type_check
+def _key_runs(
+    i0, length, history, first, local, tail, prefix, target_local, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """For a tile of queries: the ends of its runs of key tiles, as (sink, band start, band end, own start, own end)."""
+    i1 = tl.minimum(i0 + BLOCK_M, length)
+    sink = tl.cdiv(tl.maximum(tl.minimum(prefix, i1), first), BLOCK_N)
+    if i0 >= history:
+        low = tl.where((target_local != 0) & (tail == 0), tl.maximum(history - local, 0), 0)
+        band_start = tl.maximum(sink, low // BLOCK_N)
+        band_end = tl.maximum(band_start, tl.cdiv(history, BLOCK_N))
+        own_start = tl.maximum(band_end, i0 // BLOCK_N)
+        own_end = tl.maximum(own_start, tl.cdiv(i1, BLOCK_N))
+    else:
+        whole = (i1 > history) | (i1 > history - tail)
+        low = tl.where(whole, 0, tl.maximum(i0 - local, 0))
+        band_start = tl.maximum(sink, low // BLOCK_N)
+        band_end = tl.maximum(band_start, tl.cdiv(i1, BLOCK_N))
+        own_start = band_end
+        own_end = band_end
+    return sink, band_start, band_end, own_start, own_end
+
+
+@triton.jit
+@no_type_check
+def _run_tile(t, first_end, second_start, second_end, third_start):
+    """The t-th tile of three runs: 0..first_end, second_start..second_end, third_start.."""
+    second = t - first_end
+    third = second - (second_end - second_start)
+    return tl.where(t < first_end, t, tl.where(third < 0, second_start + second, third_start + third))
+
+
+@triton.jit
+@no_type_check
+def _buckets(ti, tj, size):
+    """Half-octave buckets of |ti - tj|, read from the bits of float32 (reference.time_buckets)."""
+    gap = ti[:, None] - tj[None, :]
+    wide = tl.maximum(tl.where(gap < 0, -gap, gap), 1).to(tl.float32)
+    return tl.minimum((wide.to(tl.int32, bitcast=True) - 0x3F800000) >> 22, size - 1)
+
+
+@triton.jit
+@no_type_check
+def _positions(i, j, size):
+    return tl.minimum(tl.maximum(i[:, None] - j[None, :], 0), size - 1)
+
+
+@triton.jit
+@no_type_check
+def _biased(
+    s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step,
+    POSITION: tl.constexpr, TIME: tl.constexpr,
+):  # fmt: skip
+    if POSITION:
+        at = Position + head * position_step + _positions(i, j, position_size)
+        s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
+    if TIME:
+        at = Time + head * time_step + _buckets(ti, tj, time_size)
+        s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
+    return s
+
+
+@triton.jit
+@no_type_check
+def hstu_forward_kernel(
+    Q, K, V, Out, Offsets, Targets, Times, Position, Time,
+    q_token, q_head, k_token, k_head, v_token, v_head, heads, position_size, position_step, time_size, time_step,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One tile of queries of one row and head, over the key tiles that its mask leaves."""
+    row, head = tl.program_id(2), tl.program_id(1)
+    start = tl.load(Offsets + row)
+    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    i0 = tl.program_id(0) * BLOCK_M
+    if i0 >= length:
+        return
+    history = length
+    if TARGETS:
+        history -= tl.load(Targets + row).to(tl.int32)
+    first = tl.minimum(contextual, history)
+    i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    mask = (i < length)[:, None] & (d < DIM)[None, :]
+    q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
+    ti = i
+    tj = i
+    if TIME:
+        ti = tl.load(Times + start + i, mask=i < length, other=0)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    sink, low, high, own, end = _key_runs(
+        i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
+    )
+    for t in range(sink + (high - low) + (end - own)):
+        j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
+        held = (j < length)[:, None] & (d < DIM)[None, :]
+        k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
+        if TIME:
+            tj = tl.load(Times + start + j, mask=j < length, other=0)
+        seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        s = _biased(
+            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+        )  # fmt: skip
+        p = tl.where(seen, s * tl.sigmoid(s), 0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+    at = ((start + i)[:, None] * heads + head) * DIM + d[None, :]
+    tl.store(Out + at, (acc * inverse_norm).to(Out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+@no_type_check
+def hstu_dkdv_kernel(
+    Q, K, V, G, DK, DV, Offsets, Targets, Times, Position, Time,
+    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
+    heads, position_size, position_step, time_size, time_step,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """DK and dV of one tile of keys, over the query tiles that see it."""
+    row, head = tl.program_id(2), tl.program_id(1)
+    start = tl.load(Offsets + row)
+    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    j0 = tl.program_id(0) * BLOCK_N
+    if j0 >= length:
+        return
+    history = length
+    if TARGETS:
+        history -= tl.load(Targets + row).to(tl.int32)
+    first = tl.minimum(contextual, history)
+    j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    held = (j < length)[:, None] & (d < DIM)[None, :]
+    k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
+    v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
+    tj = j
+    ti = j
+    if TIME:
+        tj = tl.load(Times + start + j, mask=j < length, other=0)
+    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    # Who sees these keys: everyone after a sink; else the band, then the tail and the targets.
+    j1 = tl.minimum(j0 + BLOCK_N, length)
+    low = tl.where(j0 < first, 0, j0 // BLOCK_M)
+    reach = tl.where(j0 < tl.maximum(prefix, first), length, tl.maximum(tl.minimum(j1 + local, history), j1))
+    reach = tl.where(j0 >= history, j1, reach)
+    high = tl.maximum(low, tl.cdiv(tl.minimum(reach, length), BLOCK_M))
+    rest = tl.maximum(high, tl.maximum(history - tail, 0) // BLOCK_M)
+    end = tl.where(j0 >= history, rest, tl.maximum(rest, tl.cdiv(length, BLOCK_M)))
+    for t in range((high - low) + (end - rest)):
+        i = tl.where(t < high - low, low + t, rest + t - (high - low)) * BLOCK_M + tl.arange(0, BLOCK_M)
+        mask = (i < length)[:, None] & (d < DIM)[None, :]
+        q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
+        g = tl.load(G + (start + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
+        if TIME:
+            ti = tl.load(Times + start + i, mask=i < length, other=0)
+        seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        s = _biased(
+            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+        )  # fmt: skip
+        gate = tl.sigmoid(s)
+        p = tl.where(seen, s * gate, 0.0)
+        dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
+        slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
+        ds = tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
+        dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
+    at = ((start + j)[:, None] * heads + head) * DIM + d[None, :]
+    tl.store(DK + at, (dk * (scale * inverse_norm)).to(DK.dtype.element_ty), mask=held)
+    tl.store(DV + at, (dv * inverse_norm).to(DV.dtype.element_ty), mask=held)
+
+
+@triton.jit
+@no_type_check
+def hstu_dq_kernel(
+    Q, K, V, G, DQ, DPosition, DTime, Offsets, Targets, Times, Position, Time,
+    q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
+    heads, position_size, position_step, time_size, time_step,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, TABLES: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """DQ of one tile of queries; with TABLES it also adds dS into the gradients of the bias tables."""
+    row, head = tl.program_id(2), tl.program_id(1)
+    start = tl.load(Offsets + row)
+    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    i0 = tl.program_id(0) * BLOCK_M
+    if i0 >= length:
+        return
+    history = length
+    if TARGETS:
+        history -= tl.load(Targets + row).to(tl.int32)
+    first = tl.minimum(contextual, history)
+    i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    mask = (i < length)[:, None] & (d < DIM)[None, :]
+    q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
+    g = tl.load(G + (start + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
+    ti = i
+    tj = i
+    if TIME:
+        ti = tl.load(Times + start + i, mask=i < length, other=0)
+    dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    sink, low, high, own, end = _key_runs(
+        i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
+    )
+    for t in range(sink + (high - low) + (end - own)):
+        j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
+        held = (j < length)[:, None] & (d < DIM)[None, :]
+        k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
+        if TIME:
+            tj = tl.load(Times + start + j, mask=j < length, other=0)
+        seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        s = _biased(
+            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+        )  # fmt: skip
+        gate = tl.sigmoid(s)
+        slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
+        ds = tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+        if TABLES:
+            if POSITION:
+                at = DPosition + head * position_step + _positions(i, j, position_size)
+                tl.atomic_add(at, ds * inverse_norm, mask=seen, sem="relaxed")
+            if TIME:
+                at = DTime + head * time_step + _buckets(ti, tj, time_size)
+                tl.atomic_add(at, ds * inverse_norm, mask=seen, sem="relaxed")
+    at = ((start + i)[:, None] * heads + head) * DIM + d[None, :]
+    tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
+
+
+def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if dim > 128:
+        return (tiles(8, 1, BLOCK_M=64, BLOCK_N=32),)
+    if vendor == "hip":
+        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=32), tiles(8, 1, BLOCK_M=128, BLOCK_N=32))
+    return (tiles(4, 2, BLOCK_M=64, BLOCK_N=32), tiles(8, 2, BLOCK_M=128, BLOCK_N=64))
+
+
+def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if dim > 64:
+        return (tiles(8 if dim > 128 else 4, 1, BLOCK_M=32, BLOCK_N=32),)
+    return (tiles(4, 1, BLOCK_M=32, BLOCK_N=64), tiles(4, 1, BLOCK_M=32, BLOCK_N=32))
+
+
+_FORMS = (
+    {"TARGETS": False, "POSITION": False, "TIME": False},
+    {"TARGETS": True, "POSITION": True, "TIME": True},
+)
+_FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
+_TABLE_FLAGS = (_FLAGS[0] | {"TABLES": False}, _FLAGS[1] | {"TABLES": False}, _FLAGS[1] | {"TABLES": True})
+_ROWS = {"Offsets": "*i64", "Targets": "*i64", "Times": "*i64", "Position": "*T", "Time": "*T"}
+_QKV = {"q_token": "i64", "q_head": "i64", "k_token": "i64", "k_head": "i64", "v_token": "i64", "v_head": "i64"}
+_G = {"g_token": "i64", "g_head": "i64"}
+_COUNTS = dict.fromkeys(
+    (
+        "heads",
+        "position_size",
+        "position_step",
+        "time_size",
+        "time_step",
+        "local",
+        "tail",
+        "prefix",
+        "contextual",
+        "target_local",
+    ),
+    "i32",
+) | {"scale": "fp32", "inverse_norm": "fp32"}
+_IN = {"Q": "*T", "K": "*T", "V": "*T"}
+
+FORWARD = Kernel(
+    hstu_forward_kernel, _IN | {"Out": "*T"} | _ROWS | _QKV | _COUNTS, _FLAGS, _forward_configs, head_sizes
+)
+DKDV = Kernel(
+    hstu_dkdv_kernel,
+    _IN | {"G": "*T", "DK": "*T", "DV": "*T"} | _ROWS | _QKV | _G | _COUNTS,
+    _FLAGS,
+    _backward_configs,
+    head_sizes,
+)
+DQ = Kernel(
+    hstu_dq_kernel,
+    _IN | {"G": "*T", "DQ": "*T", "DPosition": "*fp32", "DTime": "*fp32"} | _ROWS | _QKV | _G | _COUNTS,
+    _TABLE_FLAGS,
+    _backward_configs,
+    head_sizes,
+)
+KERNELS = (FORWARD, DKDV, DQ)
+
+
+class _Call:
+    """What the three kernels share: arguments in their order, flags, and the size of the grid."""
+
+    def __init__(
+        self, tensors: tuple[Tensor, ...], offsets: Tensor, targets: Tensor | None, timestamps: Tensor | None,
+        position: Tensor | None, time: Tensor | None, scale: float, norm: float, mask: Hstu, max_len: int,
+    ) -> None:  # fmt: skip
+        q = tensors[0]
+        self.like, self.heads, self.dim = q, q.shape[1], q.shape[2]
+        ends = offsets.long()
+        self.batch, self.most = offsets.shape[0] - 1, longest(ends, max_len)
+        rows = (ends, *(None if x is None else x.long() for x in (targets, timestamps)))
+        tables = [None if t is None else t.contiguous() for t in (position, time)]
+        self.rows = (*rows, *tables)
+        sizes = [(0, 0) if t is None else (t.shape[1], 0 if t.shape[0] == 1 else t.shape[1]) for t in tables]
+        strides = (s for x in tensors for s in x.stride()[:2])
+        self.numbers = (*strides, self.heads, *sizes[0], *sizes[1], *mask, scale, 1 / norm)
+        self.flags = {
+            "TARGETS": targets is not None, "POSITION": position is not None, "TIME": time is not None, "PRECISION": precision(q.dtype)
+        }  # fmt: skip
+
+    def run(
+        self, kernel: Kernel, tensors: tuple[Tensor | None, ...], axis: str, *, repeatable: bool = True, **flags: Any
+    ) -> None:
+        """Launch over (tiles of `axis`, heads, rows)."""
+        if not self.like.shape[0] or not self.most:
+            return
+        args = (*tensors, *self.rows, *self.numbers)
+        launch(
+            kernel, lambda t: (triton.cdiv(self.most, t[axis]), self.heads, self.batch), args,
+            dim=self.dim, like=self.like, rows=self.most, repeatable=repeatable, **self.flags, **flags,
+        )  # fmt: skip
+
+
+def hstu_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    targets: Tensor | None,
+    timestamps: Tensor | None,
+    position: Tensor | None,
+    time: Tensor | None,
+    scale: float,
+    norm: float,
+    mask: Hstu,
+    max_len: int,
+) -> Tensor:
+    """As `cpu.eager.hstu_forward`, with the longest row to size the grid."""
+    q, k, v = dense_last(q), dense_last(k), dense_last(v)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    call = _Call((q, k, v), offsets, targets, timestamps, position, time, scale, norm, mask, max_len)
+    call.run(FORWARD, (q, k, v, out), "BLOCK_M")
+    return out
+
+
+def hstu_backward(
+    g: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    targets: Tensor | None,
+    timestamps: Tensor | None,
+    position: Tensor | None,
+    time: Tensor | None,
+    scale: float,
+    norm: float,
+    mask: Hstu,
+    max_len: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `cpu.eager.hstu_backward`. In deterministic mode the tables' gradients come from there."""
+    q, k, v, g = dense_last(q), dense_last(k), dense_last(v), dense_last(g)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    call = _Call((q, k, v, g), offsets, targets, timestamps, position, time, scale, norm, mask, max_len)
+    call.run(DKDV, (q, k, v, g, dk, dv), "BLOCK_N")
+    given = (position, time)
+    grads = [None if t is None else torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in given]
+    adds = any(t is not None for t in given) and not deterministic()
+    call.run(DQ, (q, k, v, g, dq, *grads), "BLOCK_M", repeatable=not adds, TABLES=adds)
+    if any(t is not None for t in given) and not adds:
+        *_, dposition, dtime = eager.hstu_backward(g, q, k, v, offsets, targets, timestamps, *given, scale, norm, mask)
+        return dq, dk, dv, dposition, dtime
+    tables = [
+        q.new_zeros(0) if t is None or grad is None else grad.to(t.dtype) for t, grad in zip(given, grads, strict=True)
+    ]
+    return dq, dk, dv, tables[0], tables[1]

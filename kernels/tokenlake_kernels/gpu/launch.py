@@ -1,0 +1,204 @@
+"""How a Triton kernel is described, configured and launched.
+
+A `Kernel` says everything about one kernel: its arguments' types, the flags it is built with, and the tile
+configurations it ships in for a head dimension and a vendor. Launching reads it, and so does the ahead-of-time compile
+check (`tokenlake_kernels.report`), so that what is checked is what runs.
+
+On a GPU the configurations are timed once per kernel, shape class and device, and the winner is kept under the user's
+cache folder. `TOKENLAKE_DETERMINISTIC=1`, or `torch.use_deterministic_algorithms(True)`, takes the first configuration
+always, and no path that adds in an order of chance.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..cpu.native import cache_folder
+
+Grid = Callable[[Mapping[str, int]], tuple[int, ...]]
+
+
+class Config(NamedTuple):
+    """One way to build a kernel."""
+
+    tiles: tuple[tuple[str, int], ...]
+    warps: int
+    stages: int
+
+    def label(self) -> str:
+        """Such as `64x32, 4 warps, 2 stages`."""
+        return f"{'x'.join(str(n) for _, n in self.tiles)}, {self.warps} warps, {self.stages} stages"
+
+
+class Kernel(NamedTuple):
+    """One kernel, all its forms.
+
+    Attributes:
+        fn: The Triton function.
+        signature: Argument name to Triton type; `*T` is a pointer to the values' dtype. In the function's order,
+            constants left out.
+        flags: The sets of constants, apart from tiles and dimensions, that ship.
+        configs: (head dim, vendor "cuda" or "hip") to configurations, the default first.
+        sizes: dim to the constants that follow from it.
+        dots: Whether it has matrix products, and so must use tensor cores.
+    """
+
+    fn: Any
+    signature: dict[str, str]
+    flags: tuple[dict[str, Any], ...]
+    configs: Callable[[int, str], tuple[Config, ...]]
+    sizes: Callable[[int], dict[str, int]]
+    dots: bool = True
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        name: str = self.fn.__name__
+        return name
+
+
+def tiles(warps: int, stages: int, **sizes: int) -> Config:
+    """A `Config`, for tables."""
+    return Config(tuple(sizes.items()), warps, stages)
+
+
+def head_sizes(dim: int) -> dict[str, int]:
+    """The constants of a head dimension: itself, and the power of two that holds it."""
+    return {"DIM": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 tiles are multiplied: exactly, unless PyTorch was told that TF32 will do."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def vendor() -> str:
+    """`cuda` or `hip`."""
+    return "hip" if torch.version.hip else "cuda"
+
+
+def deterministic() -> bool:
+    """Whether results must not depend on timing or on the order of threads."""
+    return os.environ.get("TOKENLAKE_DETERMINISTIC") == "1" or torch.are_deterministic_algorithms_enabled()
+
+
+def longest(offsets: Tensor, max_len: int) -> int:
+    """`max_len`, or (a wait for the device) the longest row."""
+    if max_len >= 0:
+        return max_len
+    return int(offsets.diff().max()) if offsets.shape[0] > 1 else 0
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+
+
+def _time(run: Callable[[], None]) -> float:
+    return float(triton.testing.do_bench(run, warmup=5, rep=20))
+
+
+class Choices:
+    """Which configuration won, by kernel, shape class and device; on disk, one small JSON file a key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+    def get(self, key: str, configs: tuple[Config, ...]) -> Config | None:
+        """The winner recorded under `key`, if it still ships."""
+        try:
+            label = json.loads(self._path(key).read_text())["config"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return next((c for c in configs if c.label() == label), None)
+
+    def put(self, key: str, config: Config) -> None:
+        """Record a winner, atomically."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
+            json.dump({"key": key, "config": config.label()}, file)
+        Path(file.name).replace(self._path(key))
+
+
+@functools.cache
+def _remembered(key: str, configs: tuple[Config, ...], folder: Path) -> list[Config]:
+    """A one-element list that the first launch fills: the choice of this process."""
+    found = Choices(folder).get(key, configs)
+    return [found] if found else []
+
+
+def choose(
+    configs: tuple[Config, ...],
+    key: str,
+    run: Callable[[Config], None],
+    timer: Callable[[Callable[[], None]], float] = _time,
+) -> Config:
+    """The fastest configuration for `key`: remembered, or timed now and then remembered.
+
+    A configuration that the device refuses (too much shared memory, say) loses.
+    """
+    if len(configs) == 1 or deterministic():
+        return configs[0]
+    folder = cache_folder() / "autotune"
+    known = _remembered(key, configs, folder)
+    if not known:
+        times: dict[Config, float] = {}
+        for config in configs:
+            try:
+                times[config] = timer(lambda config=config: run(config))  # type: ignore[misc]  # mypy has no default here
+            except (triton.OutOfResources, triton.CompilationError):
+                continue
+        known.append(min(times, key=times.__getitem__) if times else configs[0])
+        Choices(folder).put(key, known[0])
+    return known[0]
+
+
+def launch(
+    kernel: Kernel,
+    grid: Grid,
+    args: tuple[Any, ...],
+    *,
+    dim: int,
+    like: Tensor,
+    rows: int,
+    repeatable: bool = True,
+    **flags: Any,
+) -> None:
+    """Run a kernel in its best configuration.
+
+    Args:
+        kernel: What to run.
+        grid: Tile sizes to programs.
+        args: The arguments of the signature, in order.
+        dim: The head dimension, or whatever `kernel.sizes` wants.
+        like: A tensor that gives dtype and device.
+        rows: About how long the work is; its power of two is part of the autotune key.
+        repeatable: Whether running twice does no harm; kernels that add into their output are not timed.
+        flags: One of the kernel's sets of flags.
+    """
+    sizes = kernel.sizes(dim)
+    configs = kernel.configs(dim, vendor())
+
+    def run(config: Config) -> None:
+        chosen = dict(config.tiles)
+        kernel.fn[grid(chosen)](*args, **flags, **sizes, **chosen, num_warps=config.warps, num_stages=config.stages)
+
+    if not repeatable or like.device.type != "cuda":
+        run(configs[0])
+        return
+    key = (
+        f"{_device_name(like.device)} {triton.__version__} {kernel.name} {like.dtype} {dim} {rows.bit_length()} {flags}"
+    )
+    with torch.cuda.device(like.device):
+        run(choose(configs, key, run))
