@@ -15,6 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
+from tokenlake.tokens import part, store
 from tokenlake.tokens.store import TokenStore
 
 DAYS = st.integers(-2, 11)
@@ -28,8 +29,17 @@ ROW = st.tuples(HOURS, USERS, st.integers(-1, 1), DELAYS)
 class Machine(RuleBasedStateMachine):
     readers: Bundle[tuple[TokenStore, list[Oracle]]] = Bundle("readers")
 
-    @initialize(dtype=st.sampled_from(["float32", "float16", "int8"]), strings=st.booleans())
-    def create(self, dtype: str, strings: bool) -> None:
+    @initialize(
+        dtype=st.sampled_from(["float32", "float16", "int8"]),
+        strings=st.booleans(),
+        compiled=st.booleans(),
+        file_rows=st.sampled_from([2, 1 << 20]),
+    )
+    def create(self, dtype: str, strings: bool, compiled: bool, file_rows: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(part, "SEGMENT_ROWS", file_rows)  # few rows a file: many buckets of users
+        if not compiled:
+            self.patch.setattr(store, "library", lambda: None)
         self.folder = Path(tempfile.mkdtemp())
         self.store = make(self.folder / "store", dtype)
         self.oracle = Oracle()
@@ -39,6 +49,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
+            self.patch.undo()
             shutil.rmtree(self.folder)
 
     def user(self, number: int) -> int | str:

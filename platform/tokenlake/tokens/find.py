@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.schema import mix
+from tokenlake.tokens.loops import mix
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail
@@ -17,6 +17,7 @@ from tokenlake.tokens.tail import Tail
 Ints = NDArray[np.int64]
 #: More rows than any user has.
 ALL = 1 << 62
+_START_OF_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class Runs:
 
 @dataclass(frozen=True)
 class Window:
-    """What n queries ask for: the last `length` rows of a user with since <= timestamp < before."""
+    """What n queries ask for: the last `length` rows of a user with since <= timestamp < before.
+
+    All arrays are (n,) int64 and contiguous; no `since`: from the beginning.
+    """
 
     users: Ints
-    since: Ints
+    since: Ints | None
     before: Ints
     length: int
 
@@ -67,7 +71,8 @@ def _in_days(snapshot: Snapshot, window: Window) -> Runs:
     segments: list[Segment] = []
     found: list[tuple[Ints, Ints, Ints, Ints]] = []
     for piece in reversed(snapshot.pieces):
-        since, before = np.maximum(window.since, piece.start), np.minimum(window.before, piece.stop)
+        since = np.maximum(window.since if window.since is not None else _START_OF_TIME, piece.start)
+        since, before = np.broadcast_to(since, len(window)), np.minimum(window.before, piece.stop)
         active = np.flatnonzero((left > 0) & (since < before))
         for segment, index in piece.split(active, hashes):
             index, first, last = _rows_of(segment.load(), index, hashes)
@@ -126,12 +131,7 @@ def _joined(parts: Sequence[tuple[Ints, ...]]) -> tuple[Ints, ...]:
 
 def _with_tail(runs: Runs, tail: Tail, window: Window) -> Runs:
     """Merge the tail's rows in, for the queries whose user has some."""
-    candidates = [
-        tail.find(user, since, before)
-        for user, since, before in zip(
-            window.users.tolist(), window.since.tolist(), window.before.tolist(), strict=True
-        )
-    ]
+    candidates = tail.find(window.users, window.since, window.before)
     sizes = np.fromiter(map(len, candidates), np.int64, len(candidates))
     if not sizes.any():
         return runs

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, day_of, day_start
+from tokenlake.tokens import loops
 from tokenlake.tokens.find import ALL
 from tokenlake.tokens.ids import as_ids
 from tokenlake.tokens.quantize import quantize
@@ -135,8 +136,8 @@ def _tokens(schema: StoreSchema, tokens: object, count: int) -> dict[str, NDArra
     kind = np.float32 if schema.dtype == "int8" else schema.token_dtype
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
         stored = np.ascontiguousarray(array, kind)
-    finite = np.isfinite(stored)
-    if not finite.all():
+    if not loops.finite(stored):
+        finite = np.isfinite(stored)
         row = int((~finite.all(axis=1)).argmax())
         value = array[row][~finite[row]][0]
         why = "NaN and infinity are refused" if not np.isfinite(value) else f"it is beyond the range of {schema.dtype}"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenlake.tokens import files
+from tokenlake.tokens import files, loops
 from tokenlake.tokens.manifest import Part
-from tokenlake.tokens.schema import Rows, StoreSchema, mix
+from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.segment import write_segment
 
 #: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
@@ -28,11 +28,10 @@ def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part
     """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
     if not len(rows):
         return None
-    hashes = mix(rows.users)
-    order = np.lexsort((rows.timestamps, hashes))
+    order = loops.order(rows.users, rows.timestamps)
     bits = bits_for(schema, len(rows))
     edges = np.arange(1, 1 << bits, dtype=np.uint64) << np.uint64(64 - bits) if bits else np.empty(0, np.uint64)
-    cuts = [0, *np.searchsorted(hashes[order], edges).tolist(), len(order)]
+    cuts = [0, *np.searchsorted(loops.mix(rows.users[order]), edges).tolist(), len(order)]
     return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
 
 

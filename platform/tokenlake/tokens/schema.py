@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.tokens.loops import take
 
 TOKEN_DTYPES = ("float32", "float16", "int8")
 SIDE_DTYPES = (
@@ -137,15 +138,5 @@ class Rows:
 
     def take(self, index: NDArray[Any]) -> Rows:
         """The rows at an integer or boolean index."""
-        return Rows(self.users[index], {name: column[index] for name, column in self.columns.items()})
-
-
-def mix(users: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The 64-bit finalizer of MurmurHash3: a bijection, by whose value segments are sorted and split in buckets."""
-    h = users.astype(np.uint64)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    h ^= h >> np.uint64(33)
-    return h
+        index = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        return Rows(take(self.users, index), {name: take(column, index) for name, column in self.columns.items()})

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
 from tokenlake.tokens import files
+from tokenlake.tokens.loops import mix
 from tokenlake.tokens.manifest import SegmentFile
-from tokenlake.tokens.schema import Rows, StoreSchema, mix
+from tokenlake.tokens.schema import Rows, StoreSchema
 
 #: About this many bytes of rows share a checksum.
 BLOCK_BYTES = 1 << 17
 META = b"tokenlake"
+#: States of a block in this process: nobody looked, its checksum is right, a fetch is about to read it.
+UNTOUCHED, GOOD, WANTED = 0, 1, 2
 
 
 def write_segment(path: Path, schema: StoreSchema, rows: Rows) -> SegmentFile:
@@ -119,15 +124,19 @@ class Segment:
         file: what the manifest says of it.
         path: where it was.
         users: (users,) int64, sorted by `mix`.
-        hashes: (users,) uint64, `mix(users)`.
         offsets: (users + 1,) int32: the rows of each user.
         columns: name -> (rows,) or (rows, dim), memory-mapped, read-only.
+        block_rows: rows that share a checksum.
+        sums: (blocks,) uint64, the checksums.
+        checked: (blocks,) uint8, what this process knows of each block.
     """
 
     users: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
     offsets: NDArray[np.int32]
     columns: dict[str, NDArray[Any]]
+    block_rows: int
+    sums: NDArray[np.uint64]
+    checked: NDArray[np.uint8]
 
     def __init__(self, folder: Path, schema: StoreSchema, file: SegmentFile) -> None:
         self.file = file
@@ -141,6 +150,7 @@ class Segment:
         finally:
             os.close(fd)
         self.loaded = False
+        self._lock = Lock()
 
     def load(self) -> Segment:
         """Check the frame and find the columns; only the first call does anything.
@@ -148,8 +158,14 @@ class Segment:
         Raises:
             CorruptionError: the frame's bytes are not what was written.
         """
-        if self.loaded:
-            return self
+        if not self.loaded:
+            with self._lock:
+                if not self.loaded:
+                    self._load()
+                    self.loaded = True
+        return self
+
+    def _load(self) -> None:
         if _frame(self._map, *self.file.data) != self.file.frame:
             raise CorruptionError(f"{self.path}: the checksum of its index does not match; rebuild the store")
         batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
@@ -158,17 +174,19 @@ class Segment:
         self.users = np.frombuffer(batch.column("user").buffers()[1], np.int64, self.file.users)
         self.offsets = np.frombuffer(lists.buffers()[1], np.int32, self.file.users + 1)
         self.columns = {name: self._column(lists.values, name) for name in self._schema.columns}
-        self.hashes = mix(self.users)
         self.block_rows = int(meta["block_rows"])
         self.sums = np.frombuffer(bytes.fromhex(meta["sums"]), ">u8").astype(np.uint64)
-        self.checked = np.zeros(len(self.sums), np.bool_)
-        self.loaded = True
-        return self
+        self.checked = np.zeros(len(self.sums), np.uint8)
 
     def _column(self, struct: pa.StructArray, name: str) -> NDArray[Any]:
         rows, dtype = self.file.rows, self._schema.columns[name]
         shape = self._schema.shape(name, rows)
         return np.frombuffer(_leaf(struct, name), dtype, int(np.prod(shape))).reshape(shape)
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """(users,) uint64: `mix(users)`, ascending."""
+        return mix(self.users)
 
     def check(self, blocks: NDArray[np.int64]) -> None:
         """Check the checksums of those of the blocks that nobody looked at in this process yet.
@@ -176,7 +194,7 @@ class Segment:
         Raises:
             CorruptionError: bytes of a block are not what was written.
         """
-        new = blocks[~self.checked[blocks]]
+        new = blocks[self.checked[blocks] != GOOD]
         if not len(new):
             return
         sums = block_sums(self.columns, self.block_rows, new.tolist())
@@ -186,7 +204,7 @@ class Segment:
                 f"{self.path}: the checksum of rows {first} to {first + self.block_rows - 1} does not match; "
                 f"rebuild the store from its table"
             )
-        self.checked[new] = True
+        self.checked[new] = GOOD
 
     def check_whole(self) -> None:
         """Check every byte of the file.

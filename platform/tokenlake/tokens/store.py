@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, files, verify
+from tokenlake.tokens import compaction, fast, files, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.fast import Table
 from tokenlake.tokens.find import ALL, Window, find
 from tokenlake.tokens.gather import gather
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
 from tokenlake.tokens.manifest import Manifest
+from tokenlake.tokens.native import library
 from tokenlake.tokens.part import write_part
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
@@ -65,6 +68,25 @@ class _View:
     snapshot: Snapshot
     tail: Tail
     stamp: tuple[int, int]
+
+    @cached_property
+    def table(self) -> Table:
+        """The snapshot as native.c sees it."""
+        return Table(self.snapshot, self.snapshot.manifest.schema)
+
+    def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
+        """Answer a window."""
+        schema = self.snapshot.manifest.schema
+        if (lib := library()) is not None:
+            return fast.read(lib, schema, self.table, self.tail, window, moment, out)
+        return gather(schema, find(self.snapshot, self.tail, window), self.tail, moment, out)
+
+    def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these keys the days hold."""
+        window = Window(users, times, times + 1, 1)
+        if (lib := library()) is not None:
+            return np.diff(fast.Found(lib, self.table, None, window).offsets) > 0
+        return find(self.snapshot, None, window).counts() > 0
 
 
 class TokenStore:
@@ -188,8 +210,7 @@ class TokenStore:
             raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
-        since = np.full(len(ids), _START_OF_TIME)
-        return self._read(Window(self._ids.find(ids), since, until, check_length(length)), times, out)
+        return self._read(Window(self._ids.find(ids), None, until, check_length(length)), times, out)
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -281,7 +302,7 @@ class TokenStore:
             return 0
         with self._appending():
             rows = Rows(self._ids.assign(ids), columns)
-            new = ~_held(self._view.snapshot, rows.users, rows.timestamps)
+            new = ~self._view.holds(rows.users, rows.timestamps)
             if not new.all():
                 rows = rows.take(new)
             if len(rows):
@@ -342,8 +363,7 @@ class TokenStore:
             raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
         view = self._view
         view.tail.poll()
-        runs = find(view.snapshot, view.tail, window)
-        return gather(self.schema, runs, view.tail, moment, out)
+        return view.read(window, moment, out)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -366,8 +386,8 @@ class TokenStore:
     def _publish(self, manifest: Manifest) -> None:
         """Swap the manifest, and supersede the tail's rows that its days now hold; both locks are held."""
         before = self._view
-        after = Snapshot(self.path, manifest, before.snapshot.segments)
-        kept = ~_held(after, before.tail.users, before.tail.columns["timestamp"])
+        after = _View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.stamp)
+        kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
         if not kept.all():
             manifest = manifest.with_log(before.tail.carry(kept))
         manifest.publish(self.path)
@@ -413,11 +433,6 @@ def _open(folder: Path, known: _View | None = None) -> _View:
                 raise CorruptionError(
                     f"{error.filename}: this file of the store is missing; rebuild the store"
                 ) from None
-
-
-def _held(snapshot: Snapshot, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of these keys the days hold."""
-    return find(snapshot, None, Window(users, times, times + 1, 1)).counts() > 0
 
 
 @contextmanager

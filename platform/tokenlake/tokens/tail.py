@@ -96,13 +96,18 @@ class Tail:
                     return
                 self._follow()
 
-    def find(self, user: int, since: int, before: int) -> NDArray[np.int64]:
-        """Row numbers of one user with since <= timestamp < before, by (timestamp, arrival)."""
-        rows = self._index.get(user)
-        if rows is None:
-            return _NONE
-        times = self._columns["timestamp"][rows]
-        return rows[np.searchsorted(times, since) : np.searchsorted(times, before)]
+    def find(
+        self, users: NDArray[np.int64], since: NDArray[np.int64] | None, before: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
+        """For each query the row numbers of its user with since <= timestamp < before, by (timestamp, arrival)."""
+        index, times = self._index, self._columns["timestamp"]
+        found = [index.get(user, _NONE) for user in users.tolist()]
+        for i, rows in enumerate(found):
+            if len(rows):
+                own = times[rows]
+                first = np.searchsorted(own, since[i]) if since is not None else 0
+                found[i] = rows[first : np.searchsorted(own, before[i])]
+        return found
 
     def append(self, rows: Rows) -> None:
         """Add rows to the log, durably; the caller holds the log's lock and has polled."""

@@ -1,0 +1,203 @@
+"""Find and copy rows by native.c: what find.py and gather.py do in NumPy."""
+
+from __future__ import annotations
+
+import ctypes
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.find import Window
+from tokenlake.tokens.native import THREADS, address
+from tokenlake.tokens.schema import StoreSchema, known_at_column
+from tokenlake.tokens.segment import WANTED, Segment
+from tokenlake.tokens.snapshot import Snapshot
+from tokenlake.tokens.tail import Tail
+
+_LOAD, _CHECK, _NO_MEMORY = 1, 2, 4
+#: Fewer queries, or bytes, than these are not worth a second thread.
+_MANY_QUERIES = 512
+_MANY_BYTES = 1 << 20
+#: Outputs above this are written around the caches.
+_STREAM_BYTES = 1 << 23
+
+_SEGMENT = np.dtype(
+    [(name, np.uintp) for name in ("users", "offsets", "cells", "times", "checked")]
+    + [(name, np.int64) for name in ("cell_bits", "block_shift")]
+)
+_PIECE = np.dtype([(name, np.int64) for name in ("start", "stop", "bits", "first")])
+_RUN = np.dtype([(name, np.int32) for name in ("segment", "start", "count")])
+
+
+def _struct(name: str, fields: str) -> Any:
+    return type(name, (ctypes.Structure,), {"_fields_": [(field, ctypes.c_int64) for field in fields.split()]})
+
+
+# Pointers and counts are 64 bits each: see the structs of the same names in native.c.
+_Find = _struct(
+    "_Find",
+    "segments pieces n_pieces wanted present n users since before length tail_offsets tail_rows tail_times "
+    "runs n_runs offsets",
+)
+_Column = _struct("_Column", "out width bases tail known tail_known known_out")
+_Gather = _struct("_Gather", "find columns n_columns moments stream")
+
+
+class Table:
+    """A snapshot as native.c sees it; files are filled in when a query first meets them."""
+
+    def __init__(self, snapshot: Snapshot, schema: StoreSchema) -> None:
+        self.files: list[Segment | None] = []
+        first: dict[int, int] = {}
+        rows = []
+        for piece in snapshot.pieces:
+            key = id(piece.segments)
+            if key not in first:
+                first[key] = len(self.files)
+                self.files += piece.segments
+            rows.append((piece.start, piece.stop, piece.bits, first[key]))
+        self._bits = {number: piece.bits for piece in snapshot.pieces for number in range(
+            first[id(piece.segments)], first[id(piece.segments)] + len(piece.segments))}  # fmt: skip
+        count = len(self.files)
+        self.pieces = np.array(rows, _PIECE)
+        self.segments = np.zeros(count, _SEGMENT)
+        self.present = np.array([s is not None for s in self.files], np.uint8)
+        self.bases = {name: np.zeros(count, np.uintp) for name in schema.columns}
+        self._lock = Lock()
+        self._cells: dict[int, NDArray[np.int32]] = {}
+        self.places = (address(self.segments), address(self.pieces), len(rows))
+        self.present_place = address(self.present)
+        self.base_places = {name: address(column) for name, column in self.bases.items()}
+
+    def load(self, numbers: NDArray[np.int64]) -> None:
+        """Load files and fill them in."""
+        with self._lock:
+            for number in numbers.tolist():
+                if not self.segments[number]["users"]:
+                    self._load(number)
+
+    def _load(self, number: int) -> None:
+        segment = self.files[number]
+        assert segment is not None  # native.c asks for present ones
+        segment.load()
+        cell_bits = max(1, (len(segment.users) >> 2).bit_length())
+        cells = self._cells[number] = directory(segment, self._bits[number], cell_bits)
+        for name, column in segment.columns.items():
+            self.bases[name][number] = address(column)
+        arrays = (segment.offsets, cells, segment.columns["timestamp"], segment.checked)
+        row = self.segments[number : number + 1]
+        row["cell_bits"], row["block_shift"] = cell_bits, segment.block_rows.bit_length() - 1
+        row["offsets"], row["cells"], row["times"], row["checked"] = map(address, arrays)
+        row["users"] = address(segment.users)  # last: it says that the row is complete
+
+    def check(self, numbers: NDArray[np.int64]) -> None:
+        """Check the blocks that queries want."""
+        for number in numbers.tolist():
+            segment = self.files[number]
+            assert segment is not None
+            segment.check(np.flatnonzero(segment.checked == WANTED))
+
+
+def directory(segment: Segment, bits: int, cell_bits: int) -> NDArray[np.int32]:
+    """The first user of each cell: those whose hash, without the file's bits, starts with the cell's number."""
+    cells = (segment.hashes << np.uint64(bits)) >> np.uint64(64 - cell_bits)
+    del segment.hashes  # as large as the users, and not needed again
+    return np.searchsorted(cells, np.arange((1 << cell_bits) + 1, dtype=np.uint64)).astype(np.int32)
+
+
+class Found:
+    """The runs that answer a window, and what must outlive the calls that read them."""
+
+    def __init__(self, lib: ctypes.CDLL, table: Table, tail: Tail | None, window: Window) -> None:
+        n = len(window)
+        offsets, rows, times = _of_tail(tail, window)
+        slots = n * (len(table.pieces) + 1) + 2 * (len(rows) if rows is not None else 0)
+        self.offsets = np.empty(n + 1, np.int64)
+        self.tail_columns = tail.columns if tail is not None and rows is not None else None
+        self._runs = np.empty(slots, _RUN)
+        self._n_runs = np.empty(n, np.int32)
+        wanted = np.zeros(len(table.files), np.uint8)
+        self._keep = (table, window, offsets, rows, times)
+        self.struct = _Find(
+            *table.places,
+            address(wanted),
+            table.present_place,
+            n,
+            address(window.users),
+            address(window.since) if window.since is not None else 0,
+            address(window.before),
+            window.length,
+            address(offsets) if offsets is not None else 0,
+            address(rows) if rows is not None else 0,
+            address(times) if times is not None else 0,
+            address(self._runs),
+            address(self._n_runs),
+            address(self.offsets),
+        )
+        self.place = ctypes.addressof(self.struct)
+        threads = THREADS if n >= _MANY_QUERIES else 1
+        while status := lib.tl_find(self.place, threads):
+            if status & _NO_MEMORY:
+                raise MemoryError("no memory to merge the tail")
+            table.load(np.flatnonzero(wanted & _LOAD))
+            table.check(np.flatnonzero(wanted & _CHECK))
+            wanted[:] = 0
+            if not status & _LOAD:
+                break  # what was checked is good, and so was the search
+
+    @property
+    def total(self) -> int:
+        """Rows of all queries."""
+        return int(self.offsets[-1])
+
+
+def _of_tail(
+    tail: Tail | None, window: Window
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    """The tail's rows of each query: offsets, row numbers by time, and the times of all tail rows."""
+    if tail is None or not tail.count:
+        return None, None, None
+    parts = tail.find(window.users, window.since, window.before)
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
+    if not offsets[-1]:
+        return None, None, None
+    return offsets, np.concatenate(parts), tail.columns["timestamp"]
+
+
+def read(
+    lib: ctypes.CDLL,
+    schema: StoreSchema,
+    table: Table,
+    tail: Tail | None,
+    window: Window,
+    moments: NDArray[np.int64],
+    out: TokenBatch | None,
+) -> TokenBatch:
+    """Answer a window: as `find` and `gather` do.
+
+    Raises:
+        CorruptionError: a segment's bytes are not what was written.
+    """
+    found = Found(lib, table, tail, window)
+    batch = out if out is not None else TokenBatch.empty(schema)
+    columns = batch.reserve(schema, found.offsets)
+    from_tail = found.tail_columns
+    told = (_Column * len(columns))()
+    size = 0
+    for i, (name, column) in enumerate(columns.items()):
+        base = address(from_tail[name]) if from_tail else 0
+        if name in batch.known:
+            known = known_at_column(name)
+            tail_known = address(from_tail[known]) if from_tail else 0
+            label = (table.base_places[known], tail_known, address(batch.known[name]))
+        else:
+            label = (0, 0, 0)
+        told[i] = (address(column), column.strides[0], table.base_places[name], base, *label)
+        size += column.nbytes
+    ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments), int(size >= _STREAM_BYTES))
+    lib.tl_gather(ctypes.addressof(ask), THREADS if size >= _MANY_BYTES else 1)
+    return batch

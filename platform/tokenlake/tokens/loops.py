@@ -1,0 +1,54 @@
+"""The loops of writing, in C where it is at hand, else in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.tokens.native import THREADS, address, library
+
+#: Fewer elements than these are left to NumPy.
+_FEW = 4096
+
+
+def mix(users: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The 64-bit finalizer of MurmurHash3: a bijection, by whose value segments are sorted and split in buckets."""
+    h = users.astype(np.uint64)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    h ^= h >> np.uint64(33)
+    return h
+
+
+def order(users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The order of rows by (mix(user), timestamp, row)."""
+    lib = library() if len(users) > _FEW else None
+    if lib is not None:
+        users, times = np.ascontiguousarray(users), np.ascontiguousarray(times)
+        out = np.empty(len(users), np.int64)
+        if not lib.tl_order(len(users), address(users), address(times), address(out), THREADS):
+            return out
+    return np.lexsort((times, mix(users)))
+
+
+def take(column: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+    """`column[index]` along the first axis; the index must be in range."""
+    lib = library() if len(index) > _FEW else None
+    if lib is None:
+        return column[index]
+    column, index = np.ascontiguousarray(column), np.ascontiguousarray(index, np.int64)
+    out = np.empty((len(index), *column.shape[1:]), column.dtype)
+    lib.tl_take(address(column), address(out), address(index), len(index), column.strides[0], THREADS)
+    return out
+
+
+def finite(values: NDArray[Any]) -> bool:
+    """Whether all values of a contiguous float16 or float32 array are finite."""
+    lib = library() if values.size > _FEW else None
+    if lib is None:
+        return bool(np.isfinite(values).all())
+    return bool(lib.tl_finite(address(values), values.size, values.itemsize))

@@ -1,0 +1,168 @@
+"""Kill a writer at every write, sync, rename and removal in turn, and look at what is left.
+
+Run by test_crash.py as `python -m tests.tokens.crash FOLDER`; prints how many points were tried.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.tokens.helpers import arguments, make, same
+from tests.tokens.oracle import DAY, Oracle, Row
+from tokenlake.times import NEVER, day_of
+from tokenlake.tokens import compaction, files
+from tokenlake.tokens.store import TokenStore
+
+KILLED = 9
+USERS = ["a", "b", "c"]
+Step = tuple[str, int, list[Row]]
+
+
+def steps() -> list[Step]:
+    """Days, re-runs, appends before and after their day, an empty day, compactions."""
+    made: list[Step] = []
+    event = 0
+
+    def rows(day: int, hours: list[int], users: list[str]) -> list[Row]:
+        nonlocal event
+        found = []
+        for hour in hours:
+            for user in users:
+                event += 1
+                found.append(Row(user, day * DAY + hour, event, 1, day * DAY + hour + 2))
+        return found
+
+    made.append(("append", 0, rows(0, [1, 2], USERS[:2])))
+    made.append(("write", 0, rows(0, [1, 3], USERS[:2])))
+    made.append(("append", 0, rows(0, [1, 4], USERS[:1]) + rows(1, [1], ["d"])))
+    made.extend(("write", day, rows(day, [1, 2], [*USERS, f"new {day}"])) for day in range(1, 4))
+    made.append(("append", 0, rows(7, [1, 2], [*USERS, "e"])))
+    made.append(("write", 2, rows(2, [5], USERS)))
+    made.append(("write", 3, []))
+    made.append(("compact", 0, []))
+    made.append(("write", 7, rows(7, [1], USERS)))
+    made.append(("append", 0, rows(7, [1, 3], USERS)))
+    return made
+
+
+def apply(target: TokenStore | Oracle, step: Step) -> None:
+    kind, day, rows = step
+    if isinstance(target, Oracle):
+        {"append": lambda: target.append(rows), "write": lambda: target.write_day(day, rows), "compact": lambda: None}[
+            kind
+        ]()
+    elif kind == "append":
+        target.append(**arguments(rows))
+    elif kind == "write":
+        target.write_day(day_of(day * DAY), **arguments(rows))
+    else:
+        target.compact()
+
+
+def holds(store: TokenStore, oracle: Oracle) -> bool:
+    users = [*USERS, "d", "e", *(f"new {day}" for day in range(1, 6))]
+    batch = store.fetch(users, before=NEVER, length=1000)
+    try:
+        same(batch, [oracle.fetch(u, NEVER, 1000) for u in users], [NEVER] * len(users))
+    except AssertionError:
+        return False
+    return store.status().tail_rows == len(oracle.tail) and len(store.status().days) == len(oracle.days)
+
+
+def arm(point: int) -> Callable[[], int]:
+    """Let the process die at the given operation; a write dies with half of its bytes on the disk."""
+    count = 0
+
+    def due() -> bool:
+        nonlocal count
+        count += 1
+        return count == point
+
+    def wrap(name: str) -> None:
+        plain = getattr(files, name)
+
+        def operation(*given: object) -> object:
+            if due():
+                if name == "write":
+                    fd, data = given
+                    view = memoryview(data).cast("B")  # type: ignore[arg-type]  # bytes or a view of them
+                    os.write(fd, view[: len(view) // 2])  # type: ignore[arg-type]  # a descriptor
+                os._exit(KILLED)
+            return plain(*given)
+
+        setattr(files, name, operation)
+
+    for name in ("write", "sync", "sync_folder", "rename", "truncate", "unlink"):
+        wrap(name)
+    return lambda: count
+
+
+def run(folder: Path, point: int) -> tuple[bool, int]:
+    """Run the steps in a child that dies at `point`: whether it did, and how many steps it acknowledged."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        try:
+            arm(point)
+            store = make(folder)
+            for step in steps():
+                apply(store, step)
+                os.write(tell, b".")
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+        os._exit(0)
+    os.close(tell)
+    with os.fdopen(told, "rb") as pipe:
+        acknowledged = len(pipe.read())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status not in (0, KILLED):
+        raise SystemExit(f"point {point}: the writer failed with {status}")
+    return status == KILLED, acknowledged
+
+
+def main(base: Path) -> None:
+    compaction.FANOUT = 3  # merges within these few days
+    plan = steps()
+    states = [Oracle()]
+    for step in plan:
+        states.append(states[-1].copy())
+        apply(states[-1], step)
+    point = 0
+    while True:
+        point += 1
+        folder = base / str(point)
+        died, done = run(folder, point)
+        check(folder, plan, states, done, point)
+        shutil.rmtree(folder)
+        if not died:
+            break
+    print(point - 1)
+
+
+def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point: int) -> None:
+    if not (folder / "manifest").exists():
+        assert done == 0, f"point {point}: an acknowledged store is gone"
+        make(folder)
+    reader = TokenStore.open(folder)
+    now = next((n for n in (done + 1, done) if n < len(states) and holds(reader, states[n])), None)
+    assert now is not None, f"point {point}: after {done} steps the store holds something else"
+    reader.verify()
+    writer = TokenStore.open(folder)
+    for step, state in zip(plan[now:], states[now + 1 :], strict=True):
+        apply(writer, step)
+        assert holds(writer, state), f"point {point}: going on gives something else"
+    writer.compact()  # a writer cleans up after a killed one
+    left = {p.name for p in (folder / "segments").iterdir()}
+    held = {s.name for s in writer._view.snapshot.manifest.segment_files()}
+    assert left == held, f"point {point}: {left ^ held} left over"
+    writer.verify()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

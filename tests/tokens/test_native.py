@@ -1,0 +1,121 @@
+"""The compiled loops against NumPy's, and how they come to be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.tokens.helpers import DIM, make
+from tests.tokens.oracle import DAY
+from tokenlake.times import day_of
+from tokenlake.tokens import loops, part
+from tokenlake.tokens import store as stores
+from tokenlake.tokens.native import library
+from tokenlake.tokens.store import TokenStore
+
+ANY = st.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max)
+KEYS = arrays(np.int64, st.integers(1, 60), elements=ANY | st.integers(-3, 3))
+
+
+@pytest.fixture(autouse=True)
+def _compiled() -> None:
+    assert library() is not None, "these tests need a C compiler"
+
+
+@given(KEYS)
+def test_order_is_stable(users: np.ndarray) -> None:
+    few, loops._FEW = loops._FEW, 0
+    try:
+        times = np.random.default_rng(len(users)).permutation(users // 2)
+        assert (loops.order(users, times) == np.lexsort((times, loops.mix(users)))).all()
+    finally:
+        loops._FEW = few
+
+
+def test_order_of_many() -> None:
+    rng = np.random.default_rng(0)
+    users, times = rng.integers(0, 500, 100_000), rng.integers(-9, 9, 100_000) << rng.integers(0, 50, 100_000)
+    assert (loops.order(users, times) == np.lexsort((times, loops.mix(users)))).all()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (64,)])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "float16", "int64"])
+def test_take(dtype: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    column = rng.integers(0, 2, (9000, *shape)).astype(dtype)
+    index = rng.integers(0, 9000, 5000)
+    assert (loops.take(column, index) == column[index]).all()
+    assert (loops.take(column[::2], index // 2) == column[::2][index // 2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_finite(dtype: str, bad: float) -> None:
+    values = np.full((100, 64), np.finfo(dtype).max, dtype)
+    assert loops.finite(values)
+    assert loops.finite(-values)
+    values[99, 63] = bad
+    assert not loops.finite(values)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_many_queries_on_threads(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "SEGMENT_ROWS", 900)
+    rng = np.random.default_rng(1)
+    store = make(tmp_path / "s", dtype)
+
+    def rows(day: int, n: int) -> dict[str, object]:
+        times = day * DAY + rng.integers(0, DAY, n)
+        side = {"event": np.arange(n), "clicked": rng.integers(0, 2, n)}
+        known = {"clicked": times + rng.integers(0, 2 * DAY, n)}
+        return {"users": rng.integers(0, 80, n), "timestamps": times, "tokens": rng.standard_normal((n, DIM)),
+                "side": side, "known_at": known}  # fmt: skip
+
+    for day in range(6):
+        store.write_day(day_of(day * DAY), **rows(day, 3000))
+    for day in (2, 4, 6):
+        store.append(**rows(day, 500))
+    users, before = rng.integers(-5, 90, 5000), rng.integers(0, 8 * DAY, 5000)
+    for available in ("realtime", "daily"):
+        fast = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
+        with monkeypatch.context() as patch:
+            patch.setattr(stores, "library", lambda: None)
+            plain = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
+        for name in ("offsets", "values", "timestamps", "scales"):
+            assert np.array_equal(getattr(fast, name), getattr(plain, name)), name
+        for name in ("event", "clicked"):
+            assert np.array_equal(fast.side[name], plain.side[name])
+        assert np.array_equal(fast.known["clicked"], plain.known["clicked"])
+
+
+PROBE = """
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    from tokenlake.tokens.native import library
+    print(library() is not None, library() is not None, len(seen), *(w.message for w in seen))
+"""
+
+
+def test_processes_that_compile_at_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    made = [
+        subprocess.Popen([sys.executable, "-c", PROBE], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert [p.communicate(timeout=300)[0].split() for p in made] == [["True", "True", "0"]] * 4
+    assert len(list((tmp_path / "tokenlake").iterdir())) == 1
+
+
+def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path), "CC": ""}
+    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("False False 1 the token store runs on NumPy alone"), done.stderr
