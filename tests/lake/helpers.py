@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from tokenlake.config import Config
 from tokenlake.lake.tables import Table, open_tables
 
@@ -51,7 +49,3 @@ class FakeLake:
         table = self.quarantine.read().sort_by([("source", "ascending"), ("row_number", "ascending")])
         reasons: list[str] = table["reason"].to_pylist()
         return reasons
-
-
-def table(**columns: Any) -> pa.Table:
-    return pa.table(columns)
