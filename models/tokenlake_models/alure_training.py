@@ -1,0 +1,257 @@
+"""Training of the user encoder by sampled softmax over the next items, and embedding with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tokenlake_models.activity import Activity, Categorical, Items, Moments, Multi, Targets
+from tokenlake_models.alure import AlureConfig, AlureEncoder
+from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError
+from tokenlake_models.jagged import row_numbers, take_rows
+from tokenlake_models.optimizers import Optimizers
+
+_MODEL = "alure"
+#: Questions of one step where nothing is trained.
+_SCORING = 256
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AlureStats:
+    """What one `AlureLearner.fit` did.
+
+    Attributes:
+        moments: questions given.
+        targets: items that followed them.
+        steps: optimiser steps.
+        loss: mean cross-entropy a target, each taken before the step that trained on it; None without targets.
+        seconds: wall time.
+    """
+
+    moments: int
+    targets: int
+    steps: int
+    loss: float | None
+    seconds: float
+
+
+class AlureLearner:
+    """A user encoder with its optimisers: trained day after day, saved and continued to the same bits.
+
+    >>> learner = AlureLearner.create(config)                                    # doctest: +SKIP
+    >>> learner.fit(activity, moments, targets, items, batch=64, seed=7)         # doctest: +SKIP
+    >>> vectors = learner.users(activity, moments)                               # doctest: +SKIP
+    """
+
+    def __init__(self, model: AlureEncoder, *, learning_rate: float, table_learning_rate: float) -> None:
+        self.model = model
+        self.learning_rate = learning_rate
+        self.table_learning_rate = table_learning_rate
+        self._optimizers = Optimizers(
+            model, model.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
+        )
+
+    @classmethod
+    def create(
+        cls, config: AlureConfig, *, learning_rate: float = 1e-3, table_learning_rate: float = 0.05
+    ) -> AlureLearner:
+        """A new, untrained model; its weights follow from `config.seed` alone."""
+        return cls(AlureEncoder(config), learning_rate=learning_rate, table_learning_rate=table_learning_rate)
+
+    @property
+    def config(self) -> AlureConfig:
+        """Inputs and shape of the model, with today's vocabulary sizes."""
+        return self.model.config
+
+    def grow(self, rows: dict[str, int]) -> None:
+        """Extend vocabularies; new rows start as the learned out-of-vocabulary row."""
+        self._optimizers.grow(self.model.grow(rows))
+
+    def fit(
+        self,
+        activity: Activity,
+        moments: Moments,
+        targets: Targets,
+        items: Items,
+        *,
+        batch: int = 64,
+        negatives: int = 2000,
+        passes: int = 1,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> AlureStats:
+        """Train on what followed each moment, by softmax over sampled items with the log-q correction.
+
+        A catalog of at most `negatives` items is taken whole, and nothing is corrected then. Items that also
+        followed the same moment are no negatives of each other.
+
+        Args:
+            activity: events that the histories point at.
+            moments: questions; those without a target teach nothing.
+            targets: items that followed each.
+            items: what negatives are drawn from; every target is one of them.
+            batch: questions a step.
+            negatives: items drawn a step, half evenly, half by their events.
+            passes: over all questions.
+            seed: of the order, the negatives and the id dropout; the same state, data and seed give the same bits.
+            progress: called after each step with questions done and questions in all.
+
+        Raises:
+            InstancesError: moments, targets or features don't fit the model or each other.
+            DivergedError: a loss that is no number.
+        """
+        began = time.perf_counter()
+        self._check(moments, activity.categorical, activity.multi)
+        if len(targets.offsets) != len(moments) + 1:
+            raise InstancesError(f"{len(targets.offsets) - 1} rows of targets given for {len(moments)} moments")
+        generator = torch.Generator().manual_seed(seed)
+        asked = targets.offsets.diff().nonzero()[:, 0]
+        steps, seen, total, done = 0, 0, 0.0, 0
+        for _ in range(passes):
+            order = asked[torch.randperm(len(asked), generator=generator)]
+            for rows in torch.split(order, batch):
+                wanted, offsets = take_rows(targets.items, targets.offsets, rows)
+                loss = self._loss(activity, moments.select(rows), wanted, offsets, items, negatives, generator)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise DivergedError(f"the loss of step {steps} is {value}; lower the learning rate")
+                torch.autograd.backward(loss)
+                self._optimizers.step()
+                steps, seen, total, done = steps + 1, seen + len(wanted), total + value * len(wanted), done + len(rows)
+                if progress:
+                    progress(done, passes * len(asked))
+        mean = total / seen if seen else None
+        return AlureStats(len(moments), seen, steps, mean, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of users at moments.
+
+        Raises:
+            InstancesError: histories or features don't fit the model.
+        """
+        self._check(moments, activity.categorical, activity.multi)
+        out = torch.zeros(len(moments), self.config.dim)
+        # Rows of like length together: less padding.
+        for rows in torch.split(torch.argsort(moments.lengths(), stable=True), _SCORING):
+            out[rows] = self.model.users(activity, moments.select(rows))
+        return out
+
+    @torch.no_grad()
+    def items(self, items: Items) -> Float32[Tensor, "m dim"]:
+        """Unit vectors of items; one that was never seen speaks through its features.
+
+        Raises:
+            InstancesError: features don't fit the model.
+        """
+        self._check(None, items.categorical, items.multi)
+        parts = [self.model.items(items.select(rows)) for rows in torch.split(torch.arange(len(items)), 4096)]
+        return torch.cat([torch.zeros(0, self.config.dim), *parts])
+
+    def save(self, folder: Path) -> None:
+        """Publish weights, optimiser state and config as a folder, whole or not at all."""
+        header = {
+            "model": _MODEL,
+            "learning_rate": self.learning_rate,
+            "table_learning_rate": self.table_learning_rate,
+            "config": dataclasses.asdict(self.config),
+        }
+        write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state())
+
+    @classmethod
+    def load(cls, folder: Path) -> AlureLearner:
+        """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+
+        Raises:
+            CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
+        """
+        header, weights, optimizer = read_checkpoint(folder)
+        if header.get("model") != _MODEL:
+            raise CheckpointError(f"{folder}: a model {_MODEL!r} expected, got {header.get('model')!r}")
+        try:
+            learner = cls.create(
+                AlureConfig.from_dict(header["config"]),
+                learning_rate=header["learning_rate"],
+                table_learning_rate=header["table_learning_rate"],
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{folder}: config.json lacks {error}") from error
+        load_weights(learner.model, weights)
+        learner._optimizers.load(optimizer)
+        return learner
+
+    def _loss(
+        self,
+        activity: Activity,
+        moments: Moments,
+        wanted: Tensor,
+        offsets: Tensor,
+        items: Items,
+        negatives: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        share = self.config.id_dropout
+        candidates, expected = _candidates(wanted, items, negatives, generator)
+        users = self.model.users(_without_ids(activity, moments, share, generator), moments)
+        towers = self.model.items(_drop_ids(items.select(candidates), share, generator))
+        logits = self.model.log_scale.exp() * users @ towers.T - expected
+        own = torch.searchsorted(candidates, wanted)
+        rows = row_numbers(offsets)
+        also = torch.zeros_like(logits, dtype=torch.bool).index_put((rows, own), torch.tensor(True))  # noqa: FBT003  # a value
+        each = logits[rows].masked_fill(also[rows].scatter(1, own.unsqueeze(1), value=False), -torch.inf)
+        return cross_entropy(each, own)
+
+    def _check(self, moments: Moments | None, categorical: Categorical, multi: Multi) -> None:
+        config = self.config
+        if moments is not None and len(moments.histories) != len(config.sources):
+            raise InstancesError(
+                f"{len(moments.histories)} histories given; the model reads the sources {list(config.sources)}"
+            )
+        names = config.rows.keys() if moments is not None else set(config.item_features)
+        if missing := names - categorical.keys() - multi.keys():
+            raise InstancesError(f"features {sorted(missing)} are missing; the model reads {sorted(names)}")
+        largest = {name: rows for name, rows in categorical.items() if name in names}
+        largest |= {name: values for name, (values, _) in multi.items() if name in names}
+        for name, rows in largest.items():
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < config.rows[name]:
+                raise InstancesError(
+                    f"{name}: rows {int(rows.min())} to {int(rows.max())} given, the model has {config.rows[name]}; "
+                    "grow() it first"
+                )
+
+
+def _candidates(wanted: Tensor, items: Items, negatives: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of items, ascending, and the logarithm of how likely each is among them."""
+    if len(items) <= negatives:
+        return torch.arange(len(items)), torch.zeros(len(items))
+    popular = items.events / items.events.sum()
+    chance = 0.5 * popular + 0.5 / len(items)
+    drawn = torch.multinomial(chance, negatives, replacement=True, generator=generator)
+    candidates = torch.unique(torch.cat([wanted, drawn]))
+    missed = negatives * torch.log1p(-chance[candidates]) + len(wanted) * torch.log1p(-popular[candidates])
+    return candidates, torch.log(-torch.expm1(missed)).float()
+
+
+def _drop_ids(items: Items, share: float, generator: torch.Generator) -> Items:
+    """Replace a random share of item ids by the out-of-vocabulary row, which so learns to speak for unseen ones."""
+    kept = torch.rand(len(items), generator=generator) >= share
+    return dataclasses.replace(items, categorical=items.categorical | {"item_id": items.categorical["item_id"] * kept})
+
+
+def _without_ids(activity: Activity, moments: Moments, share: float, generator: torch.Generator) -> Activity:
+    """The same for the events of histories; one event is dropped for all of a step's questions, or for none."""
+    ids = activity.categorical["item_id"]
+    read = torch.unique(torch.cat([rows for rows, _ in moments.histories]))
+    dropped = read[torch.rand(len(read), generator=generator) < share]
+    return dataclasses.replace(activity, categorical=activity.categorical | {"item_id": ids.index_fill(0, dropped, 0)})
