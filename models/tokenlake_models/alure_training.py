@@ -118,7 +118,7 @@ class AlureLearner:
         generator = torch.Generator().manual_seed(seed)
         asked = targets.offsets.diff().nonzero()[:, 0]
         steps, seen, total, done = 0, 0, 0.0, 0
-        for _ in range(passes):
+        for _ in range(passes if len(asked) else 0):  # a split of nothing is one empty part
             order = asked[torch.randperm(len(asked), generator=generator)]
             for rows in torch.split(order, batch):
                 wanted, offsets = take_rows(targets.items, targets.offsets, rows)

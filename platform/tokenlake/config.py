@@ -21,6 +21,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tokenlake.errors import ConfigError
 
 FILE_NAME = "tokenlake.yaml"
+#: Name of the lineage of user and item embeddings.
+EMBEDDINGS = "alure"
 FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
 Scheme = Literal["user-order", "temporal-order"]
 
@@ -39,6 +41,13 @@ def _duration(value: object) -> object:
 
 #: `7d`, `12h`, `30m`, `2w`, or ISO 8601.
 Duration = Annotated[dt.timedelta, BeforeValidator(_duration)]
+
+
+def _several(value: object) -> object:
+    """One of something, or a list of it."""
+    if value is None or value == "all":
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class _Strict(BaseModel):
@@ -177,6 +186,73 @@ class Tokens(_Strict):
         return self.serving or next(iter(self.encoders))
 
 
+class Filter(_Strict):
+    """Which events: `{label: bought}`, those whose label is 1, or `{feature: kind, is: promo}`, those of a value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    label: str | None = None
+    feature: str | None = None
+    #: The value of a categorical feature, or several of them.
+    among: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field((), alias="is")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.label is None) == (self.feature is None) or bool(self.feature) != bool(self.among):
+            raise ValueError("a filter is {label: NAME} or {feature: NAME, is: VALUE}")
+        return self
+
+
+#: Events that pass any one of them; none at all stands for every event.
+Filters = Annotated[tuple[Filter, ...], BeforeValidator(_several)]
+
+
+class Embeddings(_Strict):
+    """How user and item embeddings are made (ALURE, docs/retrieval.md)."""
+
+    #: Activity sources, each read by an encoder of its own.
+    sources: dict[str, Filters] = Field({"events": ()}, min_length=1)
+    #: What the encoder learns to foresee, and what candidates are made of; without it the first label, or every event.
+    positive: Filters | None = None
+    #: Width of the embeddings.
+    dim: int = Field(64, ge=4, le=1024)
+    #: Width of the encoder's hidden layers.
+    width: int = Field(64, ge=8)
+    layers: int = Field(1, ge=1)
+    heads: int = Field(2, ge=1)
+    #: Learned queries that pool a source.
+    queries: int = Field(4, ge=1)
+    #: Events that a source reads at most.
+    history: int = Field(64, ge=1)
+    #: Days that a history reaches back; who did nothing in them gets no embedding.
+    retention_days: int = Field(90, ge=1)
+    #: Ages, gaps and hours of events among the inputs.
+    time: bool = True
+    #: Next positives of a day that one training question asks for.
+    group: int = Field(8, ge=1)
+    #: Questions a step.
+    batch: int = Field(64, ge=1)
+    #: Items a step, beside the batch's own; a catalog no larger is taken whole.
+    negatives: int = Field(2000, ge=1)
+    passes: int = Field(2, ge=1)
+    #: Earlier days that each training repeats.
+    replay_days: int = Field(0, ge=0)
+    learning_rate: float = Field(2e-3, gt=0)
+    temperature: float = Field(0.1, gt=0)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} must divide width: {self.width}")
+        return self
+
+    def filters(self) -> list[Filter]:
+        """Every filter of the block."""
+        return [f for group in (*self.sources.values(), self.positive or ()) for f in group]
+
+
 class Config(BaseSettings):
     """The whole of `tokenlake.yaml`."""
 
@@ -191,6 +267,20 @@ class Config(BaseSettings):
     landing: str | None = None
     events: Events = Field(default_factory=Events)
     tokens: Tokens = Field(default_factory=Tokens)
+    #: User and item embeddings; without the block none are made, `embeddings: {}` takes the defaults.
+    embeddings: Embeddings | None = None
+
+    @model_validator(mode="after")
+    def _filters_name_what_is_there(self) -> Self:
+        for f in self.embeddings.filters() if self.embeddings else ():
+            if f.label is not None and f.label not in self.events.labels:
+                raise ValueError(f"embeddings: no label {f.label!r}; there are {sorted(self.events.labels)}")
+            if f.feature is not None and f.feature not in self.events.of_kind("categorical"):
+                raise ValueError(
+                    f"embeddings: no categorical feature {f.feature!r}; there are "
+                    f"{sorted(self.events.of_kind('categorical'))}"
+                )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -244,8 +334,27 @@ class Config(BaseSettings):
             "labels": sorted(self.events.labels),
             "dtype": self.tokens.dtype,
         }
-        digest = hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
-        return f"{encoder}-{digest[:8]}"
+        return f"{encoder}-{_digest(lineage)}"
+
+    @property
+    def embedding_version(self) -> str:
+        """The version of the user and item embeddings: `alure-` and a digest of all that makes their lineage.
+
+        Raises:
+            ConfigError: the file has no `embeddings` block.
+        """
+        if self.embeddings is None:
+            raise ConfigError("tokenlake.yaml has no `embeddings` block; `embeddings: {}` takes the defaults")
+        lineage = {
+            "encoder": self.embeddings.model_dump(mode="json"),
+            "features": {k: (v.kind, v.of) for k, v in self.events.features.items()},
+            "labels": sorted(self.events.labels),
+        }
+        return f"{EMBEDDINGS}-{_digest(lineage)}"
+
+
+def _digest(lineage: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -258,6 +367,10 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 
 def _nearest(name: str) -> str:
-    known = {field for model in (Config, Events, Tokens, Encoder, Label, Feature) for field in model.model_fields}
+    known = {
+        field
+        for model in (Config, Events, Tokens, Encoder, Embeddings, Filter, Label, Feature)
+        for field in model.model_fields
+    }
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

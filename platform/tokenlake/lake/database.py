@@ -55,6 +55,8 @@ class Database:
             "quarantine": lake.quarantine,
             "instance_tokens": lake.instance_tokens,
             "predictions": lake.predictions,
+            "user_embeddings": lake.user_embeddings,
+            "item_embeddings": lake.item_embeddings,
         }
 
     @cached_property

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenlake.lake.database import Database
     from tokenlake.lake.ingest import IngestReport, Progress
     from tokenlake.lake.tables import Table
+    from tokenlake.pipeline.activity import Days
     from tokenlake.pipeline.backfill import Report
     from tokenlake.pipeline.frames import Frames
     from tokenlake.tokens.store import TokenStore
@@ -92,6 +93,16 @@ class Lake:
         """Probabilities of the source models, partitioned by version and day."""
         return self._tables["predictions"]
 
+    @property
+    def user_embeddings(self) -> Table:
+        """A vector per active user, day and version of the embeddings."""
+        return self._tables["user_embeddings"]
+
+    @property
+    def item_embeddings(self) -> Table:
+        """A vector per item met lately, day and version of the embeddings."""
+        return self._tables["item_embeddings"]
+
     def watermark(self) -> int:
         """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
         return self.events.newest("ingested_at")
@@ -102,6 +113,13 @@ class Lake:
         from tokenlake.pipeline.frames import Frames
 
         return Frames(self)
+
+    @cached_property
+    def activity(self) -> Days:
+        """Days of events as the user encoder reads them."""
+        from tokenlake.pipeline.activity import Days
+
+        return Days(self)
 
     @cached_property
     def _tables(self) -> dict[str, Table]:

@@ -96,6 +96,26 @@ def predictions_schema(ids: IdTypes | None = None) -> pa.Schema:
     )
 
 
+def embeddings_schema(of: str, ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `user_embeddings` and `item_embeddings`: unit vectors of one day by one checkpoint.
+
+    Args:
+        of: `user` or `item`.
+        ids: defaults to int64.
+    """
+    kind = getattr(ids or IdTypes(), of)
+    return pa.schema(
+        [
+            (f"{of}_id", kind),
+            ("embedding", TOKEN),
+            ("version", pa.string()),
+            ("checkpoint", pa.string()),
+            ("ds", pa.date32()),
+            ("available_at", TIMESTAMP),
+        ]
+    )
+
+
 def quarantine_schema() -> pa.Schema:
     """Columns of `quarantine`; `row` is the source row as JSON, `row_number` counts from 1 within its source."""
     return pa.schema(

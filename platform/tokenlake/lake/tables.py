@@ -22,7 +22,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchEr
 from deltalake.transaction import AddAction
 
 from tokenlake.errors import ConflictError, SchemaError, StorageError
-from tokenlake.lake.schema import IdTypes, events_schema, predictions_schema, quarantine_schema, tokens_schema
+from tokenlake.lake.schema import (
+    IdTypes,
+    embeddings_schema,
+    events_schema,
+    predictions_schema,
+    quarantine_schema,
+    tokens_schema,
+)
 from tokenlake.locks import hold
 from tokenlake.times import Day, as_micros
 
@@ -414,6 +421,8 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
         "quarantine": make("quarantine", quarantine_schema(), ("ds",)),
         "instance_tokens": make("instance_tokens", lambda: tokens_schema(config, ids()), ("version", "ds")),
         "predictions": make("predictions", lambda: predictions_schema(ids()), ("version", "ds")),
+        "user_embeddings": make("user_embeddings", lambda: embeddings_schema("user", ids()), ("version", "ds")),
+        "item_embeddings": make("item_embeddings", lambda: embeddings_schema("item", ids()), ("version", "ds")),
     }
 
 

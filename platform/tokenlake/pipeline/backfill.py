@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from tokenlake.catalog.catalog import PUBLISH
+from tokenlake.config import EMBEDDINGS
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.checkpoints import register
@@ -33,11 +35,11 @@ class Report:
 
 
 def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
-    """Run all jobs of one day for every encoder of the config; done days are left alone unless forced."""
+    """Run all jobs of one day for every lineage of the config; done days are left alone unless forced."""
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
     if report.results[0].status == "done":
-        for version in all_versions(lake):
+        for version in lineages(lake):
             _run_day(lake, version, day, report, force=force)
             if progress:
                 progress(version, 1, 1)
@@ -54,7 +56,7 @@ def backfill(
     chunk_days: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Run all jobs of a range of days, for one version or for every encoder, training once per chunk.
+    """Run all jobs of a range of days, for one version or for every lineage, training once per chunk.
 
     Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
     stopped: days that are done and not marked for a re-run are left alone.
@@ -64,7 +66,7 @@ def backfill(
     _ingest_missing(lake, first, last, report)
     days = [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
     chunk = chunk_days or lake.config.tokens.chunk_days
-    for name in [lake.resolve(version)] if version else all_versions(lake):
+    for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
     report.seconds = time.monotonic() - began
@@ -76,6 +78,23 @@ def all_versions(lake: Lake) -> list[str]:
     serving = lake.resolve()
     versions = [lake.config.version_of(name) for name in lake.config.tokens.encoders]
     return sorted(versions, key=lambda version: version != serving)
+
+
+def lineages(lake: Lake) -> list[str]:
+    """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
+    return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
+
+
+def _resolve(lake: Lake, version: str) -> str:
+    if version == EMBEDDINGS or (lake.config.embeddings and version == lake.config.embedding_version):
+        return lake.config.embedding_version
+    return lake.resolve(version)
+
+
+def _jobs_of(lake: Lake, version: str) -> Sequence[Callable[[Lake, Day, str], jobs.JobResult]]:
+    """The jobs of a lineage; a day is done when the last of them is."""
+    embeddings = lake.config.embeddings and version == lake.config.embedding_version
+    return jobs.EMBEDDING_JOBS if embeddings else jobs.TOKEN_JOBS
 
 
 def _backfill_version(
@@ -98,12 +117,16 @@ def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool)
     if not force and day in _finished(lake, version):
         report.skipped.append((version, day))
         return
-    report.results += [job(lake, day, version) for job in jobs.TOKEN_JOBS]
+    report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
 
 
 def _finished(lake: Lake, version: str) -> set[Day]:
     stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
-    return lake.catalog.done(version, "publish") - stale
+    return lake.catalog.done(version, _last_job(lake, version)) - stale
+
+
+def _last_job(lake: Lake, version: str) -> str:
+    return jobs.EMBED if _jobs_of(lake, version) is jobs.EMBEDDING_JOBS else PUBLISH
 
 
 def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:

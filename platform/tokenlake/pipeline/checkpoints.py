@@ -15,6 +15,7 @@ from tokenlake.errors import NotFoundError
 from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.vocabulary import Vocabulary
+from tokenlake_models.alure_training import AlureLearner
 from tokenlake_models.training import Learner
 
 
@@ -23,6 +24,14 @@ class Checkpoint:
     """What one training left behind."""
 
     learner: Learner
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class UserCheckpoint:
+    """The same of the user encoder."""
+
+    learner: AlureLearner
     vocabulary: Vocabulary
 
 
@@ -36,7 +45,7 @@ def exists(lake: Lake, version: str, checkpoint: str) -> bool:
     return path_of(lake, version, checkpoint).is_dir()
 
 
-def save(lake: Lake, version: str, checkpoint: str, learner: Learner, vocabulary: Vocabulary) -> Path:
+def save(lake: Lake, version: str, checkpoint: str, learner: Learner | AlureLearner, vocabulary: Vocabulary) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
     with whole_folder(path) as folder:
@@ -62,9 +71,33 @@ def load_fresh(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
 # A day's jobs and its neighbours use the same one; two versions may take turns.
 @lru_cache(maxsize=4)
 def _load(path: Path) -> Checkpoint:
+    _require(path)
+    return Checkpoint(Learner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
+
+
+def load_users(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
+    """Load a checkpoint of the user encoder, to read from it; training loads its own with `load_users_fresh`.
+
+    Raises:
+        NotFoundError: it was never trained, or its folder was deleted.
+    """
+    return _load_users(path_of(lake, version, checkpoint))
+
+
+def load_users_fresh(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
+    """Load a checkpoint of the user encoder that the caller may train on."""
+    return _load_users.__wrapped__(path_of(lake, version, checkpoint))
+
+
+@lru_cache(maxsize=4)
+def _load_users(path: Path) -> UserCheckpoint:
+    _require(path)
+    return UserCheckpoint(AlureLearner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
+
+
+def _require(path: Path) -> None:
     if not path.is_dir():
         raise NotFoundError(f"checkpoint {path} does not exist; `tokenlake run DAY` trains it")
-    return Checkpoint(Learner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
 
 
 def encoder_of(lake: Lake, version: str) -> Encoder:

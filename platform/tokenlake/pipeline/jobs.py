@@ -1,4 +1,4 @@
-"""The daily jobs of instance tokens, one function each: ingest, train, encode, publish.
+"""The daily jobs, one function each: ingest; train, encode, publish of instance tokens; those of the embeddings.
 
 The DAGs, the command line and `lake.run` call these very functions. Each may be run again at any time, after a kill at
 any point too: it finds its work done, or does it again with the recorded plan and writes the same.
@@ -18,6 +18,8 @@ from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.plan import plan, require_order
 from tokenlake.times import Day
 
+#: A day of the embeddings' lineage is done when this job is.
+EMBED = "embed"
 Value: TypeAlias = int | float | str | None
 
 
@@ -120,6 +122,50 @@ def publish(lake: Lake, day: Day, version: str) -> JobResult:
 
 #: The jobs of one encoder, in their order.
 TOKEN_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train, encode, publish)
+
+
+def train_embeddings(lake: Lake, day: Day, version: str) -> JobResult:
+    """Make sure that the user encoder's checkpoint which the day's plan names exists: train it on days before `day`.
+
+    Raises:
+        OrderError: an earlier day with events is not embedded yet.
+        LockedError: another process trains this version.
+    """
+    if not _has_events(lake, day):
+        return _skipped(lake, "train-embeddings", day, version)
+    from tokenlake.pipeline.embedding import train_user_checkpoint
+
+    require_order(lake, version, day, EMBED)
+    with (
+        _job(lake, "train-embeddings", day, version) as (run, summary),
+        hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
+    ):
+        drawn = plan(lake, version, day)
+        summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
+        if not checkpoints.exists(lake, version, drawn.checkpoint):
+            summary |= train_user_checkpoint(lake, drawn)
+            run.artefact("checkpoint", str(checkpoints.path_of(lake, version, drawn.checkpoint)))
+        _measure(run, summary, "loss")
+    return JobResult("train-embeddings", day, version, "done", summary)
+
+
+def embed(lake: Lake, day: Day, version: str) -> JobResult:
+    """Embed every active user, and every item met, by the day's plan's checkpoint; the day is done then."""
+    if not _has_events(lake, day):
+        return _skipped(lake, EMBED, day, version)
+    from tokenlake.pipeline.embedding import embed_day
+
+    require_order(lake, version, day, EMBED)
+    with _job(lake, EMBED, day, version) as (run, summary):
+        summary |= embed_day(lake, plan(lake, version, day))
+        for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
+            run.artefact(table.path.name, f"{table.path}?version={version}&ds={day}", rows=int(rows or 0))
+    lake.catalog.clear_rerun(day, version)
+    return JobResult(EMBED, day, version, "done", summary)
+
+
+#: The jobs of the user and item embeddings, in their order.
+EMBEDDING_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train_embeddings, embed)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.backfill import Progress, Report, all_versions, backfill
+from tokenlake.pipeline.backfill import Progress, Report, backfill, lineages
 from tokenlake.pipeline.controls import Control, run_control
 from tokenlake.times import Day
 
@@ -32,7 +32,7 @@ def backfill_parallel(
     Raises:
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
-    parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in all_versions(lake)]
+    parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in lineages(lake)]
     reports = each_in_its_process(parts, progress)
     return Report(
         [result for report in reports for result in report.results],

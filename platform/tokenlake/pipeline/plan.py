@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tokenlake.catalog import Plan
+from tokenlake.catalog.catalog import PUBLISH
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
 from tokenlake.times import Day
@@ -41,17 +42,17 @@ def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) 
         todo = todo[len(chunk) :]
 
 
-def require_order(lake: Lake, version: str, day: Day) -> None:
-    """Check that every earlier day with events is published.
+def require_order(lake: Lake, version: str, day: Day, job: str = PUBLISH) -> None:
+    """Check that every earlier day with events is done: that `job`, the last one of its lineage, ran.
 
     Raises:
         OrderError: some are not; transient, since they may be under way.
     """
-    done = lake.catalog.done(version, "publish")
+    done = lake.catalog.done(version, job)
     missing = [d for d in lake.events.days() if d < day and d not in done]
     if missing:
         raise OrderError(
-            f"{day} of {version} must wait: {len(missing)} earlier days with events are not published yet, from "
+            f"{day} of {version} must wait: {len(missing)} earlier days with events are not done yet, from "
             f"{missing[0]} to {missing[-1]}; `tokenlake backfill` runs them in order"
         )
 

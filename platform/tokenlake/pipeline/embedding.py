@@ -1,0 +1,150 @@
+"""The jobs of user and item embeddings: training a day's checkpoint, and embedding with it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from tokenlake.catalog import Checkpoint as CheckpointRecord
+from tokenlake.catalog import Plan
+from tokenlake.config import Embeddings
+from tokenlake.lake.lake import Lake
+from tokenlake.lake.tables import Table
+from tokenlake.pipeline import checkpoints
+from tokenlake.pipeline.activity import Instants, Log, within
+from tokenlake.pipeline.keys import Ints
+from tokenlake.pipeline.user_features import UserFeaturizer, places
+from tokenlake.pipeline.vocabulary import Vocabulary
+from tokenlake.times import DAY_US, Day, day_start
+from tokenlake_models.activity import Targets
+from tokenlake_models.alure_training import AlureLearner
+
+JobSummary = dict[str, int | float | str | None]
+_ONE_DAY = dt.timedelta(days=1)
+#: How far back a positive is looked for that becomes known late and has no `window` to bound it.
+_UNBOUNDED = dt.timedelta(days=28)
+
+
+def spec_of(lake: Lake) -> Embeddings:
+    """The `embeddings` block.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    assert lake.config.embedding_version
+    assert lake.config.embeddings is not None
+    return lake.config.embeddings
+
+
+def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
+    """Train and save the checkpoint of a plan, continuing from its parent."""
+    assert plan.train_from is not None
+    assert plan.train_to is not None
+    spec, featurizer = spec_of(lake), UserFeaturizer(lake.config)
+    parent = checkpoints.load_users_fresh(lake, plan.version, plan.parent) if plan.parent else None
+    vocabulary = parent.vocabulary if parent else Vocabulary()
+
+    first = plan.train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
+    log = lake.activity.read(first, plan.train_to, plan.watermark)
+    since = None if parent is None else day_start(plan.train_from - dt.timedelta(days=spec.replay_days))
+    users, now, positives, offsets = questions(log, since, day_start(plan.train_to + _ONE_DAY), spec.group)
+
+    featurizer.grow(vocabulary, log)
+    if parent is None:
+        learner = AlureLearner.create(featurizer.alure_config(vocabulary), learning_rate=spec.learning_rate)
+    else:
+        learner = parent.learner
+        learner.grow(vocabulary.sizes())
+    ids, items = featurizer.items(log, vocabulary)
+    wanted = places(log.events["item_id"].combine_chunks().take(pa.array(positives)), ids)
+    stats = learner.fit(
+        featurizer.activity(log, vocabulary),
+        featurizer.moments(log, users, now),
+        Targets(torch.from_numpy(wanted), torch.from_numpy(offsets)),
+        items,
+        batch=spec.batch,
+        negatives=spec.negatives,
+        passes=spec.passes,
+        seed=spec.seed + plan.train_to.toordinal(),
+    )
+    path = checkpoints.save(lake, plan.version, plan.checkpoint, learner, vocabulary)
+    record = CheckpointRecord(
+        plan.version, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, str(path), rows=len(positives)
+    )
+    lake.catalog.add_checkpoint(record)
+    return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
+
+
+def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
+    """Moments to train on: each before up to `group` positives of one user and day, in their order.
+
+    Args:
+        log: the events.
+        first: instant from which a positive must become known; None for all.
+        end: instant before which it must.
+        group: positives a moment at most.
+
+    Returns:
+        Codes of the users (q,), moments (q,), rows of the positives (total,), and offsets (q + 1,).
+    """
+    rows = log.positives.rows[within(log.positives, first, end)]
+    if not len(rows):
+        return rows, rows, rows, np.zeros(1, np.int64)
+    owner, day = log.codes[rows], log.timestamps[rows] // DAY_US
+    fresh = np.concatenate([[True], (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])])
+    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
+    starts = np.flatnonzero((np.arange(len(rows)) - begin) % group == 0)
+    return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))
+
+
+def embed_day(lake: Lake, plan: Plan) -> JobSummary:
+    """Write the day's `user_embeddings` and `item_embeddings`, replacing what stood there.
+
+    Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
+    """
+    spec, featurizer = spec_of(lake), UserFeaturizer(lake.config)
+    checkpoint = checkpoints.load_users(lake, plan.version, plan.checkpoint)
+    first = plan.day - dt.timedelta(days=spec.retention_days - 1)
+    log = lake.activity.read(first, plan.day, plan.watermark, late=plan.day)
+    end = day_start(plan.day + _ONE_DAY)
+    moments = featurizer.moments(log, np.arange(len(log.users)), np.full(len(log.users), end))
+    users = checkpoint.learner.users(featurizer.activity(log, checkpoint.vocabulary), moments)
+    there = moments.lengths().numpy() > 0
+    ids, items = featurizer.items(log, checkpoint.vocabulary)
+    vectors = checkpoint.learner.items(items)
+    write(lake.user_embeddings, log.users.filter(pa.array(there)), users.numpy()[there], plan)
+    write(lake.item_embeddings, ids, vectors.numpy(), plan)
+    return {
+        "rows": int(there.sum()),
+        "items": len(ids),
+        "checkpoint": plan.checkpoint,
+        "bootstrap": int(plan.bootstrap),
+    }
+
+
+def write(table: Table, ids: pa.Array, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]], plan: Plan) -> None:
+    """Replace a day of an embedding table."""
+    count, width = vectors.shape
+    offsets = pa.array(np.arange(0, count * width + 1, width, dtype=np.int32))
+    rows = {
+        table.schema.names[0]: ids,
+        "embedding": pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())),
+        "version": pa.repeat(plan.version, count),
+        "checkpoint": pa.repeat(plan.checkpoint, count),
+        "ds": pa.repeat(pa.scalar(plan.day, pa.date32()), count),
+        "available_at": pa.repeat(pa.scalar(available_at(plan.day), pa.timestamp("us", "UTC")), count),
+    }
+    table.replace_day(plan.day, pa.table(rows), version=plan.version)
+
+
+def available_at(day: Day) -> int:
+    """Instant (us) from which a day's embeddings, index and graph may be read: the start of the day after."""
+    return day_start(day + _ONE_DAY)
+
+
+def _lookback(lake: Lake) -> dt.timedelta:
+    late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
+    return max(late, default=dt.timedelta())
