@@ -253,6 +253,25 @@ class Embeddings(_Strict):
         return [f for group in (*self.sources.values(), self.positive or ()) for f in group]
 
 
+class Retrieval(_Strict):
+    """How candidates are found: who is alike, and what they did lately (U2U2I, docs/retrieval.md)."""
+
+    #: Similar users that are asked.
+    neighbors: int = Field(50, ge=1)
+    #: How far back their events count; without it all of them.
+    window: Duration | None = None
+    #: Age at which an event counts half; without it age does not matter.
+    half_life: Duration | None = None
+    #: Leave out what the user met before; off for what is consumed again, such as groceries.
+    exclude_seen: bool = True
+    #: Edge weights fitted to what neighbours foretold, or plain cosines.
+    weights: Literal["learned", "cosine"] = "learned"
+    #: Days of outcomes that the weights are fitted to.
+    edge_days: int = Field(7, ge=1)
+    #: Vectors up to which an index is exact; above, HNSW, and from a million on IVF.
+    exact_below: int = Field(20_000, ge=0)
+
+
 class Config(BaseSettings):
     """The whole of `tokenlake.yaml`."""
 
@@ -269,6 +288,8 @@ class Config(BaseSettings):
     tokens: Tokens = Field(default_factory=Tokens)
     #: User and item embeddings; without the block none are made, `embeddings: {}` takes the defaults.
     embeddings: Embeddings | None = None
+
+    retrieval: Retrieval = Field(default_factory=Retrieval)
 
     @model_validator(mode="after")
     def _filters_name_what_is_there(self) -> Self:
@@ -369,7 +390,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 def _nearest(name: str) -> str:
     known = {
         field
-        for model in (Config, Events, Tokens, Encoder, Embeddings, Filter, Label, Feature)
+        for model in (Config, Events, Tokens, Encoder, Embeddings, Filter, Retrieval, Label, Feature)
         for field in model.model_fields
     }
     close = difflib.get_close_matches(name, known, n=1)

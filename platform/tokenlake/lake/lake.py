@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tokenlake.pipeline.activity import Days
     from tokenlake.pipeline.backfill import Report
     from tokenlake.pipeline.frames import Frames
+    from tokenlake.retrieval.candidates import Candidates
+    from tokenlake.retrieval.graph import Graph
+    from tokenlake.retrieval.index import Index
     from tokenlake.tokens.store import TokenStore
 
 
@@ -240,6 +243,45 @@ class Lake:
     def store_path(self, version: str) -> Path:
         """Folder of a version's token store."""
         return self.data / "tokens" / version
+
+    # Retrieval.
+
+    def index(self, name: str = "users", day: DayLike | None = None) -> Index:
+        """The FAISS index of a day's `users` or `items`; defaults to the newest day.
+
+        Raises:
+            NotFoundError: no embeddings of that day.
+            MissingExtraError: faiss is not installed.
+        """
+        from tokenlake.retrieval.build import load_index
+
+        return load_index(self, name, None if day is None else as_day(day))
+
+    def graph(self, day: DayLike | None = None) -> Graph:
+        """The graph of similar users at the end of a day; defaults to the newest; else as `index`."""
+        from tokenlake.retrieval.build import load_graph
+
+        return load_graph(self, None if day is None else as_day(day))
+
+    def candidates(self, users: Any, at: Any, k: int = 100) -> Candidates:
+        """Items for users at times, by what similar users did before (U2U2I, docs/retrieval.md).
+
+        Args:
+            users: q ids.
+            at: one time, or one for each; nothing from then on is read, and of vectors, index and graph only what was
+                available then.
+            k: candidates a query, at most.
+
+        Returns:
+            Jagged `items` and `scores`, best first, with `offsets` (q + 1,).
+
+        Raises:
+            NotFoundError: no embeddings yet.
+            MissingExtraError: faiss is not installed.
+        """
+        from tokenlake.retrieval.candidates import candidates
+
+        return candidates(self, users, at, k)
 
     # Exploration.
 

@@ -22,6 +22,7 @@ from tokenlake.times import NEVER, Day, as_micros
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
 _KEPT_DAYS = 512
+_ALWAYS = np.iinfo(np.int64).min
 Instants: TypeAlias = Ints
 
 
@@ -126,45 +127,53 @@ class Histories:
     Args:
         log: the events.
         source: those of the source.
+
+    Attributes:
+        rows: rows of the log, by (user, instant of being known).
+        when: those instants (us).
     """
 
     def __init__(self, log: Log, source: Chosen) -> None:
         codes = log.codes[source.rows]
         order = np.lexsort((source.rows, source.when, codes))
-        self._rows = source.rows[order]
+        self.rows = source.rows[order]
+        self.when = source.when[order]
         self._instants = np.unique(source.when)
-        self._key = self._keys(codes[order], source.when[order])
+        self._key = self._keys(codes[order], self.when)
 
-    def before(self, users: Ints, now: Instants, length: int, reach: dt.timedelta | None = None) -> tuple[Ints, Ints]:
-        """Find rows known strictly before `now`.
+    def spans(
+        self, users: Ints, now: Instants, length: int | None = None, reach: dt.timedelta | None = None
+    ) -> tuple[Ints, Ints]:
+        """First and last place (exclusive) in `rows` of what each user is known to have done strictly before `now`.
 
         Args:
-            users: int64 (q,), codes; -1 has no history.
+            users: int64 (q,), codes; -1 did nothing.
             now: int64 (q,), microseconds.
-            length: rows a question at most, the last ones.
-            reach: how far back, None for all.
-
-        Returns:
-            Rows of the log (total,), each question's ascending, and offsets (q + 1,).
+            length: rows a question at most, the last ones; None for all.
+            reach: how far back; None for all.
         """
         end = np.searchsorted(self._key, self._keys(users, now))
-        since = (
-            np.full(len(now), np.iinfo(np.int64).min) if reach is None else now - reach // dt.timedelta(microseconds=1)
-        )
-        start = np.maximum(np.searchsorted(self._key, self._keys(users, since)), end - length)
-        return jagged(self._rows, np.minimum(start, end), end)
+        since = np.full(len(now), _ALWAYS) if reach is None else now - reach // dt.timedelta(microseconds=1)
+        start = np.searchsorted(self._key, self._keys(users, since))
+        if length is not None:
+            start = np.maximum(start, end - length)
+        return np.minimum(start, end), end
+
+    def before(self, users: Ints, now: Instants, length: int, reach: dt.timedelta | None = None) -> tuple[Ints, Ints]:
+        """Find those rows of the log: (total,), each question's ascending, and offsets (q + 1,)."""
+        rows, offsets = taken(self.rows, *self.spans(users, now, length, reach))
+        owner = np.repeat(np.arange(len(users)), np.diff(offsets))
+        return rows[np.lexsort((rows, owner))], offsets
 
     def _keys(self, users: Ints, when: Instants) -> Ints:
         # Places among the distinct instants, since users times microseconds would overflow.
         return users * (len(self._instants) + 1) + np.searchsorted(self._instants, when)
 
 
-def jagged(rows: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Slices `rows[start:end]`, one after the other, each sorted; and their offsets."""
+def taken(values: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Slices `values[start:end]`, one after the other, and their offsets."""
     offsets = np.concatenate([[0], np.cumsum(end - start)])
-    owner = np.repeat(np.arange(len(start)), end - start)
-    taken = rows[np.arange(offsets[-1]) - offsets[owner] + start[owner]]
-    return taken[np.lexsort((taken, owner))], offsets
+    return values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)], offsets
 
 
 def _day_of(part: pa.Table) -> Day | None:

@@ -15,7 +15,7 @@ from tokenlake.catalog import Run
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
 from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.plan import plan, require_order
+from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.times import Day
 
 #: A day of the embeddings' lineage is done when this job is.
@@ -162,6 +162,30 @@ def embed(lake: Lake, day: Day, version: str) -> JobResult:
             run.artefact(table.path.name, f"{table.path}?version={version}&ds={day}", rows=int(rows or 0))
     lake.catalog.clear_rerun(day, version)
     return JobResult(EMBED, day, version, "done", summary)
+
+
+def index(lake: Lake, day: Day, version: str) -> JobResult:
+    """Build the day's indexes of users and items, and the graph of similar users.
+
+    They are derived: only a day whose embeddings changed since is built again.
+
+    Raises:
+        OrderError: the day is not embedded yet.
+        MissingExtraError: faiss is not installed.
+    """
+    if not _has_events(lake, day):
+        return _skipped(lake, "index", day, version)
+    from tokenlake.retrieval import build
+
+    require_order(lake, version, day + ONE_DAY, EMBED)
+    with _job(lake, "index", day, version) as (run, summary):
+        summary |= {"built": len(build.ensure(lake, [day]))}
+        for made in lake.catalog.indexes(version):
+            if made.day == day:
+                summary[made.name] = made.rows
+                run.artefact(made.name, made.path, rows=made.rows)
+                run.metric("recall@10", made.stats.get("recall@10"), index=made.name)
+    return JobResult("index", day, version, "done", summary)
 
 
 #: The jobs of the user and item embeddings, in their order.

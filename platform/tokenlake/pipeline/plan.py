@@ -17,7 +17,7 @@ from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
 from tokenlake.times import Day
 
-_ONE_DAY = dt.timedelta(days=1)
+ONE_DAY = dt.timedelta(days=1)
 
 
 def plan(lake: Lake, version: str, day: Day) -> Plan:
@@ -82,8 +82,8 @@ def _draw(lake: Lake, version: str, start: Day, end: Day) -> Plan:
     came_late = len(earlier) < len(plans)
     if came_late or not _untrained(lake, newest, start):
         return standing
-    train_from = newest.train_to + _ONE_DAY if newest.train_to else start
-    train_to = start - _ONE_DAY
+    train_from = newest.train_to + ONE_DAY if newest.train_to else start
+    train_to = start - ONE_DAY
     return replace(
         standing,
         checkpoint=train_to.isoformat(),

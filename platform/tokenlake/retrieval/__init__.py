@@ -1,0 +1,1 @@
+"""Similar users, the graph of them, and candidates."""

@@ -1,0 +1,115 @@
+"""`Graph`: who is like whom at the end of one day, with learned weights, as compressed sparse rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.errors import MissingExtraError, NotFoundError
+from tokenlake.pipeline.arrays import read_arrays, write_arrays
+from tokenlake.pipeline.keys import Ints
+from tokenlake.retrieval.edges import EdgeModel
+from tokenlake.retrieval.identity import Identity
+
+
+class Neighbors(NamedTuple):
+    """Neighbours of some users, heaviest first: jagged."""
+
+    ids: pa.Array
+    weights: NDArray[np.float64]
+    offsets: Ints
+
+
+class Graph:
+    """Edges to similar users; each user's weights sum to 1.
+
+    Attributes:
+        identity: of the vectors that it was made of.
+        ids: Arrow array (n,) of users.
+        offsets: int64 (n + 1,).
+        targets: int64 (edges,), places among `ids`, heaviest first.
+        weights: float64 (edges,).
+        own: float64 (n,), weight of the user's own past beside its neighbours' 1.
+        model: what the weights were made by.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        ids: pa.Array,
+        offsets: Ints,
+        targets: Ints,
+        weights: NDArray[np.float64],
+        own: NDArray[np.float64],
+        model: EdgeModel,
+    ) -> None:
+        self.identity, self.ids, self.model = identity, ids, model
+        self.offsets, self.targets, self.weights, self.own = offsets, targets, weights, own
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, place: int) -> tuple[Ints, NDArray[np.float64]]:
+        """Targets and weights of one user by its place."""
+        part = slice(self.offsets[place], self.offsets[place + 1])
+        return self.targets[part], self.weights[part]
+
+    def neighbors(self, users: Any, k: int = 10) -> Neighbors:
+        """The k heaviest neighbours of users.
+
+        Raises:
+            NotFoundError: a user that is not in the graph.
+        """
+        given = users if isinstance(users, pa.Array | pa.ChunkedArray) else pa.array(users, self.ids.type)
+        places = pc.index_in(given, value_set=self.ids)
+        if places.null_count:
+            raise NotFoundError(
+                f"{places.null_count} of {len(given)} users are not in the graph of {self.identity}: they did nothing "
+                "in its retention window"
+            )
+        rows = [self.row(int(place)) for place in places.to_pylist()]
+        targets = np.concatenate([np.zeros(0, np.int64), *(t[:k] for t, _ in rows)])
+        weights = np.concatenate([np.zeros(0), *(w[:k] for _, w in rows)])
+        lengths = [min(k, len(t)) for t, _ in rows]
+        return Neighbors(self.ids.take(pa.array(targets)), weights, np.cumsum([0, *lengths]))
+
+    def to_networkx(self) -> Any:
+        """A `networkx.DiGraph` with `weight` on its edges, for communities, centrality and the like.
+
+        Raises:
+            MissingExtraError: networkx is not installed.
+        """
+        try:
+            import networkx as nx
+        except ImportError as error:
+            raise MissingExtraError("networkx is not installed; `pip install 'tokenlake[cpu]'` brings it") from error
+        graph = nx.DiGraph(**self.identity.to_json())
+        names = self.ids.to_pylist()
+        graph.add_nodes_from(names)
+        sources = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        graph.add_weighted_edges_from(
+            (names[s], names[t], w)
+            for s, t, w in zip(sources.tolist(), self.targets.tolist(), self.weights.tolist(), strict=True)
+        )
+        return graph
+
+    def save(self, path: Path) -> None:
+        """Write to an Arrow IPC file."""
+        arrays = {name: pa.array(getattr(self, name)) for name in ("offsets", "targets", "weights", "own")}
+        write_arrays(
+            path, arrays | {"ids": self.ids}, self.identity.to_json() | {"model": dataclasses.asdict(self.model)}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Graph:
+        """Read what `save` wrote."""
+        arrays, header = read_arrays(path)
+        offsets, targets, weights, own = (arrays[name].to_numpy() for name in ("offsets", "targets", "weights", "own"))
+        model = EdgeModel.from_json(header["model"])
+        return cls(Identity.from_json(header), arrays["ids"], offsets, targets, weights, own, model)

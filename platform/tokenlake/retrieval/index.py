@@ -1,0 +1,122 @@
+"""`Index`: nearest neighbours among one day's vectors of users or items."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
+from tokenlake.pipeline.arrays import read_arrays, write_arrays
+from tokenlake.retrieval.faiss_build import require_faiss
+from tokenlake.retrieval.identity import Identity
+
+
+class Index:
+    """Searches the vectors of one day.
+
+    >>> index = lake.index("users")                         # doctest: +SKIP
+    >>> ids, cosines = index.search([7, 8], k=10)           # doctest: +SKIP
+
+    Attributes:
+        identity: what the vectors are of.
+        ids: Arrow array (n,) of user or item ids.
+        stats: `kind` of the index, and its measured `recall@10` against an exact one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        arrays, header = read_arrays(folder / "ids.arrow")
+        self.ids: pa.Array = arrays["ids"]
+        self.identity = Identity.from_json(header)
+        self.stats: dict[str, Any] = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors, float32 (n, dim), memory-mapped."""
+        matrix: NDArray[np.float32] = np.load(self._folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        return matrix
+
+    @cached_property
+    def knn(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places and cosines of each row's nearest rows, itself among them; -1 where an index found fewer."""
+        near = np.load(self._folder / "knn.npy", allow_pickle=False)
+        return near, np.load(self._folder / "cosines.npy", allow_pickle=False)
+
+    @cached_property
+    def _faiss(self) -> Any:
+        faiss = require_faiss()
+        index = faiss.read_index(str(self._folder / "index.faiss"))
+        if index.ntotal != len(self):
+            raise CorruptionError(f"{self._folder} holds {index.ntotal} vectors of {len(self)} ids; delete the folder")
+        on_gpu = self.stats["kind"] != "hnsw" and getattr(faiss, "get_num_gpus", int)() > 0
+        return faiss.index_cpu_to_all_gpus(index) if on_gpu else index
+
+    def places(self, ids: Any) -> NDArray[np.int64]:
+        """Row of each id; -1 for one that is not there."""
+        given = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, self.ids.type)
+        found = pc.index_in(given, value_set=self.ids).fill_null(-1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+    def search(
+        self, query: Any, k: int = 10, *, identity: Identity | None = None
+    ) -> tuple[pa.Array, NDArray[np.float32]]:
+        """Find the k nearest.
+
+        Args:
+            query: float32 (q, dim) vectors, or q ids of this index (each then finds itself, too).
+            k: neighbours; fewer where the index holds fewer.
+            identity: what the query vectors are of; checked when given.
+
+        Returns:
+            Ids (q * k,), row by row, and cosines (q, k).
+
+        Raises:
+            VersionError: vectors of another identity.
+            SchemaError: vectors of another width.
+            NotFoundError: an id that is not in the index.
+        """
+        rows, cosines = self.search_rows(self._vectors(query), k, identity=identity)
+        return self.ids.take(pa.array(rows.ravel(), mask=rows.ravel() < 0)), cosines
+
+    def search_rows(
+        self, vectors: NDArray[np.float32], k: int, *, identity: Identity | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The same for vectors: rows (q, k) of the index, -1 where an index found fewer, and cosines."""
+        if identity is not None:
+            self.identity.require(identity, "the query")
+        if vectors.ndim != 2 or vectors.shape[1] != self.vectors.shape[1]:
+            raise SchemaError(
+                f"vectors of shape {vectors.shape} given; the index of {self.identity} holds {self.vectors.shape[1]} wide ones"
+            )
+        cosines, rows = self._faiss.search(np.ascontiguousarray(vectors, np.float32), min(k, len(self)))
+        return rows, cosines
+
+    def _vectors(self, query: Any) -> NDArray[np.float32]:
+        if isinstance(query, np.ndarray) and query.dtype.kind == "f":
+            return query
+        rows = self.places(query)
+        if (rows < 0).any():
+            raise NotFoundError(f"{int((rows < 0).sum())} ids are not in the index of {self.identity}")
+        return np.asarray(self.vectors[rows])
+
+
+def request(
+    folder: Path, identity: Identity, ids: pa.Array, vectors: NDArray[np.float32], *, neighbors: int, exact_below: int
+) -> None:
+    """Write what `faiss_build` turns into an index."""
+    folder.mkdir(parents=True)
+    np.save(folder / "vectors.npy", vectors, allow_pickle=False)
+    write_arrays(folder / "ids.arrow", {"ids": ids}, identity.to_json())
+    (folder / "request.json").write_text(
+        json.dumps({"neighbors": neighbors, "exact_below": exact_below}), encoding="utf-8"
+    )
