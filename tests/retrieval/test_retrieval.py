@@ -52,7 +52,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return filled(tmp_path_factory.mktemp("again"), AGAIN)
+    return filled(tmp_path_factory.mktemp("again"), AGAIN, make_events(per_day=120))
 
 
 def vectors_of(lake: Lake, i: int) -> dict[int, np.ndarray]:
