@@ -257,7 +257,7 @@ def test_candidates_equal_those_found_by_hand(which: str, request: pytest.Fixtur
         expected = by_hand(lake, user, int(now), 12)
         assert answer.of(i).to_pylist() == [item for item, _ in expected]
         got = answer.scores[answer.offsets[i] : answer.offsets[i + 1]]
-        np.testing.assert_allclose(got, [s for _, s in expected], atol=1e-6)
+        np.testing.assert_allclose(got, [s for _, s in expected], atol=1e-5)  # vectors alone, and in a batch
 
 
 @pytest.mark.parametrize("ablation", [Ablation(), Ablation(realtime=False), Ablation(cosine=True), Ablation(stale=2)])
