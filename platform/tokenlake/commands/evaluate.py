@@ -16,22 +16,73 @@ if TYPE_CHECKING:
 
     from tokenlake.lake.lake import Lake
     from tokenlake.pipeline.evaluate import TokenReport
+    from tokenlake.retrieval.evaluate import RetrievalReport
     from tokenlake_models.metrics import Interval
 
 
 @click.command()
 @lake_argument
 @click.option("--controls/--no-controls", default=True, help="Train what is missing of the baselines first.")
+@click.option("--part", type=click.Choice(["tokens", "retrieval"]), help="Print only this; default: all there is.")
+@click.option("--ablations", is_flag=True, help="Retrieval also without each of its parts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(lake: Path, *, controls: bool, as_json: bool) -> None:
+def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as_json: bool) -> None:
     """Print AUC, GAUC, NE and log loss of the source models of LAKE, progressively over all days after the bootstrap chunk.
 
     Beside them: the base rate, a logistic regression on the same features, and each with and without the running counts.
+    Where there are user embeddings, recall and NDCG of their candidates over the last 28 days follow, beside popularity
+    and item-kNN.
     """
     import tokenlake
-    from tokenlake.pipeline.evaluate import token_report
 
     opened = tokenlake.open(lake)
+    if part != "retrieval":
+        print_tokens(opened, controls=controls, as_json=as_json)
+    if part == "retrieval" or (part is None and opened.config.embeddings):
+        print_retrieval(opened, ablations=ablations, as_json=as_json)
+
+
+def print_retrieval(opened: Lake, *, ablations: bool, as_json: bool) -> None:
+    """Measure candidates, and print the table or JSON."""
+    from tokenlake.commands._bars import bar
+    from tokenlake.retrieval.evaluate import retrieval_report
+
+    with bar() as progress:
+        report = retrieval_report(opened, ablations=ablations, progress=progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
+    else:
+        console.print(retrieval_table(report))
+
+
+def retrieval_table(report: RetrievalReport) -> Table:
+    """Every method on all, warm and cold users."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"next positive item, {report.events:,} events of {report.people:,} users, {report.first} to {report.last}"
+    )
+    for name in ("users", "method"):
+        table.add_column(name)
+    lift = "over 28 days' popularity [95%]"
+    for name in ("events", f"recall@{report.k}", lift, f"NDCG@{report.k}"):
+        table.add_column(name, justify="right")
+    group = ""
+    for score in report.scores:
+        if group and score.users != group:
+            table.add_section()
+        group = score.users
+        difference = f"{score.lift.value:+.4f} [{score.lift.low:+.4f}, {score.lift.high:+.4f}]"
+        table.add_row(
+            score.users, score.method, f"{score.events:,}", f"{score.recall:.4f}", difference, f"{score.ndcg:.4f}"
+        )
+    return table
+
+
+def print_tokens(opened: Lake, *, controls: bool, as_json: bool) -> None:
+    """Score the source models, and print the tables or JSON."""
+    from tokenlake.pipeline.evaluate import token_report
+
     if controls:
         train_controls(opened)
     report = token_report(opened)

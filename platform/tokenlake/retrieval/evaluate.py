@@ -1,0 +1,252 @@
+"""How often candidates hold what the user does next, beside popularity and item-kNN: what `tokenlake evaluate` prints."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.errors import NotFoundError
+from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.activity import Instants
+from tokenlake.pipeline.keys import Ints
+from tokenlake.pipeline.user_features import places as places_of
+from tokenlake.retrieval.baselines import ItemKnn, popular
+from tokenlake.retrieval.build import ensure
+from tokenlake.retrieval.candidates import Ablation, Retriever
+from tokenlake.retrieval.pools import POPULAR, Pools
+from tokenlake.times import Day, day_start
+from tokenlake_models.metrics import Interval
+
+ABLATIONS = {
+    "cosine weights": Ablation(cosine=True),
+    "without realtime": Ablation(realtime=False),
+    "1 day staler": Ablation(stale=1),
+    "3 days staler": Ablation(stale=3),
+    "7 days staler": Ablation(stale=7),
+}
+OURS, BASELINE = "U2U2I", "popularity, 28 days"
+#: Called as (what, queries done, queries to do).
+Progress = Callable[[str, int, int], None]
+_ONE_DAY = dt.timedelta(days=1)
+#: Queries between two calls of the progress.
+_STEP = 500
+#: Places of each query's targets among its candidates, from 0; -1 where they are not.
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RetrievalScore:
+    """One method on some of the events.
+
+    Attributes:
+        users: `all`, `warm` (with a vector the day before) or `cold`.
+        recall: share of events whose item is among the candidates.
+        ndcg: mean of 1 / log2(place + 2), 0 where it is not.
+        lift: recall less that of 28 days' popularity, with its paired 95% user-bootstrap interval.
+    """
+
+    method: str
+    users: str
+    events: int
+    recall: float
+    ndcg: float
+    lift: Interval
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """Recall@k and NDCG@k of the next positive item, for every positive event of the last days."""
+
+    first: Day
+    last: Day
+    k: int
+    events: int
+    people: int
+    scores: list[RetrievalScore]
+
+
+def retrieval_report(
+    lake: Lake,
+    *,
+    days: int = 28,
+    k: int = 100,
+    ablations: bool = False,
+    resamples: int = 500,
+    progress: Progress | None = None,
+) -> RetrievalReport:
+    """Ask for candidates right before every positive event of the last days, by every method.
+
+    Args:
+        lake: with embeddings; missing indexes are built.
+        days: the last days with embeddings that count.
+        k: candidates a query.
+        ablations: also without each part (`ABLATIONS`).
+        resamples: of the user bootstrap.
+        progress: called now and then.
+
+    Raises:
+        NotFoundError: no embedded day after the bootstrap chunk.
+    """
+    queries = _Queries.of(lake, days)
+    ours = {OURS: Ablation()} | (ABLATIONS if ablations else {})
+    _ensure_indexes(lake, queries, max(ablation.stale for ablation in ours.values()))
+    places = dict(_places(lake, queries, k, ours, progress or (lambda *_: None)))
+    groups = {"all": np.ones(len(queries.target), bool), "warm": queries.warm, "cold": ~queries.warm}
+    scores = [
+        _score(method, group, found, places[BASELINE], queries.user, chosen, resamples)
+        for group, chosen in groups.items()
+        if chosen.any()
+        for method, found in places.items()
+    ]
+    report = RetrievalReport(queries.first, queries.last, k, len(queries.target), len(np.unique(queries.user)), scores)
+    _record(lake, report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """One query for each user and instant with a positive; one target for each positive.
+
+    `who` and `now` (q,) are the queries; `query`, `target` and `user` (n,) the events; `warm` (n,) whether the user had
+    a vector the day before.
+    """
+
+    pools: Pools
+    first: Day
+    last: Day
+    who: Ints
+    now: Instants
+    query: Ints
+    target: Ints
+    user: Ints
+    warm: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, lake: Lake, days: int) -> _Queries:
+        version = lake.config.embedding_version
+        embedded = lake.user_embeddings.days(version)
+        bootstrap = {plan.day for plan in lake.catalog.plans(version) if plan.bootstrap}
+        served = [day for day in embedded if day not in bootstrap]
+        if not served:
+            raise NotFoundError(
+                f"no embeddings after the bootstrap chunk yet; `tokenlake backfill {lake.root}` makes them"
+            )
+        last = embedded[-1]
+        first = max(last - dt.timedelta(days=days - 1), served[0] + _ONE_DAY)
+        pools = Pools(lake, last)
+        rows = pools.log.positives.rows
+        rows = rows[
+            (pools.log.timestamps[rows] >= day_start(first)) & (pools.log.timestamps[rows] < day_start(last + _ONE_DAY))
+        ]
+        if not len(rows):
+            raise NotFoundError(f"no positive event from {first} to {last}; there is nothing to evaluate on")
+        keys = np.column_stack([pools.log.timestamps[rows], pools.log.codes[rows]])
+        distinct, query = np.unique(keys, axis=0, return_inverse=True)
+        codes = pools.log.codes[rows]
+        warm = _warm(lake, pools, codes, pools.log.timestamps[rows])
+        return cls(pools, first, last, distinct[:, 1], distinct[:, 0], query.ravel(), pools.items[rows], codes, warm)
+
+
+def _warm(lake: Lake, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
+    retriever = Retriever(lake, Day.min, pools=pools)
+    warm = np.zeros(len(codes), bool)
+    served = np.array([retriever.available(int(t)) or Day.min for t in now])
+    for day in sorted(set(served)):
+        rows = lake.user_embeddings.read(day=day, version=lake.config.embedding_version, columns=["user_id"])
+        chosen = served == day
+        warm[chosen] = np.isin(codes[chosen], pools.log.codes_of(rows["user_id"].combine_chunks()))
+    return warm
+
+
+def _ensure_indexes(lake: Lake, queries: _Queries, stale: int) -> None:
+    first = queries.first - dt.timedelta(days=1 + stale)
+    embedded = lake.user_embeddings.days(lake.config.embedding_version)
+    # Where a day is missing, the one before it serves.
+    before = [day for day in embedded if day < first][-1:]
+    ensure(lake, [*before, *(day for day in embedded if first <= day < queries.last)])
+
+
+def _places(
+    lake: Lake, queries: _Queries, k: int, ours: dict[str, Ablation], progress: Progress
+) -> Iterator[tuple[str, Places]]:
+    pools, settings = queries.pools, lake.config.retrieval
+
+    def popularity(span: dt.timedelta | None, user: int, now: int) -> Ints:
+        return popular(pools, settings, user, now, span, k)
+
+    for name, span in ((BASELINE, POPULAR), ("popularity, all time", None)):
+        yield name, _each(name, queries, progress, partial(popularity, span))
+    yield "item-kNN", _each("item-kNN", queries, progress, partial(ItemKnn(pools, settings).candidates, k=k))
+    for name, ablation in ours.items():
+        yield name, _ours(lake, queries, name, ablation, k, progress)
+
+
+def _each(name: str, queries: _Queries, progress: Progress, answer: Callable[[int, int], Ints]) -> Places:
+    places = np.full(len(queries.target), -1)
+    bounds, order = _targets(queries)
+    for i, (user, now) in enumerate(zip(queries.who.tolist(), queries.now.tolist(), strict=True)):
+        asked = order[bounds[i] : bounds[i + 1]]
+        places[asked] = _find(answer(user, now), queries.target[asked])
+        if i % _STEP == 0:
+            progress(name, i, len(queries.who))
+    progress(name, len(queries.who), len(queries.who))
+    return places
+
+
+def _ours(lake: Lake, queries: _Queries, name: str, ablation: Ablation, k: int, progress: Progress) -> Places:
+    retriever = Retriever(lake, queries.last, ablation, queries.pools)
+    users = queries.pools.log.users.take(pa.array(queries.who))
+    places = np.full(len(queries.target), -1)
+    bounds, order = _targets(queries)
+    for begin in range(0, len(queries.who), _STEP):
+        part = slice(begin, begin + _STEP)
+        answer = retriever.candidates(users[part], queries.now[part], k)
+        items = places_of(answer.items, queries.pools.ids)
+        for i in range(len(answer.days)):
+            asked = order[bounds[begin + i] : bounds[begin + i + 1]]
+            places[asked] = _find(items[answer.offsets[i] : answer.offsets[i + 1]], queries.target[asked])
+        progress(name, min(begin + _STEP, len(queries.who)), len(queries.who))
+    return places
+
+
+def _targets(queries: _Queries) -> tuple[Ints, Ints]:
+    order = np.argsort(queries.query, kind="stable")
+    return np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1)), order
+
+
+def _find(candidates: Ints, wanted: Ints) -> Places:
+    hits = candidates[None, :] == wanted[:, None]
+    return np.where(hits.any(1), hits.argmax(1), -1) if hits.shape[1] else np.full(len(wanted), -1)
+
+
+def _score(
+    method: str, group: str, places: Places, baseline: Places, users: Ints, chosen: NDArray[np.bool_], resamples: int
+) -> RetrievalScore:
+    found, other = places[chosen], baseline[chosen]
+    gain = np.where(found >= 0, 1 / np.log2(np.maximum(found, 0) + 2), 0.0)
+    lift = _paired((found >= 0).astype(float) - (other >= 0), users[chosen], resamples)
+    return RetrievalScore(method, group, len(found), float((found >= 0).mean()), float(gain.mean()), lift)
+
+
+def _paired(difference: NDArray[np.float64], users: Ints, resamples: int) -> Interval:
+    """Mean difference an event, with the bounds of 95% when users are drawn with replacement."""
+    _, codes = np.unique(users, return_inverse=True)
+    sums, counts = np.bincount(codes, weights=difference), np.bincount(codes)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(sums), (resamples, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
+def _record(lake: Lake, report: RetrievalReport) -> None:
+    with lake.catalog.run("evaluate-retrieval", report.last, lake.config.embedding_version) as run:
+        for score in report.scores:
+            of = {"method": score.method, "users": score.users, "k": report.k}
+            run.metric("recall", score.recall, **of)
+            run.metric("ndcg", score.ndcg, **of)
