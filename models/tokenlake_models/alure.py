@@ -181,6 +181,8 @@ class AlureEncoder(nn.Module):
                 nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
             )
             nn.init.normal_(self.labels.weight, std=0.02)
+        # Weight of an item's popularity in the loss, learned: so vectors need not tell it.
+        self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:

@@ -94,7 +94,8 @@ class AlureLearner:
         """Train on what followed each moment, by softmax over sampled items with the log-q correction.
 
         A catalog of at most `negatives` items is taken whole, and nothing is corrected then. Items that also
-        followed the same moment are no negatives of each other.
+        followed the same moment are no negatives of each other. An item's popularity enters at a learned weight, so
+        that the vectors tell what sets users apart.
 
         Args:
             activity: events that the histories point at.
@@ -205,7 +206,8 @@ class AlureLearner:
         candidates, expected = _candidates(wanted, items, negatives, generator)
         users = self.model.users(_without_ids(activity, moments, share, generator), moments)
         towers = self.model.items(_drop_ids(items.select(candidates), share, generator))
-        logits = self.model.log_scale.exp() * users @ towers.T - expected
+        popular = torch.log((items.events[candidates] + 1) / items.events.sum()).float()
+        logits = self.model.log_scale.exp() * users @ towers.T + self.model.popularity * popular - expected
         own = torch.searchsorted(candidates, wanted)
         rows = row_numbers(offsets)
         also = torch.zeros_like(logits, dtype=torch.bool).index_put((rows, own), torch.tensor(True))  # noqa: FBT003  # a value

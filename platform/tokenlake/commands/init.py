@@ -43,6 +43,13 @@ tokens:
     # second: {{scheme: temporal-order, dim: 64}}
   # serving: iat        # the first, unless another is named or promoted
   # dtype: float16      # float32, float16 or int8
+
+# A vector per user and day, an index, and candidates; `embeddings: {{}}` takes the defaults.
+# embeddings:
+#   sources: {{events: all}}          # or {{bought: {{label: bought}}, promos: {{feature: kind, is: promo}}}}
+#   retention_days: 90
+# retrieval:
+#   exclude_seen: true    # false for what is consumed again, such as groceries
 """
 
 

@@ -47,6 +47,14 @@ tokens:
   serving: iat
   dtype: float16
   chunk_days: 7
+
+# Without the signs in front, user and item embeddings are made too (docs/retrieval.md): minutes on two cores.
+#embeddings:
+#  sources:
+#    bought: [{label: bought}, {feature: kind, is: organic}]
+#    offered: {feature: kind, is: promo}
+#  positive: [{label: bought}, {feature: kind, is: organic}]
+#retrieval: {window: 90d, half_life: 28d, exclude_seen: false}
 """
 
 _MOVIELENS = """\
@@ -77,6 +85,11 @@ tokens:
   serving: iat
   dtype: float16
   chunk_days: 7
+
+# Without the signs in front, user and item embeddings are made too (docs/retrieval.md): minutes on two cores.
+#embeddings:
+#  sources: {{ratings: all, liked: {{label: liked}}}}
+#  retention_days: 365
 """
 _MOVIELENS_PEOPLE = """\
     age: {kind: categorical, of: user}
