@@ -13,6 +13,7 @@ from tokenlake.errors import TokenlakeError
 COMMANDS = {
     "airflow": "Run Airflow on loopback with a lake's DAGs.",
     "backfill": "Run every daily job from one day to another.",
+    "bench": "Run the repository's benchmarks.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
     "evaluate": "Print the metrics of the encoders beside their baselines.",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from tokenlake.commands.common import console, day_bars, lake_argument
+from tokenlake.commands._bars import bar
+from tokenlake.commands._common import console, lake_argument
 
 
 @click.command()
@@ -33,7 +34,7 @@ def command(
     opened = tokenlake.open(lake)
     days = as_day(first) if first else None, as_day(last) if last else None
     try:
-        with day_bars() as progress:
+        with bar() as progress:
             if parallel and version is None:
                 report = backfill_parallel(opened, *days, chunk_days=chunk_days, progress=progress)
             else:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokenlake.commands.common import console, day_bars, lake_argument
+from tokenlake.commands._bars import bar
+from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ def train_controls(lake: Lake) -> None:
 
     plans = lake.catalog.plans(lake.resolve())
     if missing := [control for control in controls_of(lake) if not is_complete(lake, control, plans)]:
-        with day_bars() as progress:
+        with bar() as progress:
             run_controls(lake, missing, progress)
 
 

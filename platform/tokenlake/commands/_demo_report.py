@@ -1,0 +1,112 @@
+"""What the demo prints at its end: proof, not prose."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from tokenlake.commands._common import console
+from tokenlake.commands.evaluate import as_table, train_controls
+from tokenlake.times import day_start
+
+if TYPE_CHECKING:
+    from tokenlake.lake.lake import Lake
+
+_TAIL = dt.timedelta(days=10)
+
+
+def show(lake: Lake) -> None:
+    """Print the tables, the metrics, one user's tokens and what SQL says."""
+    _tables(lake)
+    _metrics(lake)
+    _tokens(lake)
+    for query in ("days", "returning_users"):
+        _saved_query(lake, query)
+
+
+def next_steps(folder: Path) -> None:
+    """Name the commands that go on from here."""
+    for command, what in (
+        (f"tokenlake status {folder}", "days, freshness, versions, last runs"),
+        (f"tokenlake sql {folder}", "ask your own questions; .queries lists the saved ones"),
+        (f"tokenlake fetch {folder} USER --before 2017-06-01", "any user's tokens at any time"),
+        (f"tokenlake airflow {folder}", "Airflow's page, with this lake's DAGs"),
+        ("docs/", "what may be seen when, the store's format, how tokens are made"),
+    ):
+        console.print(f"  [bold]{command}[/]\n      {what}", highlight=False, soft_wrap=True)
+
+
+def _tables(lake: Lake) -> None:
+    table = Table("table", "rows", "days", title="Rows per table")
+    for name in ("events", "quarantine", "instance_tokens", "predictions"):
+        delta = getattr(lake, name)
+        table.add_row(name, f"{delta.count():,}", str(len(delta.days())))
+    console.print(table)
+    if lake.quarantine.count():
+        _saved_query(lake, "quarantine_reasons")
+
+
+def _metrics(lake: Lake) -> None:
+    from tokenlake.pipeline.evaluate import token_report
+
+    train_controls(lake)
+    report = token_report(lake)
+    for label in report.rows:
+        console.print(as_table(report, label))
+
+
+def _tokens(lake: Lake) -> None:
+    """Show a user's last tokens before a time, and that nothing that happens later can change them."""
+    store = lake.tokens()
+    last = lake.events.days()[-1]
+    before = last - _TAIL
+    user = lake.sql("SELECT mode(user_id) FROM events").fetchall()[0][0]
+    batch = store.fetch([user], before=[day_start(before)], length=5)
+    table = Table("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
+    for i in range(len(batch.timestamps)):
+        labels = [str(values[i]) if batch.known[name][i] else "unknown" for name, values in batch.side.items()]
+        numbers = " ".join(f"{x:+.2f}" for x in batch.values[i, :6])
+        table.add_row(str(np.datetime64(int(batch.timestamps[i]), "us"))[:19], *labels, f"{numbers} ...")
+    console.print(table)
+    console.print(
+        f"The same after the day {last} was overwritten with noise: {_equal_after_noise(lake, user, before, last)}"
+    )
+
+
+def _equal_after_noise(lake: Lake, user: int | str, before: dt.date, later: dt.date) -> str:
+    """Overwrite a later day in a copy of the store, and compare the bytes."""
+    from tokenlake.tokens.store import TokenStore
+
+    def fetch(store: TokenStore) -> tuple[bytes, ...]:
+        batch = store.fetch([user], before=[day_start(before)], length=256)
+        return batch.values.tobytes(), batch.timestamps.tobytes(), *(side.tobytes() for side in batch.side.values())
+
+    store = lake.tokens()
+    with tempfile.TemporaryDirectory(prefix="tokenlake-demo-") as folder:
+        shutil.copytree(lake.store_path(lake.resolve()), Path(folder) / "store")
+        copy = TokenStore.open(Path(folder) / "store")
+        rng = np.random.default_rng(0)
+        n = 1000
+        times = np.sort(day_start(later) + rng.integers(0, 86_400_000_000, n))
+        labels = {name: rng.integers(0, 2, n).astype(np.int8) for name in lake.config.events.labels}
+        noise = rng.standard_normal((n, store.schema.dim)).astype(np.float32)
+        copy.write_day(later, np.full(n, user), times, noise, side=labels, known_at=dict.fromkeys(labels, times))
+        copy.refresh()
+        return "[green]equal, byte for byte[/]" if fetch(store) == fetch(copy) else "[red]DIFFERENT[/]"
+
+
+def _saved_query(lake: Lake, name: str) -> None:
+    from tokenlake_sql import queries
+
+    query = queries()[name]
+    result = lake.sql(query.sql, query.bind({"n": "8"} if "n" in query.bind() else None))
+    table = Table(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
+    for row in result.limit(12).fetchall():
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console.print(table)
