@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands.common import console, lake_argument
+from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from rich.table import Table as Shown
