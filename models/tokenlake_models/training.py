@@ -64,15 +64,11 @@ class Learner:
     >>> learner.save(folder); learner = Learner.load(folder)            # doctest: +SKIP
     """
 
-    def __init__(
-        self, model: InstanceCompressor | LogisticRegression, *, learning_rate: float, table_learning_rate: float
-    ) -> None:
+    def __init__(self, model: InstanceCompressor | LogisticRegression, *, learning_rate: float) -> None:
         self.model = model
         self.learning_rate = learning_rate
-        self.table_learning_rate = table_learning_rate
-        self._optimizers = Optimizers(
-            model, model.inputs.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
-        )
+        dense, table = (learning_rate * pace for pace in model.paces)
+        self._optimizers = Optimizers(model, model.inputs.table, learning_rate=dense, table_learning_rate=table)
 
     @classmethod
     def create(
@@ -81,17 +77,15 @@ class Learner:
         *,
         model: ModelName = "compressor",
         learning_rate: float = 1e-3,
-        table_learning_rate: float = 0.05,
     ) -> Learner:
         """A new, untrained model; its weights follow from `config.seed` alone.
 
         Args:
             config: inputs and shape.
             model: `compressor`, or `logistic`, the baseline on the same inputs.
-            learning_rate: of AdamW, for the dense weights.
-            table_learning_rate: of row-wise Adagrad, for the embeddings.
+            learning_rate: of the compressor's dense weights; embeddings and baseline learn in proportion (`paces`).
         """
-        return cls(_MODELS[model](config), learning_rate=learning_rate, table_learning_rate=table_learning_rate)
+        return cls(_MODELS[model](config), learning_rate=learning_rate)
 
     @property
     def config(self) -> CompressorConfig:
@@ -198,7 +192,6 @@ class Learner:
         header = {
             "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
             "learning_rate": self.learning_rate,
-            "table_learning_rate": self.table_learning_rate,
             "config": dataclasses.asdict(self.config),
         }
         write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state())
@@ -218,7 +211,6 @@ class Learner:
                 CompressorConfig.from_dict(header["config"]),
                 model=header["model"],
                 learning_rate=header["learning_rate"],
-                table_learning_rate=header["table_learning_rate"],
             )
         except KeyError as error:
             raise CheckpointError(f"{folder}: config.json lacks {error}") from error
