@@ -56,6 +56,20 @@ def test_take(dtype: str, shape: tuple[int, ...]) -> None:
     assert (loops.take(column[::2], index // 2) == column[::2][index // 2]).all()
 
 
+def test_move() -> None:
+    rng = np.random.default_rng(0)
+    column = rng.integers(-9, 9, (70_000, 3))
+    count = rng.integers(0, 9, 6000)
+    start = rng.integers(0, 69_000, 6000)
+    place = (np.cumsum(count) - count)[::-1].copy()
+    count = np.minimum(count, count[::-1])
+    out, expected = np.zeros_like(column), np.zeros_like(column)
+    loops.move(column, out, start, place, count)
+    for a, b, n in zip(start, place, count, strict=True):
+        expected[b : b + n] = column[a : a + n]
+    assert (out == expected).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_finite(dtype: str, bad: float) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.find import expand, lower_bound
+from tokenlake.tokens.find import lower_bound
+from tokenlake.tokens.loops import expand, move
 from tokenlake.tokens.manifest import Manifest, Part
 from tokenlake.tokens.part import bits_for, write_buckets
 from tokenlake.tokens.schema import Rows, StoreSchema
@@ -17,7 +18,7 @@ from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Piece
 
 #: This many neighbours of one level are merged into a slice of the next.
-FANOUT = 8
+FANOUT = 4
 #: More slices than this are never left.
 MOST = 32
 #: Slices of fewer rows are of level 0.
@@ -104,11 +105,10 @@ def _collect(schema: StoreSchema, found: list[Any]) -> Rows:
     users, columns = np.empty(total, np.int64), schema.empty(total)
     at = 0
     for segment, index, start, count in found:
-        here = expand(places[at : at + len(index)], count)
-        rows = expand(start, count)
-        users[here] = np.repeat(segment.users[index], count)
+        place = places[at : at + len(index)]
+        users[expand(place, count)] = np.repeat(segment.users[index], count)
         for name, column in columns.items():
-            column[here] = segment.columns[name][rows]
+            move(segment.columns[name], column, start, place, count)
         at += len(index)
     return Rows(users, columns)
 

@@ -71,6 +71,8 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.tl_order.argtypes = [size, pointer, pointer, pointer, count]
     lib.tl_take.argtypes = [pointer, pointer, pointer, size, size, count]
     lib.tl_take.restype = None
+    lib.tl_move.argtypes = [pointer, pointer, pointer, pointer, pointer, size, size, count]
+    lib.tl_move.restype = None
     lib.tl_finite.argtypes = [pointer, size, size]
     return lib
 

@@ -138,11 +138,11 @@ class Segment:
     sums: NDArray[np.uint64]
     checked: NDArray[np.uint8]
 
-    def __init__(self, folder: Path, schema: StoreSchema, file: SegmentFile) -> None:
+    def __init__(self, path: str, schema: StoreSchema, file: SegmentFile) -> None:
         self.file = file
-        self.path = folder / file.name
+        self.path = path
         self._schema = schema
-        fd = os.open(self.path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
         try:
             if (size := os.fstat(fd).st_size) != file.size:
                 raise CorruptionError(f"{self.path}: {size} bytes, the manifest says {file.size}; rebuild the store")
