@@ -51,20 +51,24 @@ def load(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
     Raises:
         NotFoundError: it was never trained, or its folder was deleted.
     """
-    return _load(path_of(lake, version, checkpoint))
+    return _load_frozen(path_of(lake, version, checkpoint))
 
 
 def load_fresh(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
     """Load a checkpoint that the caller may train on."""
-    return _load.__wrapped__(path_of(lake, version, checkpoint))
+    return _load(path_of(lake, version, checkpoint), frozen=False)
 
 
 # A day's jobs and its neighbours use the same one; two versions may take turns.
 @lru_cache(maxsize=4)
-def _load(path: Path) -> Checkpoint:
+def _load_frozen(path: Path) -> Checkpoint:
+    return _load(path, frozen=True)
+
+
+def _load(path: Path, *, frozen: bool) -> Checkpoint:
     if not path.is_dir():
         raise NotFoundError(f"checkpoint {path} does not exist; `tokenlake run DAY` trains it")
-    return Checkpoint(Learner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
+    return Checkpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
 
 
 def encoder_of(lake: Lake, version: str) -> Encoder:
