@@ -455,7 +455,7 @@ _copy = define(
 )
 
 
-def _padded(x: Tensor, offsets: Tensor, max_len: int, fill: float) -> Tensor:
+def _padded(x: Tensor, offsets: Tensor, max_len: int, fill: float | int) -> Tensor:
     batch = offsets.shape[0] - 1
     starts = torch.arange(batch, device=x.device) * max_len
     lengths = offsets.diff().clamp(max=max_len)
@@ -469,7 +469,7 @@ def _check_offsets_now(offsets: Tensor, total: int | None, max_len: int = -1) ->
         checks.offsets_values("offsets", offsets, total, max_len)
 
 
-def jagged_to_padded(x: Tensor, offsets: Tensor, max_len: int, fill: float = 0) -> Tensor:
+def jagged_to_padded(x: Tensor, offsets: Tensor, max_len: int, fill: float | int = 0) -> Tensor:
     """Lay jagged rows out as a padded block.
 
     Args:

@@ -27,7 +27,9 @@ def gradients(run: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Ten
     wanted = [x for x in leaves if x.requires_grad]
     if not out.requires_grad:  # a reference that met no row has nothing to differentiate
         return out, [torch.zeros_like(x) for x in wanted]
-    return out.detach(), list(torch.autograd.grad(out, wanted, normal(*out.shape, dtype=out.dtype, seed=7), materialize_grads=True))
+    return out.detach(), list(
+        torch.autograd.grad(out, wanted, normal(*out.shape, dtype=out.dtype, seed=7), materialize_grads=True)
+    )
 
 
 def assert_same(

@@ -28,7 +28,9 @@ def samoyeds_kernel(
     even = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     odd = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     rows = (r < half)[:, None]
-    line = r.to(tl.int64)[:, None]
+    Data += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 2)
+    Metadata += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 8)
+    line = tl.arange(0, BLOCK_M)[:, None]
     for k0 in range(0, cols, BLOCK_K):
         c = k0 + tl.arange(0, BLOCK_K)
         # Column c belongs to four c // 4, which kept the values 2 (c // 4) and the next; a byte tells of four values.
