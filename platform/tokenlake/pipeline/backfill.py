@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.checkpoints import register
+from tokenlake.pipeline.lineage import register
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.times import Day, days_between
 

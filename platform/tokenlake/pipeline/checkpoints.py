@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tokenlake.config import Encoder
 from tokenlake.errors import NotFoundError
 from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.lineage import path_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake_models.training import Learner
 
@@ -24,16 +24,6 @@ class Checkpoint:
 
     learner: Learner
     vocabulary: Vocabulary
-
-
-def path_of(lake: Lake, version: str, checkpoint: str) -> Path:
-    """Folder of a checkpoint."""
-    return lake.data / "checkpoints" / version / checkpoint
-
-
-def exists(lake: Lake, version: str, checkpoint: str) -> bool:
-    """Whether a checkpoint was saved completely."""
-    return path_of(lake, version, checkpoint).is_dir()
 
 
 def save(lake: Lake, version: str, checkpoint: str, learner: Learner, vocabulary: Vocabulary) -> Path:
@@ -69,25 +59,3 @@ def _load(path: Path, *, frozen: bool) -> Checkpoint:
     if not path.is_dir():
         raise NotFoundError(f"checkpoint {path} does not exist; `tokenlake run DAY` trains it")
     return Checkpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
-
-
-def encoder_of(lake: Lake, version: str) -> Encoder:
-    """How a version's tokens are made: from the config, or for an older lineage from the catalog.
-
-    Raises:
-        NotFoundError: no such version.
-    """
-    for name, encoder in lake.config.tokens.encoders.items():
-        if lake.config.version_of(name) == version:
-            return encoder
-    for known in lake.catalog.versions():
-        if known.version == version:
-            return Encoder(**known.spec)
-    raise NotFoundError(f"no version {version!r}; {[v.version for v in lake.catalog.versions()]} exist")
-
-
-def register(lake: Lake, version: str) -> None:
-    """Make a version known to the catalog, and let it serve when nothing does yet."""
-    for name, encoder in lake.config.tokens.encoders.items():
-        if lake.config.version_of(name) == version:
-            lake.catalog.add_version(version, name, encoder.model_dump(mode="json"))
