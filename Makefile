@@ -26,7 +26,7 @@ demo: venv  ## the whole daily path on real data (DATASET=complete-journey | mov
 	$(BIN)/tokenlake demo --dataset $(DATASET)
 
 test: venv  ## every test, integration included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: venv  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .
@@ -48,4 +48,4 @@ lock: venv  ## resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo airflow-home
+	rm -rf $(VENV) demo
