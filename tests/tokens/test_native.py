@@ -16,8 +16,7 @@ from hypothesis.extra.numpy import arrays
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
 from tokenlake.times import day_of
-from tokenlake.tokens import loops, part
-from tokenlake.tokens import store as stores
+from tokenlake.tokens import loops, part, view
 from tokenlake.tokens.native import library
 from tokenlake.tokens.store import TokenStore
 
@@ -101,7 +100,7 @@ def test_many_queries_on_threads(tmp_path: Path, dtype: str, monkeypatch: pytest
     for available in ("realtime", "daily"):
         fast = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
         with monkeypatch.context() as patch:
-            patch.setattr(stores, "library", lambda: None)
+            patch.setattr(view, "library", lambda: None)
             plain = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
         for name in ("offsets", "values", "timestamps", "scales"):
             assert np.array_equal(getattr(fast, name), getattr(plain, name)), name

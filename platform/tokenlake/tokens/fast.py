@@ -83,7 +83,9 @@ class Table:
         assert segment is not None  # native.c asks for present ones
         segment.load()
         cell_bits = max(1, (len(segment.users) >> 2).bit_length())
-        cells = self._cells[number] = directory(segment, self._bits[number], cell_bits)
+        if segment.cells is None:
+            segment.cells = directory(segment, self._bits[number], cell_bits)
+        cells = self._cells[number] = segment.cells
         for name, column in segment.columns.items():
             self.bases[name][number] = address(column)
         arrays = (segment.offsets, cells, segment.columns["timestamp"], segment.checked)

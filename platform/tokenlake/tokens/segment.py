@@ -129,6 +129,7 @@ class Segment:
         block_rows: rows that share a checksum.
         sums: (blocks,) uint64, the checksums.
         checked: (blocks,) uint8, what this process knows of each block.
+        cells: see `fast.directory`; None before the first use.
     """
 
     users: NDArray[np.int64]
@@ -150,6 +151,7 @@ class Segment:
         finally:
             os.close(fd)
         self.loaded = False
+        self.cells: NDArray[np.int32] | None = None
         self._lock = Lock()
 
     def load(self) -> Segment:
