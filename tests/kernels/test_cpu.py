@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_attention_is_sdpa_row_by_row(causal: bool) -> None:
     offsets = offsets_of(lengths)
     q, k, v = (normal(278, 2, 32, seed=n) for n in range(3))
     out = kernels.jagged_attention(q, k, v, offsets, causal=causal)
-    for a, b in zip(offsets[:-1], offsets[1:], strict=True):
+    for a, b in pairwise(offsets.tolist()):
         heads_first = [x[a:b].movedim(0, 1)[None] for x in (q, k, v)]
         row = scaled_dot_product_attention(*heads_first, is_causal=causal)
         torch.testing.assert_close(out[a:b], row[0].movedim(0, 1), atol=1e-5, rtol=1e-5)

@@ -246,36 +246,39 @@ def attention_dbias_kernel(
     )
 
 
+# Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
+
+
+def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
+
+
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=32), tiles(8, 1, BLOCK_M=128, BLOCK_N=32))
     if vendor == "hip":
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=64), tiles(4, 1, BLOCK_M=128, BLOCK_N=32))
-    return (
-        tiles(4, 2, BLOCK_M=64, BLOCK_N=64),
-        tiles(8, 2, BLOCK_M=128, BLOCK_N=64),
-        tiles(4, 3, BLOCK_M=64, BLOCK_N=32),
-    )
+        return _pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3))
+    return _pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
-def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(8, 1, BLOCK_M=32, BLOCK_N=32),)
-    if dim > 64:
-        return (
-            tiles(4, 1, BLOCK_M=32, BLOCK_N=64),
-            tiles(4, 1, BLOCK_M=32, BLOCK_N=32),
-            tiles(4, 1, BLOCK_M=64, BLOCK_N=32),
-        )
-    return (
-        tiles(4, 1, BLOCK_M=64, BLOCK_N=64),
-        tiles(4, 1, BLOCK_M=32, BLOCK_N=64),
-        tiles(4, 2, BLOCK_M=64, BLOCK_N=32),
-    )
+def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "hip":
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
+    return _pairs((32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 8, 1))
+
+
+def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "hip":
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1))
+    return _pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return (tiles(8 if dim > 128 else 4, 1, BLOCK_M=32, BLOCK_N=32),)
+    return _pairs((32, 32, 8 if dim > 128 else 4, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})
@@ -309,14 +312,14 @@ DKDV = Kernel(
     _SAVED | {"DK": "*T", "DV": "*T", "Offsets": "*i64"} | _QKVG | {"kv_heads": "i32"}
     | {name: kind for name, kind in _COUNTS.items() if name != "heads"} | _BAND,
     _FLAGS,
-    _backward_configs,
+    _dkdv_configs,
     head_sizes,
 )  # fmt: skip
 DQ = Kernel(
     attention_dq_kernel,
     _SAVED | {"DQ": "*T", "Offsets": "*i64"} | _QKVG | _COUNTS | _BAND,
     _FLAGS,
-    _backward_configs,
+    _dq_configs,
     head_sizes,
 )
 DBIAS = Kernel(

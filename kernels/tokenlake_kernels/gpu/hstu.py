@@ -261,18 +261,26 @@ def hstu_dq_kernel(
     tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
 
 
+def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
+
+
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(8, 1, BLOCK_M=64, BLOCK_N=32),)
     if vendor == "hip":
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=32), tiles(8, 1, BLOCK_M=128, BLOCK_N=32))
-    return (tiles(4, 2, BLOCK_M=64, BLOCK_N=32), tiles(8, 2, BLOCK_M=128, BLOCK_N=64))
+        return _pairs((64, 32, 4, 1), (32, 64, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
+    if dim <= 32:
+        return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
+    if dim <= 64:
+        return _pairs((32, 64, 4, 2), (64, 32, 4, 2))
+    return _pairs((64, 64, 8, 2), (32, 64, 4, 2)) if dim <= 128 else _pairs((32, 64, 4, 2))
 
 
 def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 64:
-        return (tiles(8 if dim > 128 else 4, 1, BLOCK_M=32, BLOCK_N=32),)
-    return (tiles(4, 1, BLOCK_M=32, BLOCK_N=64), tiles(4, 1, BLOCK_M=32, BLOCK_N=32))
+    if dim > 128:
+        return _pairs((32, 32, 8 if vendor == "cuda" else 4, 1))
+    if vendor == "cuda" and dim <= 32:
+        return _pairs((64, 32, 4, 1), (32, 64, 4, 1))
+    return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
 
 
 _FORMS = (

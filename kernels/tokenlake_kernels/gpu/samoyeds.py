@@ -58,7 +58,7 @@ def samoyeds_kernel(
 
 def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
     stages = 1 if vendor == "hip" else 2
-    return (tiles(4, stages, BLOCK_M=32, BLOCK_N=64, BLOCK_K=64), tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64))
+    return (tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64), tiles(4, stages, BLOCK_M=32, BLOCK_N=64, BLOCK_K=32))
 
 
 def _no_sizes(dim: int) -> dict[str, int]:

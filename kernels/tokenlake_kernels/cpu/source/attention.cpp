@@ -178,11 +178,12 @@ struct Unit {
     int64_t row, head, start, cost;
 };
 
+// The last queries of a row first: under causal and tail masks they see the most, and the threads should end together.
 std::vector<Unit> query_tiles(const Shape& shape) {
     std::vector<Unit> units;
     for (int64_t b = 0; b < shape.batch; ++b)
         for (int64_t h = 0; h < shape.heads; ++h)
-            for (int64_t i = 0; i < shape.q_len(b); i += BQ) units.push_back({b, h, i, shape.k_len(b)});
+            for (int64_t i = (shape.q_len(b) - 1) / BQ * BQ; i >= 0 && i < shape.q_len(b); i -= BQ) units.push_back({b, h, i, shape.k_len(b)});
     return units;
 }
 
