@@ -77,7 +77,9 @@ class Learner:
     @property
     def _optimizers(self) -> Optimizers:
         if self._trained_by is None:
-            raise ModelError("this learner was loaded frozen, to score and encode; load it without `frozen` to train it")
+            raise ModelError(
+                "this learner was loaded frozen, to score and encode; load it without `frozen` to train it"
+            )
         return self._trained_by
 
     @classmethod
