@@ -29,11 +29,17 @@ def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) 
     """Plan days chunk by chunk; each chunk is recorded when the one before it has been consumed.
 
     Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
+
+    Raises:
+        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan drawn too early
+            would stand: the days before it could never be trained on.
     """
     todo = sorted(days)
     while todo:
         first = todo[0]
         standing = lake.catalog.plan(version, first)
+        if standing is None:
+            require_order(lake, version, first)
         end = standing.chunk_end if standing else _chunk_end(lake, version, first, todo[-1], chunk_days)
         chunk = [day for day in todo if day <= end]
         drawn = standing or _draw(lake, version, first, end)
@@ -50,9 +56,10 @@ def require_order(lake: Lake, version: str, day: Day) -> None:
     done = lake.catalog.done(version, "publish")
     missing = [d for d in lake.events.days() if d < day and d not in done]
     if missing:
+        which = str(missing[0]) if len(missing) == 1 else f"{len(missing)} earlier days, {missing[0]} to {missing[-1]},"
         raise OrderError(
-            f"{day} of {version} must wait: {len(missing)} earlier days with events are not published yet, from "
-            f"{missing[0]} to {missing[-1]}; `tokenlake backfill` runs them in order"
+            f"{day} of {version} must wait: {which} with events but not published yet; "
+            f"`tokenlake backfill {lake.root}` runs all days in order"
         )
 
 
