@@ -34,6 +34,7 @@ WRONG = [
     ("landing: raw/{day}.parquet", "is no pattern of a day's files"),
     ("landing: raw/all.parquet", "is no pattern of a day's files"),
     ("landing: /raw/{ds}.parquet", "is no pattern of a day's files"),
+    ("catalog: nonsense", "catalog: not a SQLAlchemy URL"),
     ("- a list", "a mapping was expected, got list"),
     ("events: [}", "is not YAML"),
 ]

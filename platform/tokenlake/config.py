@@ -254,6 +254,16 @@ class Config(BaseSettings):
     def _all_commented_out(cls, section: Any) -> Any:
         return {} if section is None else section
 
+    @field_validator("catalog")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            # It may hold a password all the same: it is not repeated.
+            raise ValueError(
+                "not a SQLAlchemy URL; write sqlite:////folder/file or postgresql://user:password@host/name"
+            )
+        return url
+
     @field_validator("landing")
     @classmethod
     def _landing(cls, pattern: str | None) -> str | None:

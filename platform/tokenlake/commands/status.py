@@ -25,7 +25,9 @@ _COLOURS = {"done": "green", "failed": "red", "killed": "red", "interrupted": "y
 @click.command()
 @lake_argument
 @click.option("--json", "as_json", is_flag=True, help="For programs: everything, as one object.")
-@click.option("--runs", "n", default=8, show_default=True, help="How many of the last runs.")
+@click.option(
+    "--runs", "n", default=8, show_default=True, type=click.IntRange(min=0), help="How many of the last runs."
+)
 def command(lake: Path, n: int, *, as_json: bool) -> None:
     """Show days, freshness, versions and last errors of LAKE."""
     import tokenlake

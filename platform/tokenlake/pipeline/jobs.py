@@ -59,6 +59,7 @@ def ingest(lake: Lake, day: Day) -> JobResult:
             run.artefact("events", f"{lake.events.path}?ds={day}", rows=rows)
         else:
             run.skip("no events")
+            summary["reason"] = "no events"
     return JobResult("ingest", day, None, "done" if rows else "skipped", summary)
 
 
@@ -141,7 +142,9 @@ def _in_our_words() -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CorruptionError(f"{error}; restore the folder, or delete it and run the day again") from error
+        raise CorruptionError(
+            f"{error}; restore it, or delete the checkpoint's whole folder: `tokenlake run DAY --force` trains it again"
+        ) from error
     except ModelError as error:
         raise TrainingError(str(error)) from error
     except OSError as error:
