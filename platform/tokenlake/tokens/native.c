@@ -217,6 +217,8 @@ static void *find_some(void *argument) {
     return NULL;
 }
 
+static int within(int threads) { return threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads; }
+
 /* Run jobs of `size` bytes each, the first one in this thread. */
 static void run_jobs(void *(*work)(void *), void *jobs, size_t size, int n) {
     pthread_t threads[MAX_THREADS];
@@ -231,7 +233,7 @@ static void run_jobs(void *(*work)(void *), void *jobs, size_t size, int n) {
 /* Find the rows of every query. Returns what is wanted before the answer holds: files to load, blocks to check. */
 int tl_find(const find_t *f, int threads) {
     find_job jobs[MAX_THREADS];
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) jobs[i] = (find_job){f, f->n * i / threads, f->n * (i + 1) / threads, 0};
     run_jobs(find_some, jobs, sizeof(find_job), threads);
     int status = 0;
@@ -277,16 +279,6 @@ static void gather_label(const column_t *c, const run_t *run, int64_t at, int64_
         if (!flags[i]) memset(to + i * c->width, 0, c->width);
 }
 
-/* Ask for the beginning of a run's rows; the processor guesses the rest once it is read. */
-static inline void fetch_ahead(const gather_t *g, const run_t *run) {
-    for (int64_t k = 0; k < g->n_columns; k++) {
-        const column_t *c = &g->columns[k];
-        const uint8_t *from = (run->segment < 0 ? c->tail : c->bases[run->segment]) + run->start * c->width;
-        int64_t size = run->count * c->width;
-        for (int64_t at = 0; at < size && at < 512; at += 64) __builtin_prefetch(from + at);
-    }
-}
-
 static void *gather_some(void *argument) {
     gather_job *job = argument;
     const gather_t *g = job->gather;
@@ -294,11 +286,9 @@ static void *gather_some(void *argument) {
     for (int64_t q = job->from; q < job->to; q++) {
         const run_t *runs = f->runs + slot(f, q);
         int64_t at = f->offsets[q + 1];
-        if (q + 1 < job->to && f->n_runs[q + 1]) fetch_ahead(g, f->runs + slot(f, q + 1));
         for (int r = 0; r < f->n_runs[q]; r++) {
             const run_t *run = &runs[r];
             at -= run->count;
-            if (r + 1 < f->n_runs[q]) fetch_ahead(g, run + 1);
             for (int64_t k = 0; k < g->n_columns; k++) {
                 const column_t *c = &g->columns[k];
                 if (c->known) {
@@ -318,7 +308,7 @@ void tl_gather(const gather_t *g, int threads) {
     gather_job jobs[MAX_THREADS];
     const find_t *f = g->find;
     int64_t q = 0;
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) { /* equal rows for each thread */
         int64_t from = q, until = f->offsets[f->n] / threads * (i + 1);
         while (q < f->n && (i == threads - 1 || f->offsets[q] < until)) q++;
@@ -384,7 +374,7 @@ int tl_order(int64_t n, const int64_t *users, const int64_t *times, int64_t *ord
             keys[next[hash >> (64 - bits)]++] = (key_t_){hash, (uint64_t)times[i] ^ ((uint64_t)1 << 63), i};
         }
         sort_job jobs[MAX_THREADS];
-        if (threads > MAX_THREADS) threads = MAX_THREADS;
+        threads = within(threads);
         for (int i = 0; i < threads; i++)
             jobs[i] = (sort_job){keys, spare, cuts, buckets * i / threads, buckets * (i + 1) / threads, order};
         run_jobs(sort_some, jobs, sizeof(sort_job), threads);
@@ -417,7 +407,7 @@ static void *take_some(void *argument) {
 /* to[i] = from[index[i]], rows of `width` bytes. */
 void tl_take(const uint8_t *from, uint8_t *to, const int64_t *index, int64_t n, int64_t width, int threads) {
     take_job jobs[MAX_THREADS];
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) jobs[i] = (take_job){from, to, index, width, n * i / threads, n * (i + 1) / threads};
     run_jobs(take_some, jobs, sizeof(take_job), threads);
 }
@@ -440,7 +430,7 @@ static void *move_some(void *argument) {
 void tl_move(const uint8_t *from, uint8_t *to, const int64_t *start, const int64_t *place, const int64_t *count, int64_t n,
              int64_t width, int threads) {
     move_job jobs[MAX_THREADS];
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++)
         jobs[i] = (move_job){from, to, start, place, count, width, n * i / threads, n * (i + 1) / threads};
     run_jobs(move_some, jobs, sizeof(move_job), threads);

@@ -30,7 +30,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled library, or None where it cannot be made."""
     try:
         return _declare(ctypes.CDLL(str(_built())))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
         output = getattr(error, "stderr", None)
         reason = output.decode(errors="replace").strip().splitlines()[-1] if output else str(error)
         warnings.warn(
