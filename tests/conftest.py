@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -11,3 +13,8 @@ install_import_hook(["tokenlake_models", "tokenlake_kernels"], "beartype.beartyp
 # The first example pays for imports, and machines are shared: a deadline would test the weather.
 settings.register_profile("tokenlake", deadline=None)
 settings.load_profile("tokenlake")
+
+# Started in the background of a script, this process and all its children would ignore Ctrl-C, and so what tests it
+# would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
