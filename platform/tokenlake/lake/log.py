@@ -12,13 +12,29 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from tokenlake.errors import SchemaError
+from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.times import Day
 
 #: File systems keep times by the kernel's tick, 10 ms at the most.
 _COARSE_NS = 50_000_000
+
+
+def open_delta(path: Path) -> DeltaTable:
+    """Open a table at its newest version.
+
+    Raises:
+        TableNotFoundError: there is none, or its first commit is under way.
+        CorruptionError: its log cannot be understood.
+    """
+    try:
+        return DeltaTable(path)
+    except TableNotFoundError:
+        raise
+    except DeltaError as error:
+        told = str(error).partition("\n")[0]  # what follows is a trace of another language
+        raise CorruptionError(f"{path / '_delta_log'} cannot be read ({told}); restore it from a copy") from error
 
 
 class DeltaLog:
@@ -47,7 +63,7 @@ class DeltaLog:
                 return self._delta
             try:
                 if self._delta is None or self._inode != folder.st_ino:
-                    self._delta, self._inode, self._listed = DeltaTable(self._path), folder.st_ino, None
+                    self._delta, self._inode, self._listed = open_delta(self._path), folder.st_ino, None
                 else:
                     self._delta.update_incremental()
             except TableNotFoundError:  # the log's folder is made before its first commit

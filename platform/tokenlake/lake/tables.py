@@ -17,8 +17,8 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from tokenlake.errors import ConflictError, SchemaError, StorageError
-from tokenlake.lake.log import DeltaLog
+from tokenlake.errors import ConflictError, CorruptionError, SchemaError, StorageError
+from tokenlake.lake.log import DeltaLog, open_delta
 from tokenlake.lake.schema import IdTypes, events_schema, predictions_schema, quarantine_schema, tokens_schema
 from tokenlake.locks import hold
 from tokenlake.times import Day, as_micros
@@ -136,7 +136,8 @@ class Table:
         dataset = self._dataset(day, between, version)
         if dataset is None:
             return schema.empty_table()
-        return dataset.to_table(columns=schema.names, filter=filter).cast(schema)
+        with self._reading():
+            return dataset.to_table(columns=schema.names, filter=filter).cast(schema)
 
     def batches(
         self,
@@ -156,9 +157,10 @@ class Table:
         scanned = dataset.to_batches(
             columns=schema.names, filter=filter, batch_size=rows, batch_readahead=2, fragment_readahead=1
         )
-        for batch in scanned:
-            if batch.num_rows:
-                yield batch.cast(schema)
+        with self._reading():
+            for batch in scanned:
+                if batch.num_rows:
+                    yield batch.cast(schema)
 
     # Writing.
 
@@ -315,6 +317,16 @@ class Table:
         )
 
     @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn Arrow's errors of files into ours."""
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CorruptionError(
+                f"{self.path.name}: a file of the table is missing or damaged ({error}); restore it from a copy"
+            ) from error
+
+    @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Turn Delta's errors into ours."""
         try:
@@ -356,7 +368,7 @@ class _StoredIds:
     def __call__(self) -> IdTypes:
         if self._known is None and (self._path / "_delta_log").is_dir():
             with contextlib.suppress(TableNotFoundError):  # the log's folder is made before its first commit
-                self._known = IdTypes.of(pa.schema(DeltaTable(self._path).schema().to_arrow()))
+                self._known = IdTypes.of(pa.schema(open_delta(self._path).schema().to_arrow()))
         return self._known or IdTypes()
 
 
