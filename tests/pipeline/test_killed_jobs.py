@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import tokenlake
 from tests.pipeline.kills import ended
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake, tokens_of
-from tokenlake.errors import TokenlakeError
+from tokenlake.errors import OrderError, TokenlakeError
 from tokenlake.lake.lake import Lake
 from tokenlake.times import NEVER
 
@@ -132,6 +133,20 @@ def test_a_disk_that_refuses(
     lake.backfill()
     same(state(lake), undisturbed[0])
     assert not list(leftovers(lake))
+
+
+def test_a_deleted_store_is_made_again(tmp_path: Path) -> None:
+    """Stores are derived: the same back-fill makes them again, equal; and no day alone stands for the whole."""
+    lake = filled(tmp_path, days=3)
+    lake.backfill()
+    before = state(lake)
+    for version in map(lake.resolve, _ENCODERS):
+        shutil.rmtree(lake.store_path(version))
+    with pytest.raises(OrderError):
+        lake.run(day(2))
+    report = lake.backfill()
+    assert not report.skipped
+    same(state(lake), before)
 
 
 def _refusing(target: str, calls: int, number: int) -> Any:

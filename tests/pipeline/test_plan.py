@@ -45,6 +45,9 @@ class Days:
     def watermark(self) -> int:
         return self._ingests
 
+    def published(self, version: str) -> set[dt.date]:
+        return self.catalog.done(version, "publish")
+
     # What the jobs do, as far as plans go.
 
     def publish(self, of: dt.date) -> None:

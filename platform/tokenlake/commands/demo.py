@@ -104,7 +104,7 @@ def _airflow(lake: Lake, days: list[dt.date]) -> None:
     from tokenlake.scheduling.services import Services
 
     versions = all_versions(lake)
-    todo = [day for day in days if any(day not in lake.catalog.done(version, "publish") for version in versions)]
+    todo = [day for day in days if any(day not in lake.published(version) for version in versions)]
     if not todo:
         console.print("all done before")
         return

@@ -72,7 +72,7 @@ def _table(name: str, table: Table, version: str | None = None) -> Facts:
 
 
 def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
-    done = lake.catalog.done(lake.resolve(), "publish")
+    done = lake.published(lake.resolve())
     last = max(done, default=None)
     ended = [run.ended_at for run in lake.catalog.runs(job="publish", status="done") if run.ended_at]
     return {
@@ -85,7 +85,7 @@ def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
 
 def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
     catalog, name = lake.catalog, version.version
-    published = catalog.done(name, "publish")
+    published = lake.published(name)
     checkpoints = catalog.checkpoints(name)
     return {
         "version": name,

@@ -103,7 +103,7 @@ def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool)
 
 def _finished(lake: Lake, version: str) -> set[Day]:
     stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
-    return lake.catalog.done(version, "publish") - stale
+    return lake.published(version) - stale
 
 
 def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:

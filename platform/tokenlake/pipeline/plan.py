@@ -53,7 +53,7 @@ def require_order(lake: Lake, version: str, day: Day) -> None:
     Raises:
         OrderError: some are not; transient, since they may be under way.
     """
-    done = lake.catalog.done(version, "publish")
+    done = lake.published(version)
     missing = [d for d in lake.events.days() if d < day and d not in done]
     if missing:
         which = str(missing[0]) if len(missing) == 1 else f"{len(missing)} earlier days, {missing[0]} to {missing[-1]},"
