@@ -8,7 +8,7 @@ DATASET ?= complete-journey
 # Long jobs on few cores: one OpenMP thread a core, none spinning.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help venv demo test lint format bench airflow lock clean
+.PHONY: help venv demo test lint format bench kernels-report airflow lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,6 +40,9 @@ format: venv  ## format and fix what can be fixed
 
 bench: venv  ## every benchmark, each a ratio to a peer measured in the same run
 	$(BIN)/tokenlake bench
+
+kernels-report: venv  ## compile every GPU kernel for sm_80, sm_90, sm_100 and gfx942; writes the table in docs/kernels.md
+	$(BIN)/python -m tokenlake_kernels.report --docs docs/kernels.md
 
 airflow: venv  ## Airflow on loopback with the demo project; Ctrl-C stops all of it
 	$(BIN)/tokenlake airflow

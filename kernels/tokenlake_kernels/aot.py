@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from .gpu import attention, hstu, interaction, layer, samoyeds
-from .gpu.launch import Config, Kernel
+from .gpu.launch import Config, Kernel, options
 
 KERNELS = {k.name: k for module in (attention, hstu, interaction, layer, samoyeds) for k in module.KERNELS}
 DTYPES = ("bf16", "fp16")
@@ -99,7 +99,8 @@ class Result:
 def cases(*, defaults: bool) -> Iterator[Case]:
     """Everything that ships; with `defaults`, the first configuration of each kernel in its fullest form."""
     for kernel, target in itertools.product(KERNELS.values(), TARGETS):
-        dims = (64,) if defaults else DIMS
+        sized = kernel.sizes(DIMS[0]) != kernel.sizes(DIMS[-1])
+        dims = DIMS if sized and not defaults else (64,)
         for dim, dtype in itertools.product(dims, DTYPES[:1] if defaults else DTYPES):
             configs = kernel.configs(dim, target.vendor)
             flags = kernel.flags
@@ -149,8 +150,9 @@ def _amd_occupancy(registers: int, warps: int, shared: int) -> float:
 def check(case: Case) -> Result:
     """Compile one case and read its assembly."""
     kernel = KERNELS[case.kernel]
-    options = {"num_warps": case.config.warps, "num_stages": case.config.stages}
-    built = triton.compile(_source(kernel, case), target=case.target.gpu(), options=options)
+    built = triton.compile(
+        _source(kernel, case), target=case.target.gpu(), options=options(case.config, case.target.vendor)
+    )
     shared = int(built.metadata.shared)
     if case.target.vendor == "hip":
         text = built.asm["amdgcn"]

@@ -257,7 +257,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
         return _pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
     if dim <= 64:
-        return _pairs((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3))
+        return _pairs((64, 64, 8, 2), (64, 32, 4, 3))
     return _pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
@@ -273,7 +273,7 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
         return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
     if dim <= 64:
-        return _pairs((32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1))
+        return _pairs((32, 64, 4, 1), (32, 32, 4, 1))
     return _pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 

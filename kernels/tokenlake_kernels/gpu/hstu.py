@@ -272,15 +272,21 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
         return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
     if dim <= 64:
         return _pairs((32, 64, 4, 2), (64, 32, 4, 2))
-    return _pairs((64, 64, 8, 2), (32, 64, 4, 2)) if dim <= 128 else _pairs((32, 64, 4, 2))
+    return _pairs((32, 64, 4, 2))
 
 
-def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if dim > 128:
         return _pairs((32, 32, 8 if vendor == "cuda" else 4, 1))
     if vendor == "cuda" and dim <= 32:
         return _pairs((64, 32, 4, 1), (32, 64, 4, 1))
     return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
+
+
+def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "cuda":
+        return _pairs((32, 64, 8, 1), (32, 32, 4, 1))
+    return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
 _FORMS = (
@@ -316,14 +322,14 @@ DKDV = Kernel(
     hstu_dkdv_kernel,
     _IN | {"G": "*T", "DK": "*T", "DV": "*T"} | _ROWS | _QKV | _G | _COUNTS,
     _FLAGS,
-    _backward_configs,
+    _dkdv_configs,
     head_sizes,
 )
 DQ = Kernel(
     hstu_dq_kernel,
     _IN | {"G": "*T", "DQ": "*T", "DPosition": "*fp32", "DTime": "*fp32"} | _ROWS | _QKV | _G | _COUNTS,
     _TABLE_FLAGS,
-    _backward_configs,
+    _dq_configs,
     head_sizes,
 )
 KERNELS = (FORWARD, DKDV, DQ)
