@@ -67,6 +67,7 @@ def backfill(
     for name in [lake.resolve(version)] if version else all_versions(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
+    lake.frames.keep()
     report.seconds = time.monotonic() - began
     return report
 
