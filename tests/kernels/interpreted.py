@@ -16,6 +16,11 @@ from torch import Tensor
 
 import tokenlake_kernels as kernels
 from tests.kernels.batches import normal, offsets_of
+from tokenlake_kernels import attention as attention_op
+from tokenlake_kernels import hstu as hstu_op
+from tokenlake_kernels import interaction as interaction_op
+from tokenlake_kernels import layer as layer_op
+from tokenlake_kernels import samoyeds as samoyeds_op
 from tokenlake_kernels.cpu import eager
 from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, samoyeds
 from tokenlake_kernels.masks import FAR, Hstu
@@ -147,6 +152,42 @@ def test_samoyeds(select: bool) -> None:
     selection = torch.randint(0, 50, (33,), generator=torch.Generator().manual_seed(0)) if select else None
     out = samoyeds.matmul(x, packed.data, packed.indices, packed.metadata, selection)
     assert_close((out,), ((x if selection is None else x[selection]) @ packed.decode().T,))
+
+
+def _dispatched() -> dict[str, tuple[object, str, tuple[object, ...]]]:
+    """What the dispatcher would call on a GPU: (module, name of the pair of kernels, arguments)."""
+    offsets = offsets_of([3, 0, 20])
+    q, k, v, g = (normal(23, 2, 16, seed=n) for n in range(4))
+    x, y, w, b = normal(23, 24), normal(23, 24, seed=1), normal(24), normal(24, seed=1)
+    out, lse = attention_op._forward_cpu(q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)
+    rows = (torch.tensor([1, 0, 2]), torch.arange(23), normal(2, 9), normal(1, 9), 0.3, 5.0, [2, 0, 1, 0, 0], -1)
+    packed = kernels.SamoyedsWeight.encode(normal(8, 128))
+    return {
+        "attention": (attention_op, "_forward", (q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)),
+        "attention backward": (attention_op, "_backward", (g, q, k, v, None, out, lse, offsets, 0, FAR, 0, 0.3, -1)),
+        "hstu": (hstu_op, "_forward", (q, k, v, offsets, *rows)),
+        "hstu backward": (hstu_op, "_backward", (g, q, k, v, offsets, *rows)),
+        "dense_bmm": (interaction_op, "_dense_bmm", (x, normal(3, 24, 5), offsets, torch.arange(23))),
+        "jagged_bmm": (interaction_op, "_jagged_bmm", (x, y, offsets, None)),
+        "softmax": (interaction_op, "_softmax", (x, offsets)),
+        "softmax backward": (interaction_op, "_softmax_backward", (x, y, offsets)),
+        "broadcast": (interaction_op, "_broadcast", (x, normal(3, 20, 24), offsets, 1)),
+        "copy": (interaction_op, "_copy", ([x], [offsets[:-1]], [torch.arange(3) * 20], [offsets.diff()], 60, 2.0)),
+        "time differences": (interaction_op, "_differences", (torch.arange(23), offsets, 409)),
+        "gated norm": (layer_op, "_forward", (x, y, w, b, 1e-6, 1)),
+        "gated norm backward": (layer_op, "_backward", (normal(23, 72), x, y, w, b, 1e-6, 1)),
+        "samoyeds": (
+            samoyeds_op, "_matmul", (normal(9, 128), packed.data, packed.indices, packed.metadata, torch.tensor([8, 8, 0]))
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(_dispatched()))
+def test_the_dispatcher_finds_the_same_on_both_devices(name: str) -> None:
+    module, pair, args = _dispatched()[name]
+    ours, theirs = (getattr(module, f"{pair}_{device}")(*args) for device in ("cuda", "cpu"))
+    as_tuple = [x if isinstance(x, tuple) else (x,) for x in (ours, theirs)]
+    assert_close(*as_tuple)
 
 
 def test_nothing_at_all() -> None:

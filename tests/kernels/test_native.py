@@ -16,6 +16,7 @@ from tests.kernels.batches import normal, offsets_of
 from tokenlake_kernels.cpu import compiled, native
 
 OFFSETS = offsets_of([5, 70])
+QUICK = ("-std=c++17", "-O0", "-fPIC")  # to compile in a second or two
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +72,25 @@ def test_the_library_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.library() is not None
 
 
+def test_a_wheel_may_bring_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if native.library() is None:
+        pytest.skip("no C++ compiler here")
+    native.library.cache_clear()
+    wanted = _attend()
+    monkeypatch.setattr(native, "FLAGS", QUICK)
+    monkeypatch.setattr(native, "PREBUILT", native.build(tmp_path / "prebuilt.so", machine=()))
+    native.library.cache_clear()
+    monkeypatch.setenv("TOKENLAKE_CACHE", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    torch.testing.assert_close(_attend(), wanted, atol=1e-5, rtol=1e-5)
+    assert compiled.usable(torch.zeros(1))
+
+
 def test_processes_that_race_agree(tmp_path: Path) -> None:
     program = (
-        "import os, torch; from tokenlake_kernels.cpu import native; assert native.library() is not None; "
+        "import torch; from tokenlake_kernels.cpu import native; "
+        f"native.FLAGS = {QUICK}; assert native.library() is not None; "
         "import tokenlake_kernels as k; q = torch.ones(9, 1, 16); k.jagged_attention(q, q, q, torch.tensor([0, 9]))"
     )
     env = {"PATH": "/usr/bin:/bin:/usr/local/bin", "TOKENLAKE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -267,7 +267,7 @@ def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
 
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 32, 4, 1), (32, 64, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
+        return _pairs((64, 32, 4, 1))
     if dim <= 32:
         return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
     if dim <= 64:
