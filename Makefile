@@ -8,7 +8,7 @@ DATASET ?= complete-journey
 # Long jobs on few cores: one OpenMP thread a core, none spinning.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help venv demo test lint format bench airflow lock clean
+.PHONY: help venv demo test lint format bench kernels-report airflow lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -26,7 +26,7 @@ demo: venv  ## the whole daily path on real data (DATASET=complete-journey | mov
 	$(BIN)/tokenlake demo --dataset $(DATASET)
 
 test: venv  ## every test, integration included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: venv  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .
@@ -41,6 +41,9 @@ format: venv  ## format and fix what can be fixed
 bench: venv  ## every benchmark, each a ratio to a peer measured in the same run
 	$(BIN)/tokenlake bench
 
+kernels-report: venv  ## compile every GPU kernel for sm_80, sm_90, sm_100 and gfx942; writes the table in docs/kernels.md
+	$(BIN)/python -m tokenlake_kernels.report --docs docs/kernels.md
+
 airflow: venv  ## Airflow on loopback with the demo project; Ctrl-C stops all of it
 	$(BIN)/tokenlake airflow
 
@@ -48,4 +51,4 @@ lock: venv  ## resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo airflow-home
+	rm -rf $(VENV) demo

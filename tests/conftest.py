@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -11,3 +16,15 @@ install_import_hook(["tokenlake_models", "tokenlake_kernels"], "beartype.beartyp
 # The first example pays for imports, and machines are shared: a deadline would test the weather.
 settings.register_profile("tokenlake", deadline=None)
 settings.load_profile("tokenlake")
+
+# Started in the background of a script, this process and all its children would ignore Ctrl-C, and so what tests it
+# would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On a machine without a compiler the slower paths say so once, which is right and no error there."""
+    if not any(map(shutil.which, (os.environ.get("CC") or "cc", "cc", "gcc", "clang", "c++", "g++"))):
+        config.addinivalue_line("filterwarnings", "ignore:the token store runs on NumPy alone:RuntimeWarning")
+        config.addinivalue_line("filterwarnings", "ignore:the compiled CPU kernels are not to be had:RuntimeWarning")

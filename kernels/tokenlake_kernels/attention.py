@@ -175,7 +175,7 @@ def jagged_attention(
     *,
     causal: bool = False,
     window: int | None = None,
-    scale: float | None = None,
+    scale: float | int | None = None,
     max_len: int | None = None,
 ) -> Tensor:
     """Softmax attention of every row of a jagged batch to itself (arXiv 2409.15373), without padding.
@@ -219,7 +219,7 @@ def jagged_cross_attention(
     offsets: Tensor,
     *,
     bias: Tensor | None = None,
-    scale: float | None = None,
+    scale: float | int | None = None,
     max_len: int | None = None,
 ) -> Tensor:
     """Softmax attention of a dense block of queries per row over a jagged history (arXiv 2409.15373).

@@ -64,7 +64,7 @@ def offsets_form(name: str, offsets: Tensor) -> None:
         raise ShapeError(f"{name} is empty; expected (batch + 1,): a batch of no rows has the one offset 0")
 
 
-def at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float | int, least: int) -> None:
     """Refuse a number below `least`."""
     if value < least:
         raise ArgumentError(f"{name} is {value}; expected at least {least}")

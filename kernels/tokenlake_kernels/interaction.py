@@ -14,7 +14,7 @@ from . import checks
 from .cpu import compiled, eager
 from .cpu.native import library
 from .errors import ArgumentError, OffsetsError, ShapeError
-from .registry import define
+from .registry import Size, define
 
 # ---- products: dense_bmm and jagged_bmm -------------------------------------------------------------------------
 
@@ -424,7 +424,7 @@ def _copy_fake(
     src_starts: list[Tensor],
     dst_starts: list[Tensor],
     lengths: list[Tensor],
-    rows: int,
+    rows: Size,
     fill: float,
 ) -> Tensor:
     return srcs[0].new_empty(rows, *srcs[0].shape[1:])
@@ -455,10 +455,10 @@ _copy = define(
 )
 
 
-def _padded(x: Tensor, offsets: Tensor, max_len: int, fill: float) -> Tensor:
+def _padded(x: Tensor, offsets: Tensor, max_len: Size, fill: float | int) -> Tensor:
     batch = offsets.shape[0] - 1
     starts = torch.arange(batch, device=x.device) * max_len
-    lengths = offsets.diff().clamp(max=max_len)
+    lengths = offsets.diff().clamp(max=max_len)  # type: ignore[arg-type]  # its types know no symbolic size
     out: Tensor = _copy([x], [offsets[:-1]], [starts], [lengths], batch * max_len, float(fill))
     return out.view(batch, max_len, *x.shape[1:])
 
@@ -469,7 +469,7 @@ def _check_offsets_now(offsets: Tensor, total: int | None, max_len: int = -1) ->
         checks.offsets_values("offsets", offsets, total, max_len)
 
 
-def jagged_to_padded(x: Tensor, offsets: Tensor, max_len: int, fill: float = 0) -> Tensor:
+def jagged_to_padded(x: Tensor, offsets: Tensor, max_len: int, fill: float | int = 0) -> Tensor:
     """Lay jagged rows out as a padded block.
 
     Args:

@@ -56,7 +56,7 @@ def _softmax_rows(
     v: Float[Tensor, "keys kv_heads dim"],
     mask: Bool[Tensor, "queries keys"],
     bias: Float[Tensor, "queries keys"] | None,
-    scale: float,
+    scale: float | int,
 ) -> Float[Tensor, "queries heads dim"]:
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -75,7 +75,7 @@ def jagged_attention(
     *,
     causal: bool = False,
     window: int | None = None,
-    scale: float | None = None,
+    scale: float | int | None = None,
 ) -> Float[Tensor, "total heads dim"]:
     """Softmax attention inside each row."""
     scale = q.shape[2] ** -0.5 if scale is None else scale
@@ -93,7 +93,7 @@ def jagged_cross_attention(
     offsets: Int[Tensor, " rows_plus_one"],
     *,
     bias: Float[Tensor, "rows queries max_len"] | None = None,
-    scale: float | None = None,
+    scale: float | int | None = None,
 ) -> Float[Tensor, "rows queries heads dim"]:
     """Dense queries over each row's history; a row without history gives zeros."""
     scale = q.shape[3] ** -0.5 if scale is None else scale
@@ -122,8 +122,8 @@ def hstu_attention(
     v: Float[Tensor, "total heads dim"],
     offsets: Int[Tensor, " rows_plus_one"],
     *,
-    norm: float,
-    scale: float | None = None,
+    norm: float | int,
+    scale: float | int | None = None,
     num_targets: Int[Tensor, " rows"] | None = None,
     local: int | None = None,
     tail: int | None = None,
@@ -131,8 +131,8 @@ def hstu_attention(
     contextual: int = 0,
     target_local: bool = False,
     timestamps: Int[Tensor, " total"] | None = None,
-    position_bias: Float[Tensor, "*heads positions"] | None = None,
-    time_bias: Float[Tensor, "*heads buckets"] | None = None,
+    position_bias: Float[Tensor, "*tables positions"] | None = None,
+    time_bias: Float[Tensor, "*time_tables buckets"] | None = None,
 ) -> Float[Tensor, "total heads dim"]:
     """SiLU attention inside each row: `silu(scale q k^T + position + time) / norm`, masked, times v."""
     scale = q.shape[2] ** -0.5 if scale is None else scale
@@ -201,7 +201,7 @@ def jagged_dense_mul(
 
 
 def jagged_to_padded(
-    x: Shaped[Tensor, " total *rest"], offsets: Int[Tensor, " rows_plus_one"], max_len: int, fill: float = 0
+    x: Shaped[Tensor, " total *rest"], offsets: Int[Tensor, " rows_plus_one"], max_len: int, fill: float | int = 0
 ) -> Shaped[Tensor, "rows max_len *rest"]:
     """The first `max_len` values of each row, the rest of the block `fill`."""
     out = []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 NAMESPACE = "tokenlake"
+Size = int | torch.SymInt  # what a size is while tracing
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 

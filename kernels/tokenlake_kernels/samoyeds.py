@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import checks
 from .errors import ShapeError
-from .registry import define
+from .registry import Size, define
 
 BLOCK = 128  # V: columns that share the choice of row
 
@@ -32,7 +32,7 @@ class SamoyedsWeight:
     metadata: Tensor
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[Size, Size]:
         """`(rows, cols)` of the decoded matrix."""
         return self.data.shape[0] * 2, self.data.shape[1] * 2
 
@@ -142,7 +142,7 @@ def sparse_moe_matmul(x: Tensor, weight: SamoyedsWeight, selection: Tensor | Non
     checks.rank("x", x, ("tokens", "cols"))
     checks.dtype("x", x)
     checks.same("weight.data", weight.data, "x", x)
-    checks.size("x", x, 1, weight.shape[1], "the columns of weight")
+    checks.size("x", x, 1, weight.data.shape[1] * 2, "the columns of weight")
     if selection is not None:
         checks.rank("selection", selection, ("selected",))
         checks.dtype("selection", selection, checks.INTS)

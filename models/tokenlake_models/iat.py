@@ -40,6 +40,8 @@ class InstanceCompressor(nn.Module):
     """
 
     config: CompressorConfig
+    #: Multiples of the learning rate: AdamW's for the dense weights, row-wise Adagrad's for the embeddings.
+    paces = (1.0, 50.0)
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class InstanceCompressor(nn.Module):
         past = history or History.empty(int(instances.users.max()) + 1 if len(instances) else 0, self.config.dim)
         sequences = Sequences(instances, past, self.config.history)
         window = sequences.window(torch.arange(len(sequences)))
-        parts = [past.tokens[window.past], tokens.detach()[window.context], tokens[window.own]]
+        parts = [past.tokens.detach()[window.past], tokens.detach()[window.context], tokens[window.own]]
         logits = self.logits(self.contextual(torch.cat(parts), window))
         return torch.zeros_like(logits).index_copy(0, window.own, logits)
 

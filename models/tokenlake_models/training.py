@@ -65,14 +65,22 @@ class Learner:
     """
 
     def __init__(
-        self, model: InstanceCompressor | LogisticRegression, *, learning_rate: float, table_learning_rate: float
+        self, model: InstanceCompressor | LogisticRegression, *, learning_rate: float, frozen: bool = False
     ) -> None:
         self.model = model
         self.learning_rate = learning_rate
-        self.table_learning_rate = table_learning_rate
-        self._optimizers = Optimizers(
-            model, model.inputs.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
-        )
+        self._trained_by: Optimizers | None = None
+        if not frozen:  # torch takes seconds to import what its optimisers need, so whoever only reads goes without
+            dense, table = (learning_rate * pace for pace in model.paces)
+            self._trained_by = Optimizers(model, model.inputs.table, learning_rate=dense, table_learning_rate=table)
+
+    @property
+    def _optimizers(self) -> Optimizers:
+        if self._trained_by is None:
+            raise ModelError(
+                "this learner was loaded frozen, to score and encode; load it without `frozen` to train it"
+            )
+        return self._trained_by
 
     @classmethod
     def create(
@@ -81,17 +89,17 @@ class Learner:
         *,
         model: ModelName = "compressor",
         learning_rate: float = 1e-3,
-        table_learning_rate: float = 0.05,
+        frozen: bool = False,
     ) -> Learner:
         """A new, untrained model; its weights follow from `config.seed` alone.
 
         Args:
             config: inputs and shape.
             model: `compressor`, or `logistic`, the baseline on the same inputs.
-            learning_rate: of AdamW, for the dense weights.
-            table_learning_rate: of row-wise Adagrad, for the embeddings.
+            learning_rate: of the compressor's dense weights; embeddings and baseline learn in proportion (`paces`).
+            frozen: never to be trained.
         """
-        return cls(_MODELS[model](config), learning_rate=learning_rate, table_learning_rate=table_learning_rate)
+        return cls(_MODELS[model](config), learning_rate=learning_rate, frozen=frozen)
 
     @property
     def config(self) -> CompressorConfig:
@@ -198,14 +206,17 @@ class Learner:
         header = {
             "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
             "learning_rate": self.learning_rate,
-            "table_learning_rate": self.table_learning_rate,
             "config": dataclasses.asdict(self.config),
         }
         write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state())
 
     @classmethod
-    def load(cls, folder: Path) -> Learner:
+    def load(cls, folder: Path, *, frozen: bool = False) -> Learner:
         """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+
+        Args:
+            folder: what `save` wrote.
+            frozen: only to score and encode: the optimisers' state is left where it is.
 
         Raises:
             CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
@@ -218,12 +229,13 @@ class Learner:
                 CompressorConfig.from_dict(header["config"]),
                 model=header["model"],
                 learning_rate=header["learning_rate"],
-                table_learning_rate=header["table_learning_rate"],
+                frozen=frozen,
             )
         except KeyError as error:
             raise CheckpointError(f"{folder}: config.json lacks {error}") from error
         load_weights(learner.model, weights)
-        learner._optimizers.load(optimizer)
+        if not frozen:
+            learner._optimizers.load(optimizer)
         return learner
 
     def _checked(self, instances: Instances, history: History | None) -> History:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
-from tokenlake.errors import TokenlakeError
+from tokenlake.errors import TokenlakeError, storage_error
 
 #: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
 COMMANDS = {
     "airflow": "Run Airflow on loopback with a lake's DAGs.",
     "backfill": "Run every daily job from one day to another.",
+    "bench": "Run the repository's benchmarks.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
     "evaluate": "Print the metrics of encoders and candidates beside their baselines.",
@@ -56,5 +58,22 @@ def main() -> None:
     try:
         app()
     except TokenlakeError as error:
-        click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        sys.exit(1)
+        _fail(error)
+    except OSError as error:
+        _fail(storage_error(error))
+    except ValueError as error:
+        if not isinstance(error, _model_error()):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+    sys.exit(1)
+
+
+def _model_error() -> type[ValueError]:
+    """What the models' room raises on purpose; asked for late, since it is rarely needed."""
+    from tokenlake_models.errors import ModelError
+
+    return ModelError

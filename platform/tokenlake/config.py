@@ -11,12 +11,15 @@ import difflib
 import hashlib
 import json
 import re
+import zoneinfo
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tokenlake.errors import ConfigError
 
@@ -34,8 +37,11 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)\s*([mhdw])", value.strip())):
-        return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if isinstance(value, str):
+        if match := re.fullmatch(r"(\d+)\s*([mhdw])", value.strip()):
+            return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if not value.strip().startswith("P"):
+            raise ValueError(f"{value!r} is no duration; write 30m, 12h, 7d or 2w, or ISO 8601 such as P7D")
     return value
 
 
@@ -70,6 +76,8 @@ class Label(_Strict):
             raise ValueError(
                 "`window` says when a negative is known, so it needs `known_at`, the column of a positive's time"
             )
+        if self.window is not None and self.window < dt.timedelta():
+            raise ValueError("`window` is negative; a label is known at its event's time or later")
         return self
 
 
@@ -116,10 +124,37 @@ class Events(_Strict):
                 data["labels"] = {k: v or {} for k, v in labels.items()}
         return data
 
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        if not is_zone(name):
+            raise ValueError(f"{name!r} is no time zone; write a name of the IANA list, such as Europe/Berlin")
+        return name
+
+    @model_validator(mode="after")
+    def _span(self) -> Self:
+        if self.latest < self.earliest:
+            raise ValueError(f"latest ({self.latest}) lies before earliest ({self.earliest}): no event could be let in")
+        return self
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        named = [self.user, self.item, self.timestamp]
+        if len(set(named)) < len(named):
+            raise ValueError(f"user, item and timestamp are {named}; each needs a column of its own")
+        told = {column for name, label in self.labels.items() for column in (name, label.known_at) if column}
+        if leaks := [
+            name
+            for name, feature in self.features.items()
+            if (feature.column or name) in told and name not in self.labels
+        ]:
+            raise ValueError(f"the features {leaks} read a label's columns; a label is never an input")
+        return self
+
     @model_validator(mode="after")
     def _names(self) -> Self:
         for name in (*self.features, *self.labels):
-            if name in RESERVED or name.endswith("_known_at"):
+            if name.lower() in RESERVED or name.lower().endswith("_known_at"):
                 raise ValueError(
                     f"{name!r} is a column that the lake itself names; call the feature or label something else"
                 )
@@ -129,6 +164,9 @@ class Events(_Strict):
                 )
         if both := self.features.keys() & self.labels.keys():
             raise ValueError(f"{sorted(both)} are both features and labels; a label is never an input")
+        for name, count in Counter(name.lower() for name in (*self.features, *self.labels)).items():
+            if count > 1:
+                raise ValueError(f"{name!r} stands there {count} times but for capitals, which SQL does not tell apart")
         return self
 
     def of_kind(self, kind: FeatureKind) -> tuple[str, ...]:
@@ -159,6 +197,12 @@ class Encoder(_Strict):
     batch: int = Field(512, ge=1)
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.sit_heads:
+            raise ValueError(f"sit_heads ({self.sit_heads}) must divide dim ({self.dim})")
+        return self
+
 
 class Tokens(_Strict):
     """The token lineages of this lake, and how their store keeps them."""
@@ -172,10 +216,25 @@ class Tokens(_Strict):
     #: Days of a back-fill that one training covers.
     chunk_days: int = Field(7, ge=1)
 
+    @field_validator("encoders", mode="before")
+    @classmethod
+    def _defaults(cls, encoders: Any) -> Any:
+        return {k: {} if v is None else v for k, v in encoders.items()} if isinstance(encoders, dict) else encoders
+
+    @field_validator("encoders")
+    @classmethod
+    def _folder_names(cls, encoders: dict[str, Encoder]) -> dict[str, Encoder]:
+        for name in encoders:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"{name!r} becomes a folder's name; use letters, digits, _ and -")
+        return encoders
+
     @model_validator(mode="after")
     def _serving_exists(self) -> Self:
         if not self.encoders:
             raise ValueError("`encoders` is empty; name at least one, such as `iat: {scheme: user-order}`")
+        if taken := [name for name in self.encoders if name.startswith(EMBEDDINGS)]:
+            raise ValueError(f"{taken[0]!r} is what the user embeddings are called; name the encoder differently")
         if self.serving is not None and self.serving not in self.encoders:
             raise ValueError(f"serving: {self.serving!r} is none of the encoders {sorted(self.encoders)}")
         return self
@@ -303,6 +362,37 @@ class Config(BaseSettings):
                 )
         return self
 
+    @field_validator("events", "tokens", mode="before")
+    @classmethod
+    def _all_commented_out(cls, section: Any) -> Any:
+        return {} if section is None else section
+
+    @field_validator("catalog")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            # It may hold a password all the same: it is not repeated.
+            raise ValueError(
+                "not a SQLAlchemy URL; write sqlite:////folder/file or postgresql://user:password@host/name"
+            )
+        return url
+
+    @field_validator("landing")
+    @classmethod
+    def _landing(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            days = {pattern.format(ds=day) for day in ("2017-03-01", "2017-03-02")}
+        except (LookupError, ValueError):
+            days = set()
+        if len(days) < 2 or Path(pattern).is_absolute():
+            raise ValueError(
+                f"{pattern!r} is no pattern of a day's files; write one relative to this file with {{ds}} where the day "
+                "stands, such as landing/{ds}.parquet"
+            )
+        return pattern
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -329,8 +419,10 @@ class Config(BaseSettings):
             raise ConfigError(
                 f"{path} cannot be read ({error.strerror}); `tokenlake init {path.parent}` writes one"
             ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
         try:
-            data = yaml.safe_load(text) or {}
+            data = yaml.load(text, _OnceEach) or {}  # noqa: S506  # a SafeLoader
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {error}") from error
         if not isinstance(data, dict):
@@ -339,6 +431,8 @@ class Config(BaseSettings):
             return cls(**data)
         except ValidationError as error:
             raise ConfigError(_explain(path, error)) from error
+        except SettingsError as error:
+            raise ConfigError(f"{path}: a TOKENLAKE_ variable of the environment cannot be read: {error}") from error
 
     def version_of(self, encoder: str) -> str:
         """The version of one encoder: its name and a digest of all that makes its lineage.
@@ -378,13 +472,48 @@ def _digest(lineage: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def is_zone(name: str) -> bool:
+    """Whether a time zone of that name is known."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
+        return False
+    return True
+
+
+class _OnceEach(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win in silence; here the second is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  # the base's own signature
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        "while reading a mapping", node.start_mark, f"{key.value!r} stands there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _explain(path: Path, error: ValidationError) -> str:
     lines = []
     for e in error.errors():
         place = ".".join(str(part) for part in e["loc"])
-        hint = _nearest(str(e["loc"][-1])) if e["type"] == "extra_forbidden" and e["loc"] else ""
-        lines.append(f"  {place or '(whole file)'}: {e['msg'].removeprefix('Value error, ')}{hint}")
+        lines.append(f"  {place or '(whole file)'}: {_told(e)}")
     return f"{path} cannot be used:\n" + "\n".join(lines)
+
+
+def _told(error: ErrorDetails) -> str:
+    """One error in words for somebody who reads YAML, not Python."""
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return f"no such setting{_nearest(name)}"
+    if error["type"] in {"dict_type", "model_type"}:
+        return f"a mapping (`name: value`) was expected, got {error['input']!r}"
+    if name == "[key]":
+        return f"{error['input']!r} is no name; YAML reads on, off, yes and no as true and false: put it in quotes"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _nearest(name: str) -> str:

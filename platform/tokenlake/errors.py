@@ -8,6 +8,7 @@
     │   ├── NotFoundError        a day, version, checkpoint or artefact that does not exist (also a LookupError)
     │   ├── VersionError         artefacts of different identities would have been mixed
     │   ├── CorruptionError      bytes on disk that are not what was written; names the file
+    │   ├── TrainingError        a model that cannot learn from these events, or whose loss is no number
     │   ├── ForbiddenError       SQL that would write or read outside the lake
     │   └── MissingExtraError    an optional dependency is not installed (also an ImportError)
     └── TransientError           the same call may go through later: a scheduler should retry
@@ -57,6 +58,10 @@ class CorruptionError(TerminalError):
     """Bytes on disk that are not what was written; the message names the file."""
 
 
+class TrainingError(TerminalError):
+    """A model that cannot be made or trained as the config says, or whose loss stopped being a number."""
+
+
 class ForbiddenError(TerminalError):
     """SQL that would write, or read outside the lake."""
 
@@ -83,3 +88,9 @@ class StorageError(TransientError):
 
 class ServiceError(TransientError):
     """A service, such as Airflow's, is down or does not answer."""
+
+
+def storage_error(error: OSError) -> StorageError:
+    """What the operating system said, as an error of ours that names the file."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return StorageError(f"{place}{error.strerror or error}; check the disk's space and rights, then do the same again")

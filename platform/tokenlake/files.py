@@ -14,9 +14,12 @@ from pathlib import Path
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends well, durably.
 
-    An existing folder of that name is replaced. When the block fails, nothing is left behind.
+    An existing folder of that name is replaced. When the block fails, nothing is left behind. One writer at a time;
+    what a killed one left beside the folder is removed by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(stale)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -112,7 +113,7 @@ def _from_arrow(values: pa.Array | pa.ChunkedArray, name: str) -> NDArray[np.int
     ).astype(np.int64, copy=False)
 
 
-def _from_datetimes(values: list[object], name: str) -> NDArray[np.int64]:
+def _from_datetimes(values: Sequence[object], name: str) -> NDArray[np.int64]:
     out = np.empty(len(values), np.int64)
     for i, value in enumerate(values):
         if not isinstance(value, dt.datetime) or value.tzinfo is None:

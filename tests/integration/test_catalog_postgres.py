@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import tokenlake
 from tests.catalog import checks
 from tokenlake.catalog import Catalog
 from tokenlake.errors import TerminalError, TransientError
@@ -56,3 +57,14 @@ def test_errors_tell_no_password(url: str, tmp_path: Path) -> None:
     with pytest.raises(TerminalError, match="does not exist") as absent:
         Catalog.open(missing)
     assert "hunter2" not in f"{refused.value!r} {absent.value!r}"
+
+
+def test_a_lake_whose_catalog_is_postgres(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenlake.yaml").write_text("project: test\n")
+    monkeypatch.setenv("TOKENLAKE_CATALOG", url)
+    lake = tokenlake.open(tmp_path)
+    for expected in (1, 2):
+        with lake.catalog.run("ingest"):
+            pass
+        assert lake.sql("select count(*) from runs where status = 'done'").fetchall() == [(expected,)]
+    assert not (tmp_path / "catalog.sqlite").exists()

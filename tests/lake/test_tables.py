@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.lake.helpers import FakeLake
-from tokenlake.errors import ConflictError, SchemaError
+from tokenlake.errors import ConflictError, CorruptionError, SchemaError
+from tokenlake.lake.ingest import ingest
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema, label_columns
 from tokenlake.lake.tables import Table, open_tables
 
@@ -130,3 +131,25 @@ def test_ids_follow_the_first_ingest(tmp_path: Path) -> None:
     assert schema.field("c_known_at").type == TIMESTAMP
     with pytest.raises(SchemaError, match="int64 or string"):
         IdTypes(user=pa.int32())
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    """A file that is gone or cut short, and a log that is no JSON; also where id types are looked up."""
+    lake = FakeLake(tmp_path / "lake")
+    rows = {"user_id": [1], "item_id": [2], "timestamp": pa.array([1_700_000_000_000_000], pa.timestamp("us", "UTC"))}
+    ingest(lake, pa.table(rows))
+    [file] = lake.events.uris()
+    whole = Path(file).read_bytes()
+    for damage in (whole[:50], None):
+        Path(file).unlink()
+        if damage is not None:
+            Path(file).write_bytes(damage)
+        for read in (lake.events.read, lambda: list(lake.events.batches())):
+            with pytest.raises(CorruptionError, match=r"events: a file of the table .* restore it"):
+                read()
+    [log] = (lake.events.path / "_delta_log").glob("*0.json")
+    log.write_text("{bad")
+    again = FakeLake(tmp_path / "lake")
+    for read in (again.events.days, lambda: again.events.schema):
+        with pytest.raises(CorruptionError, match="_delta_log cannot be read"):
+            read()

@@ -132,14 +132,24 @@ def test_one_at_a_time_with_its_past_as_the_whole_at_once():
         assert close(model(one, history)[0], whole[i])
 
 
-def test_no_gradient_into_history_and_context():
-    model = trained_like(InstanceCompressor(config(history=2)))
-    table = random_table(20, users=1)
+def test_no_gradient_into_what_came_before():
+    """Four rows of one user at a time each: with `history=1`, segments of two, the last reading one row before it."""
+    model = trained_like(InstanceCompressor(config(history=1)))
+    items = {"user_id": torch.ones(4, dtype=torch.int64), "store": torch.zeros(4, dtype=torch.int64)}
+    table = dataclasses.replace(
+        random_table(4, users=1),
+        categorical={**items, "item_id": torch.arange(1, 5)},
+        timestamps=torch.arange(4),
+    )
     history = past(1)
     history.tokens.requires_grad_()
     model(table, history)[-1].sum().backward()
-    # The last segment's own rows only.
-    assert model.inputs.table.weight.grad is not None
+    assert history.tokens.grad is None
+    weight = model.inputs.table.weight.grad
+    assert weight is not None
+    touched = set(weight.coalesce().indices()[0][weight.coalesce().values().abs().sum(1) > 0].tolist())
+    start = model.inputs.table.starts["item_id"]
+    assert {row - start for row in touched} & {1, 2, 3, 4} == {3, 4}
 
 
 @every_model

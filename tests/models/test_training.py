@@ -31,7 +31,7 @@ def one_thread():
 
 def learner(kind: str = "user-order", **fields: object) -> Learner:
     if kind == "logistic":
-        return Learner.create(config(**fields), model="logistic", learning_rate=0.01)
+        return Learner.create(config(**fields), model="logistic", learning_rate=1e-3)
     return Learner.create(config(scheme=kind, **fields), learning_rate=0.01)
 
 
@@ -44,10 +44,10 @@ def same(a: Learner, b: Learner) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def planted(n: int = 6000, users: int = 60, seed: int = 0) -> Instances:
+def planted(n: int = 6000, users: int = 12, seed: int = 0) -> Instances:
     """Users like the items of their own kind, twice as much where the event before was of the same kind."""
     rng = np.random.default_rng(seed)
-    user, item = rng.integers(0, users, n), rng.integers(0, 30, n)
+    user, item = rng.integers(0, users, n), rng.integers(0, 9, n)
     order = np.argsort(user, kind="stable")
     before = np.full(n, -1)
     before[order[1:]] = np.where(user[order[1:]] == user[order[:-1]], item[order[:-1]], -1)
@@ -70,13 +70,13 @@ def auc_of(kind: str, table: Instances) -> float:
     """Trained on the first nine tenths, in thirds that read the tokens of the thirds before; on the last tenth."""
     fields = CompressorConfig(
         scheme="temporal-order" if kind == "logistic" else kind,  # type: ignore[arg-type]  # one of the two
-        categorical={"user_id": 61, "item_id": 31},
+        categorical={"user_id": 13, "item_id": 10},
         dim=16,
         width=32,
         history=7,
         id_dropout=0.02,
     )
-    trained = Learner.create(fields, model="logistic" if kind == "logistic" else "compressor", learning_rate=5e-3)
+    trained = Learner.create(fields, model="logistic" if kind == "logistic" else "compressor", learning_rate=2e-3)
     trained.fit(table.select(torch.arange(5400)), batch=64, passes=4)
     scores = trained.score(table)[5400:, 0]
     value = metrics.auc(table.labels[5400:, 0].numpy(), scores.numpy())

@@ -58,6 +58,20 @@ def empty(tmp_path: Path) -> Lake:
 
 
 @pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake that holds nothing, and that no test may change."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "tokenlake.yaml").write_text(YAML)
+    return tokenlake.open(folder)
+
+
+@pytest.fixture(scope="session")
+def still(made: Path) -> Lake:
+    """`lake`, for tests that only ask."""
+    return tokenlake.open(made)
+
+
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the lake that `lake` copies."""
     folder = tmp_path_factory.mktemp("made")

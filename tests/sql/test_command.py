@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -170,3 +173,15 @@ def test_history_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     file = tmp_path / "tokenlake" / "sql_history"
     assert "select 1;" in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_ctrl_c_ends_the_question(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    shown: list[object] = []
+    shell = Shell(Database(lake), lambda relation: shown.append(relation.fetchall()))
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    shell.feed("select count(*) from range(100000000000) where range % 7 = sin(range);")
+    timer.join()
+    assert "interrupted" in capsys.readouterr().err
+    shell.feed("select 42;")
+    assert shown == [[(42,)]]

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenlake_sql
@@ -19,30 +20,30 @@ CATALOG = ("runs", "artefacts", "metrics", "versions", "plans", "checkpoints", "
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_views_have_the_schema_of_their_table(empty: Lake, lake: Lake, name: str) -> None:
-    for some in (empty, lake):
+def test_views_have_the_schema_of_their_table(bare: Lake, still: Lake, name: str) -> None:
+    for some in (bare, still):
         schema = getattr(some, name).schema
         assert some.sql(f"from {name}").to_arrow_table().schema.remove_metadata() == schema
 
 
-def test_views_hold_what_their_table_holds(lake: Lake) -> None:
+def test_views_hold_what_their_table_holds(still: Lake) -> None:
     for name in VIEWS:
-        table = getattr(lake, name)
+        table = getattr(still, name)
         keys = [(column, "ascending") for column in table.schema.names if column not in {"token", "tags", "image"}]
-        assert lake.sql(f"from {name}").to_arrow_table().sort_by(keys) == table.read().sort_by(keys)
+        assert still.sql(f"from {name}").to_arrow_table().sort_by(keys) == table.read().sort_by(keys)
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_the_catalog_is_there_too(empty: Lake, name: str) -> None:
-    assert empty.sql(f"from {name}").to_arrow_table().column_names == empty.catalog.arrow()[name].column_names
-    assert empty.sql(f"select count(*) from {name}").fetchall() == [(0,)]
+def test_the_catalog_is_there_too(bare: Lake, name: str) -> None:
+    assert bare.sql(f"from {name}").to_arrow_table().column_names == bare.catalog.arrow()[name].column_names
+    assert bare.sql(f"select count(*) from {name}").fetchall() == [(0,)]
 
 
-def test_an_empty_lake_answers(empty: Lake) -> None:
-    assert empty.sql("select count(*), max(timestamp) from events").fetchall() == [(0, None)]
-    assert empty.sql("from freshness()").fetchall() == []
-    assert empty.sql("from by_day()").fetchall() == []
-    assert empty.sql("from tokens_before(1, now())").fetchall() == []
+def test_an_empty_lake_answers(bare: Lake) -> None:
+    assert bare.sql("select count(*), max(timestamp) from events").fetchall() == [(0, None)]
+    assert bare.sql("from freshness()").fetchall() == []
+    assert bare.sql("from by_day()").fetchall() == []
+    assert bare.sql("from tokens_before(1, now())").fetchall() == []
 
 
 def test_every_question_sees_the_newest_commit(lake: Lake) -> None:
@@ -88,18 +89,29 @@ def test_string_ids(empty: Lake) -> None:
     assert empty.sql("select event_id from events_before('007', '2018-01-01')").fetchall() == [("a",)]
 
 
-def test_a_relation_lives_on_its_own(lake: Lake) -> None:
-    relation = lake.sql("select user_id, count(*) as n from events where user_id < $u group by 1 order by 1", {"u": 5})
+def test_a_relation_lives_on_its_own(still: Lake) -> None:
+    relation = still.sql("select user_id, count(*) as n from events where user_id < $u group by 1 order by 1", {"u": 5})
     gc.collect()
     assert relation.fetchall() == [(1, 9), (2, 9)]
-    assert lake.sql("select ?::int + ?::int", [1, 2]).fetchall() == [(3,)]
+    assert still.sql("select ?::int + ?::int", [1, 2]).fetchall() == [(3,)]
 
 
-def test_bad_sql_is_duckdbs_own_error(lake: Lake) -> None:
+def test_bad_sql_is_duckdbs_own_error(still: Lake) -> None:
     with pytest.raises(duckdb.Error, match="nowhere"):
-        lake.sql("from nowhere").fetchall()
+        still.sql("from nowhere").fetchall()
     with pytest.raises(duckdb.ParserException):
-        lake.sql("selec 1")
+        still.sql("selec 1")
+
+
+def test_threads_ask_while_a_day_is_replaced(lake: Lake) -> None:
+    def ask(_: int) -> list[tuple[int]]:
+        return lake.sql("select count(*) from events").fetchall()
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, i) for i in range(12)]
+        for _ in range(3):
+            lake.events.replace_day(DAY, lake.events.read(day=DAY))
+        assert [answer.result() for answer in answers] == [[(18,)]] * 12
 
 
 # Macros.
@@ -110,17 +122,19 @@ def known(row: dict[str, object], label: str, before: dt.datetime) -> object:
     return row[label] if isinstance(known_at, dt.datetime) and known_at < before else None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(
     user=st.integers(1, 3),
     seconds=st.sampled_from([0.0, 59.999, 60.0, 60.000001, 86_400.0, 700_000.0]),
     n=st.integers(0, 9),
     available=st.sampled_from(["realtime", "daily"]),
 )
-def test_tokens_before_is_what_a_plain_loop_says(lake: Lake, user: int, seconds: float, n: int, available: str) -> None:
+def test_tokens_before_is_what_a_plain_loop_says(
+    still: Lake, user: int, seconds: float, n: int, available: str
+) -> None:
     before = at(DAY, seconds)
-    version = lake.resolve()
-    rows = sorted(lake.instance_tokens.read().to_pylist(), key=lambda r: (r["timestamp"], r["event_id"]))
+    version = still.resolve()
+    rows = sorted(still.instance_tokens.read().to_pylist(), key=lambda r: (r["timestamp"], r["event_id"]))
     rows = [r for r in rows if r["user_id"] == user and r["version"] == version and r["timestamp"] < before]
     if available == "daily":
         rows = [r for r in rows if r["ds"] < before.date()]
@@ -128,17 +142,17 @@ def test_tokens_before_is_what_a_plain_loop_says(lake: Lake, user: int, seconds:
         (r["event_id"], known(r, "clicked", before), known(r, "bought", before))
         for r in rows[len(rows) - min(n, len(rows)) :]
     ]
-    got = lake.sql(
+    got = still.sql(
         "select event_id, clicked, bought from tokens_before($user, $before, $n, available := $available)",
         {"user": user, "before": before, "n": n, "available": available},
     )
     assert got.fetchall() == want
 
 
-def test_a_label_and_its_instant_are_hidden_until_known(lake: Lake) -> None:
+def test_a_label_and_its_instant_are_hidden_until_known(still: Lake) -> None:
     query = "select bought, bought_known_at from events_before(2, ?::timestamptz) where event_id = 1"
-    assert lake.sql(query, [at(DAY, 7 * 86_400)]).fetchall() == [(None, None)]
-    assert lake.sql(query, [at(DAY, 7 * 86_400 + 1e-6)]).fetchall() == [(1, at(DAY, 7 * 86_400))]
+    assert still.sql(query, [at(DAY, 7 * 86_400)]).fetchall() == [(None, None)]
+    assert still.sql(query, [at(DAY, 7 * 86_400 + 1e-6)]).fetchall() == [(1, at(DAY, 7 * 86_400))]
 
 
 def test_the_macros_follow_the_serving_version(lake: Lake) -> None:
@@ -167,27 +181,29 @@ def test_there_are_enough_saved_queries() -> None:
 
 
 @pytest.mark.parametrize("name", tokenlake_sql.queries())
-def test_every_saved_query_runs_and_is_documented(empty: Lake, lake: Lake, name: str) -> None:
+def test_every_saved_query_runs_and_is_documented(bare: Lake, still: Lake, name: str) -> None:
     query = tokenlake_sql.queries()[name]
     assert query.title
     assert not query.title.endswith(".")
     assert query.description.endswith(".")
-    for some in (empty, lake):
+    for some in (bare, still):
         assert some.sql(query.sql, query.bind()).fetchall() is not None
     if name not in {"last_errors"}:
-        assert lake.sql(query.sql, query.bind()).fetchall(), "answers nothing on a lake that holds everything"
+        assert still.sql(query.sql, query.bind()).fetchall(), "answers nothing on a lake that holds everything"
 
 
-def test_binding_a_saved_query(lake: Lake) -> None:
+def test_binding_a_saved_query(still: Lake) -> None:
     query = tokenlake_sql.queries()["last_tokens"]
     assert [p.name for p in query.parameters] == ["user", "before", "n"]
-    rows = lake.sql(query.sql, query.bind({"user": "2", "before": "2017-03-02", "n": "2"})).to_arrow_table().to_pylist()
+    rows = (
+        still.sql(query.sql, query.bind({"user": "2", "before": "2017-03-02", "n": "2"})).to_arrow_table().to_pylist()
+    )
     assert [row["event_id"] for row in rows] == [3, 5]
     with pytest.raises(KeyError, match="no parameters \\['usr'\\]"):
         query.bind({"usr": "2"})
 
 
-def test_calibration_leaves_the_bootstrap_out(lake: Lake) -> None:
+def test_calibration_leaves_the_bootstrap_out(still: Lake) -> None:
     query = tokenlake_sql.queries()["calibration"]
-    rows = lake.sql(query.sql, query.bind()).to_arrow_table().to_pylist()
+    rows = still.sql(query.sql, query.bind()).to_arrow_table().to_pylist()
     assert sum(row["events"] for row in rows) == 12

@@ -10,6 +10,7 @@ from tests.sql.conftest import DAY
 from tokenlake.cli import app
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
+from tokenlake.times import day_start
 from tokenlake.tokens.store import TokenStore
 
 
@@ -41,6 +42,7 @@ def test_what_is_there_and_what_is_missing(lake: Lake) -> None:
         raise OrderError("must wait for [2017-03-02]")
     lake.catalog.mark_rerun([DAY], "late events")
     store = TokenStore.create(lake.store_path(version), dim=2, side={"clicked": "int8"})
+    store.write_day(DAY, [1], [day_start(DAY)], [[1.0, 0.0]], side={"clicked": [0]})
     store.append([1], [0], [[0.0, 1.0]], side={"clicked": [1]})
 
     facts = json.loads(show(lake, "--json"))

@@ -45,6 +45,16 @@ class Oracle:
         until = before if available == "realtime" else before // DAY * DAY
         return [r for r in self.rows(user) if r.ts < until][-length:]
 
+    def retain(self, days: int | None, rows: int | None) -> None:
+        newest = max((day for day, held in self.days.items() if held), default=None)
+        if days is not None and newest is not None:
+            self.days = {day: held for day, held in self.days.items() if day > newest - days}
+        if rows is not None:
+            by_time = sorted((r for day in self.days.values() for r in day), key=lambda r: r.ts)
+            for user in {r.user for r in by_time}:
+                gone = {r.event for r in [r for r in by_time if r.user == user][:-rows]}
+                self.days = {day: [r for r in held if r.event not in gone] for day, held in self.days.items()}
+
     def fetch_at(self, user: int | str, ts: int) -> list[Row]:
         return [r for r in self.rows(user) if r.ts == ts]
 

@@ -11,7 +11,7 @@ from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.errors import CorruptionError
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import store as stores
+from tokenlake.tokens import view
 from tokenlake.tokens.store import TokenStore
 
 USERS = ["a", "b", "c"]
@@ -34,7 +34,7 @@ def test_every_flipped_byte_is_found(
     tmp_path: Path, oracle: Oracle, name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(stores, "library", lambda: None)
+        monkeypatch.setattr(view, "library", lambda: None)
     path = tmp_path / "store" / name
     if path.is_dir():
         path = sorted(path.iterdir())[0]

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import part, store
+from tokenlake.tokens import part, view
 from tokenlake.tokens.store import TokenStore
 
 DAYS = st.integers(-2, 11)
@@ -39,7 +39,7 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(part, "SEGMENT_ROWS", file_rows)  # few rows a file: many buckets of users
         if not compiled:
-            self.patch.setattr(store, "library", lambda: None)
+            self.patch.setattr(view, "library", lambda: None)
         self.folder = Path(tempfile.mkdtemp())
         self.store = make(self.folder / "store", dtype)
         self.oracle = Oracle()
@@ -78,6 +78,12 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.store.compact()
+        assert self.store.status().slices <= 1
+
+    @rule(days=st.none() | st.integers(1, 9), rows=st.none() | st.integers(1, 6))
+    def retain(self, days: int | None, rows: int | None) -> None:
+        self.store.compact(keep_days=days, keep_rows=rows)
+        self.oracle.retain(days, rows)
         assert self.store.status().slices <= 1
 
     @rule()
@@ -143,5 +149,5 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = pytest.mark.filterwarnings("error")(Machine.TestCase)
 TestMachine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

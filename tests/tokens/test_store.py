@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import errno
 import pickle
 import threading
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from filelock import FileLock
 
 from tests.tokens.helpers import DIM, arguments, make, same
 from tests.tokens.oracle import DAY, Row
-from tokenlake.errors import ConfigError, LockedError, NotFoundError, SchemaError
+from tokenlake import locks
+from tokenlake.errors import ConfigError, LockedError, NotFoundError, SchemaError, StorageError
 from tokenlake.times import NEVER
+from tokenlake.tokens import compaction, files
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
@@ -288,8 +291,8 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
 
 
 def test_there_is_one_writer(store: TokenStore) -> None:
-    with FileLock(store.path / "write.lock"):
-        with pytest.raises(LockedError):
+    with locks.hold(store.path / "write.lock", "a test"):
+        with pytest.raises(LockedError, match="a test"):
             store.write_day("2017-03-01", **arguments(rows()))
         with pytest.raises(LockedError):
             store.compact()
@@ -372,3 +375,50 @@ def test_a_worker_opens_its_own(store: TokenStore) -> None:
     assert "1 queries, 2 rows of 3 x float16" in repr(copy.fetch(1, before=NEVER))
     assert len(TokenBatch.empty(store.schema)) == 0
     assert store.schema.dim == DIM
+
+
+def test_a_full_disk_changes_nothing(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_day("2017-03-01", **arguments(rows(2)))
+    plain, left = files.write, 0
+
+    def write(fd: int, data: bytes | memoryview) -> None:
+        nonlocal left
+        if left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= 1
+        plain(fd, data)
+
+    monkeypatch.setattr(files, "write", write)
+    another = arguments([Row(1, T0 + DAY, 9, 0, 0)])
+    tried = 0
+    while store.generation == 1:
+        left = tried
+        with contextlib.suppress(StorageError):
+            store.write_day("2017-03-02", **another)
+            break
+        same(TokenStore.open(store.path).fetch(1, before=NEVER), [rows(2)], [NEVER])
+        tried += 1
+    assert tried > 5
+    left = 0
+    with pytest.raises(StorageError, match="No space"):
+        store.append(**arguments([Row(9, T0, 1, 0, 0)]))
+    assert store.status().tail_rows == 0
+    monkeypatch.undo()
+    assert store.append(**arguments([Row(9, T0, 1, 0, 0)])) == 1
+    store.verify()
+
+
+def test_merging_that_fails_does_not_undo_the_day(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compaction, "merge", refuse)
+    days = [dt.date(2017, 3, day) for day in range(1, 6)]
+    for number, day in enumerate(days[:3]):
+        store.write_day(day, **arguments([Row(1, T0 + number * DAY, number, 0, 0)]))
+    with pytest.warns(UserWarning, match="merging days failed"):
+        store.write_day(days[3], **arguments([Row(1, T0 + 3 * DAY, 3, 0, 0)]))
+    assert len(store.fetch(1, before=NEVER).values) == 4
+    monkeypatch.undo()
+    store.write_day(days[4], **arguments([]))
+    assert store.status().slices < 4

@@ -29,12 +29,12 @@ def _bounds(offsets: Int[Tensor, " rows_plus_one"]) -> Iterator[tuple[int, int, 
             yield row, a, b
 
 
-def _heads_first(x: Float[Tensor, "len heads dim"], heads: int) -> Float[Tensor, "heads len dim"]:
+def _heads_first(x: Float[Tensor, "len kv_heads dim"], heads: int) -> Float[Tensor, "{heads} len dim"]:
     wide = _wide(x).movedim(0, 1)
     return wide if wide.shape[0] == heads else wide.repeat_interleave(heads // wide.shape[0], 0)
 
 
-def _fold_group(x: Float[Tensor, "heads len dim"], kv_heads: int) -> Float[Tensor, "kv_heads len dim"]:
+def _fold_group(x: Float[Tensor, "heads len dim"], kv_heads: int) -> Float[Tensor, "{kv_heads} len dim"]:
     return x if x.shape[0] == kv_heads else x.view(kv_heads, -1, *x.shape[1:]).sum(1)
 
 
@@ -163,8 +163,8 @@ class _HstuBlock:
         history: int,
         mask: Hstu,
         at: Int[Tensor, " len"] | None,
-        position: Float[Tensor, "heads positions"] | None,
-        time: Float[Tensor, "heads buckets"] | None,
+        position: Float[Tensor, "tables positions"] | None,
+        time: Float[Tensor, "time_tables buckets"] | None,
         scale: float,
     ) -> None:
         i = torch.arange(i0, i0 + q.shape[0], device=q.device)
@@ -200,7 +200,7 @@ def hstu_forward(
     targets: Int[Tensor, " rows"] | None,
     timestamps: Int[Tensor, " total"] | None,
     position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "tables buckets"] | None,
+    time: Float[Tensor, "time_tables buckets"] | None,
     scale: float,
     norm: float,
     mask: Hstu,
@@ -225,7 +225,7 @@ def hstu_backward(
     targets: Int[Tensor, " rows"] | None,
     timestamps: Int[Tensor, " total"] | None,
     position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "tables buckets"] | None,
+    time: Float[Tensor, "time_tables buckets"] | None,
     scale: float,
     norm: float,
     mask: Hstu,

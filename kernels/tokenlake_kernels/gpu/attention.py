@@ -18,15 +18,15 @@ from .launch import Config, Kernel, head_sizes, launch, longest, precision, tile
 
 @triton.jit
 @no_type_check
-def _scores(
-    q, kt, Bias, row, i, j, n, keys, queries, bias_len, left, right, scale, BIAS: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Base-2 scores of a tile, -inf where unseen."""
+def _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS: tl.constexpr, PRECISION: tl.constexpr):
+    """Base-2 scores of a tile, -inf where unseen. Bias points at the row's own; offsets inside a row fit in 32 bits."""
     s = tl.dot(q, kt, input_precision=PRECISION) * (scale * 1.4426950408889634)
     inside = (i < n)[:, None] & (j < keys)[None, :]
     if BIAS:
-        at = (row.to(tl.int64) * queries + i)[:, None] * bias_len + j[None, :]
-        s += tl.load(Bias + at, mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
+        s += (
+            tl.load(Bias + i[:, None] * bias_len + j[None, :], mask=inside, other=0.0).to(tl.float32)
+            * 1.4426950408889634
+        )
     gap = j[None, :] - i[:, None]
     return tl.where(inside & (gap <= right) & (gap >= -left), s, float("-inf"))
 
@@ -49,32 +49,38 @@ def attention_forward_kernel(
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= n:
         return
+    kv = head // group
+    Q += q0 * q_token + head * q_head
+    K += start * k_token + kv * k_head
+    V += start * v_token + kv * v_head
+    if BIAS:
+        Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     within = (d < DIM)[None, :]
-    q = tl.load(Q + (q0 + i)[:, None] * q_token + head * q_head + d[None, :], mask=(i < n)[:, None] & within, other=0.0)
+    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=(i < n)[:, None] & within, other=0.0)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    kv = head // group
     low = tl.maximum(i0 - left, 0) // BLOCK_N * BLOCK_N
     high = tl.minimum(keys, i0 + BLOCK_M + right)
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
-        at = start + j
         held = (j < keys)[None, :]
-        kt = tl.load(K + at[None, :] * k_token + kv * k_head + d[:, None], mask=held & (d < DIM)[:, None], other=0.0)
-        s = _scores(q, kt, Bias, row, i, j, n, keys, queries, bias_len, left, right, scale, BIAS, PRECISION)
+        kt = tl.load(K + j[None, :] * k_token + d[:, None], mask=held & (d < DIM)[:, None], other=0.0)
+        s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
         new = tl.maximum(top, tl.max(s, 1))
         base = tl.where(new == float("-inf"), 0.0, new)
         p = tl.exp2(s - base[:, None])
         fade = tl.exp2(top - base)
         total = total * fade + tl.sum(p, 1)
-        v = tl.load(V + at[:, None] * v_token + kv * v_head + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
+        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
         top = new
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    at = ((q0 + i)[:, None] * heads + head) * DIM + d[None, :]
-    tl.store(Out + at, acc.to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
+    Out += (q0 * heads + head) * DIM
+    tl.store(
+        Out + i[:, None] * (heads * DIM) + d[None, :], acc.to(Out.dtype.element_ty), mask=(i < n)[:, None] & within
+    )
     lse = tl.where(
         total == 0.0, float("-inf"), (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * 0.6931471805599453
     )
@@ -115,32 +121,35 @@ def attention_dkdv_kernel(
     j0 = tl.program_id(0) * BLOCK_N
     if j0 >= keys:
         return
+    K += start * k_token + kv * k_head
+    V += start * v_token + kv * v_head
+    if BIAS:
+        Bias += q0 * bias_len
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < keys)[:, None] & (d < DIM)[None, :]
-    at = start + j
-    k = tl.load(K + at[:, None] * k_token + kv * k_head + d[None, :], mask=held, other=0.0)
-    v = tl.load(V + at[:, None] * v_token + kv * v_head + d[None, :], mask=held, other=0.0)
+    k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+    v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     low = tl.maximum(j0 - right, 0) // BLOCK_M * BLOCK_M
     high = tl.minimum(n, j0 + BLOCK_N + left)
     for head in range(kv * group, (kv + 1) * group):
+        q_at = Q + q0 * q_token + head * q_head
+        g_at = G + q0 * g_token + head * g_head
+        line = tl.cast(head, tl.int64) * q_total + q0
         for i0 in range(low, high, BLOCK_M):
             i = i0 + tl.arange(0, BLOCK_M)
             mask = (i < n)[:, None] & (d < DIM)[None, :]
-            q = tl.load(Q + (q0 + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-            g = tl.load(G + (q0 + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
-            line = tl.cast(head, tl.int64) * q_total + q0 + i
-            lse = tl.load(Lse + line, mask=i < n, other=0.0) * 1.4426950408889634
-            delta = tl.load(Delta + line, mask=i < n, other=0.0)
-            s = _scores(
-                q, tl.trans(k), Bias, row, i, j, n, keys, queries, bias_len, left, right, scale, BIAS, PRECISION
-            )
+            q = tl.load(q_at + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+            g = tl.load(g_at + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+            lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
+            delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
+            s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
             p = tl.exp2(s - lse[:, None])
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
             ds = p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
-    out = (at[:, None] * kv_heads + kv) * DIM + d[None, :]
+    out = (start * kv_heads + kv) * DIM + j[:, None] * (kv_heads * DIM) + d[None, :]
     tl.store(DK + out, (dk * scale).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + out, dv.to(DV.dtype.element_ty), mask=held)
 
@@ -164,29 +173,34 @@ def attention_dq_kernel(
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= n:
         return
+    kv = head // group
+    Q += q0 * q_token + head * q_head
+    G += q0 * g_token + head * g_head
+    K += start * k_token + kv * k_head
+    V += start * v_token + kv * v_head
+    if BIAS:
+        Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < n)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + (q0 + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-    g = tl.load(G + (q0 + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
+    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+    g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
     line = head.to(tl.int64) * q_total + q0 + i
     lse = tl.load(Lse + line, mask=i < n, other=0.0) * 1.4426950408889634
     lse = tl.where(lse == float("-inf"), 0.0, lse)
     delta = tl.load(Delta + line, mask=i < n, other=0.0)
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    kv = head // group
     low = tl.maximum(i0 - left, 0) // BLOCK_N * BLOCK_N
     high = tl.minimum(keys, i0 + BLOCK_M + right)
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + (start + j)[:, None] * k_token + kv * k_head + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + (start + j)[:, None] * v_token + kv * v_head + d[None, :], mask=held, other=0.0)
-        s = _scores(q, tl.trans(k), Bias, row, i, j, n, keys, queries, bias_len, left, right, scale, BIAS, PRECISION)
+        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+        s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
         ds = tl.exp2(s - lse[:, None]) * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    tl.store(
-        DQ + ((q0 + i)[:, None] * heads + head) * DIM + d[None, :], (dq * scale).to(DQ.dtype.element_ty), mask=mask
-    )
+    DQ += (q0 * heads + head) * DIM
+    tl.store(DQ + i[:, None] * (heads * DIM) + d[None, :], (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -205,79 +219,73 @@ def attention_dbias_kernel(
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     q0 = row.to(tl.int64) * queries
+    Bias += q0 * bias_len
+    DBias += q0 * bias_len
     mask = (i < queries)[:, None] & (d < DIM)[None, :]
     held = (j < keys)[:, None] & (d < DIM)[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     far = 1 << 30
     for head in range(heads):
         kv = head // group
-        q = tl.load(Q + (q0 + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-        g = tl.load(G + (q0 + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
-        k = tl.load(K + (start + j)[:, None] * k_token + kv * k_head + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + (start + j)[:, None] * v_token + kv * v_head + d[None, :], mask=held, other=0.0)
+        q = tl.load(Q + q0 * q_token + head * q_head + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+        g = tl.load(G + q0 * g_token + head * g_head + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+        k = tl.load(K + start * k_token + kv * k_head + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + start * v_token + kv * v_head + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         line = tl.cast(head, tl.int64) * q_total + q0 + i
         lse = tl.load(Lse + line, mask=i < queries, other=0.0) * 1.4426950408889634
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
         s = _scores(
-            q,
-            tl.trans(k),
-            Bias,
-            row,
-            i,
-            j,
-            queries,
-            keys,
-            queries,
-            bias_len,
-            far,
-            far,
-            scale,
-            BIAS=True,
-            PRECISION=PRECISION,
+            q, tl.trans(k), Bias, i, j, queries, keys, bias_len, far, far, scale, BIAS=True, PRECISION=PRECISION
         )
         total += tl.exp2(s - lse[:, None]) * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
-    at = (q0 + i)[:, None] * bias_len + j[None, :]
-    tl.store(DBias + at, total.to(DBias.dtype.element_ty), mask=(i < queries)[:, None] & (j < bias_len)[None, :])
+    tl.store(
+        DBias + i[:, None] * bias_len + j[None, :],
+        total.to(DBias.dtype.element_ty),
+        mask=(i < queries)[:, None] & (j < bias_len)[None, :],
+    )
+
+
+# Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
+
+
+def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
 
 
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=32), tiles(8, 1, BLOCK_M=128, BLOCK_N=32))
     if vendor == "hip":
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=64), tiles(4, 1, BLOCK_M=128, BLOCK_N=32))
-    return (
-        tiles(4, 2, BLOCK_M=64, BLOCK_N=64),
-        tiles(8, 2, BLOCK_M=128, BLOCK_N=64),
-        tiles(4, 3, BLOCK_M=64, BLOCK_N=32),
-    )
+        return _pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((64, 64, 8, 2), (64, 32, 4, 3))
+    return _pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
-def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(8, 1, BLOCK_M=32, BLOCK_N=32),)
-    if dim > 64:
-        return (
-            tiles(4, 1, BLOCK_M=32, BLOCK_N=64),
-            tiles(4, 1, BLOCK_M=32, BLOCK_N=32),
-            tiles(4, 1, BLOCK_M=64, BLOCK_N=32),
-        )
-    return (
-        tiles(4, 1, BLOCK_M=64, BLOCK_N=64),
-        tiles(4, 1, BLOCK_M=32, BLOCK_N=64),
-        tiles(4, 2, BLOCK_M=64, BLOCK_N=32),
-    )
+def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "hip":
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
+    return _pairs((32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 8, 1))
+
+
+def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "hip":
+        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+    if dim <= 64:
+        return _pairs((32, 64, 4, 1), (32, 32, 4, 1))
+    return _pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return (tiles(8 if dim > 128 else 4, 1, BLOCK_M=32, BLOCK_N=32),)
+    return _pairs((32, 32, 8 if dim > 128 else 4, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})
 _FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
-_QKV = {"q_token": "i64", "q_head": "i64", "k_token": "i64", "k_head": "i64", "v_token": "i64", "v_head": "i64"}
-_QKVG = _QKV | {"g_token": "i64", "g_head": "i64"}
-_COUNTS = {"heads": "i32", "group": "i32", "queries": "i32", "q_total": "i64", "bias_len": "i32"}
+_QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
+_QKVG = _QKV | {"g_token": "i32", "g_head": "i32"}
+_COUNTS = {"heads": "i32", "group": "i32", "queries": "i32", "q_total": "i32", "bias_len": "i32"}
 _BAND = {"left": "i32", "right": "i32", "scale": "fp32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Bias": "*T", "Lse": "*fp32", "Delta": "*fp32"}
 
@@ -293,7 +301,7 @@ FORWARD = Kernel(
 )
 DELTA = Kernel(
     delta_kernel,
-    {"G": "*T", "Out": "*T", "Delta": "*fp32", "g_token": "i64", "g_head": "i64", "heads": "i32", "total": "i32"},
+    {"G": "*T", "Out": "*T", "Delta": "*fp32", "g_token": "i32", "g_head": "i32", "heads": "i32", "total": "i32"},
     ({},),
     lambda dim, vendor: (tiles(4, 1, BLOCK_M=32),),
     head_sizes,
@@ -304,14 +312,14 @@ DKDV = Kernel(
     _SAVED | {"DK": "*T", "DV": "*T", "Offsets": "*i64"} | _QKVG | {"kv_heads": "i32"}
     | {name: kind for name, kind in _COUNTS.items() if name != "heads"} | _BAND,
     _FLAGS,
-    _backward_configs,
+    _dkdv_configs,
     head_sizes,
 )  # fmt: skip
 DQ = Kernel(
     attention_dq_kernel,
     _SAVED | {"DQ": "*T", "Offsets": "*i64"} | _QKVG | _COUNTS | _BAND,
     _FLAGS,
-    _backward_configs,
+    _dq_configs,
     head_sizes,
 )
 DBIAS = Kernel(

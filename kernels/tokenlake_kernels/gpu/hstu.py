@@ -64,8 +64,10 @@ def _run_tile(t, first_end, second_start, second_end, third_start):
 
 @triton.jit
 @no_type_check
-def _buckets(ti, tj, size):
-    """Half-octave buckets of |ti - tj|, read from the bits of float32 (reference.time_buckets)."""
+def _buckets(times, i, j, length, size):
+    """Half-octave buckets of |t_i - t_j|, read from the bits of float32 (reference.time_buckets)."""
+    ti = tl.load(times + i, mask=i < length, other=0)
+    tj = tl.load(times + j, mask=j < length, other=0)
     gap = ti[:, None] - tj[None, :]
     wide = tl.maximum(tl.where(gap < 0, -gap, gap), 1).to(tl.float32)
     return tl.minimum((wide.to(tl.int32, bitcast=True) - 0x3F800000) >> 22, size - 1)
@@ -80,14 +82,14 @@ def _positions(i, j, size):
 @triton.jit
 @no_type_check
 def _biased(
-    s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step,
+    s, i, j, start, length, seen, head, Times, Position, Time, position_size, position_step, time_size, time_step,
     POSITION: tl.constexpr, TIME: tl.constexpr,
 ):  # fmt: skip
     if POSITION:
         at = Position + head * position_step + _positions(i, j, position_size)
         s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
     if TIME:
-        at = Time + head * time_step + _buckets(ti, tj, time_size)
+        at = Time + head * time_step + _buckets(Times + start, i, j, length, time_size)
         s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
     return s
 
@@ -112,13 +114,12 @@ def hstu_forward_kernel(
     if TARGETS:
         history -= tl.load(Targets + row).to(tl.int32)
     first = tl.minimum(contextual, history)
+    Q += start * q_token + head * q_head
+    K += start * k_token + head * k_head
+    V += start * v_token + head * v_head
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < length)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-    ti = i
-    tj = i
-    if TIME:
-        ti = tl.load(Times + start + i, mask=i < length, other=0)
+    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sink, low, high, own, end = _key_runs(
         i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
@@ -126,18 +127,17 @@ def hstu_forward_kernel(
     for t in range(sink + (high - low) + (end - own)):
         j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
         held = (j < length)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
-        if TIME:
-            tj = tl.load(Times + start + j, mask=j < length, other=0)
+        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         s = _biased(
-            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+            s, i, j, start, length, seen, head, Times, Position, Time,
+            position_size, position_step, time_size, time_step, POSITION, TIME,
         )  # fmt: skip
         p = tl.where(seen, s * tl.sigmoid(s), 0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-    at = ((start + i)[:, None] * heads + head) * DIM + d[None, :]
+    at = (start * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
     tl.store(Out + at, (acc * inverse_norm).to(Out.dtype.element_ty), mask=mask)
 
 
@@ -162,14 +162,14 @@ def hstu_dkdv_kernel(
     if TARGETS:
         history -= tl.load(Targets + row).to(tl.int32)
     first = tl.minimum(contextual, history)
+    Q += start * q_token + head * q_head
+    K += start * k_token + head * k_head
+    V += start * v_token + head * v_head
+    G += start * g_token + head * g_head
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < length)[:, None] & (d < DIM)[None, :]
-    k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
-    v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
-    tj = j
-    ti = j
-    if TIME:
-        tj = tl.load(Times + start + j, mask=j < length, other=0)
+    k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+    v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     # Who sees these keys: everyone after a sink; else the band, then the tail and the targets.
@@ -183,14 +183,13 @@ def hstu_dkdv_kernel(
     for t in range((high - low) + (end - rest)):
         i = tl.where(t < high - low, low + t, rest + t - (high - low)) * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = (i < length)[:, None] & (d < DIM)[None, :]
-        q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-        g = tl.load(G + (start + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
-        if TIME:
-            ti = tl.load(Times + start + i, mask=i < length, other=0)
+        q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+        g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         s = _biased(
-            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+            s, i, j, start, length, seen, head, Times, Position, Time,
+            position_size, position_step, time_size, time_step, POSITION, TIME,
         )  # fmt: skip
         gate = tl.sigmoid(s)
         p = tl.where(seen, s * gate, 0.0)
@@ -198,7 +197,7 @@ def hstu_dkdv_kernel(
         slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
         ds = tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
         dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
-    at = ((start + j)[:, None] * heads + head) * DIM + d[None, :]
+    at = (start * heads + head) * DIM + j[:, None] * (heads * DIM) + d[None, :]
     tl.store(DK + at, (dk * (scale * inverse_norm)).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + at, (dv * inverse_norm).to(DV.dtype.element_ty), mask=held)
 
@@ -224,14 +223,14 @@ def hstu_dq_kernel(
     if TARGETS:
         history -= tl.load(Targets + row).to(tl.int32)
     first = tl.minimum(contextual, history)
+    Q += start * q_token + head * q_head
+    K += start * k_token + head * k_head
+    V += start * v_token + head * v_head
+    G += start * g_token + head * g_head
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < length)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + (start + i)[:, None] * q_token + head * q_head + d[None, :], mask=mask, other=0.0)
-    g = tl.load(G + (start + i)[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0)
-    ti = i
-    tj = i
-    if TIME:
-        ti = tl.load(Times + start + i, mask=i < length, other=0)
+    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+    g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sink, low, high, own, end = _key_runs(
         i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
@@ -239,14 +238,13 @@ def hstu_dq_kernel(
     for t in range(sink + (high - low) + (end - own)):
         j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
         held = (j < length)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + (start + j)[:, None] * k_token + head * k_head + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + (start + j)[:, None] * v_token + head * v_head + d[None, :], mask=held, other=0.0)
-        if TIME:
-            tj = tl.load(Times + start + j, mask=j < length, other=0)
+        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
+        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         s = _biased(
-            s, i, j, ti, tj, seen, head, Position, Time, position_size, position_step, time_size, time_step, POSITION, TIME
+            s, i, j, start, length, seen, head, Times, Position, Time,
+            position_size, position_step, time_size, time_step, POSITION, TIME,
         )  # fmt: skip
         gate = tl.sigmoid(s)
         slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
@@ -257,24 +255,38 @@ def hstu_dq_kernel(
                 at = DPosition + head * position_step + _positions(i, j, position_size)
                 tl.atomic_add(at, ds * inverse_norm, mask=seen, sem="relaxed")
             if TIME:
-                at = DTime + head * time_step + _buckets(ti, tj, time_size)
+                at = DTime + head * time_step + _buckets(Times + start, i, j, length, time_size)
                 tl.atomic_add(at, ds * inverse_norm, mask=seen, sem="relaxed")
-    at = ((start + i)[:, None] * heads + head) * DIM + d[None, :]
+    at = (start * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
     tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
 
 
+def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
+
+
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 128:
-        return (tiles(8, 1, BLOCK_M=64, BLOCK_N=32),)
     if vendor == "hip":
-        return (tiles(4, 1, BLOCK_M=64, BLOCK_N=32), tiles(8, 1, BLOCK_M=128, BLOCK_N=32))
-    return (tiles(4, 2, BLOCK_M=64, BLOCK_N=32), tiles(8, 2, BLOCK_M=128, BLOCK_N=64))
+        return _pairs((64, 32, 4, 1))
+    if dim <= 32:
+        return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
+    if dim <= 64:
+        return _pairs((32, 64, 4, 2), (64, 32, 4, 2))
+    return _pairs((32, 64, 4, 2))
 
 
-def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if dim > 64:
-        return (tiles(8 if dim > 128 else 4, 1, BLOCK_M=32, BLOCK_N=32),)
-    return (tiles(4, 1, BLOCK_M=32, BLOCK_N=64), tiles(4, 1, BLOCK_M=32, BLOCK_N=32))
+def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if dim > 128:
+        return _pairs((32, 32, 8 if vendor == "cuda" else 4, 1))
+    if vendor == "cuda" and dim <= 32:
+        return _pairs((64, 32, 4, 1), (32, 64, 4, 1))
+    return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
+
+
+def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    if vendor == "cuda":
+        return _pairs((32, 64, 8, 1), (32, 32, 4, 1))
+    return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
 _FORMS = (
@@ -284,8 +296,8 @@ _FORMS = (
 _FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
 _TABLE_FLAGS = (_FLAGS[0] | {"TABLES": False}, _FLAGS[1] | {"TABLES": False}, _FLAGS[1] | {"TABLES": True})
 _ROWS = {"Offsets": "*i64", "Targets": "*i64", "Times": "*i64", "Position": "*T", "Time": "*T"}
-_QKV = {"q_token": "i64", "q_head": "i64", "k_token": "i64", "k_head": "i64", "v_token": "i64", "v_head": "i64"}
-_G = {"g_token": "i64", "g_head": "i64"}
+_QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
+_G = {"g_token": "i32", "g_head": "i32"}
 _COUNTS = dict.fromkeys(
     (
         "heads",
@@ -310,14 +322,14 @@ DKDV = Kernel(
     hstu_dkdv_kernel,
     _IN | {"G": "*T", "DK": "*T", "DV": "*T"} | _ROWS | _QKV | _G | _COUNTS,
     _FLAGS,
-    _backward_configs,
+    _dkdv_configs,
     head_sizes,
 )
 DQ = Kernel(
     hstu_dq_kernel,
     _IN | {"G": "*T", "DQ": "*T", "DPosition": "*fp32", "DTime": "*fp32"} | _ROWS | _QKV | _G | _COUNTS,
     _TABLE_FLAGS,
-    _backward_configs,
+    _dq_configs,
     head_sizes,
 )
 KERNELS = (FORWARD, DKDV, DQ)

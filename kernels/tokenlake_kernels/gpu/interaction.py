@@ -212,12 +212,12 @@ _INDEXED = ({"INDEX": False, "PRECISION": "ieee"}, {"INDEX": True, "PRECISION": 
 DENSE_BMM = Kernel(
     dense_bmm_kernel,
     {"X": "*T", "Dense": "*T", "Out": "*T", "Offsets": "*i64", "Index": "*i64", "inner": "i32", "outer": "i32",
-     "x_row": "i64", "d_row": "i64", "d_inner": "i64", "d_outer": "i64", "splits": "i32"},
+     "x_row": "i32", "d_row": "i32", "d_inner": "i32", "d_outer": "i32", "splits": "i32"},
     _INDEXED, _product_configs, _no_sizes,
 )  # fmt: skip
 JAGGED_BMM = Kernel(
     jagged_bmm_kernel,
-    {"X": "*T", "Y": "*T", "Out": "*T", "Offsets": "*i64", "Index": "*i64", "left": "i32", "right": "i32", "x_row": "i64", "y_row": "i64"},
+    {"X": "*T", "Y": "*T", "Out": "*T", "Offsets": "*i64", "Index": "*i64", "left": "i32", "right": "i32", "x_row": "i32", "y_row": "i32"},
     _INDEXED, _product_configs, _no_sizes,
 )  # fmt: skip
 SOFTMAX = Kernel(
@@ -235,7 +235,7 @@ SOFTMAX_BACKWARD = Kernel(
 )  # fmt: skip
 BROADCAST = Kernel(
     broadcast_kernel,
-    {"X": "*T", "Dense": "*T", "Out": "*T", "Offsets": "*i64", "dim": "i32", "d_row": "i64", "d_len": "i64", "d_col": "i64", "splits": "i32"},
+    {"X": "*T", "Dense": "*T", "Out": "*T", "Offsets": "*i64", "dim": "i32", "d_row": "i32", "d_len": "i32", "d_col": "i32", "splits": "i32"},
     ({"MUL": False}, {"MUL": True}), _flat_configs, _no_sizes, dots=False,
 )  # fmt: skip
 COPY = Kernel(

@@ -39,6 +39,12 @@ class Config(NamedTuple):
         return f"{'x'.join(str(n) for _, n in self.tiles)}, {self.warps} warps, {self.stages} stages"
 
 
+def options(config: Config, vendor: str) -> dict[str, int]:
+    """How a configuration is compiled. Without a bound of its own, ptxas spills to make room for one more block."""
+    bound = {"maxnreg": 255} if vendor == "cuda" else {}
+    return {"num_warps": config.warps, "num_stages": config.stages} | bound
+
+
 class Kernel(NamedTuple):
     """One kernel, all its forms.
 
@@ -192,7 +198,7 @@ def launch(
 
     def run(config: Config) -> None:
         chosen = dict(config.tiles)
-        kernel.fn[grid(chosen)](*args, **flags, **sizes, **chosen, num_warps=config.warps, num_stages=config.stages)
+        kernel.fn[grid(chosen)](*args, **flags, **sizes, **chosen, **options(config, vendor()))
 
     if not repeatable or like.device.type != "cuda":
         run(configs[0])

@@ -28,7 +28,9 @@ def samoyeds_kernel(
     even = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     odd = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     rows = (r < half)[:, None]
-    line = r.to(tl.int64)[:, None]
+    Data += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 2)
+    Metadata += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 8)
+    line = tl.arange(0, BLOCK_M)[:, None]
     for k0 in range(0, cols, BLOCK_K):
         c = k0 + tl.arange(0, BLOCK_K)
         # Column c belongs to four c // 4, which kept the values 2 (c // 4) and the next; a byte tells of four values.
@@ -56,7 +58,7 @@ def samoyeds_kernel(
 
 def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
     stages = 1 if vendor == "hip" else 2
-    return (tiles(4, stages, BLOCK_M=32, BLOCK_N=64, BLOCK_K=64), tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64))
+    return (tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64), tiles(4, stages, BLOCK_M=32, BLOCK_N=64, BLOCK_K=32))
 
 
 def _no_sizes(dim: int) -> dict[str, int]:

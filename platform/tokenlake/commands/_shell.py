@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 import duckdb
@@ -25,7 +26,7 @@ A question ends with ; and may take several lines. Ctrl-C drops it, Ctrl-D leave
   .help                   this
   .quit                   leave"""
 _MACROS = ("tokens_before(user, t, n)", "events_before(user, t, n)", "freshness()", "by_day()")
-Show = Callable[["duckdb.DuckDBPyRelation"], None]
+Show: TypeAlias = Callable[["duckdb.DuckDBPyRelation"], None]
 
 
 class Shell:
@@ -67,7 +68,7 @@ class Shell:
 
     def _guard(self, act: Callable[[str], None], text: str) -> None:
         try:
-            act(text)
+            interruptible(self._database, lambda: act(text))
         except KeyboardInterrupt:
             click.secho("interrupted", fg="yellow", err=True)
         except (TokenlakeError, duckdb.Error) as error:
@@ -101,6 +102,23 @@ class Shell:
         if not arguments:
             raise NotFoundError(".run takes the name of a saved query; .queries lists them")
         self._show(ask_saved(self._database, arguments[0], arguments[1:]))
+
+
+def interruptible(database: Database, act: Callable[[], None]) -> None:
+    """Ask and show in a thread, so that Ctrl-C ends it: DuckDB does not look for it while it works.
+
+    Raises:
+        KeyboardInterrupt: once the question has ended.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(act)
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            while not future.done():  # it may be between two questions
+                database.interrupt()
+                wait([future], timeout=0.05)
+            raise
 
 
 def ask_saved(database: Database, name: str, assignments: Iterable[str]) -> duckdb.DuckDBPyRelation:

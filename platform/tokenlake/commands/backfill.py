@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tokenlake.commands.common import console, day_bars, lake_argument
+from tokenlake.commands._bars import bar
+from tokenlake.commands._common import console, lake_argument
+
+if TYPE_CHECKING:
+    from tokenlake.lake.lake import Lake
 
 
 @click.command()
@@ -32,8 +37,10 @@ def command(
 
     opened = tokenlake.open(lake)
     days = as_day(first) if first else None, as_day(last) if last else None
+    if days[0] and days[1] and days[1] < days[0]:
+        raise click.UsageError(f"LAST ({days[1]}) lies before FIRST ({days[0]})")
     try:
-        with day_bars() as progress:
+        with bar() as progress:
             if parallel and version is None:
                 report = backfill_parallel(opened, *days, chunk_days=chunk_days, progress=progress)
             else:
@@ -41,7 +48,19 @@ def command(
     except KeyboardInterrupt:
         console.print("Stopped; nothing is torn. The same command goes on from here.")
         raise SystemExit(130) from None
+    if not report.results and not report.skipped:
+        console.print(_nothing(opened))
+        return
     console.print(
         f"{len(report.results)} jobs on {len({r.day for r in report.results})} days in {report.seconds:.1f} s; "
         f"{len(report.skipped)} (version, day) pairs were done before."
     )
+
+
+def _nothing(lake: Lake) -> str:
+    """Why there was nothing to do, and what would change that."""
+    if days := lake.events.days():
+        return f"No events on these days; the lake has {len(days)} days with events, from {days[0]} to {days[-1]}."
+    if lake.config.landing:
+        return f"No events yet. Name FIRST and LAST of the days to bring in from {lake.config.landing}"
+    return f"No events yet: tokenlake ingest {lake.root} FILE"

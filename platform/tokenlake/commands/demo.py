@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokenlake.commands.common import console, day_bars
+from tokenlake.commands._bars import bar
+from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
     from tokenlake.lake.lake import Lake
@@ -49,11 +50,11 @@ def command(dataset: str, out: Path | None, households: int, airflow_days: int) 
         _say("4. Airflow", f"the last {len(by_airflow)} days through the real DAGs")
         _airflow(lake, by_airflow)
     _say("5. What came of it")
-    from tokenlake.commands import demo_report
+    from tokenlake.commands import _demo_report
 
-    demo_report.show(lake)
+    _demo_report.show(lake)
     console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
-    demo_report.next_steps(folder)
+    _demo_report.next_steps(folder)
 
 
 def _say(step: str, what: str = "") -> None:
@@ -61,14 +62,15 @@ def _say(step: str, what: str = "") -> None:
 
 
 def _fetch(dataset: str, folder: Path, households: int) -> None:
-    from tokenlake.commands._bars import bar
-    from tokenlake.commands.datasets import show
     from tokenlake.datasets import fetch
 
     options = {"households": households} if dataset == "complete-journey" else {}
     with bar() as tell:
         report = fetch(dataset, folder, progress=tell, **options)
-    show(report)
+    console.print(
+        f"{'built' if report.built else 'there already'}: {report.events:,} events of {report.users:,} users and "
+        f"{report.items:,} items, {report.days} days from {report.first} to {report.last}"
+    )
 
 
 def _landing_days(lake: Lake) -> list[dt.date]:
@@ -90,7 +92,7 @@ def _ingest(lake: Lake, days: list[dt.date]) -> None:
 def _backfill(lake: Lake, days: list[dt.date]) -> None:
     from tokenlake.pipeline.parallel import backfill_parallel
 
-    with day_bars() as progress:
+    with bar() as progress:
         report = backfill_parallel(lake, days[0], days[-1], progress=progress)
     console.print(
         f"{len(report.results):,} jobs in {report.seconds:.0f} s; {len(report.skipped):,} (version, day) pairs were done before"
@@ -102,7 +104,7 @@ def _airflow(lake: Lake, days: list[dt.date]) -> None:
     from tokenlake.scheduling.services import Services
 
     versions = all_versions(lake)
-    todo = [day for day in days if any(day not in lake.catalog.done(version, "publish") for version in versions)]
+    todo = [day for day in days if any(day not in lake.published(version) for version in versions)]
     if not todo:
         console.print("all done before")
         return

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokenlake.commands.common import console, day_bars, lake_argument
+from tokenlake.commands._bars import bar
+from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +45,6 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as
 
 def print_retrieval(opened: Lake, *, ablations: bool, as_json: bool) -> None:
     """Measure candidates, and print the table or JSON."""
-    from tokenlake.commands._bars import bar
     from tokenlake.retrieval.evaluate import retrieval_report
 
     with bar() as progress:
@@ -100,7 +100,7 @@ def train_controls(lake: Lake) -> None:
 
     plans = lake.catalog.plans(lake.resolve())
     if missing := [control for control in controls_of(lake) if not is_complete(lake, control, plans)]:
-        with day_bars() as progress:
+        with bar() as progress:
             run_controls(lake, missing, progress)
 
 

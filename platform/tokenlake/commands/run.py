@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tokenlake.commands.common import console, lake_argument
+from tokenlake.commands._common import console, lake_argument
 
 
 @click.command()

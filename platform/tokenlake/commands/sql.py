@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokenlake.commands._common import lake_argument
 from tokenlake.commands._output import FORMATS, format_of, write
-from tokenlake.commands.common import lake_argument
 from tokenlake.errors import ForbiddenError, SchemaError
 
 if TYPE_CHECKING:
@@ -66,13 +66,18 @@ def command(
     def show(relation: duckdb.DuckDBPyRelation) -> None:
         write(relation, form, output)
 
-    try:
+    if text is None and file is None and saved is None and sys.stdin.isatty():
+        _shell.interact(_shell.Shell(database, show), _views(database))
+        return
+
+    def ask() -> None:
         if saved is not None:
             show(_shell.ask_saved(database, saved, params))
-        elif text is None and file is None and sys.stdin.isatty():
-            _shell.interact(_shell.Shell(database, show), _views(database))
         else:
             _ask_all(database, _text(text, file), show, single=output is not None)
+
+    try:
+        _shell.interruptible(database, ask)
     except duckdb.Error as error:
         raise click.ClickException(str(error)) from error
 

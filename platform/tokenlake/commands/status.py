@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands.common import console, lake_argument
+from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from rich.table import Table as Shown
@@ -25,7 +25,9 @@ _COLOURS = {"done": "green", "failed": "red", "killed": "red", "interrupted": "y
 @click.command()
 @lake_argument
 @click.option("--json", "as_json", is_flag=True, help="For programs: everything, as one object.")
-@click.option("--runs", "n", default=8, show_default=True, help="How many of the last runs.")
+@click.option(
+    "--runs", "n", default=8, show_default=True, type=click.IntRange(min=0), help="How many of the last runs."
+)
 def command(lake: Path, n: int, *, as_json: bool) -> None:
     """Show days, freshness, versions and last errors of LAKE."""
     import tokenlake
@@ -70,7 +72,7 @@ def _table(name: str, table: Table, version: str | None = None) -> Facts:
 
 
 def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
-    done = lake.catalog.done(lake.resolve(), "publish")
+    done = lake.published(lake.resolve())
     last = max(done, default=None)
     ended = [run.ended_at for run in lake.catalog.runs(job="publish", status="done") if run.ended_at]
     return {
@@ -83,7 +85,7 @@ def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
 
 def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
     catalog, name = lake.catalog, version.version
-    published = catalog.done(name, "publish")
+    published = lake.published(name)
     checkpoints = catalog.checkpoints(name)
     return {
         "version": name,

@@ -24,7 +24,7 @@ def command(path: Path) -> None:
         folders = sorted(p.parent for p in stores.glob(f"*/{manifest.NAME}"))
     table = Table(title="verified")
     for name in ("store", "days", "rows", "tail rows", "unmatched", "files", "MB", "generation"):
-        table.add_column(name, justify="left" if name == "store" else "right")
+        table.add_column(name, justify="left" if name == "store" else "right", no_wrap=name == "store")
     console = Console()
     for folder in folders:
         with console.status(f"checking {folder}"):

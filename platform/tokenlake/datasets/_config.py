@@ -42,8 +42,8 @@ events:
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}
-    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16}
+    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}
   serving: iat
   dtype: float16
   chunk_days: 7
@@ -80,8 +80,8 @@ events:
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {{scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}}
-    iat-temporal: {{scheme: temporal-order, dim: 64, width: 128, embedding: 16}}
+    iat: {{scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}}
+    iat-temporal: {{scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}}
   serving: iat
   dtype: float16
   chunk_days: 7
@@ -132,8 +132,8 @@ events:
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, history: 63, sit_layers: 2, sit_heads: 4}
-    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16}
+    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}
   serving: iat
   dtype: float16
   chunk_days: 7

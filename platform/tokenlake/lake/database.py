@@ -44,6 +44,7 @@ class Database:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._lock = threading.RLock()
+        self._asked: duckdb.DuckDBPyConnection | None = None
         self._commits: object = None
         self._catalog: object = None
 
@@ -70,6 +71,7 @@ class Database:
         }
         connection = duckdb.connect(":memory:", config=config)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET parquet_metadata_cache = true")  # footers never change: Delta only adds files
         connection.execute(f"SET allowed_directories = [{_quote(self._lake.data / 'tables')}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -90,10 +92,15 @@ class Database:
             ForbiddenError: anything but a question, several of them, or a file outside the lake.
             duckdb.Error: SQL that DuckDB cannot understand or run.
         """
-        cursor = self.cursor()
+        cursor = self._asked = self.cursor()
         text = readonly.admit(cursor, query)
         with _forbidding():
             return cursor.sql(text) if params is None else cursor.sql(text, params=params)
+
+    def interrupt(self) -> None:
+        """Stop the question that was asked last, from another thread."""
+        if self._asked is not None:
+            self._asked.interrupt()
 
     def split(self, text: str) -> list[str]:
         """Split a text into its questions, all of them admitted before the first is asked.

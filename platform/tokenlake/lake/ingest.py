@@ -267,11 +267,11 @@ class _Call:
             self._tell("writing", done, len(self._spill.days()))
         quarantine.write(day_of(at.cast(pa.int64()).as_py()), self._rejects.groups(at))
         # Marked before the commit, for a call killed in between would find duplicates only when it is run again; and
-        # after it, for a day may have been published meanwhile.
+        # after it, for a day may have been published meanwhile, or run again without these events.
         self._mark(reruns)
         quarantine.commit(self._lake.quarantine)
         events.commit(self._lake.events)
-        self._mark(tuple(day for day in days if day not in reruns and self._lake.catalog.is_published(day)))
+        self._mark(tuple(day for day in days if self._lake.catalog.is_published(day)))
 
     def _mark(self, days: tuple[Day, ...]) -> None:
         if days:

@@ -240,6 +240,14 @@ class Lake:
             raise NotFoundError(f"no tokens of {path.name} yet; `tokenlake backfill {self.root}` makes them")
         return TokenStore.open(path)
 
+    def published(self, version: str) -> set[Day]:
+        """Days that a version's publish job has done, and that its token store holds: a store can be deleted."""
+        from tokenlake.tokens.store import TokenStore
+
+        path = self.store_path(version)
+        stored = set(TokenStore.open(path).status().days) if path.exists() else set()
+        return self.catalog.done(version, "publish") & stored
+
     def store_path(self, version: str) -> Path:
         """Folder of a version's token store."""
         return self.data / "tokens" / version

@@ -5,6 +5,7 @@ Every source can be read more than once: an Arrow stream, which cannot, is spool
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import glob
@@ -24,6 +25,8 @@ from tokenlake.errors import SchemaError, SourceError
 from tokenlake.lake.arrays import flat
 
 BATCH_ROWS = 131_072
+#: Bytes of a text file that are looked at before it is read.
+_HEAD = 1 << 20
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv")
 _PACKED = (".gz", ".bz2", ".zst")
@@ -134,6 +137,7 @@ class CsvSource:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the header, all text."""
+        self._check_encoding()
         with _reading(self.name), self._stream() as stream:
             names = pcsv.open_csv(
                 stream,
@@ -148,7 +152,7 @@ class CsvSource:
     def rows(self) -> int:
         """A guess from the file's size and its first megabyte."""
         with _reading(self.name), self._stream() as stream:
-            head = stream.read(1 << 20)
+            head = stream.read(_HEAD)
         return int(self.path.stat().st_size * max(head.count(b"\n"), 1) / max(len(head), 1)) if head else 0
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -175,6 +179,18 @@ class CsvSource:
                 ),
             )
             yield from _renumbered(reader, broken)
+
+    def _check_encoding(self) -> None:
+        """Look at the first megabyte: Arrow's reader has no words for text of another encoding."""
+        with _reading(self.name), self._stream() as stream:
+            head = stream.read(_HEAD)
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < _HEAD)
+        except UnicodeDecodeError as error:
+            told = f"byte 0x{head[error.start]:02x} at {error.start}"
+            raise SourceError(
+                f"{self.name} is not text in UTF-8 ({told}); save it as UTF-8 or Parquet; nothing was changed"
+            ) from error
 
     def _stream(self) -> Any:
         return pa.input_stream(str(self.path), compression="detect")

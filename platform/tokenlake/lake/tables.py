@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import functools
 import operator
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +17,8 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from tokenlake.errors import ConflictError, SchemaError, StorageError
+from tokenlake.errors import ConflictError, CorruptionError, SchemaError, StorageError
+from tokenlake.lake.log import DeltaLog, open_delta
 from tokenlake.lake.schema import (
     IdTypes,
     embeddings_schema,
@@ -41,8 +38,6 @@ _PATIENCE = 60.0
 _BATCH_ROWS = 65_536
 #: Writers of different partitions only race for the next number of the log.
 _RETRIES = 1000
-#: File systems keep times by the kernel's tick, 10 ms at the most.
-_COARSE_NS = 50_000_000
 
 
 class HasTables(Protocol):
@@ -72,11 +67,7 @@ class Table:
         self.partition_by = partition_by
         self._schema = schema
         self._locks = locks
-        self._delta: DeltaTable | None = None
-        self._inode: int | None = None
-        self._seen: tuple[int, int] | None = None
-        self._listed: tuple[int, pa.Table] | None = None
-        self._guard = threading.Lock()
+        self._log = DeltaLog(path)
 
     def __repr__(self) -> str:
         return f"Table({str(self.path)!r})"
@@ -89,43 +80,43 @@ class Table:
     @property
     def exists(self) -> bool:
         """Whether anything was ever written."""
-        return self._open() is not None
+        return self._log.newest() is not None
 
     # Reading.
 
     def days(self, version: str | None = None) -> list[Day]:
         """Sorted days that hold rows, from the log alone."""
-        files = self._log(version=version)
+        files = self._log.files(version=version)
         return sorted(
             {day for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True) if rows}
         )
 
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
         """Rows, from the log alone."""
-        return sum(self._log(day=day, version=version).of("num_records"))
+        return sum(self._log.files(day=day, version=version).of("num_records"))
 
     def newest(self, column: str) -> int:
         """Largest instant of a time column in microseconds, from the log alone; 0 where there is none.
 
         The log keeps whole milliseconds: ask only for a column that has no finer ones, such as `ingested_at`.
         """
-        values = [value for value in self._log().of(f"max.{column}") if value is not None]
+        values = [value for value in self._log.files().of(f"max.{column}") if value is not None]
         return int(as_micros(values).max()) if values else 0
 
     def days_with(self, column: str, low: Any, high: Any) -> list[Day]:
         """Sorted days that may hold values of a column from `low` to `high`, by the log's statistics."""
-        files = self._log()
+        files = self._log.files()
         ranges = zip(files.of("partition.ds"), files.of(f"min.{column}"), files.of(f"max.{column}"), strict=True)
         return sorted({day for day, lo, hi in ranges if lo is None or hi is None or (lo <= high and low <= hi)})
 
     def commit_version(self) -> int | None:
         """The Delta version, which grows with every commit; None before the first."""
-        delta = self._open()
+        delta = self._log.newest()
         return None if delta is None else delta.version()
 
     def uris(self, *, day: Day | None = None, version: str | None = None) -> list[str]:
         """Parquet files of the current version, for DuckDB's `read_parquet`."""
-        return [self._path_of(path) for path in self._log(day=day, version=version).of("path")]
+        return self._log.files(day=day, version=version).paths()
 
     def read(
         self,
@@ -152,7 +143,8 @@ class Table:
         dataset = self._dataset(day, between, version)
         if dataset is None:
             return schema.empty_table()
-        return dataset.to_table(columns=schema.names, filter=filter).cast(schema)
+        with self._reading():
+            return dataset.to_table(columns=schema.names, filter=filter).cast(schema)
 
     def batches(
         self,
@@ -172,9 +164,10 @@ class Table:
         scanned = dataset.to_batches(
             columns=schema.names, filter=filter, batch_size=rows, batch_readahead=2, fragment_readahead=1
         )
-        for batch in scanned:
-            if batch.num_rows:
-                yield batch.cast(schema)
+        with self._reading():
+            for batch in scanned:
+                if batch.num_rows:
+                    yield batch.cast(schema)
 
     # Writing.
 
@@ -258,53 +251,6 @@ class Table:
 
     # Inner parts.
 
-    def _open(self) -> DeltaTable | None:
-        """The table at its newest version; opened once, then brought up to date."""
-        with self._guard:
-            try:
-                folder = (self.path / "_delta_log").stat()
-            except OSError:
-                self._delta = self._seen = None
-                return None
-            # A commit changes the folder's time. One that is as young as the clock is coarse says nothing yet.
-            seen = folder.st_ino, folder.st_mtime_ns
-            settled = time.time_ns() - folder.st_mtime_ns > _COARSE_NS
-            if self._delta is not None and self._seen == seen:
-                return self._delta
-            try:
-                if self._delta is None or self._inode != folder.st_ino:
-                    self._delta, self._inode = DeltaTable(self.path), folder.st_ino
-                else:
-                    self._delta.update_incremental()
-            except TableNotFoundError:  # the log's folder is made before its first commit
-                self._delta = None
-            self._seen = seen if settled else None
-            return self._delta
-
-    def _log(
-        self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
-    ) -> _Files:
-        """Files of some partitions as the log has them."""
-        if day is not None and between is not None:
-            raise SchemaError("`day` and `between` were both given; give one")
-        first, last = between or (day, day)
-        delta = self._open()
-        if delta is None:
-            return _Files(None)
-        with self._guard:
-            if self._listed is None or self._listed[0] != delta.version():
-                self._listed = delta.version(), pa.table(delta.get_add_actions(flatten=True))
-            files = self._listed[1]
-        if first is not None and last is not None:
-            ds = files["partition.ds"]
-            files = files.filter(pc.and_(pc.greater_equal(ds, _date(first)), pc.less_equal(ds, _date(last))))
-        if version is not None:
-            files = files.filter(pc.equal(files["partition.version"], version))
-        return _Files(files)
-
-    def _path_of(self, path: str) -> str:
-        return str(self.path / unquote(path))
-
     def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = self.schema
         if columns is None:
@@ -314,18 +260,18 @@ class Table:
         return pa.schema([schema.field(c) for c in columns])
 
     def _dataset(self, day: Day | None, between: tuple[Day, Day] | None, version: str | None) -> pds.Dataset | None:
-        delta = self._open()
+        delta = self._log.newest()
         if delta is None:
             return None
         self._check(delta, self.schema)
-        files = self._log(day=day, between=between, version=version)
+        files = self._log.files(day=day, between=between, version=version)
         disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
         parts = [files.of(f"partition.{name}") for name in self.partition_by]
         # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
         # statistics of a column for one without matches.
         fragments = [
-            layout.make_fragment(self._path_of(path), disk, partition_expression=_equal(self.partition_by, values))
-            for path, *values in zip(files.of("path"), *parts, strict=True)
+            layout.make_fragment(path, disk, partition_expression=_equal(self.partition_by, values))
+            for path, *values in zip(files.paths(), *parts, strict=True)
         ]
         return pds.FileSystemDataset(fragments, self.schema, layout, disk)
 
@@ -352,12 +298,12 @@ class Table:
             raise SchemaError(f"{self.path.name}: {error}; expected\n{schema}") from error
 
     def _create(self, schema: pa.Schema) -> DeltaTable:
-        delta = self._open()
+        delta = self._log.newest()
         if delta is None:
             self.path.mkdir(parents=True, exist_ok=True)
             with hold(self._locks / f"{self.path.name}.create.lock", f"creating {self.path.name}", timeout=_PATIENCE):
                 DeltaTable.create(self.path, _delta_schema(schema), mode="ignore", partition_by=list(self.partition_by))
-            delta = self._open()
+            delta = self._log.newest()
             if delta is None:
                 raise StorageError(f"{self.path} was created and is gone again")
         self._check(delta, schema)
@@ -378,6 +324,16 @@ class Table:
         )
 
     @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn Arrow's errors of files into ours."""
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CorruptionError(
+                f"{self.path.name}: a file of the table is missing or damaged ({error}); restore it from a copy"
+            ) from error
+
+    @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Turn Delta's errors into ours."""
         try:
@@ -390,21 +346,6 @@ class Table:
             raise StorageError(
                 f"{self.path} could not be written ({error}); nothing of it was changed. Check the disk's space and rights"
             ) from error
-
-
-class _Files:
-    """Files of a table as its log has them."""
-
-    def __init__(self, log: pa.Table | None) -> None:
-        self._log = log
-
-    def of(self, column: str) -> list[Any]:
-        """One of path, num_records, partition.*, min.*, max.*, a value a file; None where the log has none."""
-        if self._log is None:
-            return []
-        known = column in self._log.column_names
-        values: list[Any] = self._log[column].to_pylist() if known else [None] * self._log.num_rows
-        return values
 
 
 def open_tables(lake: HasTables) -> dict[str, Table]:
@@ -436,14 +377,8 @@ class _StoredIds:
     def __call__(self) -> IdTypes:
         if self._known is None and (self._path / "_delta_log").is_dir():
             with contextlib.suppress(TableNotFoundError):  # the log's folder is made before its first commit
-                self._known = IdTypes.of(pa.schema(DeltaTable(self._path).schema().to_arrow()))
+                self._known = IdTypes.of(pa.schema(open_delta(self._path).schema().to_arrow()))
         return self._known or IdTypes()
-
-
-def _date(day: Day) -> pa.Scalar:
-    if isinstance(day, dt.datetime) or not isinstance(day, dt.date):
-        raise SchemaError(f"a day must be a datetime.date, got {day!r}; tokenlake.times.as_day makes one")
-    return pa.scalar(day, pa.date32())
 
 
 def _equal(names: Sequence[str], values: Sequence[Any]) -> pc.Expression:

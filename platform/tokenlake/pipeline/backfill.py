@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tokenlake.catalog.catalog import PUBLISH
 from tokenlake.config import EMBEDDINGS
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.checkpoints import register
+from tokenlake.pipeline.lineage import finished, is_embeddings, register
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.times import Day, days_between
 
@@ -70,6 +69,7 @@ def backfill(
     for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
+    lake.frames.keep()
     report.seconds = time.monotonic() - began
     return report
 
@@ -87,25 +87,24 @@ def lineages(lake: Lake) -> list[str]:
 
 
 def _resolve(lake: Lake, version: str) -> str:
-    if version == EMBEDDINGS or (lake.config.embeddings and version == lake.config.embedding_version):
+    if version in (EMBEDDINGS, lake.config.embeddings and lake.config.embedding_version):
         return lake.config.embedding_version
     return lake.resolve(version)
 
 
 def _jobs_of(lake: Lake, version: str) -> Sequence[Callable[[Lake, Day, str], jobs.JobResult]]:
     """The jobs of a lineage; a day is done when the last of them is."""
-    embeddings = lake.config.embeddings and version == lake.config.embedding_version
-    return jobs.EMBEDDING_JOBS if embeddings else jobs.TOKEN_JOBS
+    return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
 
 
 def _backfill_version(
     lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
 ) -> None:
-    finished = _finished(lake, version)
+    untouched = _finished(lake, version)
     done = 0
     for plans in plan_chunks(lake, version, days, chunk):
         for plan in plans:
-            if plan.day in finished:
+            if plan.day in untouched:
                 report.skipped.append((version, plan.day))
             else:
                 _run_day(lake, version, plan.day, report, force=True)
@@ -118,7 +117,7 @@ def _backfill_version(
 
 def _index(lake: Lake, version: str, day: Day, report: Report) -> None:
     """Index a day's embeddings, unless that is done already."""
-    if _jobs_of(lake, version) is jobs.EMBEDDING_JOBS:
+    if is_embeddings(version):
         from tokenlake.retrieval.build import is_current
 
         if not is_current(lake, day):
@@ -134,11 +133,7 @@ def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool)
 
 def _finished(lake: Lake, version: str) -> set[Day]:
     stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
-    return lake.catalog.done(version, _last_job(lake, version)) - stale
-
-
-def _last_job(lake: Lake, version: str) -> str:
-    return jobs.EMBED if _jobs_of(lake, version) is jobs.EMBEDDING_JOBS else PUBLISH
+    return finished(lake, version) - stale
 
 
 def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tokenlake.config import Encoder
 from tokenlake.errors import NotFoundError
 from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.lineage import path_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake_models.alure_training import AlureLearner
 from tokenlake_models.training import Learner
@@ -35,16 +35,6 @@ class UserCheckpoint:
     vocabulary: Vocabulary
 
 
-def path_of(lake: Lake, version: str, checkpoint: str) -> Path:
-    """Folder of a checkpoint."""
-    return lake.data / "checkpoints" / version / checkpoint
-
-
-def exists(lake: Lake, version: str, checkpoint: str) -> bool:
-    """Whether a checkpoint was saved completely."""
-    return path_of(lake, version, checkpoint).is_dir()
-
-
 def save(lake: Lake, version: str, checkpoint: str, learner: Learner | AlureLearner, vocabulary: Vocabulary) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
@@ -60,19 +50,23 @@ def load(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
     Raises:
         NotFoundError: it was never trained, or its folder was deleted.
     """
-    return _load(path_of(lake, version, checkpoint))
+    return _load_frozen(path_of(lake, version, checkpoint))
 
 
 def load_fresh(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
     """Load a checkpoint that the caller may train on."""
-    return _load.__wrapped__(path_of(lake, version, checkpoint))
+    return _load(path_of(lake, version, checkpoint), frozen=False)
 
 
 # A day's jobs and its neighbours use the same one; two versions may take turns.
 @lru_cache(maxsize=4)
-def _load(path: Path) -> Checkpoint:
+def _load_frozen(path: Path) -> Checkpoint:
+    return _load(path, frozen=True)
+
+
+def _load(path: Path, *, frozen: bool) -> Checkpoint:
     _require(path)
-    return Checkpoint(Learner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
+    return Checkpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
 
 
 def load_users(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
@@ -98,25 +92,3 @@ def _load_users(path: Path) -> UserCheckpoint:
 def _require(path: Path) -> None:
     if not path.is_dir():
         raise NotFoundError(f"checkpoint {path} does not exist; `tokenlake run DAY` trains it")
-
-
-def encoder_of(lake: Lake, version: str) -> Encoder:
-    """How a version's tokens are made: from the config, or for an older lineage from the catalog.
-
-    Raises:
-        NotFoundError: no such version.
-    """
-    for name, encoder in lake.config.tokens.encoders.items():
-        if lake.config.version_of(name) == version:
-            return encoder
-    for known in lake.catalog.versions():
-        if known.version == version:
-            return Encoder(**known.spec)
-    raise NotFoundError(f"no version {version!r}; {[v.version for v in lake.catalog.versions()]} exist")
-
-
-def register(lake: Lake, version: str) -> None:
-    """Make a version known to the catalog, and let it serve when nothing does yet."""
-    for name, encoder in lake.config.tokens.encoders.items():
-        if lake.config.version_of(name) == version:
-            lake.catalog.add_version(version, name, encoder.model_dump(mode="json"))

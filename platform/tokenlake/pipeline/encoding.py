@@ -12,6 +12,7 @@ from tokenlake.lake.schema import label_columns
 from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.features import Featurizer, label_names
 from tokenlake.pipeline.history import history_of
+from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.tokens.rounding import round_to
 
 JobSummary = dict[str, int | float | str | None]
@@ -19,7 +20,7 @@ JobSummary = dict[str, int | float | str | None]
 
 def encode_day(lake: Lake, plan: Plan) -> JobSummary:
     """Write `instance_tokens` and `predictions` of a plan's day, replacing what stood there."""
-    encoder = checkpoints.encoder_of(lake, plan.version)
+    encoder = encoder_of(lake, plan.version)
     frame = lake.frames.read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen)

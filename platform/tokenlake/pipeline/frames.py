@@ -7,9 +7,11 @@ saw. Snapshots on disk only save time.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import shutil
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,10 @@ import pyarrow.feather as feather
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
+from tokenlake.errors import LockedError, NotFoundError
 from tokenlake.files import whole_folder
 from tokenlake.lake.lake import Lake
+from tokenlake.locks import hold
 from tokenlake.pipeline.counts import Counts
 from tokenlake.pipeline.negatives import item_table, sample
 from tokenlake.times import Day, as_day
@@ -30,6 +34,8 @@ _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "as
 #: Frames kept in memory: a back-fill trains on the chunk that it has just encoded.
 _KEPT_FRAMES = 32
 _KEPT_SNAPSHOTS = 8
+#: Days that were counted in one go, from which on the state is worth a snapshot.
+_WORTH_KEEPING = 7
 
 
 @dataclass(frozen=True)
@@ -94,24 +100,25 @@ class Frames:
         self._state = None  # a failure half-way must not leave a half-rolled state behind
         if state.watermark < watermark:
             self._absorb_late(state, watermark)
-        for earlier in self._lake.events.days():
-            if state.day <= earlier < day:
-                state.advance(self._lake.config, earlier, _known_at(self._lake.events.read(day=earlier), watermark))
+        missing = [earlier for earlier in self._lake.events.days() if state.day <= earlier < day]
+        for earlier in missing:
+            state.advance(self._lake.config, earlier, _known_at(self._lake.events.read(day=earlier), watermark))
         state.day = max(state.day, day)
         self._state = state
+        if len(missing) >= _WORTH_KEEPING:
+            self.keep()
         return state.counts
 
-    def snapshot(self, day: Day, watermark: int) -> None:
-        """Keep the state at a day's start on disk, so that a re-run need not count from the beginning."""
-        path = self._folder / f"{day.isoformat()}_{watermark}"
-        if path.exists():
+    def keep(self) -> None:
+        """Write the rolling state to disk, where the next process begins to count."""
+        state = self._state
+        if state is None or state.day <= max((s.day for s in self._snapshots()), default=Day.min):
             return
-        self.counts_at(day, watermark)
-        assert self._state is not None
-        with whole_folder(path) as folder:
-            self._state.save(folder)
-        for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
-            shutil.rmtree(old.path)
+        with suppress(LockedError), hold(self._lake.data / "locks" / "counts.lock", "keeping a count state"):
+            with whole_folder(self._folder / f"{state.day.isoformat()}_{state.watermark}") as folder:
+                state.save(folder)
+            for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
+                shutil.rmtree(old.path)
 
     def _with_negatives(self, events: pa.Table, day: Day) -> pa.Table:
         if self._lake.config.events.labels:
@@ -125,21 +132,24 @@ class Frames:
         if rolling is not None and rolling.day <= day and rolling.watermark <= watermark:
             return rolling
         kept = [s for s in self._snapshots() if s.day <= day and s.watermark <= watermark]
-        if kept:
-            newest = max(kept, key=lambda s: (s.day, s.watermark))
-            return _State.load(newest.path, newest.day, newest.watermark)
+        for newest in sorted(kept, key=lambda s: (s.day, s.watermark), reverse=True):
+            with suppress(NotFoundError, FileNotFoundError):  # another process may just have dropped it
+                return _State.load(newest.path, newest.day, newest.watermark)
         return _State(Counts.empty(self._lake.config), None, Day.min, watermark)
 
     def _absorb_late(self, state: _State, watermark: int) -> None:
-        since = pa.scalar(state.watermark, pa.timestamp("us", "UTC"))
-        late = self._lake.events.read(
-            filter=(pc.field("ingested_at") > since) & (pc.field("ds") < pa.scalar(state.day))
-        )
-        late = _known_at(late, watermark)
+        span = [dt.datetime.fromtimestamp(micros / 1e6, dt.UTC) for micros in (state.watermark, watermark)]
+        for day in self._lake.events.days_with("ingested_at", *span):
+            if day < state.day:
+                self._absorb_day(state, day, watermark)
+        state.watermark = watermark
+
+    def _absorb_day(self, state: _State, day: Day, watermark: int) -> None:
+        late = _known_at(self._lake.events.read(day=day), watermark)
+        late = late.filter(pc.field("ingested_at") > pa.scalar(state.watermark, pa.timestamp("us", "UTC")))
         if late.num_rows:
             state.counts.absorb(late)
             state.add_items(self._lake.config, late)
-        state.watermark = watermark
 
     def _snapshots(self) -> list[_Snapshot]:
         return [_Snapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))]

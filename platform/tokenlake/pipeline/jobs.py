@@ -6,20 +6,23 @@ any point too: it finds its work done, or does it again with the recorded plan a
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from tokenlake.catalog import Run
+from tokenlake.errors import CorruptionError, TrainingError, storage_error
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
-from tokenlake.pipeline import checkpoints
+from tokenlake.pipeline import lineage
+from tokenlake.pipeline.lineage import EMBED
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.times import Day
+from tokenlake_models.errors import CheckpointError, ModelError
 
-#: A day of the embeddings' lineage is done when this job is.
-EMBED = "embed"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Value: TypeAlias = int | float | str | None
 
 
@@ -57,6 +60,7 @@ def ingest(lake: Lake, day: Day) -> JobResult:
             run.artefact("events", f"{lake.events.path}?ds={day}", rows=rows)
         else:
             run.skip("no events")
+            summary["reason"] = "no events"
     return JobResult("ingest", day, None, "done" if rows else "skipped", summary)
 
 
@@ -69,9 +73,7 @@ def train(lake: Lake, day: Day, version: str) -> JobResult:
     """
     if not _has_events(lake, day):
         return _skipped(lake, "train", day, version)
-    from tokenlake.pipeline.training import train_checkpoint
-
-    checkpoints.register(lake, version)
+    lineage.register(lake, version)
     require_order(lake, version, day)
     with (
         _job(lake, "train", day, version) as (run, summary),
@@ -79,9 +81,11 @@ def train(lake: Lake, day: Day, version: str) -> JobResult:
     ):
         drawn = plan(lake, version, day)
         summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not checkpoints.exists(lake, version, drawn.checkpoint):
+        if not lineage.exists(lake, version, drawn.checkpoint):
+            from tokenlake.pipeline.training import train_checkpoint
+
             summary |= train_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(checkpoints.path_of(lake, version, drawn.checkpoint)))
+            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train", day, version, "done", summary)
 
@@ -90,9 +94,9 @@ def encode(lake: Lake, day: Day, version: str) -> JobResult:
     """Encode the day's events by its plan's checkpoint, into `instance_tokens` and `predictions`."""
     if not _has_events(lake, day):
         return _skipped(lake, "encode", day, version)
+    require_order(lake, version, day)
     from tokenlake.pipeline.encoding import encode_day
 
-    require_order(lake, version, day)
     with _job(lake, "encode", day, version) as (run, summary):
         summary |= encode_day(lake, plan(lake, version, day))
         run.artefact(
@@ -114,7 +118,7 @@ def publish(lake: Lake, day: Day, version: str) -> JobResult:
     with _job(lake, "publish", day, version) as (run, summary):
         summary |= publish_day(lake, day, version)
         run.artefact("tokens", f"{lake.store_path(version)}?ds={day}", rows=int(summary["rows"] or 0))
-    lake.catalog.clear_rerun(day, version)
+    lake.catalog.clear_rerun(day, version, before=_read_at(lake, day, version))
     if lake.catalog.serving() is None and version == lake.resolve():
         lake.catalog.promote(version)
     return JobResult("publish", day, version, "done", summary)
@@ -133,18 +137,18 @@ def train_embeddings(lake: Lake, day: Day, version: str) -> JobResult:
     """
     if not _has_events(lake, day):
         return _skipped(lake, "train-embeddings", day, version)
-    from tokenlake.pipeline.embedding import train_user_checkpoint
-
-    require_order(lake, version, day, EMBED)
+    require_order(lake, version, day)
     with (
         _job(lake, "train-embeddings", day, version) as (run, summary),
         hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
     ):
         drawn = plan(lake, version, day)
         summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not checkpoints.exists(lake, version, drawn.checkpoint):
+        if not lineage.exists(lake, version, drawn.checkpoint):
+            from tokenlake.pipeline.embedding import train_user_checkpoint
+
             summary |= train_user_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(checkpoints.path_of(lake, version, drawn.checkpoint)))
+            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train-embeddings", day, version, "done", summary)
 
@@ -155,12 +159,12 @@ def embed(lake: Lake, day: Day, version: str) -> JobResult:
         return _skipped(lake, EMBED, day, version)
     from tokenlake.pipeline.embedding import embed_day
 
-    require_order(lake, version, day, EMBED)
+    require_order(lake, version, day)
     with _job(lake, EMBED, day, version) as (run, summary):
         summary |= embed_day(lake, plan(lake, version, day))
         for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
             run.artefact(table.path.name, f"{table.path}?version={version}&ds={day}", rows=int(rows or 0))
-    lake.catalog.clear_rerun(day, version)
+    lake.catalog.clear_rerun(day, version, before=run.started_at)
     return JobResult(EMBED, day, version, "done", summary)
 
 
@@ -177,7 +181,7 @@ def index(lake: Lake, day: Day, version: str) -> JobResult:
         return _skipped(lake, "index", day, version)
     from tokenlake.retrieval import build
 
-    require_order(lake, version, day + ONE_DAY, EMBED)
+    require_order(lake, version, day + ONE_DAY)
     with _job(lake, "index", day, version) as (run, summary):
         summary |= {"built": len(build.ensure(lake, [day]))}
         for made in lake.catalog.indexes(version):
@@ -195,16 +199,37 @@ EMBEDDING_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train_embed
 @contextmanager
 def _job(lake: Lake, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
     summary: dict[str, Value] = {}
-    with lake.catalog.run(job, day, version) as run:
+    with lake.catalog.run(job, day, version) as run, _in_our_words():
         yield run, summary
         for name in ("rows", "accepted", "duplicates", "quarantined", "predictions"):
             _measure(run, summary, name)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Say for what the disk or the models refused whether a scheduler should try again."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CorruptionError(
+            f"{error}; restore it, or delete the checkpoint's whole folder: `tokenlake run DAY --force` trains it again"
+        ) from error
+    except ModelError as error:
+        raise TrainingError(str(error)) from error
+    except OSError as error:
+        raise storage_error(error) from error
 
 
 def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
     value = summary.get(name)
     if isinstance(value, int | float):
         run.metric(name, value)
+
+
+def _read_at(lake: Lake, day: Day, version: str) -> dt.datetime:
+    """When the encoding of what is published now began: events that came since are not in it, and their mark stays."""
+    runs = lake.catalog.runs(job="encode", day=day, version=version, status="done")
+    return max((run.started_at for run in runs), default=_EPOCH)
 
 
 def _has_events(lake: Lake, day: Day) -> bool:

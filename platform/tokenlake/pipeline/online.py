@@ -12,6 +12,7 @@ from tokenlake.lake.ingest import canonical
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.features import Featurizer
+from tokenlake.pipeline.lineage import encoder_of, exists
 from tokenlake.times import Day
 from tokenlake.tokens.rounding import round_to
 
@@ -19,7 +20,7 @@ from tokenlake.tokens.rounding import round_to
 def encode(lake: Lake, events: pa.Table, version: str) -> NDArray[np.float32]:
     """Encode rows with the checkpoint and count state of their day's plan, or for a day without one the newest."""
     rows = canonical(lake, events)
-    tokens = np.empty((rows.num_rows, checkpoints.encoder_of(lake, version).dim), np.float32)
+    tokens = np.empty((rows.num_rows, encoder_of(lake, version).dim), np.float32)
     new = _not_in_lake(lake, rows)
     for day in sorted(pc.unique(rows["ds"]).to_pylist()):
         of_day = np.flatnonzero(pc.equal(rows["ds"], pa.scalar(day)).to_numpy())
@@ -36,7 +37,7 @@ def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Tabl
         counts = counts.copy()
         counts.absorb(earlier)
     of_day = pa.concat_tables([lake.events.read(day=day), new.filter(pc.field("ds") == pa.scalar(day))])
-    featurizer = Featurizer(lake.config, checkpoints.encoder_of(lake, version))
+    featurizer = Featurizer(lake.config, encoder_of(lake, version))
     instances = featurizer(rows, counts.features(of_day, rows), checkpoint.vocabulary)
     tokens: NDArray[np.float32] = checkpoint.learner.encode(instances).numpy()
     return tokens
@@ -44,7 +45,7 @@ def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Tabl
 
 def _checkpoint_for(lake: Lake, version: str, day: Day) -> str:
     """The checkpoint of the day's plan, or while that is not trained yet the newest of an earlier day."""
-    plans = [p for p in lake.catalog.plans(version) if p.day <= day and checkpoints.exists(lake, version, p.checkpoint)]
+    plans = [p for p in lake.catalog.plans(version) if p.day <= day and exists(lake, version, p.checkpoint)]
     if not plans:
         raise NotFoundError(f"{version} has no checkpoint for {day} yet; `tokenlake backfill {lake.root}` trains one")
     return max(plans, key=lambda plan: plan.day).checkpoint

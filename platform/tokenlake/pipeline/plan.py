@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tokenlake.catalog import Plan
-from tokenlake.catalog.catalog import PUBLISH
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.lineage import finished
 from tokenlake.times import Day
 
 ONE_DAY = dt.timedelta(days=1)
@@ -30,11 +30,17 @@ def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) 
     """Plan days chunk by chunk; each chunk is recorded when the one before it has been consumed.
 
     Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
+
+    Raises:
+        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan drawn too early
+            would stand: the days before it could never be trained on.
     """
     todo = sorted(days)
     while todo:
         first = todo[0]
         standing = lake.catalog.plan(version, first)
+        if standing is None:
+            require_order(lake, version, first)
         end = standing.chunk_end if standing else _chunk_end(lake, version, first, todo[-1], chunk_days)
         chunk = [day for day in todo if day <= end]
         drawn = standing or _draw(lake, version, first, end)
@@ -42,18 +48,19 @@ def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) 
         todo = todo[len(chunk) :]
 
 
-def require_order(lake: Lake, version: str, day: Day, job: str = PUBLISH) -> None:
-    """Check that every earlier day with events is done: that `job`, the last one of its lineage, ran.
+def require_order(lake: Lake, version: str, day: Day) -> None:
+    """Check that every earlier day with events is done.
 
     Raises:
         OrderError: some are not; transient, since they may be under way.
     """
-    done = lake.catalog.done(version, job)
+    done = finished(lake, version)
     missing = [d for d in lake.events.days() if d < day and d not in done]
     if missing:
+        which = str(missing[0]) if len(missing) == 1 else f"{len(missing)} earlier days, {missing[0]} to {missing[-1]},"
         raise OrderError(
-            f"{day} of {version} must wait: {len(missing)} earlier days with events are not done yet, from "
-            f"{missing[0]} to {missing[-1]}; `tokenlake backfill` runs them in order"
+            f"{day} of {version} must wait: {which} with events but not done yet; "
+            f"`tokenlake backfill {lake.root}` runs all days in order"
         )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.checkpoints import encoder_of
+from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
 

@@ -19,6 +19,7 @@ from tokenlake.pipeline.checkpoints import Checkpoint
 from tokenlake.pipeline.features import Featurizer, Targets, label_names
 from tokenlake.pipeline.frames import Frame
 from tokenlake.pipeline.history import history_of
+from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import Day, day_start
 from tokenlake_models.instances import History, Instances
@@ -34,7 +35,7 @@ _ONE_DAY = dt.timedelta(days=1)
 
 def train_checkpoint(lake: Lake, plan: Plan) -> dict[str, int | float | str | None]:
     """Train and save the checkpoint of a plan, continuing from its parent."""
-    encoder = checkpoints.encoder_of(lake, plan.version)
+    encoder = encoder_of(lake, plan.version)
     parent = checkpoints.load_fresh(lake, plan.version, plan.parent) if plan.parent else None
     trainer = Trainer(lake, encoder, parent=parent)
 

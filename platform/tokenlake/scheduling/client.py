@@ -153,13 +153,19 @@ class Client:
         return events
 
     def wait(
-        self, dag_id: str, key: str, *, since: Run | None = None, timeout: float = 600, progress: Progress | None = None
+        self,
+        dag_id: str,
+        key: str | None,
+        *,
+        since: Run | None = None,
+        timeout: float = 600,
+        progress: Progress | None = None,
     ) -> Run:
         """Wait until a partition's newest run has ended, well or not.
 
         Args:
             dag_id: the DAG.
-            key: the partition.
+            key: the partition; None for the newest run of any.
             since: only runs asked for since this one, such as the upstream run that `trigger` returned.
             timeout: seconds.
             progress: told of every change.

@@ -58,7 +58,7 @@ class Services:
         dags: Path | str | None = None,
         database: str | None = None,
         parallelism: int = 2,
-        timeout: float = 120,
+        timeout: float = 180,
     ) -> None:
         self.lake = Path(lake).expanduser().resolve()
         self.home = Path(home).expanduser().resolve() if home else self.lake / "airflow"
@@ -67,7 +67,7 @@ class Services:
         self._dags = dags
         self._database = database or f"sqlite:///{self.home / 'airflow.db'}?timeout=60"
         self._parallelism = parallelism
-        self._warden: subprocess.Popen[str] | None = None
+        self._warden: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -122,9 +122,8 @@ class Services:
                 cwd=self.home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal's Ctrl-C comes to us alone, and we stop them in good order
             )
         try:
@@ -152,7 +151,7 @@ class Services:
         if self._warden is None:
             return
         self._warden.send_signal(signal.SIGTERM)
-        self._warden.communicate()
+        self._warden.wait()
         self._warden = None
 
     def _await_health(self, progress: Callable[[str], None]) -> None:
@@ -172,9 +171,8 @@ class Services:
             client.close()
 
     def _why(self) -> str:
-        assert self._warden is not None
-        said = self._warden.communicate()[0].split()
-        name, status = said if len(said) == 2 else ("warden", str(self._warden.returncode))
+        said = self._tail("warden", lines=1).split()
+        name, status = said if len(said) == 2 else ("warden", "1")
         return f"Airflow's {name} ended with status {status}; its log is {self.logs / name}.log:\n{self._tail(name)}"
 
     def _tail(self, name: str, lines: int = 25) -> str:

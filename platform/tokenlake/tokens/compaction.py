@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.find import expand, lower_bound
+from tokenlake.times import DAY_US, Day, day_of
+from tokenlake.tokens.find import lower_bound
+from tokenlake.tokens.loops import expand, move
 from tokenlake.tokens.manifest import Manifest, Part
 from tokenlake.tokens.part import bits_for, write_buckets
 from tokenlake.tokens.schema import Rows, StoreSchema
@@ -17,7 +20,7 @@ from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Piece
 
 #: This many neighbours of one level are merged into a slice of the next.
-FANOUT = 8
+FANOUT = 4
 #: More slices than this are never left.
 MOST = 32
 #: Slices of fewer rows are of level 0.
@@ -61,16 +64,36 @@ def _stretches(levels: list[int], level: int) -> Iterator[tuple[int, int]]:
             start = at + 1
 
 
-def merge(folder: Path, schema: StoreSchema, name: str, pieces: Sequence[Piece]) -> Part:
+def merge(
+    folder: Path, schema: StoreSchema, name: str, pieces: Sequence[Piece], keep: int | None = None
+) -> tuple[Part, dict[Day, int]]:
     """Write the rows of neighbouring slices as one part, one file of users after the other.
 
     Slices are disjoint in time and given oldest first: so a user's rows are those of each slice, one after the other.
+
+    Args:
+        folder: where the files go; name: what their names begin with.
+        schema: columns of the store.
+        pieces: the slices.
+        keep: only so many rows of each user, the newest.
+
+    Returns:
+        The part, and the rows of each day in it.
     """
     bits = bits_for(schema, sum(s.file.rows for piece in pieces for s in piece.segments if s))
-    return write_buckets(folder, schema, name, bits, (_bucket(schema, pieces, bits, b) for b in range(1 << bits)))
+    days: Counter[Day] = Counter()
+
+    def buckets() -> Iterator[Rows]:
+        for bucket in range(1 << bits):
+            rows = _bucket(schema, pieces, bits, bucket, keep)
+            found, counts = np.unique(rows.timestamps // DAY_US, return_counts=True)
+            days.update({day_of(d * DAY_US): n for d, n in zip(found.tolist(), counts.tolist(), strict=True)})
+            yield rows
+
+    return write_buckets(folder, schema, name, bits, buckets()), days
 
 
-def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int) -> Rows:
+def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int, keep: int | None) -> Rows:
     """The rows of one bucket of users."""
     found: list[tuple[Segment, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     for piece in pieces:
@@ -88,29 +111,42 @@ def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int
             if len(first):
                 segment.check(np.arange(first[0] // segment.block_rows, (last[-1] - 1) // segment.block_rows + 1))
             found.append((segment, np.arange(inside.start, inside.stop), start, stop - start))
-    return _collect(schema, found)
+    return _collect(schema, found, keep)
 
 
-def _collect(schema: StoreSchema, found: list[Any]) -> Rows:
+def _collect(schema: StoreSchema, found: list[Any], keep: int | None) -> Rows:
     """Put each user's runs together, in the order of the slices."""
     if not found:
         return Rows(np.empty(0, np.int64), schema.empty(0))
     hashes = np.concatenate([segment.hashes[users] for segment, users, _, _ in found])
+    starts = np.concatenate([start for _, _, start, _ in found])
     counts = np.concatenate([count for *_, count in found])
     order = np.argsort(hashes, kind="stable")
+    if keep is not None:
+        kept = _newest(hashes[order], counts[order], keep)
+        starts[order] += counts[order] - kept
+        counts[order] = kept
     places = np.empty(len(order), np.int64)
     places[order] = np.cumsum(counts[order]) - counts[order]
     total = int(counts.sum())
     users, columns = np.empty(total, np.int64), schema.empty(total)
     at = 0
-    for segment, index, start, count in found:
-        here = expand(places[at : at + len(index)], count)
-        rows = expand(start, count)
-        users[here] = np.repeat(segment.users[index], count)
+    for segment, index, _, _ in found:
+        here = slice(at, at + len(index))
+        place, start, count = places[here], starts[here], counts[here]
+        users[expand(place, count)] = np.repeat(segment.users[index], count)
         for name, column in columns.items():
-            column[here] = segment.columns[name][rows]
+            move(segment.columns[name], column, start, place, count)
         at += len(index)
     return Rows(users, columns)
+
+
+def _newest(hashes: NDArray[np.uint64], counts: NDArray[np.int64], keep: int) -> NDArray[np.int64]:
+    """How many rows of each run to keep: `hashes` are sorted, and a user's runs in the order of time."""
+    ends = np.cumsum(counts)
+    last = np.searchsorted(hashes, hashes, side="right") - 1
+    kept: NDArray[np.int64] = np.clip(keep - (ends[last] - ends), 0, counts)
+    return kept
 
 
 def _overlapping(piece: Piece, bits: int, bucket: int) -> Iterator[Segment]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from itertools import accumulate
 from threading import Lock
 from typing import Any
 
@@ -21,8 +22,6 @@ _LOAD, _CHECK, _NO_MEMORY = 1, 2, 4
 #: Fewer queries, or bytes, than these are not worth a second thread.
 _MANY_QUERIES = 512
 _MANY_BYTES = 1 << 20
-#: Outputs above this are written around the caches.
-_STREAM_BYTES = 1 << 23
 
 _SEGMENT = np.dtype(
     [(name, np.uintp) for name in ("users", "offsets", "cells", "times", "checked")]
@@ -43,7 +42,7 @@ _Find = _struct(
     "runs n_runs offsets",
 )
 _Column = _struct("_Column", "out width bases tail known tail_known known_out")
-_Gather = _struct("_Gather", "find columns n_columns moments stream")
+_Gather = _struct("_Gather", "find columns n_columns moments")
 
 
 class Table:
@@ -84,7 +83,9 @@ class Table:
         assert segment is not None  # native.c asks for present ones
         segment.load()
         cell_bits = max(1, (len(segment.users) >> 2).bit_length())
-        cells = self._cells[number] = directory(segment, self._bits[number], cell_bits)
+        if segment.cells is None:
+            segment.cells = directory(segment, self._bits[number], cell_bits)
+        cells = self._cells[number] = segment.cells
         for name, column in segment.columns.items():
             self.bases[name][number] = address(column)
         arrays = (segment.offsets, cells, segment.columns["timestamp"], segment.checked)
@@ -116,7 +117,7 @@ class Found:
         offsets, rows, times = _of_tail(tail, window)
         slots = n * (len(table.pieces) + 1) + 2 * (len(rows) if rows is not None else 0)
         self.offsets = np.empty(n + 1, np.int64)
-        self.tail_columns = tail.columns if tail is not None and rows is not None else None
+        self.tail_columns = tail.buffers if tail is not None and rows is not None else None
         self._runs = np.empty(slots, _RUN)
         self._n_runs = np.empty(n, np.int32)
         wanted = np.zeros(len(table.files), np.uint8)
@@ -161,11 +162,10 @@ def _of_tail(
     if tail is None or not tail.count:
         return None, None, None
     parts = tail.find(window.users, window.since, window.before)
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
+    offsets = np.array([0, *accumulate(map(len, parts))])
     if not offsets[-1]:
         return None, None, None
-    return offsets, np.concatenate(parts), tail.columns["timestamp"]
+    return offsets, np.concatenate(parts), tail.buffers["timestamp"]
 
 
 def read(
@@ -198,6 +198,6 @@ def read(
             label = (0, 0, 0)
         told[i] = (address(column), column.strides[0], table.base_places[name], base, *label)
         size += column.nbytes
-    ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments), int(size >= _STREAM_BYTES))
+    ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments))
     lib.tl_gather(ctypes.addressof(ask), THREADS if size >= _MANY_BYTES else 1)
     return batch

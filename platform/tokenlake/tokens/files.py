@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from tokenlake.errors import ConfigError, TokenlakeError, TransientError
 
 
 def write(fd: int, data: bytes | memoryview) -> None:
@@ -98,11 +95,3 @@ def replace(path: Path, data: bytes) -> None:
     sink.close()
     rename(temporary, path)
     sync_folder(path.parent)
-
-
-def refusal(error: OSError, folder: Path) -> TokenlakeError:
-    """The error to raise when the disk refuses a write; nothing that was acknowledged is lost by it."""
-    told = f"{error.filename or folder}: {error.strerror or error}; nothing was changed"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ConfigError(f"{told}: the store's folder must be writable for this process")
-    return TransientError(f"{told}: mend the disk and call again")

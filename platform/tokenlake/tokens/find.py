@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.loops import mix
+from tokenlake.tokens.loops import expand, mix
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail
@@ -115,13 +115,6 @@ def _blocks(segment: Segment, start: Ints, stop: Ints) -> Ints:
     some = stop > start
     first, last = start[some] // segment.block_rows, (stop[some] - 1) // segment.block_rows
     return np.unique(expand(first, last - first + 1))
-
-
-def expand(start: Ints, count: Ints) -> Ints:
-    """The numbers of all ranges [start, start + count), one after the other."""
-    ends = np.cumsum(count)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(start - (ends - count), count) + np.arange(total)
 
 
 def _joined(parts: Sequence[tuple[Ints, ...]]) -> tuple[Ints, ...]:

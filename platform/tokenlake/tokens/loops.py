@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tokenlake.tokens.native import THREADS, address, library
 
+Ints = NDArray[np.int64]
 #: Fewer elements than these are left to NumPy.
 _FEW = 4096
 
@@ -44,6 +45,26 @@ def take(column: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
     out = np.empty((len(index), *column.shape[1:]), column.dtype)
     lib.tl_take(address(column), address(out), address(index), len(index), column.strides[0], THREADS)
     return out
+
+
+def expand(start: Ints, count: Ints) -> Ints:
+    """The numbers of all ranges [start, start + count), one after the other."""
+    ends = np.cumsum(count)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(start - (ends - count), count) + np.arange(total)
+
+
+def move(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, count: Ints) -> None:
+    """Copy runs of rows: `out[place[i] : place[i] + count[i]] = column[start[i] : start[i] + count[i]]`.
+
+    Both arrays are contiguous and of one dtype; all runs lie within them.
+    """
+    lib = library() if len(start) > _FEW else None
+    if lib is None:
+        out[expand(place, count)] = column[expand(start, count)]
+        return
+    runs = [np.ascontiguousarray(array, np.int64) for array in (start, place, count)]
+    lib.tl_move(address(column), address(out), *map(address, runs), len(start), column.strides[0], THREADS)
 
 
 def finite(values: NDArray[Any]) -> bool:

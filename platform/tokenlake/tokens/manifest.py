@@ -8,6 +8,7 @@ that part holds; so a slice's days may be fewer than its part's, and no two slic
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -92,11 +93,19 @@ class Manifest:
             slices.append(Slice(day, day, name))
         return self._next(days=days, slices=slices, parts={**self.parts, **({name: part} if part else {})})
 
-    def replace_slices(self, start: int, stop: int, name: str, part: Part) -> Manifest:
-        """The next state, in which the slices [start, stop) are read from one new part with the same rows."""
-        merged = Slice(self.slices[start].first, self.slices[stop - 1].last, name)
+    def replace_slices(self, start: int, stop: int, name: str, part: Part, rows: dict[Day, int]) -> Manifest:
+        """The next state, in which the slices [start, stop) are read from one new part that holds these rows."""
+        first, last = self.slices[start].first, self.slices[stop - 1].last
+        days = {day: rows.get(day, 0) if first <= day <= last else held for day, held in self.days.items()}
+        merged = Slice(min(rows), max(rows), name)
         slices = [*self.slices[:start], merged, *self.slices[stop:]]
-        return self._next(days=self.days, slices=slices, parts={**self.parts, name: part})
+        return self._next(days=days, slices=slices, parts={**self.parts, name: part})
+
+    def from_day(self, day: Day) -> Manifest:
+        """The next state, without the days before one."""
+        slices = [replace(s, first=max(s.first, day)) for s in self.slices if s.last >= day]
+        days = {d: n for d, n in self.days.items() if d >= day}
+        return self._next(days=days, slices=[self._tight(s, days) for s in slices], parts=self.parts)
 
     def with_log(self, log: int) -> Manifest:
         """The same state with another tail log."""
@@ -116,6 +125,10 @@ class Manifest:
         held = [d for d, n in self.days.items() if n and piece.first <= d <= piece.last]
         before, after = held[: bisect_left(held, day)], [d for d in held if d > day]
         return [Slice(days[0], days[-1], piece.part) for days in (before, after) if days]
+
+    def _tight(self, piece: Slice, days: dict[Day, int]) -> Slice:
+        held = [d for d, n in days.items() if n and piece.first <= d <= piece.last]
+        return replace(piece, first=held[0])
 
     def _next(self, *, days: dict[Day, int], slices: list[Slice], parts: dict[str, Part]) -> Manifest:
         used = {piece.part for piece in slices}
@@ -149,10 +162,28 @@ class Manifest:
         return xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text
 
 
-def stamp(folder: Path) -> tuple[int, int]:
-    """Changes whenever a manifest is published, and costs little to look at."""
-    status = (folder / NAME).stat()
-    return status.st_ino, status.st_mtime_ns
+class Pin:
+    """Tells whether a newer manifest was published since; open, so that no newer one can get the same inode."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _nothing(folder) from None
+
+    def __del__(self) -> None:
+        if (fd := getattr(self, "_fd", None)) is not None:
+            os.close(fd)
+
+    @property
+    def newest(self) -> bool:
+        """Whether this is still the one."""
+        return os.path.samestat(os.fstat(self._fd), self._path.stat())
+
+
+def _nothing(folder: Path) -> NotFoundError:
+    return NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one")
 
 
 def load(folder: Path) -> Manifest:
@@ -166,7 +197,7 @@ def load(folder: Path) -> Manifest:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one") from None
+        raise _nothing(folder) from None
     digest, _, text = data.partition(b"\n")
     if xxhash.xxh3_64_hexdigest(text).encode() != digest:
         raise CorruptionError(f"{path}: its checksum does not match; restore it, or rebuild the store from its table")

@@ -7,9 +7,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 enum { MAX_THREADS = 16, WANT_LOAD = 1, WANT_CHECK = 2, NO_MEMORY = 4 };
 
@@ -82,18 +79,6 @@ static inline int64_t slot(const find_t *f, int64_t query) {
     return query * (f->n_pieces + 1) + (f->tail_offsets ? 2 * f->tail_offsets[query] : 0);
 }
 
-/* Where a user's rows lie in a file; 0 when it has none. */
-static inline int rows_of(const segment_t *s, int64_t bits, uint64_t hash, int64_t user, int64_t *first, int64_t *last) {
-    uint64_t cell = (hash << bits) >> (64 - s->cell_bits);
-    for (int32_t at = s->cells[cell], end = s->cells[cell + 1]; at < end; at++)
-        if (s->users[at] == user) {
-            *first = s->offsets[at];
-            *last = s->offsets[at + 1];
-            return 1;
-        }
-    return 0;
-}
-
 static int want_blocks(const segment_t *s, int64_t from, int64_t to) {
     int missed = 0;
     if (from < to)
@@ -135,6 +120,68 @@ static int merge_tail(const find_t *f, int64_t query, run_t *runs, int n_runs, r
     return made;
 }
 
+typedef struct {            /* a query on its way through the slices */
+    uint64_t hash;
+    run_t *runs;
+    int64_t left, cell_start, cell_end, first, last;
+    int n_runs;
+    const segment_t *segment;
+} walk_t;
+
+/* Queries walk through a slice together, step by step: each step asks for the memory that the next one reads. */
+enum { TOGETHER = 16 };
+
+static int step_in(const find_t *f, const piece_t *piece, int64_t q, walk_t *w) {
+    w->segment = NULL;
+    if (w->left <= 0 || piece->start >= f->before[q] || (f->since && piece->stop <= f->since[q])) return 0;
+    int64_t number = piece->first + (piece->bits ? (int64_t)(w->hash >> (64 - piece->bits)) : 0);
+    if (!f->present[number]) return 0;
+    const segment_t *s = &f->segments[number];
+    if (!s->users) {
+        f->wanted[number] |= WANT_LOAD;
+        return WANT_LOAD;
+    }
+    w->segment = s;
+    __builtin_prefetch(&s->cells[(w->hash << piece->bits) >> (64 - s->cell_bits)]);
+    return 0;
+}
+
+static void step_cell(const piece_t *piece, walk_t *w) {
+    const segment_t *s = w->segment;
+    uint64_t cell = (w->hash << piece->bits) >> (64 - s->cell_bits);
+    w->cell_start = s->cells[cell], w->cell_end = s->cells[cell + 1];
+    __builtin_prefetch(&s->users[w->cell_start]);
+    __builtin_prefetch(&s->offsets[w->cell_start]);
+}
+
+static void step_user(int64_t user, walk_t *w) {
+    const segment_t *s = w->segment;
+    for (int64_t at = w->cell_start; at < w->cell_end; at++)
+        if (s->users[at] == user) {
+            w->first = s->offsets[at], w->last = s->offsets[at + 1];
+            for (int64_t row = w->first; row < w->last && row < w->first + 64; row += 8) __builtin_prefetch(&s->times[row]);
+            return;
+        }
+    w->segment = NULL;
+}
+
+static int step_rows(const find_t *f, const piece_t *piece, int64_t q, walk_t *w) {
+    const segment_t *s = w->segment;
+    int64_t before = f->before[q], since = f->since ? f->since[q] : INT64_MIN, number = s - f->segments;
+    int64_t until = before < piece->stop ? before : piece->stop, from = since > piece->start ? since : piece->start;
+    int64_t stop = lower_bound(s->times, w->first, w->last, until);
+    int64_t start = stop - w->left > w->first ? stop - w->left : w->first;
+    if (start < stop && s->times[start] < from) start = lower_bound(s->times, start, stop, from);
+    if (start < stop) {
+        w->runs[w->n_runs++] = (run_t){(int32_t)number, (int32_t)start, (int32_t)(stop - start)};
+        w->left -= stop - start;
+    }
+    /* The neighbours too: they prove that the search, which may have read bad bytes, ended where it should. */
+    if (!want_blocks(s, start > w->first ? start - 1 : w->first, stop < w->last ? stop + 1 : w->last)) return 0;
+    f->wanted[number] |= WANT_CHECK;
+    return WANT_CHECK;
+}
+
 static void *find_some(void *argument) {
     find_job *job = argument;
     const find_t *f = job->find;
@@ -143,48 +190,34 @@ static void *find_some(void *argument) {
         job->status = NO_MEMORY;
         return NULL;
     }
-    for (int64_t q = job->from; q < job->to; q++) {
-        int64_t user = f->users[q], before = f->before[q], since = f->since ? f->since[q] : INT64_MIN;
-        uint64_t hash = mix(user);
-        run_t *runs = f->runs + slot(f, q);
-        int n_runs = 0;
-        int64_t left = f->length;
-        for (int64_t p = f->n_pieces - 1; p >= 0 && left > 0; p--) {
+    walk_t walks[TOGETHER];
+    for (int64_t base = job->from; base < job->to; base += TOGETHER) {
+        int n = job->to - base < TOGETHER ? (int)(job->to - base) : TOGETHER;
+        for (int i = 0; i < n; i++)
+            walks[i] = (walk_t){.hash = mix(f->users[base + i]), .left = f->length, .runs = f->runs + slot(f, base + i)};
+        for (int64_t p = f->n_pieces - 1; p >= 0; p--) {
             const piece_t *piece = &f->pieces[p];
-            if (piece->start >= before) continue;
-            if (piece->stop <= since) break;
-            int64_t number = piece->first + (piece->bits ? (int64_t)(hash >> (64 - piece->bits)) : 0);
-            if (!f->present[number]) continue;
-            const segment_t *s = &f->segments[number];
-            int64_t first, last;
-            if (!s->users) {
-                f->wanted[number] |= WANT_LOAD;
-                job->status |= WANT_LOAD;
-                continue;
-            }
-            if (!rows_of(s, piece->bits, hash, user, &first, &last)) continue;
-            int64_t until = before < piece->stop ? before : piece->stop, from = since > piece->start ? since : piece->start;
-            int64_t stop = lower_bound(s->times, first, last, until);
-            int64_t start = stop - left > first ? stop - left : first;
-            if (start < stop && s->times[start] < from) start = lower_bound(s->times, start, stop, from);
-            /* The neighbours too: they prove that the search, which may have read bad bytes, ended where it should. */
-            if (want_blocks(s, start > first ? start - 1 : first, stop < last ? stop + 1 : last)) {
-                f->wanted[number] |= WANT_CHECK;
-                job->status |= WANT_CHECK;
-            }
-            if (start == stop) continue;
-            runs[n_runs++] = (run_t){(int32_t)number, (int32_t)start, (int32_t)(stop - start)};
-            left -= stop - start;
+            for (int i = 0; i < n; i++) job->status |= step_in(f, piece, base + i, &walks[i]);
+            for (int i = 0; i < n; i++)
+                if (walks[i].segment) step_cell(piece, &walks[i]);
+            for (int i = 0; i < n; i++)
+                if (walks[i].segment) step_user(f->users[base + i], &walks[i]);
+            for (int i = 0; i < n; i++)
+                if (walks[i].segment) job->status |= step_rows(f, piece, base + i, &walks[i]);
         }
-        int64_t total = f->length - left;
-        if (scratch && f->tail_offsets[q + 1] > f->tail_offsets[q])
-            n_runs = merge_tail(f, q, runs, n_runs, scratch, &total);
-        f->n_runs[q] = n_runs;
-        f->offsets[q + 1] = total;
+        for (int i = 0; i < n; i++) {
+            int64_t q = base + i, total = f->length - walks[i].left;
+            if (scratch && f->tail_offsets[q + 1] > f->tail_offsets[q])
+                walks[i].n_runs = merge_tail(f, q, walks[i].runs, walks[i].n_runs, scratch, &total);
+            f->n_runs[q] = walks[i].n_runs;
+            f->offsets[q + 1] = total;
+        }
     }
     free(scratch);
     return NULL;
 }
+
+static int within(int threads) { return threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads; }
 
 /* Run jobs of `size` bytes each, the first one in this thread. */
 static void run_jobs(void *(*work)(void *), void *jobs, size_t size, int n) {
@@ -200,7 +233,7 @@ static void run_jobs(void *(*work)(void *), void *jobs, size_t size, int n) {
 /* Find the rows of every query. Returns what is wanted before the answer holds: files to load, blocks to check. */
 int tl_find(const find_t *f, int threads) {
     find_job jobs[MAX_THREADS];
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) jobs[i] = (find_job){f, f->n * i / threads, f->n * (i + 1) / threads, 0};
     run_jobs(find_some, jobs, sizeof(find_job), threads);
     int status = 0;
@@ -225,31 +258,12 @@ typedef struct {
     const column_t *columns;
     int64_t n_columns;
     const int64_t *moments;       /* by query: labels known before are shown */
-    int64_t stream;                   /* the output is larger than the caches: write around them */
 } gather_t;
 
 typedef struct {
     const gather_t *gather;
     int64_t from, to;
 } gather_job;
-
-static inline void copy(uint8_t *to, const uint8_t *from, size_t size, int stream) {
-#if defined(__SSE2__)
-    if (stream && size >= 256 && ((uintptr_t)to & 15) == 0) {
-        size_t whole = size & ~(size_t)63;
-        for (size_t at = 0; at < whole; at += 64) {
-            __m128i a = _mm_loadu_si128((const __m128i *)(from + at)), b = _mm_loadu_si128((const __m128i *)(from + at + 16));
-            __m128i c = _mm_loadu_si128((const __m128i *)(from + at + 32)), d = _mm_loadu_si128((const __m128i *)(from + at + 48));
-            _mm_stream_si128((__m128i *)(to + at), a);
-            _mm_stream_si128((__m128i *)(to + at + 16), b);
-            _mm_stream_si128((__m128i *)(to + at + 32), c);
-            _mm_stream_si128((__m128i *)(to + at + 48), d);
-        }
-        to += whole, from += whole, size -= whole;
-    }
-#endif
-    memcpy(to, from, size);
-}
 
 static void gather_label(const column_t *c, const run_t *run, int64_t at, int64_t moment) {
     const int64_t *known = (run->segment < 0 ? c->tail_known : c->known[run->segment]) + run->start;
@@ -282,13 +296,10 @@ static void *gather_some(void *argument) {
                     continue;
                 }
                 const uint8_t *base = run->segment < 0 ? c->tail : c->bases[run->segment];
-                copy(c->out + at * c->width, base + run->start * c->width, run->count * c->width, g->stream);
+                memcpy(c->out + at * c->width, base + run->start * c->width, run->count * c->width);
             }
         }
     }
-#if defined(__SSE2__)
-    if (g->stream) _mm_sfence();
-#endif
     return NULL;
 }
 
@@ -297,7 +308,7 @@ void tl_gather(const gather_t *g, int threads) {
     gather_job jobs[MAX_THREADS];
     const find_t *f = g->find;
     int64_t q = 0;
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) { /* equal rows for each thread */
         int64_t from = q, until = f->offsets[f->n] / threads * (i + 1);
         while (q < f->n && (i == threads - 1 || f->offsets[q] < until)) q++;
@@ -363,7 +374,7 @@ int tl_order(int64_t n, const int64_t *users, const int64_t *times, int64_t *ord
             keys[next[hash >> (64 - bits)]++] = (key_t_){hash, (uint64_t)times[i] ^ ((uint64_t)1 << 63), i};
         }
         sort_job jobs[MAX_THREADS];
-        if (threads > MAX_THREADS) threads = MAX_THREADS;
+        threads = within(threads);
         for (int i = 0; i < threads; i++)
             jobs[i] = (sort_job){keys, spare, cuts, buckets * i / threads, buckets * (i + 1) / threads, order};
         run_jobs(sort_some, jobs, sizeof(sort_job), threads);
@@ -396,9 +407,33 @@ static void *take_some(void *argument) {
 /* to[i] = from[index[i]], rows of `width` bytes. */
 void tl_take(const uint8_t *from, uint8_t *to, const int64_t *index, int64_t n, int64_t width, int threads) {
     take_job jobs[MAX_THREADS];
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    threads = within(threads);
     for (int i = 0; i < threads; i++) jobs[i] = (take_job){from, to, index, width, n * i / threads, n * (i + 1) / threads};
     run_jobs(take_some, jobs, sizeof(take_job), threads);
+}
+
+typedef struct {
+    const uint8_t *from;
+    uint8_t *to;
+    const int64_t *start, *place, *count;
+    int64_t width, first, last;
+} move_job;
+
+static void *move_some(void *argument) {
+    move_job *job = argument;
+    for (int64_t i = job->first; i < job->last; i++)
+        memcpy(job->to + job->place[i] * job->width, job->from + job->start[i] * job->width, job->count[i] * job->width);
+    return NULL;
+}
+
+/* Copy n runs of rows of `width` bytes: count[i] rows, from row start[i] to row place[i]. */
+void tl_move(const uint8_t *from, uint8_t *to, const int64_t *start, const int64_t *place, const int64_t *count, int64_t n,
+             int64_t width, int threads) {
+    move_job jobs[MAX_THREADS];
+    threads = within(threads);
+    for (int i = 0; i < threads; i++)
+        jobs[i] = (move_job){from, to, start, place, count, width, n * i / threads, n * (i + 1) / threads};
+    run_jobs(move_some, jobs, sizeof(move_job), threads);
 }
 
 /* Whether all values are finite, of 2 or 4 bytes each. */

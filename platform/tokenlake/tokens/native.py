@@ -30,7 +30,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled library, or None where it cannot be made."""
     try:
         return _declare(ctypes.CDLL(str(_built())))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
         output = getattr(error, "stderr", None)
         reason = output.decode(errors="replace").strip().splitlines()[-1] if output else str(error)
         warnings.warn(
@@ -71,6 +71,8 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.tl_order.argtypes = [size, pointer, pointer, pointer, count]
     lib.tl_take.argtypes = [pointer, pointer, pointer, size, size, count]
     lib.tl_take.restype = None
+    lib.tl_move.argtypes = [pointer, pointer, pointer, pointer, pointer, size, size, count]
+    lib.tl_move.restype = None
     lib.tl_finite.argtypes = [pointer, size, size]
     return lib
 

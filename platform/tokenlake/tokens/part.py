@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -30,8 +31,12 @@ def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part
         return None
     order = loops.order(rows.users, rows.timestamps)
     bits = bits_for(schema, len(rows))
-    edges = np.arange(1, 1 << bits, dtype=np.uint64) << np.uint64(64 - bits) if bits else np.empty(0, np.uint64)
-    cuts = [0, *np.searchsorted(loops.mix(rows.users[order]), edges).tolist(), len(order)]
+
+    def hash_at(place: int) -> int:
+        return int(loops.mix(rows.users[order[place : place + 1]])[0])
+
+    edges = [bucket << (64 - bits) for bucket in range(1, 1 << bits)]
+    cuts = [0, *(bisect_left(range(len(order)), edge, key=hash_at) for edge in edges), len(order)]
     return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
 
 

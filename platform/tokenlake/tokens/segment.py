@@ -129,6 +129,7 @@ class Segment:
         block_rows: rows that share a checksum.
         sums: (blocks,) uint64, the checksums.
         checked: (blocks,) uint8, what this process knows of each block.
+        cells: see `fast.directory`; None before the first use.
     """
 
     users: NDArray[np.int64]
@@ -138,11 +139,11 @@ class Segment:
     sums: NDArray[np.uint64]
     checked: NDArray[np.uint8]
 
-    def __init__(self, folder: Path, schema: StoreSchema, file: SegmentFile) -> None:
+    def __init__(self, path: str, schema: StoreSchema, file: SegmentFile) -> None:
         self.file = file
-        self.path = folder / file.name
+        self.path = path
         self._schema = schema
-        fd = os.open(self.path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
         try:
             if (size := os.fstat(fd).st_size) != file.size:
                 raise CorruptionError(f"{self.path}: {size} bytes, the manifest says {file.size}; rebuild the store")
@@ -150,6 +151,7 @@ class Segment:
         finally:
             os.close(fd)
         self.loaded = False
+        self.cells: NDArray[np.int32] | None = None
         self._lock = Lock()
 
     def load(self) -> Segment:

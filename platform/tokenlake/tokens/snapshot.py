@@ -47,8 +47,9 @@ class Snapshot:
         self.manifest = manifest
         self.segments: dict[str, Segment] = {}
         self._known = known or {}
+        place = str(folder / "segments")
         parts = {
-            name: (part.bits, tuple(self._open(folder, file) for file in part.segments))
+            name: (part.bits, tuple(self._open(place, file) for file in part.segments))
             for name, part in manifest.parts.items()
         }
         self._known = {}
@@ -59,10 +60,10 @@ class Snapshot:
         """Rows of all days."""
         return sum(self.manifest.days.values())
 
-    def _open(self, folder: Path, file: SegmentFile | None) -> Segment | None:
+    def _open(self, folder: str, file: SegmentFile | None) -> Segment | None:
         if file is None:
             return None
-        segment = self._known.get(file.name) or Segment(folder / "segments", self.manifest.schema, file)
+        segment = self._known.get(file.name) or Segment(f"{folder}/{file.name}", self.manifest.schema, file)
         self.segments[file.name] = segment
         return segment
 

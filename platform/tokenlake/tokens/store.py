@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,79 +14,26 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError
+from tokenlake import locks
+from tokenlake.errors import ConfigError, LockedError, SchemaError, storage_error
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, fast, files, verify
+from tokenlake.tokens import compaction, files, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.fast import Table
-from tokenlake.tokens.find import ALL, Window, find
-from tokenlake.tokens.gather import gather
+from tokenlake.tokens.find import ALL, Window
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
 from tokenlake.tokens.manifest import Manifest
-from tokenlake.tokens.native import library
 from tokenlake.tokens.part import write_part
 from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.snapshot import Snapshot, open_snapshot
-from tokenlake.tokens.tail import Tail, create_log, seal_predecessor
+from tokenlake.tokens.snapshot import Snapshot
+from tokenlake.tokens.tail import create_log, seal_predecessor
+from tokenlake.tokens.view import StoreStatus, View, open_view
 
 Available = Literal["realtime", "daily"]
 #: How long an append waits for another one, or for the instant of a publication.
 TAIL_WAIT_S = 10.0
 _START_OF_TIME = np.iinfo(np.int64).min
-
-
-@dataclass(frozen=True)
-class StoreStatus:
-    """What a store holds.
-
-    Attributes:
-        generation: counts the publications.
-        days: rows of each day that was written.
-        rows: rows of all days.
-        tail_rows: rows of the realtime tail.
-        unmatched: those of them whose day was written without them.
-        slices: runs of days that a fetch may have to look into.
-        segments: files; bytes: their size.
-    """
-
-    generation: int
-    days: dict[Day, int]
-    rows: int
-    tail_rows: int
-    unmatched: int
-    slices: int
-    segments: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class _View:
-    """What one handle sees: swapped whole, so that threads never meet half of it."""
-
-    snapshot: Snapshot
-    tail: Tail
-    stamp: tuple[int, int]
-
-    @cached_property
-    def table(self) -> Table:
-        """The snapshot as native.c sees it."""
-        return Table(self.snapshot, self.snapshot.manifest.schema)
-
-    def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        """Answer a window."""
-        schema = self.snapshot.manifest.schema
-        if (lib := library()) is not None:
-            return fast.read(lib, schema, self.table, self.tail, window, moment, out)
-        return gather(schema, find(self.snapshot, self.tail, window), self.tail, moment, out)
-
-    def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these keys the days hold."""
-        window = Window(users, times, times + 1, 1)
-        if (lib := library()) is not None:
-            return np.diff(fast.Found(lib, self.table, None, window).offsets) > 0
-        return find(self.snapshot, None, window).counts() > 0
 
 
 class TokenStore:
@@ -104,7 +51,7 @@ class TokenStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._ids = Ids(path)
-        self._view = _open(path)
+        self._view = open_view(path)
         self._sealed = 0
 
     @classmethod
@@ -132,8 +79,7 @@ class TokenStore:
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, "write.lock", 0.0):
+        with _locked(folder, "create"):
             if (folder / manifests.NAME).exists():
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
@@ -142,6 +88,7 @@ class TokenStore:
             files.unlink((folder / "tail").glob("*.log"))
             create_log(folder, 1)
             Manifest(schema).publish(folder)
+            files.sync_folder(folder.parent)
         return cls(folder)
 
     @classmethod
@@ -268,14 +215,17 @@ class TokenStore:
         day = as_day(ds)
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         check_day(day, columns["timestamp"])
-        with self._writing():
+        with self._writing(f"write_day {day}"):
             with self._appending():
                 rows = Rows(self._ids.assign(ids) if len(ids) else ids, columns)
             name = f"{self.generation + 1:08d}"
             part = write_part(self.path / "segments", self.schema, name, rows)
             with self._appending():
                 self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, part))
-            self._merge(compaction.due)
+            try:
+                self._merge(compaction.due)
+            except OSError as error:
+                warnings.warn(f"{self.path}: {day} is written, but merging days failed ({error})", stacklevel=2)
 
     def append(
         self,
@@ -316,18 +266,32 @@ class TokenStore:
             Whether it differs from the one before.
         """
         self._view.tail.poll()
-        if manifests.stamp(self.path) == self._view.stamp:
+        if self._view.pin.newest:
             return False
-        self._view = _open(self.path, self._view)
+        self._view = open_view(self.path, self._view)
         return True
 
-    def compact(self) -> None:
+    def compact(self, *, keep_days: int | None = None, keep_rows: int | None = None) -> None:
         """Merge all days into one slice; readers go on meanwhile.
 
+        Args:
+            keep_days: drop the days before the newest so many (calendar days, counted from the newest with rows).
+            keep_rows: keep only so many rows of each user, the newest. The tail is left as it is.
+
         Raises:
+            SchemaError: a number below 1.
             LockedError: another process writes.
         """
-        with self._writing():
+        days, rows = (None if n is None else check_length(n) for n in (keep_days, keep_rows))
+        with self._writing("compact"):
+            manifest = self._view.snapshot.manifest
+            if days is not None and manifest.slices:
+                newest = manifest.slices[-1].last
+                first = newest - dt.timedelta(days=min(days, (newest - Day.min).days) - 1)
+                if first > min(manifest.days):
+                    self._swap(manifest.from_day(first))
+            if rows is not None and self._view.snapshot.pieces:
+                self._merge_span((0, len(self._view.snapshot.pieces)), rows)
             self._merge(compaction.everything)
 
     def verify(self) -> StoreStatus:
@@ -341,22 +305,7 @@ class TokenStore:
 
     def status(self) -> StoreStatus:
         """What this handle's state holds."""
-        view = self._view
-        view.tail.poll()
-        manifest = view.snapshot.manifest
-        segments = manifest.segment_files()
-        days = np.array([*manifest.days], "datetime64[D]").astype(np.int64)
-        unmatched = np.isin(view.tail.columns["timestamp"] // DAY_US, days)
-        return StoreStatus(
-            generation=manifest.generation,
-            days=dict(manifest.days),
-            rows=view.snapshot.rows,
-            tail_rows=view.tail.count,
-            unmatched=int(unmatched.sum()),
-            slices=len(manifest.slices),
-            segments=len(segments),
-            bytes=sum(s.size for s in segments),
-        )
+        return self._view.status()
 
     def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
         if out is not None and not isinstance(out, TokenBatch):
@@ -366,9 +315,9 @@ class TokenStore:
         return view.read(window, moment, out)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, what: str) -> Iterator[None]:
         """Be the one writer, at the newest state, with nothing left over by a killed one."""
-        with _locked(self.path, "write.lock", 0.0):
+        with _locked(self.path, what):
             self.refresh()
             self._sweep()
             yield
@@ -376,7 +325,7 @@ class TokenStore:
     @contextmanager
     def _appending(self) -> Iterator[None]:
         """Hold the tail, at the newest state."""
-        with _locked(self.path, "tail.lock", TAIL_WAIT_S):
+        with _tail_locked(self.path):
             self.refresh()
             if self._sealed < (log := self._view.snapshot.manifest.log):
                 seal_predecessor(self.path, self.schema, log)
@@ -386,7 +335,7 @@ class TokenStore:
     def _publish(self, manifest: Manifest) -> None:
         """Swap the manifest, and supersede the tail's rows that its days now hold; both locks are held."""
         before = self._view
-        after = _View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.stamp)
+        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.pin)
         kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
         if not kept.all():
             manifest = manifest.with_log(before.tail.carry(kept))
@@ -394,17 +343,23 @@ class TokenStore:
         if not kept.all():
             before.tail.seal(manifest.log)
             self._sealed = manifest.log
-        self._view = _open(self.path, before)
+        self._view = open_view(self.path, before)
         self._sweep()
 
     def _merge(self, choose: Callable[[Manifest], tuple[int, int] | None]) -> None:
         while (span := choose(self._view.snapshot.manifest)) is not None:
-            manifest = self._view.snapshot.manifest
-            name = f"{manifest.generation + 1:08d}"
-            part = compaction.merge(self.path / "segments", self.schema, name, self._view.snapshot.pieces[slice(*span)])
-            manifest.replace_slices(*span, name, part).publish(self.path)
-            self._view = _open(self.path, self._view)
-            self._sweep()
+            self._merge_span(span)
+
+    def _merge_span(self, span: tuple[int, int], keep: int | None = None) -> None:
+        manifest, pieces = self._view.snapshot.manifest, self._view.snapshot.pieces[slice(*span)]
+        name = f"{manifest.generation + 1:08d}"
+        part, days = compaction.merge(self.path / "segments", self.schema, name, pieces, keep)
+        self._swap(manifest.replace_slices(*span, name, part, days))
+
+    def _swap(self, manifest: Manifest) -> None:
+        manifest.publish(self.path)
+        self._view = open_view(self.path, self._view)
+        self._sweep()
 
     def _sweep(self) -> None:
         """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
@@ -414,34 +369,29 @@ class TokenStore:
         files.unlink(p for p in (self.path / "tail").glob("*.log") if not log - 2 <= int(p.stem) <= log)
 
 
-_OWN_NAMES = {"segments", "tail", "write.lock", "tail.lock", f"{manifests.NAME}.new"}
-
-
-def _open(folder: Path, known: _View | None = None) -> _View:
-    snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
-    while True:
-        try:
-            stamp = manifests.stamp(folder)
-        except FileNotFoundError:
-            stamp = (0, 0)  # loading tells it better
-        snapshot = open_snapshot(folder, snapshot)
-        manifest = snapshot.manifest
-        try:
-            return _View(snapshot, Tail.open(folder, manifest.schema, manifest.log, tail), stamp)
-        except FileNotFoundError as error:
-            if manifests.load(folder).log == manifest.log:
-                raise CorruptionError(
-                    f"{error.filename}: this file of the store is missing; rebuild the store"
-                ) from None
+_OWN_NAMES = {"segments", "tail", "write.lock", "write.lock.holder", "tail.lock", f"{manifests.NAME}.new"}
 
 
 @contextmanager
-def _locked(folder: Path, name: str, wait: float) -> Iterator[None]:
-    lock = FileLock(folder / name, timeout=wait)
+def _locked(folder: Path, what: str) -> Iterator[None]:
+    with locks.hold(folder / "write.lock", f"{what} in {folder}"), _refusals():
+        yield
+
+
+@contextmanager
+def _tail_locked(folder: Path) -> Iterator[None]:
+    """Without a note of who holds it, which would cost each append a write."""
+    with _refusals():
+        try:
+            with FileLock(folder / "tail.lock", timeout=TAIL_WAIT_S, poll_interval=0.002):
+                yield
+        except Timeout:
+            raise LockedError(f"{folder}: other processes held the tail for {TAIL_WAIT_S:g} s; try again") from None
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        with lock:
-            yield
-    except Timeout:
-        raise LockedError(f"{folder / name}: another process writes to this store; try again when it is done") from None
+        yield
     except OSError as error:
-        raise files.refusal(error, folder) from error
+        raise storage_error(error) from error

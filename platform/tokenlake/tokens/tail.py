@@ -38,6 +38,7 @@ class Tail:
         first: number of the log that it began with; number: of the one that it reads.
         count: rows.
         users: (count,) int64; columns: name -> (count, ...), in order of arrival.
+        buffers: the columns, with room behind the rows.
     """
 
     @classmethod
@@ -65,7 +66,7 @@ class Tail:
         self.count = 0
         self._users = np.empty(0, np.int64)
         self._sequence = np.empty(0, np.int64)
-        self._columns = schema.empty(0)
+        self.buffers = schema.empty(0)
         self._index: dict[int, NDArray[np.int64]] = {}
 
     @property
@@ -76,7 +77,7 @@ class Tail:
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns of each row."""
-        return {name: column[: self.count] for name, column in self._columns.items()}
+        return {name: column[: self.count] for name, column in self.buffers.items()}
 
     def poll(self, *, follow: bool = True) -> None:
         """Read what was appended since; `follow` a seal into the next log.
@@ -100,7 +101,7 @@ class Tail:
         self, users: NDArray[np.int64], since: NDArray[np.int64] | None, before: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
         """For each query the row numbers of its user with since <= timestamp < before, by (timestamp, arrival)."""
-        index, times = self._index, self._columns["timestamp"]
+        index, times = self._index, self.buffers["timestamp"]
         found = [index.get(user, _NONE) for user in users.tolist()]
         for i, rows in enumerate(found):
             if len(rows):
@@ -163,15 +164,15 @@ class Tail:
         start, stop = self.count, self.count + sum(len(rows) for _, rows in fresh)
         self._users = _grown(self._users, stop)
         self._sequence = _grown(self._sequence, stop)
-        self._columns = {name: _grown(column, stop) for name, column in self._columns.items()}
+        self.buffers = {name: _grown(column, stop) for name, column in self.buffers.items()}
         at = start
         for sequence, rows in fresh:
             end = at + len(rows)
             self._users[at:end], self._sequence[at:end] = rows.users, sequence
             for name, column in rows.columns.items():
-                self._columns[name][at:end] = column
+                self.buffers[name][at:end] = column
             at = end
-        times = self._columns["timestamp"]
+        times = self.buffers["timestamp"]
         order = start + np.lexsort((times[start:stop], self._users[start:stop]))
         cuts = np.flatnonzero(np.diff(self._users[order])) + 1
         for new in np.split(order, cuts):

@@ -4,7 +4,9 @@
 -- $n = 60: how many days
 
 WITH flat AS (
-    SELECT ds, checkpoint, unnest(token) AS x, generate_subscripts(token, 1) AS i FROM serving_tokens
+    SELECT ds, checkpoint, unnest(token) AS x, generate_subscripts(token, 1) AS i
+    FROM serving_tokens
+    WHERE ds IN (SELECT DISTINCT ds FROM serving_tokens ORDER BY ds DESC LIMIT $n::BIGINT)
 ), coordinate AS (
     SELECT ds, checkpoint, i, avg(x) AS x, count(*) AS tokens FROM flat GROUP BY ALL
 ), mean AS (
@@ -19,4 +21,3 @@ SELECT ds,
 FROM mean
 WINDOW days AS (ORDER BY ds, checkpoint)
 ORDER BY ds DESC, checkpoint DESC
-LIMIT $n::BIGINT

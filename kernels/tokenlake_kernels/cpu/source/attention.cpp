@@ -13,6 +13,7 @@ namespace {
 
 constexpr int BQ = 64;  // queries of a tile
 constexpr int BK = 64;  // keys of a tile
+constexpr int QT = 4;  // tiles of queries that share a pass over the keys, so that long rows stream from memory less
 
 // (tokens, heads, dim) at strides; the last dimension is dense.
 struct Jagged {
@@ -42,6 +43,8 @@ struct Band {
         if (j0 - (i1 - 1) > right || i0 - (j1 - 1) > left) return Seen::none;
         return (j1 - 1) - i0 > right || (i1 - 1) - j0 > left ? Seen::some : Seen::all;
     }
+    // Whether all queries of a vector that starts at i see key j.
+    bool whole(int64_t i, int64_t j) const { return i >= j - right && i + W - 1 <= j + left; }
     // Which of the queries i0.. (across lanes) see key j.
     vi lanes_seen(vi i, int64_t j) const {
         int32_t lo = static_cast<int32_t>(max64(j - right, INT32_MIN)), hi = static_cast<int32_t>(min64(j + left, INT32_MAX));
@@ -84,6 +87,15 @@ struct Hstu {
         if (j0 >= history && (j0 >= i1 || j1 <= i0)) return Seen::none;
         return Seen::some;
     }
+    // The key tile to visit after the one at j, for queries i0..i1: what lies between the sink and the band is skipped.
+    int64_t after(int64_t i0, int64_t i1, int64_t j) const {
+        const int64_t next = j + BK, sink = max64(prefix, first), low = i1 > history - tail ? 0 : max64(0, i0 - local) / BK * BK;
+        return next >= sink && next < low ? low : next;
+    }
+    int64_t end(int64_t i1) const { return i1 > history ? length : max64(i1, first); }
+    // Whether on this tile the mask is no more than `local` back: most tiles that need a mask at all.
+    bool banded(int64_t i1, int64_t j0) const { return i1 <= history - tail && j0 >= first && j0 >= prefix; }
+    bool whole(int64_t, int64_t j) const { return j < first; }
     vi lanes_seen(vi i, int64_t j) const {
         if (j < first) return splat(-1);
         const int32_t key = static_cast<int32_t>(j), h = static_cast<int32_t>(history);
@@ -97,10 +109,45 @@ struct Hstu {
 
 // ---- tiles ------------------------------------------------------------------------------------------------------
 
+typedef float v4 __attribute__((vector_size(16)));
+typedef float v4_any __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t i4 __attribute__((vector_size(16)));
+
+INLINE v4 pick(v4 a, v4 b, i4 which) {
+#ifdef __clang__
+    v4 x;
+    for (int i = 0; i < 4; ++i) x[i] = which[i] < 4 ? a[which[i]] : b[which[i] - 4];
+    return x;
+#else
+    return __builtin_shuffle(a, b, which);
+#endif
+}
+
+// dst[d][i] = src[i][d] * factor, in blocks of four by four.
+void transpose(const float* src, int64_t lds, int64_t rows, int64_t cols, float factor, float* dst, int64_t ldd) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        int64_t d = 0;
+        for (; d + 4 <= cols; d += 4) {
+            v4 r[4];
+            for (int k = 0; k < 4; ++k) r[k] = *reinterpret_cast<const v4_any*>(src + (i + k) * lds + d) * factor;
+            v4 a = pick(r[0], r[1], i4{0, 4, 1, 5}), b = pick(r[2], r[3], i4{0, 4, 1, 5});
+            v4 c = pick(r[0], r[1], i4{2, 6, 3, 7}), e = pick(r[2], r[3], i4{2, 6, 3, 7});
+            *reinterpret_cast<v4_any*>(dst + d * ldd + i) = pick(a, b, i4{0, 1, 4, 5});
+            *reinterpret_cast<v4_any*>(dst + (d + 1) * ldd + i) = pick(a, b, i4{2, 3, 6, 7});
+            *reinterpret_cast<v4_any*>(dst + (d + 2) * ldd + i) = pick(c, e, i4{0, 1, 4, 5});
+            *reinterpret_cast<v4_any*>(dst + (d + 3) * ldd + i) = pick(c, e, i4{2, 3, 6, 7});
+        }
+        for (; d < cols; ++d)
+            for (int k = 0; k < 4; ++k) dst[d * ldd + i + k] = src[(i + k) * lds + d] * factor;
+    }
+    for (; i < rows; ++i)
+        for (int64_t d = 0; d < cols; ++d) dst[d * ldd + i] = src[i * lds + d] * factor;
+}
+
 // dst[d][lane] = src[lane][d] * factor, lanes beyond n are zero.
 void pack_transposed(const float* src, int64_t stride, int64_t n, int64_t dim, int64_t width, float factor, float* dst) {
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t d = 0; d < dim; ++d) dst[d * width + i] = src[i * stride + d] * factor;
+    transpose(src, stride, n, dim, factor, dst, width);
     if (n < width)
         for (int64_t d = 0; d < dim; ++d)
             for (int64_t i = n; i < width; ++i) dst[d * width + i] = 0;
@@ -113,10 +160,11 @@ void pack_rows(const float* src, int64_t stride, int64_t n, int64_t dim, int64_t
     }
 }
 
-// out[lane][d] = src[d][lane] * factor[lane]
-void unpack_transposed(const float* src, int64_t width, int64_t n, int64_t dim, const float* factor, float* out, int64_t stride) {
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t d = 0; d < dim; ++d) out[i * stride + d] = src[d * width + i] * factor[i];
+// out[lane][d] = src[d][lane] * factor[lane]; src is scaled where it lies.
+void unpack_transposed(float* src, int64_t width, int64_t n, int64_t dim, const float* factor, float* out, int64_t stride) {
+    for (int64_t d = 0; d < dim; ++d)
+        for (int64_t i = 0; i < width; i += W) store(src + d * width + i, load(src + d * width + i) * load(factor + i));
+    transpose(src, width, dim, n, 1, out, stride);
 }
 
 template <class Mask>
@@ -124,10 +172,20 @@ void fill_unseen(const Mask& mask, float* s, int64_t width, int64_t i0, int64_t 
     for (int64_t n = 0; n < width; n += W) {
         vi i = lanes() + splat(static_cast<int32_t>(i0 + n));
         for (int64_t j = 0; j < keys; ++j) {
+            if (mask.whole(i0 + n, j0 + j)) continue;
             float* at = s + j * width + n;
             store(at, mask.lanes_seen(i, j0 + j) ? load(at) : splat(value));
         }
     }
+}
+
+void hide(const Band& mask, float* s, int64_t width, int64_t i0, int64_t, int64_t j0, int64_t keys, float value) {
+    fill_unseen(mask, s, width, i0, j0, keys, value);
+}
+
+void hide(const Hstu& mask, float* s, int64_t width, int64_t i0, int64_t n, int64_t j0, int64_t keys, float value) {
+    if (mask.banded(i0 + n, j0)) fill_unseen(Band{mask.local, 0}, s, width, i0, j0, keys, value);
+    else fill_unseen(mask, s, width, i0, j0, keys, value);
 }
 
 // ---- softmax forward --------------------------------------------------------------------------------------------
@@ -178,11 +236,12 @@ struct Unit {
     int64_t row, head, start, cost;
 };
 
+// The last queries of a row first: under causal and tail masks they see the most, and the threads should end together.
 std::vector<Unit> query_tiles(const Shape& shape) {
     std::vector<Unit> units;
     for (int64_t b = 0; b < shape.batch; ++b)
         for (int64_t h = 0; h < shape.heads; ++h)
-            for (int64_t i = 0; i < shape.q_len(b); i += BQ) units.push_back({b, h, i, shape.k_len(b)});
+            for (int64_t i = (shape.q_len(b) - 1) / (BQ * QT) * (BQ * QT); i >= 0 && i < shape.q_len(b); i -= BQ * QT) units.push_back({b, h, i, shape.k_len(b)});
     return units;
 }
 
@@ -196,31 +255,50 @@ std::vector<Unit> row_heads(const Shape& shape, bool whole_rows) {
     return units;
 }
 
+// The queries that one unit of work packs: QT tiles, each with its own transposed q and o.
+struct Queries {
+    int64_t start, count, dim;
+    Buffer q, o;
+    Queries(int64_t start_, int64_t count_, int64_t dim_) : start(start_), count(count_), dim(dim_), q(dim_ * BQ * QT), o(dim_ * BQ * QT) { o.zero(dim_ * BQ * QT); }
+    int64_t tiles() const { return (count + BQ - 1) / BQ; }
+    int64_t first(int64_t t) const { return start + t * BQ; }
+    int64_t size(int64_t t) const { return min64(BQ, count - t * BQ); }
+    int64_t width(int64_t t) const { return pad_up(size(t)); }
+    float* qt(int64_t t) const { return q + t * dim * BQ; }
+    float* ot(int64_t t) const { return o + t * dim * BQ; }
+    void pack(const float* src, int64_t stride, float factor) const {
+        for (int64_t t = 0; t < tiles(); ++t) pack_transposed(src + t * BQ * stride, stride, size(t), dim, width(t), factor, qt(t));
+    }
+};
+
 void softmax_forward_tile(const Shape& shape, Band mask, const Jagged& Q, const Jagged& K, const Jagged& V, const Bias& bias, const Unit& u, float* out, float* lse) {
-    const int64_t dim = shape.dim, n = min64(BQ, shape.q_len(u.row) - u.start), width = pad_up(n), keys = shape.k_len(u.row);
-    const int64_t q0 = shape.q_offsets[u.row] + u.start, k0 = shape.k_offsets[u.row], kv = u.head / shape.group();
-    alignas(64) float m[BQ], l[BQ], s[BK * BQ];
-    Buffer q(dim * width), o(dim * width);
-    pack_transposed(Q.at(q0, u.head), Q.token, n, dim, width, shape.scale * LOG2E, q);
-    o.zero(dim * width);
-    for (int64_t i = 0; i < width; ++i) m[i] = NEVER, l[i] = 0;
+    const int64_t dim = shape.dim, keys = shape.k_len(u.row), q0 = shape.q_offsets[u.row], k0 = shape.k_offsets[u.row], kv = u.head / shape.group();
+    const Queries tiles(u.start, min64(BQ * QT, shape.q_len(u.row) - u.start), dim);
+    alignas(64) float m[BQ * QT], l[BQ * QT], s[BK * BQ];
+    tiles.pack(Q.at(q0 + u.start, u.head), Q.token, shape.scale * LOG2E);
+    for (int64_t i = 0; i < BQ * QT; ++i) m[i] = NEVER, l[i] = 0;
     const int64_t lo = max64(0, u.start - mask.left) / BK * BK;
-    const int64_t hi = mask.right >= keys ? keys : min64(keys, u.start + n + mask.right);
-    for (int64_t j = lo; j < hi; j += BK) {
-        const int64_t w = min64(BK, keys - j);
-        Seen seen = mask.tile(u.start, u.start + n, j, j + w);
-        if (seen == Seen::none) continue;
-        matmul(w, width, dim, K.at(k0 + j, kv), K.token, 1, q, width, s, width, false);
-        if (bias.data) add_bias(bias.row(u.row), bias.max_len, u.start, n, j, w, width, LOG2E, s);
-        if (seen == Seen::some) fill_unseen(mask, s, width, u.start, j, w, NEVER);
-        softmax_step(s, w, width, m, l, o, dim);
-        matmul(dim, width, w, V.at(k0 + j, kv), 1, V.token, s, width, o, width, true);
+    const int64_t hi = mask.right >= keys ? keys : min64(keys, u.start + tiles.count + mask.right);
+    for (int64_t j = lo; j < hi; j += BK)
+        for (int64_t t = 0; t < tiles.tiles(); ++t) {
+            const int64_t w = min64(BK, keys - j), i = tiles.first(t), n = tiles.size(t), width = tiles.width(t);
+            const Seen seen = mask.tile(i, i + n, j, j + w);
+            if (seen == Seen::none) continue;
+            matmul(w, width, dim, K.at(k0 + j, kv), K.token, 1, tiles.qt(t), width, s, width, false);
+            if (bias.data) add_bias(bias.row(u.row), bias.max_len, i, n, j, w, width, LOG2E, s);
+            if (seen == Seen::some) hide(mask, s, width, i, n, j, w, NEVER);
+            softmax_step(s, w, width, m + t * BQ, l + t * BQ, tiles.ot(t), dim);
+            matmul(dim, width, w, V.at(k0 + j, kv), 1, V.token, s, width, tiles.ot(t), width, true);
+        }
+    for (int64_t t = 0; t < tiles.tiles(); ++t) {
+        const int64_t at = q0 + tiles.first(t);
+        float *top = m + t * BQ, *sum = l + t * BQ;
+        for (int64_t i = 0; i < tiles.size(t); ++i) {
+            if (lse) lse[u.head * shape.q_total() + at + i] = sum[i] > 0 ? (top[i] + __builtin_log2f(sum[i])) * LN2 : NEVER;
+            sum[i] = sum[i] > 0 ? 1 / sum[i] : 0;
+        }
+        unpack_transposed(tiles.ot(t), tiles.width(t), tiles.size(t), dim, sum, out + (at * shape.heads + u.head) * dim, shape.heads * dim);
     }
-    for (int64_t i = 0; i < n; ++i) {
-        if (lse) lse[u.head * shape.q_total() + q0 + i] = l[i] > 0 ? (m[i] + __builtin_log2f(l[i])) * LN2 : NEVER;
-        l[i] = l[i] > 0 ? 1 / l[i] : 0;
-    }
-    unpack_transposed(o, width, n, dim, l, out + (q0 * shape.heads + u.head) * dim, shape.heads * dim);
 }
 
 // ---- backward, shared: tiles of one (row, key-value head) -------------------------------------------------------
@@ -326,28 +404,29 @@ void add_table_grads(const Tables& t, int64_t h, int64_t row0, int64_t i0, int64
 }
 
 void silu_forward_tile(const Shape& shape, Hstu mask, const Jagged& Q, const Jagged& K, const Jagged& V, const Tables& tables, float norm, const Unit& u, float* out) {
-    const int64_t dim = shape.dim, keys = shape.k_len(u.row), n = min64(BQ, keys - u.start), width = pad_up(n);
-    const int64_t k0 = shape.k_offsets[u.row], q0 = k0 + u.start;
+    const int64_t dim = shape.dim, keys = shape.k_len(u.row), k0 = shape.k_offsets[u.row];
+    const Queries tiles(u.start, min64(BQ * QT, keys - u.start), dim);
     alignas(64) float s[BK * BQ], factor[BQ];
-    Buffer q(dim * width), o(dim * width);
-    pack_transposed(Q.at(q0, u.head), Q.token, n, dim, width, shape.scale, q);
-    o.zero(dim * width);
+    tiles.pack(Q.at(k0 + u.start, u.head), Q.token, shape.scale);
     mask.row(u.row, keys);
-    for (int64_t j = 0; j < keys; j += BK) {
-        const int64_t w = min64(BK, keys - j);
-        Seen seen = mask.tile(u.start, u.start + n, j, j + w);
-        if (seen == Seen::none) continue;
-        matmul(w, width, dim, K.at(q0 - u.start + j, u.head), K.token, 1, q, width, s, width, false);
-        if (tables.any()) add_tables(tables, u.head, k0, u.start, n, width, j, w, s);
-        for (int64_t x = 0; x < w * width; x += W) {
-            vf z = load(s + x);
-            store(s + x, z * sigmoid(z));
+    const int64_t last = u.start + tiles.count;
+    for (int64_t j = max64(0, mask.after(u.start, last, -BK)); j < mask.end(last); j = mask.after(u.start, last, j))
+        for (int64_t t = 0; t < tiles.tiles(); ++t) {
+            const int64_t w = min64(BK, keys - j), i = tiles.first(t), n = tiles.size(t), width = tiles.width(t);
+            const Seen seen = mask.tile(i, i + n, j, j + w);
+            if (seen == Seen::none) continue;
+            matmul(w, width, dim, K.at(k0 + j, u.head), K.token, 1, tiles.qt(t), width, s, width, false);
+            if (tables.any()) add_tables(tables, u.head, k0, i, n, width, j, w, s);
+            for (int64_t x = 0; x < w * width; x += W) {
+                vf z = load(s + x);
+                store(s + x, z * sigmoid(z));
+            }
+            if (seen == Seen::some) hide(mask, s, width, i, n, j, w, 0);
+            matmul(dim, width, w, V.at(k0 + j, u.head), 1, V.token, s, width, tiles.ot(t), width, true);
         }
-        if (seen == Seen::some) fill_unseen(mask, s, width, u.start, j, w, 0);
-        matmul(dim, width, w, V.at(k0 + j, u.head), 1, V.token, s, width, o, width, true);
-    }
     std::fill(factor, factor + BQ, 1 / norm);
-    unpack_transposed(o, width, n, dim, factor, out + (q0 * shape.heads + u.head) * dim, shape.heads * dim);
+    for (int64_t t = 0; t < tiles.tiles(); ++t)
+        unpack_transposed(tiles.ot(t), tiles.width(t), tiles.size(t), dim, factor, out + ((k0 + tiles.first(t)) * shape.heads + u.head) * dim, shape.heads * dim);
 }
 
 }  // namespace
@@ -373,7 +452,7 @@ void tl_attention_backward(const float* q, const float* k, const float* v, const
     auto run = [&](int64_t row, int64_t kv) {
         auto fill = [&](const Band& mask, Seen seen, int64_t h, int64_t i, int64_t n, int64_t width, int64_t j, int64_t w, float* s, float* dp) {
             if (in.data) add_bias(in.row(row), bias_len, i, n, j, w, width, LOG2E, s);
-            if (seen == Seen::some) fill_unseen(mask, s, width, i, j, w, NEVER);
+            if (seen == Seen::some) hide(mask, s, width, i, n, j, w, NEVER);
             alignas(64) float top[BQ] = {}, base[BQ] = {};
             const int64_t at = h * shape.q_total() + q_offsets[row] + i;
             for (int64_t x = 0; x < n; ++x) top[x] = lse[at + x] * LOG2E, base[x] = delta[at + x];
@@ -425,8 +504,8 @@ void tl_hstu_backward(const float* q, const float* k, const float* v, const floa
                 store(dp + x, load(dp + x) * inverse * (y + silu * (splat(1.0f) - y)));
             }
             if (seen == Seen::some) {
-                fill_unseen(mask, s, width, i, j, w, 0);
-                fill_unseen(mask, dp, width, i, j, w, 0);
+                hide(mask, s, width, i, n, j, w, 0);
+                hide(mask, dp, width, i, n, j, w, 0);
             }
             if (t.any()) add_table_grads(t, h, row0, i, n, width, j, w, dp, dposition + thread * position_total, dtime + thread * time_total);
         };

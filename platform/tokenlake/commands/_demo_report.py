@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from tokenlake.commands.common import console
+from tokenlake.commands._common import console
 from tokenlake.commands.evaluate import as_table, train_controls
 from tokenlake.times import day_start
 
@@ -36,10 +36,10 @@ def next_steps(folder: Path) -> None:
         (f"tokenlake status {folder}", "days, freshness, versions, last runs"),
         (f"tokenlake sql {folder}", "ask your own questions; .queries lists the saved ones"),
         (f"tokenlake fetch {folder} USER --before 2017-06-01", "any user's tokens at any time"),
-        (f"make airflow DATASET={folder.name}", "Airflow's page, with this lake's DAGs"),
+        (f"tokenlake airflow {folder}", "Airflow's page, with this lake's DAGs"),
         ("docs/", "what may be seen when, the store's format, how tokens are made"),
     ):
-        console.print(f"  [bold]{command}[/]  {what}", highlight=False)
+        console.print(f"  [bold]{command}[/]\n      {what}", highlight=False, soft_wrap=True)
 
 
 def _tables(lake: Lake) -> None:
@@ -79,7 +79,7 @@ def _tokens(lake: Lake) -> None:
     )
 
 
-def _equal_after_noise(lake: Lake, user: object, before: dt.date, later: dt.date) -> str:
+def _equal_after_noise(lake: Lake, user: int | str, before: dt.date, later: dt.date) -> str:
     """Overwrite a later day in a copy of the store, and compare the bytes."""
     from tokenlake.tokens.store import TokenStore
 
@@ -96,7 +96,7 @@ def _equal_after_noise(lake: Lake, user: object, before: dt.date, later: dt.date
         times = np.sort(day_start(later) + rng.integers(0, 86_400_000_000, n))
         labels = {name: rng.integers(0, 2, n).astype(np.int8) for name in lake.config.events.labels}
         noise = rng.standard_normal((n, store.schema.dim)).astype(np.float32)
-        copy.write_day(later, np.repeat(user, n), times, noise, side=labels, known_at=dict.fromkeys(labels, times))
+        copy.write_day(later, np.full(n, user), times, noise, side=labels, known_at=dict.fromkeys(labels, times))
         copy.refresh()
         return "[green]equal, byte for byte[/]" if fetch(store) == fetch(copy) else "[red]DIFFERENT[/]"
 

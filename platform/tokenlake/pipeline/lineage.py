@@ -1,0 +1,57 @@
+"""What a version is: its encoder, and where its checkpoints lie. Imports no torch, so a waiting job costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenlake.config import EMBEDDINGS, Encoder
+from tokenlake.errors import NotFoundError
+from tokenlake.lake.lake import Lake
+from tokenlake.times import Day
+
+#: A day of the embeddings' lineage is done when this job is.
+EMBED = "embed"
+
+
+def is_embeddings(version: str) -> bool:
+    """Whether a version is one of the user and item embeddings; no encoder of tokens may bear their name."""
+    return version.startswith(f"{EMBEDDINGS}-")
+
+
+def finished(lake: Lake, version: str) -> set[Day]:
+    """Days that the last job of a lineage has done, and whose result is there."""
+    if is_embeddings(version):
+        return lake.catalog.done(version, EMBED) & set(lake.user_embeddings.days(version))
+    return lake.published(version)
+
+
+def path_of(lake: Lake, version: str, checkpoint: str) -> Path:
+    """Folder of a checkpoint."""
+    return lake.data / "checkpoints" / version / checkpoint
+
+
+def exists(lake: Lake, version: str, checkpoint: str) -> bool:
+    """Whether a checkpoint was saved completely."""
+    return path_of(lake, version, checkpoint).is_dir()
+
+
+def encoder_of(lake: Lake, version: str) -> Encoder:
+    """How a version's tokens are made: from the config, or for an older lineage from the catalog.
+
+    Raises:
+        NotFoundError: no such version.
+    """
+    for name, encoder in lake.config.tokens.encoders.items():
+        if lake.config.version_of(name) == version:
+            return encoder
+    for known in lake.catalog.versions():
+        if known.version == version:
+            return Encoder(**known.spec)
+    raise NotFoundError(f"no version {version!r}; {[v.version for v in lake.catalog.versions()]} exist")
+
+
+def register(lake: Lake, version: str) -> None:
+    """Make a version known to the catalog, and let it serve when nothing does yet."""
+    for name, encoder in lake.config.tokens.encoders.items():
+        if lake.config.version_of(name) == version:
+            lake.catalog.add_version(version, name, encoder.model_dump(mode="json"))

@@ -1,0 +1,114 @@
+"""What one handle of a store sees: a published state of the days, and the tail beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.errors import CorruptionError
+from tokenlake.times import DAY_US, Day
+from tokenlake.tokens import fast
+from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.fast import Table
+from tokenlake.tokens.find import Window, find
+from tokenlake.tokens.gather import gather
+from tokenlake.tokens.manifest import Pin
+from tokenlake.tokens.native import library
+from tokenlake.tokens.snapshot import Snapshot, open_snapshot
+from tokenlake.tokens.tail import Tail
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What a store holds.
+
+    Attributes:
+        generation: counts the publications.
+        days: rows of each day that was written.
+        rows: rows of all days.
+        tail_rows: rows of the realtime tail.
+        unmatched: those of them whose day was written without them.
+        slices: runs of days that a fetch may have to look into.
+        segments: files; bytes: their size.
+    """
+
+    generation: int
+    days: dict[Day, int]
+    rows: int
+    tail_rows: int
+    unmatched: int
+    slices: int
+    segments: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class View:
+    """Swapped whole by its handle, so that threads never meet half of it."""
+
+    snapshot: Snapshot
+    tail: Tail
+    pin: Pin
+
+    @cached_property
+    def table(self) -> Table:
+        """The snapshot as native.c sees it."""
+        return Table(self.snapshot, self.snapshot.manifest.schema)
+
+    def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
+        """Answer a window."""
+        schema = self.snapshot.manifest.schema
+        if (lib := library()) is not None:
+            return fast.read(lib, schema, self.table, self.tail, window, moment, out)
+        return gather(schema, find(self.snapshot, self.tail, window), self.tail, moment, out)
+
+    def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these keys the days hold."""
+        window = Window(users, times, times + 1, 1)
+        if (lib := library()) is not None:
+            return np.diff(fast.Found(lib, self.table, None, window).offsets) > 0
+        return find(self.snapshot, None, window).counts() > 0
+
+    def status(self) -> StoreStatus:
+        """What there is, the newest tail rows included."""
+        self.tail.poll()
+        manifest = self.snapshot.manifest
+        segments = manifest.segment_files()
+        days = np.array([*manifest.days], "datetime64[D]").astype(np.int64)
+        unmatched = np.isin(self.tail.columns["timestamp"] // DAY_US, days)
+        return StoreStatus(
+            generation=manifest.generation,
+            days=dict(manifest.days),
+            rows=self.snapshot.rows,
+            tail_rows=self.tail.count,
+            unmatched=int(unmatched.sum()),
+            slices=len(manifest.slices),
+            segments=len(segments),
+            bytes=sum(s.size for s in segments),
+        )
+
+
+def open_view(folder: Path, known: View | None = None) -> View:
+    """Open the newest state; what `known` has open and in memory is used on.
+
+    Raises:
+        NotFoundError: there is no store.
+        CorruptionError: a file is missing, or not of the size that the manifest says.
+    """
+    snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
+    while True:
+        pin = Pin(folder)
+        snapshot = open_snapshot(folder, snapshot)
+        manifest = snapshot.manifest
+        try:
+            return View(snapshot, Tail.open(folder, manifest.schema, manifest.log, tail), pin)
+        except FileNotFoundError as error:
+            if manifests.load(folder).log == manifest.log:
+                raise CorruptionError(
+                    f"{error.filename}: this file of the store is missing; rebuild the store"
+                ) from None
