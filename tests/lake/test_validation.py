@@ -207,8 +207,6 @@ def test_zones(tmp_path: Path) -> None:
     assert typed == [instant(1_488_330_123)]
     days, _ = plain(tmp_path / "days", pa.array([dt.date(2017, 3, 1)]))
     assert days == [dt.datetime(2017, 3, 1, tzinfo=dt.UTC)]
-    with pytest.raises(SchemaError, match="unknown"):
-        plain(tmp_path / "nowhere", pa.array([dt.date(2017, 3, 1)]), timezone="Mars/Base")
 
 
 def test_floats_of_pandas_are_whole_numbers(tmp_path: Path) -> None:

@@ -192,10 +192,10 @@ def time_differences_kernel(Times, Out, Offsets, OutOffsets, splits, BLOCK_M: tl
 
 
 def _product_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    stages = 1 if vendor == "hip" else 3
+    warps, stages = (4, 1) if vendor == "hip" else (8, 3)
     return (
-        tiles(4, stages, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
-        tiles(4, stages, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32),
+        tiles(warps, stages, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+        tiles(warps, stages, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32),
         tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=32),
     )
 

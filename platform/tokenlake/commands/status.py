@@ -107,7 +107,7 @@ def _store(lake: Lake, version: str) -> Facts | None:
     from tokenlake.tokens.store import TokenStore
 
     path = lake.store_path(version)
-    if not path.exists():
+    if not TokenStore.exists(path):
         return None
     status = TokenStore.open(path).status()
     return {

@@ -236,7 +236,7 @@ class Lake:
         from tokenlake.tokens.store import TokenStore
 
         path = self.store_path(self.resolve(version))
-        if not path.exists():
+        if not TokenStore.exists(path):
             raise NotFoundError(f"no tokens of {path.name} yet; `tokenlake backfill {self.root}` makes them")
         return TokenStore.open(path)
 
@@ -245,7 +245,7 @@ class Lake:
         from tokenlake.tokens.store import TokenStore
 
         path = self.store_path(version)
-        stored = set(TokenStore.open(path).status().days) if path.exists() else set()
+        stored = set(TokenStore.open(path).status().days) if TokenStore.exists(path) else set()
         return self.catalog.done(version, "publish") & stored
 
     def store_path(self, version: str) -> Path:

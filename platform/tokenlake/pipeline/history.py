@@ -24,7 +24,7 @@ def history_of(lake: Lake, version: str, events: pa.Table, *, before: Day, lengt
         Jagged tokens, oldest first; None where nothing was published yet.
     """
     path = lake.store_path(version)
-    if length == 0 or not path.exists():
+    if length == 0 or not TokenStore.exists(path):
         return None
     return fetch_history(TokenStore.open(path), pc.unique(events["user_id"]), before=before, length=length)
 

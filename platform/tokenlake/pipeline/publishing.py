@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
+from tokenlake.locks import hold
 from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
+
+#: Seconds that a process waits for another to make the store.
+_PATIENCE = 60.0
 
 
 def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | str | None]:
@@ -44,13 +48,16 @@ def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | s
 def open_or_create(lake: Lake, version: str) -> TokenStore:
     """Open a version's store; the first publish creates it."""
     path = lake.store_path(version)
-    if path.exists():
+    if TokenStore.exists(path):
         return TokenStore.open(path)
     labels = list(lake.config.events.labels)
     dim = encoder_of(lake, version).dim
-    return TokenStore.create(
-        path, dim=dim, dtype=lake.config.tokens.dtype, side=dict.fromkeys(labels, "int8"), known_at=labels
-    )
+    with hold(lake.data / "locks" / f"create-{version}.lock", f"making the store of {version}", timeout=_PATIENCE):
+        if TokenStore.exists(path):  # another process was first
+            return TokenStore.open(path)
+        return TokenStore.create(
+            path, dim=dim, dtype=lake.config.tokens.dtype, side=dict.fromkeys(labels, "int8"), known_at=labels
+        )
 
 
 def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:

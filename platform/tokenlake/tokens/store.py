@@ -80,7 +80,7 @@ class TokenStore:
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
         with _locked(folder, "create"):
-            if (folder / manifests.NAME).exists():
+            if cls.exists(folder):
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
                 raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
@@ -90,6 +90,11 @@ class TokenStore:
             Manifest(schema).publish(folder)
             files.sync_folder(folder.parent)
         return cls(folder)
+
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds a store, made completely."""
+        return (Path(path) / manifests.NAME).exists()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TokenStore:

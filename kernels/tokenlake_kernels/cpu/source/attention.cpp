@@ -240,8 +240,8 @@ struct Unit {
 std::vector<Unit> query_tiles(const Shape& shape) {
     std::vector<Unit> units;
     for (int64_t b = 0; b < shape.batch; ++b)
-        for (int64_t h = 0; h < shape.heads; ++h)
-            for (int64_t i = (shape.q_len(b) - 1) / (BQ * QT) * (BQ * QT); i >= 0 && i < shape.q_len(b); i -= BQ * QT) units.push_back({b, h, i, shape.k_len(b)});
+        for (int64_t i = (shape.q_len(b) - 1) / (BQ * QT) * (BQ * QT); i >= 0 && i < shape.q_len(b); i -= BQ * QT)
+            for (int64_t h = 0; h < shape.heads; ++h) units.push_back({b, h, i, shape.k_len(b)});
     return units;
 }
 
