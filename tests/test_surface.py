@@ -62,6 +62,9 @@ SURFACE = {
 }
 #: `tokenlake_models` promises modules, not names: what is in them is imported from there.
 MODELS = {
+    "activity",
+    "alure",
+    "alure_training",
     "attention",
     "baselines",
     "checkpoint",
