@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.lake.helpers import FakeLake
-from tokenlake.errors import ConflictError, CorruptionError, SchemaError
+from tokenlake.errors import ConfigError, ConflictError, CorruptionError, SchemaError
 from tokenlake.lake.ingest import ingest
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema, label_columns
 from tokenlake.lake.tables import Table, open_tables
@@ -153,3 +153,9 @@ def test_damage_is_told(tmp_path: Path) -> None:
     for read in (again.events.days, lambda: again.events.schema):
         with pytest.raises(CorruptionError, match="_delta_log cannot be read"):
             read()
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a%20b"])
+def test_folders_that_delta_cannot_write_to_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="choose a folder without it"):
+        FakeLake(tmp_path / name)

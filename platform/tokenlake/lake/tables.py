@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from tokenlake.errors import ConflictError, CorruptionError, SchemaError, StorageError
+from tokenlake.errors import ConfigError, ConflictError, CorruptionError, SchemaError, StorageError
 from tokenlake.lake.log import DeltaLog, open_delta
 from tokenlake.lake.schema import (
     IdTypes,
@@ -350,6 +351,10 @@ class Table:
 
 def open_tables(lake: HasTables) -> dict[str, Table]:
     """The tables of a lake by name; none is made before its first write."""
+    if strange := re.search(r"[\[\]]|%[0-9A-Fa-f]{2}", str(lake.data)):
+        raise ConfigError(
+            f"Delta cannot write below {lake.data}, because of {strange[0]!r}; choose a folder without it"
+        )
     config, locks = lake.config, lake.data / "locks"
     events_path = lake.data / "tables" / "events"
     ids = _StoredIds(events_path)
