@@ -1,0 +1,33 @@
+"""`tokenlake.yaml`: what the events are called and what is made of them.
+
+A file is read by `Config.load`; environment variables such as `TOKENLAKE_CATALOG` or `TOKENLAKE_TOKENS__SERVING`
+override single fields. Each block of the file has a module of its own.
+"""
+
+from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
+from tokenlake.config.events import RESERVED, Events, Feature, FeatureKind, Label
+from tokenlake.config.tokens import Encoder, Scheme, Tokens
+from tokenlake.config.values import Duration, is_zone
+from tokenlake.config.whole import Config
+
+FILE_NAME = "tokenlake.yaml"
+
+__all__ = [
+    "EMBEDDINGS",
+    "FILE_NAME",
+    "RESERVED",
+    "Config",
+    "Duration",
+    "Embeddings",
+    "Encoder",
+    "Events",
+    "Feature",
+    "FeatureKind",
+    "Filter",
+    "Filters",
+    "Label",
+    "Retrieval",
+    "Scheme",
+    "Tokens",
+    "is_zone",
+]

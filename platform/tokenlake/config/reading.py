@@ -1,0 +1,74 @@
+"""YAML in, and what is wrong with it out: in words for somebody who reads YAML, not Python."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tokenlake.errors import ConfigError
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file's top-level mapping.
+
+    Raises:
+        ConfigError: the file is missing, or is not a mapping in YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); `tokenlake init {path.parent}` writes one"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    try:
+        data = yaml.load(text, _OnceEach) or {}  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a mapping was expected, got {type(data).__name__}")
+    return data
+
+
+def explain(path: Path, error: ValidationError, models: Iterable[type[BaseModel]]) -> str:
+    """Every offending field of a file; `models` hold the settings that a misspelt one may have meant."""
+    known = {field for model in models for field in model.model_fields}
+    lines = []
+    for e in error.errors():
+        place = ".".join(str(part) for part in e["loc"])
+        lines.append(f"  {place or '(whole file)'}: {_told(e, known)}")
+    return f"{path} cannot be used:\n" + "\n".join(lines)
+
+
+class _OnceEach(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win in silence; here the second is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  # the base's own signature
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        "while reading a mapping", node.start_mark, f"{key.value!r} stands there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _told(error: ErrorDetails, known: set[str]) -> str:
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, n=1)
+        return "no such setting" + (f"; did you mean {close[0]!r}?" if close else "")
+    if error["type"] in {"dict_type", "model_type"}:
+        return f"a mapping (`name: value`) was expected, got {error['input']!r}"
+    if name == "[key]":
+        return f"{error['input']!r} is no name; YAML reads on, off, yes and no as true and false: put it in quotes"
+    return error["msg"].removeprefix("Value error, ")

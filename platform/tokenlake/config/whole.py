@@ -1,0 +1,147 @@
+"""The whole of `tokenlake.yaml`, and the versions that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Retrieval
+from tokenlake.config.events import Events, Feature, Label
+from tokenlake.config.reading import explain, read
+from tokenlake.config.tokens import Encoder, Tokens
+from tokenlake.errors import ConfigError
+
+
+class Config(BaseSettings):
+    """The whole of `tokenlake.yaml`."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENLAKE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    project: str = "tokenlake"
+    #: Where the data lies, relative to the file's folder.
+    data: Path = Path()
+    #: SQLAlchemy URL; without it SQLite in the data folder.
+    catalog: str | None = Field(None, repr=False)
+    #: Raw files of one day, as a glob with `{ds}`, relative to the file's folder: what the daily ingest job reads.
+    landing: str | None = None
+    events: Events = Field(default_factory=Events)
+    tokens: Tokens = Field(default_factory=Tokens)
+    #: User and item embeddings; without the block none are made, `embeddings: {}` takes the defaults.
+    embeddings: Embeddings | None = None
+
+    retrieval: Retrieval = Field(default_factory=Retrieval)
+
+    @model_validator(mode="after")
+    def _filters_name_what_is_there(self) -> Self:
+        for f in self.embeddings.filters() if self.embeddings else ():
+            if f.label is not None and f.label not in self.events.labels:
+                raise ValueError(f"embeddings: no label {f.label!r}; there are {sorted(self.events.labels)}")
+            if f.feature is not None and f.feature not in self.events.of_kind("categorical"):
+                raise ValueError(
+                    f"embeddings: no categorical feature {f.feature!r}; there are "
+                    f"{sorted(self.events.of_kind('categorical'))}"
+                )
+        return self
+
+    @field_validator("events", "tokens", mode="before")
+    @classmethod
+    def _all_commented_out(cls, section: Any) -> Any:
+        return {} if section is None else section
+
+    @field_validator("catalog")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            # It may hold a password all the same: it is not repeated.
+            raise ValueError(
+                "not a SQLAlchemy URL; write sqlite:////folder/file or postgresql://user:password@host/name"
+            )
+        return url
+
+    @field_validator("landing")
+    @classmethod
+    def _landing(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            days = {pattern.format(ds=day) for day in ("2017-03-01", "2017-03-02")}
+        except (LookupError, ValueError):
+            days = set()
+        if len(days) < 2 or Path(pattern).is_absolute():
+            raise ValueError(
+                f"{pattern!r} is no pattern of a day's files; write one relative to this file with {{ds}} where the day "
+                "stands, such as landing/{ds}.parquet"
+            )
+        return pattern
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override the file."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or says something that cannot be; the message names
+                every offending field and the nearest valid name.
+        """
+        try:
+            return cls(**read(path))
+        except ValidationError as error:
+            raise ConfigError(explain(path, error, _BLOCKS)) from error
+        except SettingsError as error:
+            raise ConfigError(f"{path}: a TOKENLAKE_ variable of the environment cannot be read: {error}") from error
+
+    def version_of(self, encoder: str) -> str:
+        """The version of one encoder: its name and a digest of all that makes its lineage.
+
+        Raises:
+            ConfigError: no encoder of that name.
+        """
+        spec = self.tokens.encoders.get(encoder)
+        if spec is None:
+            raise ConfigError(f"no encoder {encoder!r}; tokenlake.yaml names {sorted(self.tokens.encoders)}")
+        lineage = {
+            "encoder": spec.model_dump(mode="json"),
+            "features": {k: v.kind for k, v in self.events.features.items()},
+            "labels": sorted(self.events.labels),
+            "dtype": self.tokens.dtype,
+        }
+        return f"{encoder}-{_digest(lineage)}"
+
+    @property
+    def embedding_version(self) -> str:
+        """The version of the user and item embeddings: `alure-` and a digest of all that makes their lineage.
+
+        Raises:
+            ConfigError: the file has no `embeddings` block.
+        """
+        if self.embeddings is None:
+            raise ConfigError("tokenlake.yaml has no `embeddings` block; `embeddings: {}` takes the defaults")
+        lineage = {
+            "encoder": self.embeddings.model_dump(mode="json"),
+            "features": {k: (v.kind, v.of) for k, v in self.events.features.items()},
+            "labels": sorted(self.events.labels),
+        }
+        return f"{EMBEDDINGS}-{_digest(lineage)}"
+
+
+_BLOCKS: tuple[type[BaseModel], ...] = (Config, Events, Tokens, Encoder, Embeddings, Filter, Retrieval, Label, Feature)
+
+
+def _digest(lineage: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()[:8]
