@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -136,16 +136,22 @@ class AlureLearner:
         return AlureStats(len(moments), seen, steps, mean, time.perf_counter() - began)
 
     @torch.no_grad()
-    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
+    def users(
+        self, activity: Activity, moments: Moments, parts: Sequence[Tensor] | None = None
+    ) -> Float32[Tensor, "q dim"]:
         """Unit vectors of users at moments.
+
+        Args:
+            activity: events that the histories point at.
+            moments: the questions.
+            parts: those of `batches(moments)` to answer, with zeros for the others; all of them when left out.
 
         Raises:
             InstancesError: histories or features don't fit the model.
         """
         self._check(moments, activity.categorical, activity.multi)
         out = torch.zeros(len(moments), self.config.dim)
-        # Rows of like length together: less padding.
-        for rows in torch.split(torch.argsort(moments.lengths(), stable=True), _SCORING):
+        for rows in batches(moments) if parts is None else parts:
             out[rows] = self.model.users(activity, moments.select(rows))
         return out
 
@@ -231,6 +237,15 @@ class AlureLearner:
                     f"{name}: rows {int(rows.min())} to {int(rows.max())} given, the model has {config.rows[name]}; "
                     "grow() it first"
                 )
+
+
+def batches(moments: Moments) -> list[Int64[Tensor, " _"]]:
+    """Questions that are answered together, of like length.
+
+    A vector's last bits depend on what was computed beside it: whoever shares the work out deals out whole batches.
+    """
+    order = torch.argsort(moments.lengths(), stable=True)
+    return [part for part in torch.split(order, _SCORING) if len(part)]
 
 
 def _candidates(wanted: Tensor, items: Items, negatives: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

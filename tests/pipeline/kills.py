@@ -2,7 +2,7 @@
 
 `python -m tests.pipeline.kills FOLDER SIGNAL POINTS WORK...` imports everything once, then forks a child for each of
 POINTS (`40,90`), which the signal meets at that point; a last child is left alone. WORK is `backfill`, `days` (one by
-one, transient errors tried again), `race` (two processes do that at once), or `cli` with its arguments. Points are what Python's audit hooks
+one, transient errors tried again), `buckets` (the embeddings of the days, in three buckets), `race` (two processes do that at once), or `cli` with its arguments. Points are what Python's audit hooks
 tell of files being opened for writing, renamed and removed, and both ends of each Delta commit. Prints a JSON list of
 how each child ended: its exit code, negative for a signal, and how many points it passed.
 """
@@ -71,9 +71,23 @@ def _work(folder: Path, work: Sequence[str]) -> None:
         cli.main()
     elif work[0] == "backfill":
         lake.backfill()
+    elif work[0] == "buckets":
+        _buckets(lake)
     else:
         for day in lake.events.days():
             _as_a_scheduler(lambda day=day: lake.run(day))
+
+
+def _buckets(lake: Any) -> None:
+    from tokenlake.pipeline import jobs
+
+    version = lake.config.embedding_version
+    done = lake.catalog.done(version, jobs.EMBED)
+    for day in (day for day in lake.events.days() if day not in done):
+        jobs.train_embeddings(lake, day, version)
+        for bucket in range(3):
+            jobs.embed_bucket(lake, day, version, bucket, 3)
+        jobs.gather(lake, day, version, 3)
 
 
 def _as_a_scheduler(call: Callable[[], object]) -> None:

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _Record = TypeVar("_Record")
-#: A day is published when this job is done.
-PUBLISH = "publish"
+#: A day's tokens are published when this job is done, and its embeddings when the other is.
+PUBLISH, EMBED = "publish", "embed"
 
 
 class Catalog:
@@ -334,8 +334,8 @@ class Catalog:
             return {day for day in session.scalars(query) if day is not None}
 
     def is_published(self, day: dt.date) -> bool:
-        """Whether any version was ever published for a day."""
-        query = sa.exists().where(RunRow.job == PUBLISH, RunRow.day == day, RunRow.status == "done")
+        """Whether tokens or embeddings of any version were ever published for a day."""
+        query = sa.exists().where(RunRow.job.in_([PUBLISH, EMBED]), RunRow.day == day, RunRow.status == "done")
         with self._read() as session:
             return bool(session.scalar(sa.select(query)))
 

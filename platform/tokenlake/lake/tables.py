@@ -115,9 +115,11 @@ class Table:
         delta = self._log.newest()
         return None if delta is None else delta.version()
 
-    def uris(self, *, day: Day | None = None, version: str | None = None) -> list[str]:
+    def uris(
+        self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
+    ) -> list[str]:
         """Parquet files of the current version, for DuckDB's `read_parquet`."""
-        return self._log.files(day=day, version=version).paths()
+        return self._log.files(day=day, between=between, version=version).paths()
 
     def read(
         self,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import torch
+import xxhash
+from numpy.typing import NDArray
 
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
@@ -15,14 +20,16 @@ from tokenlake.lake.lake import Lake
 from tokenlake.lake.tables import Table
 from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.activity import Instants, Log, within
+from tokenlake.pipeline.checkpoints import UserCheckpoint
 from tokenlake.pipeline.keys import Ints
 from tokenlake.pipeline.user_features import UserFeaturizer, places
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, Day, day_start
-from tokenlake_models.activity import Targets
-from tokenlake_models.alure_training import AlureLearner
+from tokenlake_models.activity import Activity, Items, Moments, Targets
+from tokenlake_models.alure_training import AlureLearner, batches
 
 JobSummary = dict[str, int | float | str | None]
+Vectors: TypeAlias = NDArray[np.float32]
 _ONE_DAY = dt.timedelta(days=1)
 #: How far back a positive is looked for that becomes known late and has no `window` to bound it.
 _UNBOUNDED = dt.timedelta(days=28)
@@ -100,32 +107,79 @@ def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, 
     return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a day's vectors are made of, read and laid out.
+
+    Attributes:
+        plan: the day's.
+        checkpoint: that it names.
+        users: who is embedded: active in the last `retention_days` by what the sources read.
+        moments: a question for each, at the end of the day.
+        activity: the events that these point at.
+        items: ids of the items that were met, and what the item tower reads of them.
+    """
+
+    plan: Plan
+    checkpoint: UserCheckpoint
+    users: pa.Array
+    moments: Moments
+    activity: Activity
+    items: tuple[pa.Array, Items]
+
+    @classmethod
+    def of(cls, lake: Lake, plan: Plan) -> Task:
+        """Read the events of a plan's day and of the retention window before it."""
+        featurizer = UserFeaturizer(lake.config)
+        checkpoint = checkpoints.load_users(lake, plan.version, plan.checkpoint)
+        log = lake.activity.read(_first(lake, plan), plan.day, plan.watermark, late=plan.day)
+        everyone, end = np.arange(len(log.users)), day_start(plan.day + _ONE_DAY)
+        moments = featurizer.moments(log, everyone, np.full(len(everyone), end))
+        there = moments.lengths() > 0
+        return cls(
+            plan,
+            checkpoint,
+            log.users.filter(pa.array(there.numpy())),
+            moments.select(there.nonzero()[:, 0]),
+            featurizer.activity(log, checkpoint.vocabulary),
+            featurizer.items(log, checkpoint.vocabulary),
+        )
+
+    def vectors(self, bucket: int = 0, buckets: int = 1) -> tuple[Ints, Vectors]:
+        """Places among `users` that are a bucket's, and their vectors: every `buckets`-th batch is, from the first on."""
+        mine = batches(self.moments)[bucket::buckets]
+        places = torch.cat([torch.zeros(0, dtype=torch.int64), *mine])
+        return places.numpy(), self.checkpoint.learner.users(self.activity, self.moments, mine)[places].numpy()
+
+    def write(self, lake: Lake, users: Vectors) -> JobSummary:
+        """Replace the day's `user_embeddings` by these vectors of `users`, and its `item_embeddings`."""
+        ids, items = self.items
+        write(lake.user_embeddings, self.users, users, self.plan)
+        write(lake.item_embeddings, ids, self.checkpoint.learner.items(items).numpy(), self.plan)
+        return {
+            "rows": len(self.users),
+            "items": len(ids),
+            "checkpoint": self.plan.checkpoint,
+            "bootstrap": int(self.plan.bootstrap),
+        }
+
+
 def embed_day(lake: Lake, plan: Plan) -> JobSummary:
     """Write the day's `user_embeddings` and `item_embeddings`, replacing what stood there.
 
     Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
     """
-    spec, featurizer = spec_of(lake), UserFeaturizer(lake.config)
-    checkpoint = checkpoints.load_users(lake, plan.version, plan.checkpoint)
-    first = plan.day - dt.timedelta(days=spec.retention_days - 1)
-    log = lake.activity.read(first, plan.day, plan.watermark, late=plan.day)
-    end = day_start(plan.day + _ONE_DAY)
-    moments = featurizer.moments(log, np.arange(len(log.users)), np.full(len(log.users), end))
-    users = checkpoint.learner.users(featurizer.activity(log, checkpoint.vocabulary), moments)
-    there = moments.lengths().numpy() > 0
-    ids, items = featurizer.items(log, checkpoint.vocabulary)
-    vectors = checkpoint.learner.items(items)
-    write(lake.user_embeddings, log.users.filter(pa.array(there)), users.numpy()[there], plan)
-    write(lake.item_embeddings, ids, vectors.numpy(), plan)
-    return {
-        "rows": int(there.sum()),
-        "items": len(ids),
-        "checkpoint": plan.checkpoint,
-        "bootstrap": int(plan.bootstrap),
-    }
+    task = Task.of(lake, plan)
+    return task.write(lake, task.checkpoint.learner.users(task.activity, task.moments).numpy())
 
 
-def write(table: Table, ids: pa.Array, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]], plan: Plan) -> None:
+def events_read(lake: Lake, plan: Plan) -> str:
+    """Tell apart the states of the events that a day's embedding reads: the names of their files, hashed."""
+    names = sorted(Path(uri).name for uri in lake.events.uris(between=(_first(lake, plan), plan.day)))
+    return xxhash.xxh64_hexdigest("\n".join(names).encode())
+
+
+def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
     """Replace a day of an embedding table."""
     count, width = vectors.shape
     offsets = pa.array(np.arange(0, count * width + 1, width, dtype=np.int32))
@@ -143,6 +197,10 @@ def write(table: Table, ids: pa.Array, vectors: np.ndarray[tuple[int, ...], np.d
 def available_at(day: Day) -> int:
     """Instant (us) from which a day's embeddings, index and graph may be read: the start of the day after."""
     return day_start(day + _ONE_DAY)
+
+
+def _first(lake: Lake, plan: Plan) -> Day:
+    return plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
 
 
 def _lookback(lake: Lake) -> dt.timedelta:

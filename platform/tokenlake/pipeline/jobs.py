@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from tokenlake.catalog import Run
+from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, storage_error
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
 from tokenlake.pipeline import lineage
-from tokenlake.pipeline.lineage import EMBED
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
@@ -162,9 +162,44 @@ def embed(lake: Lake, day: Day, version: str) -> JobResult:
     require_order(lake, version, day)
     with _job(lake, EMBED, day, version) as (run, summary):
         summary |= embed_day(lake, plan(lake, version, day))
-        for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
-            run.artefact(table.path.name, f"{table.path}?version={version}&ds={day}", rows=int(rows or 0))
+        _embedded(lake, run, summary)
     lake.catalog.clear_rerun(day, version, before=run.started_at)
+    return JobResult(EMBED, day, version, "done", summary)
+
+
+def embed_bucket(lake: Lake, day: Day, version: str, bucket: int, buckets: int) -> JobResult:
+    """Embed one of `buckets` parts of the day's users, into a file that `gather` reads; parts may run side by side.
+
+    Raises:
+        OrderError: an earlier day with events is not embedded yet.
+        SchemaError: no such bucket.
+    """
+    if not _has_events(lake, day):
+        return _skipped(lake, "embed-bucket", day, version)
+    from tokenlake.pipeline.buckets import stage
+
+    require_order(lake, version, day)
+    with _job(lake, "embed-bucket", day, version) as (_, summary):
+        summary |= stage(lake, plan(lake, version, day), bucket, buckets)
+    return JobResult("embed-bucket", day, version, "done", summary)
+
+
+def gather(lake: Lake, day: Day, version: str, buckets: int) -> JobResult:
+    """Put the buckets together into what `embed` writes, bit for bit; the day is done then.
+
+    A bucket that is missing, or was made of events that have changed since, is made here.
+    """
+    if not _has_events(lake, day):
+        return _skipped(lake, EMBED, day, version)
+    from tokenlake.pipeline import buckets as staging
+
+    require_order(lake, version, day)
+    drawn = plan(lake, version, day)
+    with _job(lake, EMBED, day, version) as (run, summary):
+        summary |= staging.gather(lake, drawn, buckets)
+        _embedded(lake, run, summary)
+    lake.catalog.clear_rerun(day, version, before=run.started_at)
+    staging.discard(lake, drawn)
     return JobResult(EMBED, day, version, "done", summary)
 
 
@@ -218,6 +253,11 @@ def _in_our_words() -> Iterator[None]:
         raise TrainingError(str(error)) from error
     except OSError as error:
         raise storage_error(error) from error
+
+
+def _embedded(lake: Lake, run: Run, summary: dict[str, Value]) -> None:
+    for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
+        run.artefact(table.path.name, f"{table.path}?version={run.version}&ds={run.day}", rows=int(rows or 0))
 
 
 def _measure(run: Run, summary: dict[str, Value], name: str) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenlake.catalog.catalog import EMBED
 from tokenlake.config import EMBEDDINGS, Encoder
 from tokenlake.errors import NotFoundError
 from tokenlake.lake.lake import Lake
 from tokenlake.times import Day
-
-#: A day of the embeddings' lineage is done when this job is.
-EMBED = "embed"
 
 
 def is_embeddings(version: str) -> bool:

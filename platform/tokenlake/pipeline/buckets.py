@@ -1,0 +1,95 @@
+"""A day's embedding shared out: each bucket stages the vectors of its users, and they are put together when all are there.
+
+Staging: `<data>/staging/<version>/<day>/<bucket>-of-<buckets>.arrow`, written whole or not at all, each with what it was
+made of (checkpoint, state of the events). What was made of anything else is never mixed in, but made anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.catalog import Plan
+from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
+from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.arrays import as_ints, read_arrays, write_arrays
+from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
+from tokenlake.pipeline.keys import Ints
+
+
+def stage(lake: Lake, plan: Plan, bucket: int, buckets: int) -> JobSummary:
+    """Embed a bucket's users into its staging file, unless that is there already.
+
+    Raises:
+        SchemaError: no such bucket.
+    """
+    if not 0 <= bucket < buckets:
+        raise SchemaError(f"bucket {bucket} of {buckets} given; buckets are numbered from 0")
+    path = _path(lake, plan, bucket, buckets)
+    found = _staged(path, _stamp(plan, events_read(lake, plan)))
+    if found is None:
+        task, stamp = _read(lake, plan)
+        found = places, vectors = task.vectors(bucket, buckets)
+        write_arrays(path, {"places": pa.array(places), "vectors": pa.array(vectors.ravel())}, stamp)
+    return {"rows": len(found[0]), "bucket": bucket, "buckets": buckets, "checkpoint": plan.checkpoint}
+
+
+def gather(lake: Lake, plan: Plan, buckets: int) -> JobSummary:
+    """Put all buckets together into the day's tables, to what `embed_day` writes, bit for bit.
+
+    A bucket that is missing, damaged, or was made of other events or by another plan is made here.
+    """
+    if buckets < 1:
+        raise SchemaError(f"buckets={buckets} given; at least 1 is needed")
+    task, stamp = _read(lake, plan)
+    out = np.zeros((len(task.users), task.checkpoint.learner.config.dim), np.float32)
+    made = 0
+    for bucket in range(buckets):
+        found = _staged(_path(lake, plan, bucket, buckets), stamp)
+        if found is None:
+            made += 1
+        places, vectors = found or task.vectors(bucket, buckets)
+        out[places] = vectors.reshape(-1, out.shape[1])
+    return task.write(lake, out) | {"buckets": buckets, "made_here": made}
+
+
+def discard(lake: Lake, plan: Plan) -> None:
+    """Remove what was staged for a day."""
+    shutil.rmtree(_folder(lake, plan), ignore_errors=True)
+
+
+def _read(lake: Lake, plan: Plan) -> tuple[Task, dict[str, str]]:
+    """Read the events, and tell their state; again where more arrived meanwhile."""
+    while True:
+        state = events_read(lake, plan)
+        task = Task.of(lake, plan)
+        if events_read(lake, plan) == state:
+            return task, _stamp(plan, state)
+
+
+def _stamp(plan: Plan, events: str) -> dict[str, str]:
+    return {"checkpoint": plan.checkpoint, "watermark": str(plan.watermark), "events": events}
+
+
+def _staged(path: Path, stamp: dict[str, str]) -> tuple[Ints, Vectors] | None:
+    try:
+        arrays, header = read_arrays(path)
+    except (NotFoundError, CorruptionError):
+        return None
+    if header != stamp:
+        return None
+    places = as_ints(arrays["places"])
+    vectors: NDArray[np.float32] = arrays["vectors"].to_numpy()
+    return places, vectors
+
+
+def _folder(lake: Lake, plan: Plan) -> Path:
+    return lake.data / "staging" / plan.version / plan.day.isoformat()
+
+
+def _path(lake: Lake, plan: Plan, bucket: int, buckets: int) -> Path:
+    return _folder(lake, plan) / f"{bucket}-of-{buckets}.arrow"
