@@ -46,6 +46,7 @@ SURFACE = {
     jagged_dense_bmm
     jagged_dense_mul
     jagged_jagged_bmm
+    jagged_prefix_attention
     jagged_softmax
     jagged_split
     jagged_time_differences

@@ -29,6 +29,7 @@ from .interaction import (
     padded_to_jagged,
 )
 from .layer import gated_norm
+from .prefix import jagged_prefix_attention
 from .samoyeds import SamoyedsWeight, sparse_moe_matmul
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "jagged_dense_bmm",
     "jagged_dense_mul",
     "jagged_jagged_bmm",
+    "jagged_prefix_attention",
     "jagged_softmax",
     "jagged_split",
     "jagged_time_differences",

@@ -20,10 +20,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .gpu import attention, hstu, interaction, layer, samoyeds
+from .gpu import attention, hstu, interaction, layer, prefix, samoyeds
 from .gpu.launch import Config, Kernel, options
 
-KERNELS = {k.name: k for module in (attention, hstu, interaction, layer, samoyeds) for k in module.KERNELS}
+KERNELS = {k.name: k for module in (attention, prefix, hstu, interaction, layer, samoyeds) for k in module.KERNELS}
 DTYPES = ("bf16", "fp16")
 DIMS = (32, 64, 128)
 

@@ -155,7 +155,8 @@ def _keeps_graph(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
-def _check_heads(q: Tensor, q_axis: int, k: Tensor, v: Tensor) -> None:
+def check_heads(q: Tensor, q_axis: int, k: Tensor, v: Tensor) -> None:
+    """Refuse keys and values that do not fit the queries, whose heads are in dimension `q_axis`."""
     for name, x in (("k", k), ("v", v)):
         checks.rank(name, x, ("total", "kv_heads", "dim"))
         checks.same(name, x, "q", q)
@@ -198,7 +199,7 @@ def jagged_attention(
         OffsetsError: Offsets that do not start at 0, decrease or overrun (checks.py says when values are read).
     """
     checks.rank("q", q, ("total", "heads", "dim"))
-    _check_heads(q, 1, k, v)
+    check_heads(q, 1, k, v)
     checks.size("k", k, 0, q.shape[0], "the values of q")
     checks.offsets_form("offsets", offsets)
     checks.devices(q=q, k=k, v=v, offsets=offsets)
@@ -240,7 +241,7 @@ def jagged_cross_attention(
         ShapeError, DtypeError, DeviceError, OffsetsError: As `jagged_attention`.
     """
     checks.rank("q", q, ("batch", "queries", "heads", "dim"))
-    _check_heads(q, 2, k, v)
+    check_heads(q, 2, k, v)
     checks.offsets_form("offsets", offsets)
     batch, queries, heads, dim = q.shape
     checks.size("offsets", offsets, 0, batch + 1, "one more than the rows of q")

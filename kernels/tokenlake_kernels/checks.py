@@ -109,3 +109,16 @@ def row_counts(name: str, counts: Tensor, offsets: Tensor) -> None:
     if bad.any():
         at = int(np.argmax(bad))
         raise OffsetsError(f"{name}[{at}] is {values[at]}; row {at} holds {lengths[at]} values")
+
+
+def places_in_rows(name: str, values: Tensor, q_offsets: Tensor, offsets: Tensor, *, last: int) -> None:
+    """Refuse per-query places outside `0 .. length of the query's row + last`."""
+    if not reads_values(offsets):
+        return
+    places = values.detach().cpu().numpy()
+    lengths, counts = (np.diff(x.detach().cpu().numpy()) for x in (offsets, q_offsets))
+    most = np.repeat(lengths, counts) + last
+    bad = (places < 0) | (places > most)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise OffsetsError(f"{name}[{at}] is {places[at]}; its row takes 0 to {most[at]}")

@@ -55,7 +55,7 @@ def _softmax_rows(
     k: Float[Tensor, "keys kv_heads dim"],
     v: Float[Tensor, "keys kv_heads dim"],
     mask: Bool[Tensor, "queries keys"],
-    bias: Float[Tensor, "queries keys"] | None,
+    bias: Float[Tensor, "*heads queries keys"] | None,
     scale: float | int,
 ) -> Float[Tensor, "queries heads dim"]:
     group = q.shape[1] // k.shape[1]
@@ -114,6 +114,36 @@ def time_buckets(gaps: Int[Tensor, "*shape"], buckets: int) -> Int[Tensor, "*sha
     """
     bits = gaps.abs().clamp(min=1).to(torch.float32).view(torch.int32)
     return ((bits - 0x3F800000) >> 22).clamp(max=buckets - 1).long()
+
+
+def jagged_prefix_attention(
+    q: Float[Tensor, "queries heads dim"],
+    k: Float[Tensor, "total kv_heads dim"],
+    v: Float[Tensor, "total kv_heads dim"],
+    offsets: Int[Tensor, " rows_plus_one"],
+    limits: Int[Tensor, " queries"],
+    own: Int[Tensor, " queries"],
+    *,
+    q_offsets: Int[Tensor, " rows_plus_one"] | None = None,
+    scale: float | int | None = None,
+    q_timestamps: Int[Tensor, " queries"] | None = None,
+    timestamps: Int[Tensor, " total"] | None = None,
+    time_bias: Float[Tensor, "*tables entries"] | None = None,
+) -> Float[Tensor, "queries heads dim"]:
+    """Each query over the first `limits` keys of its row, and over its own key."""
+    scale = q.shape[2] ** -0.5 if scale is None else scale
+    out = [q[:0]]
+    for (a, b), (c, d) in zip(rows(offsets), rows(offsets if q_offsets is None else q_offsets), strict=True):
+        for i in range(c, d):
+            seen = torch.tensor([j < int(limits[i]) or j == int(own[i]) for j in range(b - a)])
+            bias = q.new_zeros(q.shape[1], 1, b - a)
+            if time_bias is not None and timestamps is not None:
+                gaps = (timestamps if q_timestamps is None else q_timestamps)[i] - timestamps[a:b]
+                entries = 1 + time_buckets(gaps, time_bias.shape[-1] - 1)
+                entries[int(own[i])] = 0
+                bias = time_bias[..., entries].expand(q.shape[1], b - a)[:, None]
+            out.append(_softmax_rows(q[i : i + 1], k[a:b], v[a:b], seen[None], bias, scale))
+    return torch.cat(out)
 
 
 def hstu_attention(

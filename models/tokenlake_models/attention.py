@@ -1,132 +1,114 @@
-"""Attention over jagged rows with a bias of time: the one place where sequences are padded."""
+"""Who sees whom in SIT, and how long ago it was: laid out once a batch for the jagged kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from tokenlake_models.jagged import row_numbers
+from tokenlake_kernels import jagged_prefix_attention
+from tokenlake_models.jagged import offsets_of, row_numbers
 
 #: Bucket 0: the row itself. 1 + b: earlier by at least 2^b - 1 seconds and less than 2^(b + 1) - 1.
 BUCKETS = 33
-_HIDDEN = BUCKETS
 #: Seconds between two events of a user that 32 bits hold: 34 years.
 _LONGEST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Which key each query sees, and how long ago it was; shared by the layers of one batch.
+class Sight:
+    """The attention of some values of jagged rows over all values of their own row.
+
+    Keys stand in an order of their own: in each row first those that later values may read, ascending in time, then
+    the others, which only themselves can see.
 
     Attributes:
-        queries: `(rows, longest)` index of each query in the jagged values, padded with any.
-        keys: `(rows, longest)` likewise.
-        places: `(q,)` where each query lies in the padded, flattened queries.
-        buckets: `(rows, queries, keys)`.
+        offsets: `(rows + 1,)` into the keys.
+        q_offsets: `(rows + 1,)` into the queries.
+        queries: `(q,)` the place of each query among the keys; None: every value, in the keys' order.
+        limits: `(q,)` how many keys of its row a query sees.
+        own: `(q,)` the query's own place in its row.
+        seconds: `(total,)` when, from the row's first event on.
     """
 
-    queries: Int64[Tensor, "rows q_max"]
-    keys: Int64[Tensor, "rows k_max"]
-    places: Int64[Tensor, " q"]
-    buckets: Int32[Tensor, "rows q_max k_max"]
+    offsets: Int64[Tensor, " rows_1"]
+    q_offsets: Int64[Tensor, " rows_1"]
+    queries: Int64[Tensor, " q"] | None
+    limits: Int64[Tensor, " q"]
+    own: Int64[Tensor, " q"]
+    seconds: Int64[Tensor, " total"]
+
+    def asking(self, asks: Bool[Tensor, " total"], place: Int64[Tensor, " total"]) -> Sight:
+        """Of the sight of all values, that of those where `asks`, in the values' order.
+
+        Args:
+            asks: of the values, as they were given to `survey`.
+            place: from `survey`.
+        """
+        queries = place[asks]
+        q_offsets = offsets_of(asks.long())[self.offsets]
+        return Sight(self.offsets, q_offsets, queries, self.limits[queries], self.own[queries], self.seconds)
 
 
-def pair(
-    timestamps: Int64[Tensor, " total"],
-    offsets: Int64[Tensor, " rows_1"],
-    asks: Bool[Tensor, " total"],
-    visible: Bool[Tensor, " total"],
-) -> Pairs:
-    """Lay out the attention of the values where `asks` over all values of their own jagged row.
+def survey(
+    timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], visible: Bool[Tensor, " total"]
+) -> tuple[Sight, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
+    """Lay out the attention of jagged rows, in any order of time.
 
-    A query sees itself and every visible key with a strictly earlier timestamp: rows of a tie don't see each other.
+    A value sees itself and every visible one with a strictly earlier timestamp: values of a tie don't see each other.
+
+    Returns:
+        The sight of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
     """
-    if not len(timestamps):
-        none = offsets.new_zeros(0, 1)
-        return Pairs(none, none, offsets.new_zeros(0), none.unsqueeze(2).int())
-    keys, there = _padded(offsets)
     rows = row_numbers(offsets)
-    asking = asks.nonzero()[:, 0]
-    begins = torch.searchsorted(asking, offsets)
-    queries, _ = _padded(begins)
-    places = rows[asking] * queries.shape[1] + torch.arange(len(asking), device=rows.device) - begins[rows[asking]]
-    queries = torch.zeros_like(queries).view(-1).index_copy(0, places, asking).view_as(queries)
-    buckets = _ages(timestamps, offsets, rows, queries, keys, there & visible[keys]).flatten(0, 1)
-    # A padded query has no key of its own; seeing the first keeps its softmax a number.
-    first = torch.zeros(len(buckets), dtype=torch.int64, device=rows.device)
-    buckets[
-        torch.arange(len(buckets), device=rows.device), first.index_copy(0, places, asking - offsets[rows[asking]])
-    ] = 0
-    return Pairs(queries, keys, places, buckets.view(*queries.shape, -1))
-
-
-def _ages(timestamps: Tensor, offsets: Tensor, rows: Tensor, queries: Tensor, keys: Tensor, readable: Tensor) -> Tensor:
-    """Buckets of the pairs by gap of time alone; in 32 bits, since these are the largest tensors of a step."""
-    since = timestamps - timestamps[offsets[rows]]
-    seconds = (since // 1_000_000).clamp(-_LONGEST, _LONGEST).int()
-    rank = torch.unique(timestamps, return_inverse=True)[1].int()
-    key_rank = torch.where(readable, rank[keys], len(rank))
-    gap = (seconds[queries] + 1).unsqueeze(2) - seconds[keys].unsqueeze(1)
-    # floor(log2(gap + 1)) is the exponent of that number as a float.
-    buckets = gap.clamp_(min=1).float().view(torch.int32).bitwise_right_shift_(23).sub_(126)
-    return buckets.masked_fill_(key_rank.unsqueeze(1) >= rank[queries].unsqueeze(2), _HIDDEN)
+    places = torch.arange(len(timestamps), device=timestamps.device)
+    by_time = torch.sort(timestamps, stable=True).indices
+    by_time = by_time[torch.sort(rows[by_time], stable=True).indices]
+    timestamps, visible = timestamps[by_time], visible[by_time]
+    starts = offsets[rows]
+    tied = torch.zeros_like(visible)
+    tied[1:] = (timestamps[1:] == timestamps[:-1]) & (rows[1:] == rows[:-1])
+    tie_begin = places.masked_fill(tied, 0).cummax(0).values if len(places) else places
+    before = offsets_of(visible.long())
+    earlier = before[:-1] - before[starts]
+    count = before[offsets[1:]][rows] - before[starts]
+    seconds = ((timestamps - timestamps[starts]) // 1_000_000).clamp(-_LONGEST, _LONGEST)
+    target = starts + torch.where(visible, earlier, count + places - starts - earlier)
+    turned = torch.empty_like(places).index_copy(0, target, places)
+    everything = Sight(offsets, offsets, None, earlier[tie_begin][turned], places - starts, seconds[turned])
+    return everything, by_time[turned], torch.empty_like(places).index_copy(0, by_time, target)
 
 
 def attend(
     q: Float32[Tensor, "total_q heads d"],
     k: Float32[Tensor, "total heads d"],
     v: Float32[Tensor, "total heads d"],
-    pairs: Pairs,
+    sight: Sight,
     bias: Float32[Tensor, "heads buckets"],
 ) -> Float32[Tensor, "total_q heads d"]:
     """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.
 
     Args:
-        q: queries where `pair` was told that they ask, in their order.
-        k: keys of all values.
-        v: values.
-        pairs: the layout, from `pair`.
+        q: the queries of `sight`, in its order.
+        k: keys of all values, in the order of `survey`.
+        v: values, likewise.
+        sight: the layout.
         bias: added to the score of a pair by the bucket of its time gap.
     """
-    rows, longest = pairs.queries.shape
-    padded = q.new_zeros(rows * longest, *q.shape[1:]).index_copy(0, pairs.places, q)
-    q = padded.view(rows, longest, *q.shape[1:]).transpose(1, 2)
-    k = k[pairs.keys].transpose(1, 2)
-    v = v[pairs.keys].transpose(1, 2)
-    bias_of_pairs: Tensor = _PairBias.apply(bias, pairs.buckets)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    out = scaled_dot_product_attention(q, k, v, attn_mask=bias_of_pairs)
-    return out.transpose(1, 2).flatten(0, 1)[pairs.places]
-
-
-class _PairBias(torch.autograd.Function):
-    """`bias[:, bucket]`, -inf where hidden; its gradient counts by bucket, ten times faster than a scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, bias: Tensor, buckets: Tensor) -> Tensor:
-        ctx.save_for_backward(buckets)
-        hidden = bias.new_full((len(bias), 1), -torch.inf)
-        rows, queries, keys = buckets.shape
-        flat = torch.cat([bias, hidden], dim=1).index_select(1, buckets.flatten())
-        return flat.view(len(bias), rows, queries, keys).transpose(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (buckets,) = ctx.saved_tensors
-        flat = buckets.flatten()
-        by_head = gradient.transpose(0, 1).flatten(1)
-        sums = [torch.bincount(flat, weights=g, minlength=BUCKETS + 1)[:BUCKETS] for g in by_head]
-        return torch.stack(sums).to(gradient.dtype), None
-
-
-def _padded(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Padded indices of jagged rows, and where there is one; padding repeats a valid index."""
-    lengths = offsets.diff()
-    longest = max(int(lengths.max()) if len(lengths) else 0, 1)
-    places = torch.arange(longest, device=offsets.device)
-    there = places < lengths.unsqueeze(1)
-    return torch.where(there, offsets[:-1].unsqueeze(1) + places, 0), there
+    # The kernel's buckets are half octaves of the gap: of gap + 1 here, and both halves of an octave share an entry.
+    table = torch.cat([bias[:, :1], bias[:, 1:].repeat_interleave(2, 1)], 1)
+    out: Tensor = jagged_prefix_attention(
+        q,
+        k,
+        v,
+        sight.offsets,
+        sight.limits,
+        sight.own,
+        q_offsets=sight.q_offsets,
+        q_timestamps=(sight.seconds if sight.queries is None else sight.seconds[sight.queries]) + 1,
+        timestamps=sight.seconds,
+        time_bias=table,
+    )
+    return out

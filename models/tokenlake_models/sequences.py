@@ -86,7 +86,9 @@ class Sequences:
         mixed = torch.randperm(len(self), generator=generator) if generator else torch.arange(len(self))
         before = self._context_stops - self._context_starts + self._past_stops - self._past_starts
         length = self.stops - self.starts + before
-        mixed = mixed[torch.sort(length[mixed], stable=True).indices]  # similar lengths together: little padding
+        mixed = mixed[
+            torch.sort(length[mixed], stable=True).indices
+        ]  # similar lengths together: the threads end together
         mixed = mixed[torch.sort(self.wave[mixed], stable=True).indices]
         waves = torch.unique_consecutive(self.wave[mixed], return_counts=True)[1].tolist()
         return [self._cut(wave, size, generator) for wave in torch.split(mixed, waves)] if waves else []

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from tokenlake_models.attention import BUCKETS, Pairs, attend, pair
+from tokenlake_models.attention import BUCKETS, Sight, attend, survey
 
 
 class _Layer(nn.Module):
@@ -26,13 +26,13 @@ class _Layer(nn.Module):
             nn.init.zeros_(branch.weight)
             nn.init.zeros_(branch.bias)
 
-    def forward(self, x: Tensor, asks: Tensor | None, pairs: Pairs) -> Tensor:
-        """All of `x` are keys; those where `asks` (None: all) are queries, and come out."""
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        """All of `x` are keys; the queries of `sight` come out."""
         normed = self.norm(x)
-        mine, asking = (x, normed) if asks is None else (x[asks], normed[asks])
+        mine, asking = (x, normed) if sight.queries is None else (x[sight.queries], normed[sight.queries])
         q = self.query(asking).unflatten(-1, (self.heads, -1))
         k, v = self.key_value(normed).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        y: Tensor = mine + self.out(attend(q, k, v, pairs, self.bias).flatten(1))
+        y: Tensor = mine + self.out(attend(q, k, v, sight, self.bias).flatten(1))
         return torch.add(y, self.feed(y))
 
 
@@ -64,17 +64,16 @@ class SIT(nn.Module):
         """Contextual tokens of the `q` places where `asks`, in order.
 
         Args:
-            tokens: of all rows, one after the other, each row's ascending in time.
+            tokens: of all rows, one after the other.
             timestamps: microseconds.
             offsets: the rows.
             asks: what comes out.
             seen: what later tokens may read.
         """
-        x = tokens
+        everything, order, place = survey(timestamps, offsets, seen)
+        x = tokens[order]
         *inner, last = self.layers
-        if inner:
-            everything = pair(timestamps, offsets, torch.ones_like(asks), seen)
-            for layer in inner:
-                x = layer(x, None, everything)
-        out: Tensor = self.norm(last(x, asks, pair(timestamps, offsets, asks, seen)))
+        for layer in inner:
+            x = layer(x, everything)
+        out: Tensor = self.norm(last(x, everything.asking(asks, place)))
         return out

@@ -20,6 +20,26 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64).to(dtype)
 
 
+def places(lengths: Sequence[int], share: float | None, seed: int = 0) -> dict[str, Tensor]:
+    """Limits, own keys and times for prefix attention; with `share`, queries of their own, about so many a key."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = list(lengths) if share is None else [round(n * share) for n in lengths]
+    length = torch.tensor(lengths, dtype=torch.int64).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    limits, own = (torch.rand(len(length), generator=generator) for _ in range(2))
+    times = torch.cat([torch.zeros(0).long(), *(_times(n, generator) for n in lengths)])
+    found = {"limits": (limits * (length + 1)).long(), "own": (own * length).long(), "timestamps": times}
+    if share is None:
+        return found
+    q_times = torch.cat([torch.zeros(0).long(), *(_times(n, generator) for n in counts)])
+    return found | {"q_offsets": offsets_of(counts), "q_timestamps": q_times}
+
+
+def _times(count: int, generator: torch.Generator) -> Tensor:
+    """Ascending, with ties and long gaps."""
+    gaps = torch.rand(count, generator=generator) < 0.6
+    return (gaps * torch.randint(0, 500, (count,), generator=generator)).cumsum(0)
+
+
 def gradients(run: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The result and the gradient of every floating-point input, for a fixed random gradient of the result."""
     leaves = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in inputs]

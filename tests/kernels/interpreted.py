@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tokenlake_kernels as kernels
-from tests.kernels.batches import normal, offsets_of
+from tests.kernels.batches import normal, offsets_of, places
 from tokenlake_kernels import attention as attention_op
 from tokenlake_kernels import hstu as hstu_op
 from tokenlake_kernels import interaction as interaction_op
 from tokenlake_kernels import layer as layer_op
+from tokenlake_kernels import prefix as prefix_op
 from tokenlake_kernels import samoyeds as samoyeds_op
 from tokenlake_kernels.cpu import eager
-from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, samoyeds
+from tokenlake_kernels.cpu import prefix as cpu_prefix
+from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, prefix, samoyeds
 from tokenlake_kernels.masks import FAR, Hstu
 
 FEW = settings(max_examples=4, deadline=None, derandomize=True)
@@ -70,6 +72,32 @@ def test_cross_attention(queries: int, biased: bool) -> None:
     assert_close(ours, theirs)
     ours = attention.attention_backward(g, q, k, v, bias, *ours, *how, 45)
     assert_close(ours, eager.attention_backward(g, q, k, v, bias, theirs[0], *how))
+
+
+def _layout(lengths: list[int], share: float) -> cpu_prefix.Layout:
+    given = places(lengths, share) | {"offsets": offsets_of(lengths)}
+    names = ("q_offsets", "offsets", "limits", "own", "q_timestamps", "timestamps")
+    return cpu_prefix.Layout(*(given[name] for name in names))
+
+
+@pytest.mark.parametrize(
+    ("tables", "heads", "deterministic"),
+    [(0, (2, 1), False), (1, (2, 2), False), (2, (2, 1), False), (2, (2, 2), True)],
+)
+def test_prefix_attention(
+    tables: int, heads: tuple[int, int], deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENLAKE_DETERMINISTIC", str(int(deterministic)))
+    layout, n = _layout([3, 0, 80], 1.2), 83
+    queries = len(layout.limits)
+    q, g = (normal(queries, heads[0], 16, seed=x) for x in (0, 3))
+    k, v = (normal(n, heads[1], 16, seed=x) for x in (1, 2))
+    table = normal(tables, 19) if tables else None
+    ours = prefix.forward(q, k, v, layout, table, 0.25, -1)
+    theirs = cpu_prefix.eager_forward(q, k, v, layout, table, 0.25)
+    assert_close(ours, theirs)
+    ours = prefix.backward(g, *ours, q, k, v, layout, table, 0.25, 96)
+    assert_close(ours, cpu_prefix.eager_backward(g, q, k, v, theirs[0], layout, table, 0.25))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -162,9 +190,13 @@ def _dispatched() -> dict[str, tuple[object, str, tuple[object, ...]]]:
     out, lse = attention_op._forward_cpu(q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)
     rows = (torch.tensor([1, 0, 2]), torch.arange(23), normal(2, 9), normal(1, 9), 0.3, 5.0, [2, 0, 1, 0, 0], -1)
     packed = kernels.SamoyedsWeight.encode(normal(8, 128))
+    sight = (normal(2, 9), *_layout([3, 0, 20], 1.0), 0.3, -1)
+    seen = prefix_op._forward_cpu(q, k, v, *sight)
     return {
         "attention": (attention_op, "_forward", (q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)),
         "attention backward": (attention_op, "_backward", (g, q, k, v, None, out, lse, offsets, 0, FAR, 0, 0.3, -1)),
+        "prefix": (prefix_op, "_forward", (q, k, v, *sight)),
+        "prefix backward": (prefix_op, "_backward", (g, *seen, q, k, v, *sight)),
         "hstu": (hstu_op, "_forward", (q, k, v, offsets, *rows)),
         "hstu backward": (hstu_op, "_backward", (g, q, k, v, offsets, *rows)),
         "dense_bmm": (interaction_op, "_dense_bmm", (x, normal(3, 24, 5), offsets, torch.arange(23))),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 import tokenlake_kernels as kernels
-from tests.kernels.batches import LENGTHS, assert_same, normal, offsets_of
+from tests.kernels.batches import LENGTHS, assert_same, normal, offsets_of, places
 from tokenlake_kernels import reference
 from tokenlake_kernels.cpu import native
 
@@ -89,6 +89,41 @@ def test_cross_attention(lengths: list[int], queries: int, heads: tuple[int, int
         lambda q, k, v, b=None: reference.jagged_cross_attention(q, k, v, offsets, bias=b),
         inputs,
     )
+
+
+@FEW
+@given(
+    lengths=LENGTHS,
+    heads=st.sampled_from([(1, 1, 16), (4, 2, 24), (2, 2, 33)]),
+    tables=st.sampled_from(["none", "shared", "by head"]),
+    share=st.sampled_from([None, 0.0, 0.4, 3.0]),
+    dtype=st.sampled_from([torch.int32, torch.int64]),
+)
+def test_prefix_attention(
+    lengths: list[int], heads: tuple[int, int, int], tables: str, share: float | None, dtype: torch.dtype
+) -> None:
+    """Queries: the rows themselves (None), or about `share` a key, with some rows without any."""
+    offsets, (h, kv, dim), n = offsets_of(lengths, dtype), heads, sum(lengths)
+    layout = places(lengths, share, seed=n)
+    how = layout | ({} if share is None else {"q_offsets": layout["q_offsets"].to(dtype)})
+    queries = len(how["limits"])
+    inputs = [normal(queries, h, dim), normal(n, kv, dim, seed=1), normal(n, kv, dim, seed=2)]
+    if tables != "none":
+        inputs.append(normal(*((21,) if tables == "shared" else (h, 21)), seed=3))
+    assert_same(
+        lambda q, k, v, t=None: kernels.jagged_prefix_attention(q, k, v, offsets, time_bias=t, **how),
+        lambda q, k, v, t=None: reference.jagged_prefix_attention(q, k, v, offsets, time_bias=t, **how),
+        inputs,
+    )
+
+
+def test_prefix_attention_is_causal_attention_where_nothing_ties() -> None:
+    offsets = offsets_of([200, 1, 77])
+    q, k, v = (normal(278, 2, 32, seed=n) for n in range(3))
+    place = torch.cat([torch.arange(n) for n in (200, 1, 77)])
+    out = kernels.jagged_prefix_attention(q, k, v, offsets, place, place)
+    expected = kernels.jagged_attention(q, k, v, offsets, causal=True)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
 @FEW

@@ -24,6 +24,12 @@ def hstu(**how: object) -> object:
     return kernels.hstu_attention(**given)
 
 
+def prefix(**how: object) -> object:
+    places = torch.tensor([0, 1, 0, 1, 2, 3])
+    given = {"q": X, "k": X, "v": X, "offsets": OFFSETS, "limits": places, "own": places} | how
+    return kernels.jagged_prefix_attention(**given)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -49,6 +55,13 @@ def hstu(**how: object) -> object:
         (lambda: hstu(num_targets=torch.tensor([0])), ValueError, "num_targets has shape"),
         (lambda: hstu(time_bias=torch.zeros(4)), ValueError, "time_bias is given without timestamps"),
         (lambda: hstu(position_bias=torch.zeros(3, 4)), ValueError, r"position_bias has shape \(3, 4\)"),
+        (lambda: prefix(limits=OFFSETS), ValueError, r"limits has shape \(3,\); expected 6 \(one a query\)"),
+        (lambda: prefix(limits=torch.tensor([0, 1, 2, 3, 4, 5])), ValueError, r"limits\[5\] is 5; its row takes 0 to 4"),
+        (lambda: prefix(own=torch.tensor([0, 2, 0, 0, 0, 0])), ValueError, r"own\[1\] is 2; its row takes 0 to 1"),
+        (lambda: prefix(q_offsets=torch.tensor([0, 6])), ValueError, "q_offsets has shape"),
+        (lambda: prefix(q_offsets=torch.tensor([0, 1, 5])), ValueError, r"q_offsets\[2\] is 5; .* end at 6"),
+        (lambda: prefix(time_bias=torch.zeros(4)), ValueError, "time_bias is given without timestamps"),
+        (lambda: prefix(time_bias=torch.zeros(3, 4), timestamps=torch.arange(6)), ValueError, "time_bias has shape"),
         (lambda: kernels.jagged_cross_attention(X[None], X, X, OFFSETS), ValueError, "one more than the rows of q"),
         (lambda: kernels.jagged_dense_bmm(X[:, 0], torch.zeros(2, 9, 3), OFFSETS), ValueError, "dense has shape"),
         (lambda: kernels.jagged_dense_add(X[:, 0], OFFSETS, torch.zeros(2, 3, 16)), ValueError, "row 1 of offsets holds 4"),

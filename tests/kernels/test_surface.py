@@ -21,6 +21,7 @@ BEYOND = {
     "gated_norm",
     "grouped_gemm",
     "jagged_concat",
+    "jagged_prefix_attention",
     "jagged_split",
     "jagged_time_differences",
     "sparse_moe_matmul",

@@ -49,6 +49,23 @@ def _calls(dtype: torch.dtype) -> dict[str, tuple[Callable[..., object], tuple[o
             OPS.hstu_forward.default,
             (q, k, v, OFFSETS, targets, times, position, time, 0.3, 5.0, [2, 0, 1, 0, 0], -1),
         ),
+        "prefix": (
+            OPS.prefix_forward.default,
+            (
+                _leaf(4, 2, 16, dtype=dtype),
+                k1,
+                v1,
+                time,
+                torch.tensor([0, 2, 2, 4]),
+                OFFSETS,
+                torch.tensor([0, 1, 3, 5]),
+                torch.tensor([2, 1, 3, 0]),
+                times[:4],
+                times,
+                0.3,
+                -1,
+            ),
+        ),
         "dense_bmm": (OPS.dense_bmm.default, (x, _leaf(B, 6, 3, dtype=dtype), OFFSETS, index)),
         "jagged_bmm": (OPS.jagged_bmm.default, (x, y, OFFSETS, None)),
         "softmax": (OPS.softmax.default, (x, OFFSETS)),
@@ -130,6 +147,9 @@ class Model(nn.Module):
                                    position_bias=self.position, time_bias=self.time)
         y = kernels.gated_norm(a.flatten(1), u.flatten(1), self.weight, self.bias, concat=True, out_weight=self.out)
         y = y + kernels.jagged_attention(q, k, v, offsets, causal=True, max_len=9).flatten(1)
+        at = torch.tensor([0, 1, 2, *range(9)])
+        past = kernels.jagged_prefix_attention(q, k, v, offsets, at, at, max_len=9, timestamps=times, time_bias=self.time)
+        y = y + past.flatten(1)
         pooled = kernels.jagged_cross_attention(y.new_ones(batch, 2, 2, 16), k, v, offsets, bias=y.new_zeros(batch, 2, 9))
         w = kernels.jagged_softmax(y[:, :3], offsets)
         z = kernels.jagged_jagged_bmm(y, w, offsets)

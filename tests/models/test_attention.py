@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlake_models.attention import BUCKETS, attend, pair
+from tokenlake_models.attention import BUCKETS, attend, survey
 from tokenlake_models.jagged import offsets_of
 
 SECOND = 1_000_000
@@ -59,7 +59,8 @@ def test_against_the_slow_one(gaps, seed):
     k, v = (torch.randn(len(timestamps), 2, 3, generator=generator, requires_grad=True) for _ in range(2))
     q = torch.randn(int(asks.sum()), 2, 3, generator=generator, requires_grad=True)
     bias = torch.randn(2, BUCKETS, generator=generator, requires_grad=True)
-    fast = attend(q, k, v, pair(timestamps, offsets, asks, visible), bias)
+    everything, order, place = survey(timestamps, offsets, visible)
+    fast = attend(q, k[order], v[order], everything.asking(asks, place), bias)
     expected = slow(q, k, v, timestamps, offsets, asks, visible, bias)
     assert torch.allclose(fast, expected, atol=1e-5)
     if not len(q):
@@ -71,17 +72,25 @@ def test_against_the_slow_one(gaps, seed):
         assert torch.allclose(a, b, atol=1e-4)
 
 
+def biases(seconds: list[int]) -> list[float]:
+    """What the last of some events adds to its scores: of the keys before it, and of itself."""
+    n = len(seconds)
+    timestamps, offsets = torch.tensor(seconds) * SECOND, torch.tensor([0, n])
+    everything, order, place = survey(timestamps, offsets, torch.ones(n, dtype=torch.bool))
+    asks = torch.arange(n) == n - 1
+    bias = torch.arange(BUCKETS, dtype=torch.float32)[None]
+    # Values that pick out one key each, and scores so flat that the softmax gives the biases back.
+    q, k, v = torch.zeros(1, 1, n), torch.zeros(n, 1, n), torch.eye(n)[:, None]
+    weights = attend(q, k, v[order], everything.asking(asks, place), bias)[0, 0]
+    return [round(float(x)) for x in weights.log() - weights[-1].log()]
+
+
 def test_buckets_double():
-    seconds = torch.tensor([0, 1, 3, 7, 8, 3600 * 24 * 365 * 3])
-    offsets = torch.tensor([0, 6])
-    pairs = pair(seconds * SECOND, offsets, torch.tensor([False] * 5 + [True]), torch.ones(6, dtype=torch.bool))
-    gaps = seconds[-1] - seconds[:-1]
-    assert pairs.buckets[0, 0].tolist() == [1 + int(math.log2(int(g) + 1)) for g in gaps] + [0]
-    assert int(pairs.buckets.max()) < BUCKETS
+    seconds = [0, 1, 3, 7, 8, 3600 * 24]
+    assert biases(seconds) == [1 + int(math.log2(seconds[-1] - s + 1)) for s in seconds[:-1]] + [0]
 
 
 def test_decades_apart():
-    years = torch.tensor([0, 30, 60, 90]) * 365 * 86400 * SECOND
-    pairs = pair(years, torch.tensor([0, 4]), torch.ones(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
-    assert (pairs.buckets[0].tril() < BUCKETS).all()
-    assert (pairs.buckets[0].triu(1)[pairs.buckets[0].triu(1) > 0] == BUCKETS).all()
+    year = 365 * 86400
+    assert biases([0, 20 * year, 33 * year]) == [30, 29, 0]
+    assert biases([0, 30 * year, 90 * year])[0] == 31  # 34 years are the longest gap there is

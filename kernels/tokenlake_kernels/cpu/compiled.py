@@ -17,7 +17,8 @@ def usable(x: Tensor) -> bool:
     return x.dtype != torch.float64 and library() is not None
 
 
-def _call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
+def call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
+    """Call a C function: tensors go down as pointers."""
     native = library()
     if native is None:
         raise RuntimeError("the compiled kernels were asked for where usable() had said no")
@@ -32,32 +33,36 @@ def _call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
     getattr(native, name)(*values, ctypes.c_int(threads))
 
 
-def _threads(work: int) -> int:
+def threads_for(work: int) -> int:
+    """How many threads so much work deserves."""
     return 1 if work < SMALL else torch.get_num_threads()
 
 
-def _float(x: Tensor) -> Tensor:
+def as_float(x: Tensor) -> Tensor:
     """float32 with a dense last dimension; other strides stay as they are."""
     x = x.float()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _flat(x: Tensor) -> Tensor:
+def flat_float(x: Tensor) -> Tensor:
+    """Contiguous float32."""
     return x.float().contiguous()
 
 
-def _strides(*tensors: Tensor) -> Tensor:
+def strides(*tensors: Tensor) -> Tensor:
+    """The (token, head) strides of all, one after the other."""
     return torch.tensor([s for x in tensors for s in x.stride()[:2]])
 
 
-def _long(x: Tensor) -> Tensor:
+def long(x: Tensor) -> Tensor:
+    """Contiguous int64."""
     return x.long().contiguous()
 
 
 def _ends(
     offsets: Int[Tensor, " rows_plus_one"], queries: int
 ) -> tuple[Int[Tensor, " rows_plus_one"], Int[Tensor, " rows_plus_one"]]:
-    keys = _long(offsets)
+    keys = long(offsets)
     return (torch.arange(keys.shape[0]) * queries if queries else keys), keys
 
 
@@ -75,18 +80,18 @@ def attention_forward(
     save: bool,
 ) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads saved"]]:
     """As `eager.attention_forward`."""
-    qs, ks, vs = _float(q), _float(k), _float(v)
-    flat = None if bias is None else _flat(bias)
+    qs, ks, vs = as_float(q), as_float(k), as_float(v)
+    flat = None if bias is None else flat_float(bias)
     q_ends, k_ends = _ends(offsets, queries)
     out = torch.empty(q.shape)
     lse = torch.empty(q.shape[1], q.shape[0] if save else 0)
-    _call(
+    call(
         "tl_attention_forward",
         *(
             qs,
             ks,
             vs,
-            _strides(qs, ks, vs),
+            strides(qs, ks, vs),
             flat,
             q_ends,
             k_ends,
@@ -97,7 +102,7 @@ def attention_forward(
         ),
         *((0, 0) if flat is None else flat.shape[1:]),
         *(left, right, scale, out, lse if save else None),
-        threads=_threads(q.numel() * 8),
+        threads=threads_for(q.numel() * 8),
     )
     return out.to(q.dtype), lse
 
@@ -117,20 +122,20 @@ def attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `eager.attention_backward`."""
-    qs, ks, vs, gs = _float(q), _float(k), _float(v), _float(g)
-    flat = None if bias is None else _flat(bias)
+    qs, ks, vs, gs = as_float(q), as_float(k), as_float(v), as_float(g)
+    flat = None if bias is None else flat_float(bias)
     q_ends, k_ends = _ends(offsets, queries)
     # Rows without keys are skipped, so the gradient of their queries must start as zero.
     dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
     dbias = None if flat is None else torch.zeros_like(flat)
-    _call(
+    call(
         "tl_attention_backward",
         *(
             qs,
             ks,
             vs,
             gs,
-            _strides(qs, ks, vs, gs),
+            strides(qs, ks, vs, gs),
             flat,
             lse,
             (gs * out.float()).sum(-1).T.contiguous(),
@@ -140,7 +145,7 @@ def attention_backward(
         *(offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2]),
         *((0, 0) if flat is None else flat.shape[1:]),
         *(left, right, scale, dq, dk, dv, dbias),
-        threads=_threads(q.numel() * 8),
+        threads=threads_for(q.numel() * 8),
     )
     given = q.new_zeros(0) if bias is None or dbias is None else dbias.to(bias.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), given
@@ -150,9 +155,9 @@ class _Tables:
     """The bias tables of HSTU attention as the C interface wants them."""
 
     def __init__(self, position: Tensor | None, time: Tensor | None, timestamps: Tensor | None) -> None:
-        self.position = None if position is None else _flat(position)
-        self.time = None if time is None else _flat(time)
-        self.timestamps = None if timestamps is None else _long(timestamps)
+        self.position = None if position is None else flat_float(position)
+        self.time = None if time is None else flat_float(time)
+        self.timestamps = None if timestamps is None else long(timestamps)
         sizes = [
             (0, 0) if t is None else (t.shape[1], 0 if t.shape[0] == 1 else t.shape[1])
             for t in (self.position, self.time)
@@ -174,15 +179,15 @@ def hstu_forward(
     mask: Hstu,
 ) -> Float[Tensor, "total heads dim"]:
     """As `eager.hstu_forward`."""
-    qs, ks, vs = _float(q), _float(k), _float(v)
+    qs, ks, vs = as_float(q), as_float(k), as_float(v)
     tables = _Tables(position, time, timestamps)
     out = torch.empty(q.shape)
-    _call(
+    call(
         "tl_hstu_forward",
-        *(qs, ks, vs, _strides(qs, ks, vs), _long(offsets), None if targets is None else _long(targets)),
+        *(qs, ks, vs, strides(qs, ks, vs), long(offsets), None if targets is None else long(targets)),
         *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask)),
         *(tables.position, tables.time, tables.sizes, tables.timestamps, scale, norm, out),
-        threads=_threads(q.numel() * 8),
+        threads=threads_for(q.numel() * 8),
     )
     return out.to(q.dtype)
 
@@ -202,15 +207,15 @@ def hstu_backward(
     mask: Hstu,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `eager.hstu_backward`."""
-    qs, ks, vs, gs = _float(q), _float(k), _float(v), _float(g)
+    qs, ks, vs, gs = as_float(q), as_float(k), as_float(v), as_float(g)
     tables = _Tables(position, time, timestamps)
     dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
-    threads = _threads(q.numel() * 8)
+    threads = threads_for(q.numel() * 8)
     given = (tables.position, tables.time)
     grads = [None if t is None else torch.zeros(threads, *t.shape) for t in given]
-    _call(
+    call(
         "tl_hstu_backward",
-        *(qs, ks, vs, gs, _strides(qs, ks, vs, gs), _long(offsets), None if targets is None else _long(targets)),
+        *(qs, ks, vs, gs, strides(qs, ks, vs, gs), long(offsets), None if targets is None else long(targets)),
         *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask), *given, tables.sizes, tables.timestamps),
         *(scale, norm, dq, dk, dv, *grads, *(0 if t is None else t.numel() for t in given)),
         threads=threads,
@@ -228,10 +233,10 @@ def dense_bmm(
     """As `eager.dense_bmm`."""
     out = torch.empty(x.shape[0], dense.shape[2])
     work = x.numel() * dense.shape[2] // 8
-    _call(
+    call(
         "tl_dense_bmm",
-        *(_flat(x), _flat(dense), _long(offsets), *dense.shape, out),
-        threads=_threads(work),
+        *(flat_float(x), flat_float(dense), long(offsets), *dense.shape, out),
+        threads=threads_for(work),
     )
     return out.to(x.dtype)
 
@@ -242,7 +247,7 @@ def jagged_bmm(
     """As `eager.jagged_bmm`."""
     out = torch.empty(offsets.shape[0] - 1, x.shape[1], y.shape[1])
     work = x.numel() * y.shape[1] // 8
-    _call("tl_jagged_bmm", *(_flat(x), _flat(y), _long(offsets), *out.shape, out), threads=_threads(work))
+    call("tl_jagged_bmm", *(flat_float(x), flat_float(y), long(offsets), *out.shape, out), threads=threads_for(work))
     return out.to(x.dtype)
 
 
@@ -252,7 +257,7 @@ def softmax(
     """As `eager.softmax`."""
     out = torch.empty(x.shape)
     batch = offsets.shape[0] - 1
-    _call("tl_softmax", _flat(x), _long(offsets), batch, x.shape[1], out, threads=_threads(x.numel()))
+    call("tl_softmax", flat_float(x), long(offsets), batch, x.shape[1], out, threads=threads_for(x.numel()))
     return out.to(x.dtype)
 
 
@@ -262,8 +267,15 @@ def softmax_backward(
     """As `eager.softmax_backward`."""
     out = torch.empty(y.shape)
     batch = offsets.shape[0] - 1
-    _call(
-        "tl_softmax_backward", _flat(y), _flat(g), _long(offsets), batch, y.shape[1], out, threads=_threads(y.numel())
+    call(
+        "tl_softmax_backward",
+        flat_float(y),
+        flat_float(g),
+        long(offsets),
+        batch,
+        y.shape[1],
+        out,
+        threads=threads_for(y.numel()),
     )
     return out.to(y.dtype)
 
@@ -279,7 +291,7 @@ def broadcast(
     out = torch.empty(x.shape)
     rows, length, cols = dense.shape
     sizes = (rows, x.shape[1], length, cols, int(mul))
-    _call("tl_broadcast", _flat(x), _flat(dense), _long(offsets), *sizes, out, threads=_threads(x.numel()))
+    call("tl_broadcast", flat_float(x), flat_float(dense), long(offsets), *sizes, out, threads=threads_for(x.numel()))
     return out.to(x.dtype)
 
 
@@ -292,18 +304,18 @@ def copy_segments(
 ) -> None:
     """As `eager.copy_segments`, for tensors of any dtype."""
     bytes_a_row = dst.element_size() * dst[:1].numel() if dst.shape[0] else 0
-    parts = (src.contiguous(), _long(src_starts), _long(dst_starts), _long(lengths))
-    _call("tl_copy_segments", *parts, lengths.shape[0], bytes_a_row, dst, threads=_threads(dst.numel()))
+    parts = (src.contiguous(), long(src_starts), long(dst_starts), long(lengths))
+    call("tl_copy_segments", *parts, lengths.shape[0], bytes_a_row, dst, threads=threads_for(dst.numel()))
 
 
 def time_differences(
     timestamps: Int[Tensor, " total"], offsets: Int[Tensor, " rows_plus_one"], total: int
 ) -> Int[Tensor, " pairs"]:
     """As `eager.time_differences`."""
-    ends = _long(offsets)
+    ends = long(offsets)
     starts = torch.cat([ends.new_zeros(1), ends.diff().square().cumsum(0)])
     out = torch.empty(total, dtype=torch.int64)
-    _call("tl_time_differences", _long(timestamps), ends, starts, ends.shape[0] - 1, out, threads=_threads(total))
+    call("tl_time_differences", long(timestamps), ends, starts, ends.shape[0] - 1, out, threads=threads_for(total))
     return out
 
 
@@ -319,8 +331,8 @@ def gated_norm(
     """As `eager.gated_norm`."""
     total, dim = a.shape
     out = torch.empty(total, dim * 3 if concat else dim)
-    parts = (_flat(a), _flat(u), _flat(weight), _flat(bias))
-    _call("tl_gated_norm", *parts, total, dim, eps, int(concat), out, threads=_threads(a.numel()))
+    parts = (flat_float(a), flat_float(u), flat_float(weight), flat_float(bias))
+    call("tl_gated_norm", *parts, total, dim, eps, int(concat), out, threads=threads_for(a.numel()))
     return out.to(a.dtype)
 
 
@@ -336,9 +348,9 @@ def gated_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `eager.gated_norm_backward`."""
     total, dim = a.shape
-    threads = _threads(a.numel())
+    threads = threads_for(a.numel())
     da, du = torch.empty(total, dim), torch.empty(total, dim)
     dweight, dbias = torch.zeros(threads, dim), torch.zeros(threads, dim)
-    parts = (_flat(a), _flat(u), _flat(weight), _flat(bias), _flat(g))
-    _call("tl_gated_norm_backward", *parts, total, dim, eps, int(concat), da, du, dweight, dbias, threads=threads)
+    parts = (flat_float(a), flat_float(u), flat_float(weight), flat_float(bias), flat_float(g))
+    call("tl_gated_norm_backward", *parts, total, dim, eps, int(concat), da, du, dweight, dbias, threads=threads)
     return da.to(a.dtype), du.to(u.dtype), dweight.sum(0).to(weight.dtype), dbias.sum(0).to(bias.dtype)

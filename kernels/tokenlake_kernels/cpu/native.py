@@ -26,7 +26,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "source"
 PREBUILT = Path(__file__).parent / "prebuilt.so"
-UNITS = ("attention.cpp", "interaction.cpp")
+UNITS = ("attention.cpp", "hstu.cpp", "interaction.cpp", "prefix.cpp")
 FLAGS = (
     "-std=c++17",
     "-O3",

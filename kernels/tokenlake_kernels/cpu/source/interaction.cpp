@@ -213,7 +213,7 @@ void tl_gated_norm(const float* a, const float* u, const float* weight, const fl
 
 // dweight and dbias hold one row a thread, zero on entry; the caller sums them.
 void tl_gated_norm_backward(const float* a, const float* u, const float* weight, const float* bias, const float* g, int64_t total, int64_t dim, float eps, int64_t concat, float* da, float* du, float* dweight, float* dbias, int threads) {
-    parallel((total + ROWS - 1) / ROWS, threads, [&](int64_t unit, int thread) {
+    parallel_fixed((total + ROWS - 1) / ROWS, threads, [&](int64_t unit, int thread) {
         float *dw = dweight + thread * dim, *db = dbias + thread * dim;
         for (int64_t i = unit * ROWS; i < min64(total, (unit + 1) * ROWS); ++i) {
             const float *ar = a + i * dim, *ur = u + i * dim, *gr = g + i * dim * (concat ? 3 : 1), *gy = gr + (concat ? 2 * dim : 0);

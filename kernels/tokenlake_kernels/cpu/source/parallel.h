@@ -45,3 +45,11 @@ void parallel(int64_t units, int threads, const Work& work) {
     loop(0);
     for (auto& t : pool) t.join();
 }
+
+// The same, but which thread does which unit never depends on timing: for sums that are kept one a thread.
+template <class Work>
+void parallel_fixed(int64_t units, int threads, const Work& work) {
+    parallel(units < threads ? units : threads, threads, [&](int64_t thread, int) {
+        for (int64_t u = thread; u < units; u += threads) work(u, static_cast<int>(thread));
+    });
+}
