@@ -1,0 +1,298 @@
+"""`TokenlakeOnlineStore`: Feast's online store from memory-mapped files.
+
+Feature views keep their newest values in tables of their own (`online_table`); views over a `TokenSource` are answered
+by the lake's token store (`online_tokens`). `docs/feast-online-store.md` tells the semantics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pyarrow as pa
+from feast import Entity, FeatureView, RepoConfig, metrics, utils
+from feast.infra.infra_object import InfraObject
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import compute_versioned_name
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import FeastConfigBaseModel
+from pydantic import StrictStr
+
+from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.feast import online_encode, wire
+from tokenlake.feast.online_files import NO_TIME, Rows
+from tokenlake.feast.online_table import Found, OnlineTable
+from tokenlake.times import as_micros
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICRO = dt.timedelta(microseconds=1)
+#: Entity key, feature values, event time, created time.
+Row = tuple[EntityKeyProto, dict[str, ValueProto], dt.datetime, dt.datetime | None]
+Progress = Callable[[int], Any]
+
+
+class TokenlakeOnlineStoreConfig(FeastConfigBaseModel):
+    """`online_store:` of a `feature_store.yaml`.
+
+    Attributes:
+        type: `tokenlake.feast.TokenlakeOnlineStore`.
+        path: folder of the store's files, relative to the repo's.
+        lake: folder or `tokenlake.yaml` of the lake, relative to the repo's folder; for views over tokens, and for
+            its FAISS index.
+    """
+
+    type: Literal["tokenlake.feast.TokenlakeOnlineStore", "tokenlake.feast.online.TokenlakeOnlineStore"] = (
+        "tokenlake.feast.TokenlakeOnlineStore"
+    )
+    path: StrictStr = "data/online"
+    lake: StrictStr | None = None
+
+
+class TokenlakeOnlineStore(OnlineStore):
+    """Newest values from memory-mapped files: many readers and writers, across processes."""
+
+    def __init__(self) -> None:
+        self._tables: dict[Path, OnlineTable] = {}
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Both ways, in a thread: the event loop never waits for a disk."""
+        return SupportedAsyncMethods(read=True, write=True)
+
+    def _is_versioned_read_supported(self) -> bool:
+        return True  # a version of a view is a table of its own
+
+    # Writing.
+
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress | None
+    ) -> None:
+        """Keep the newest value of each entity and feature; durable when it returns.
+
+        Args:
+            config: the feature store's configuration.
+            table: the feature view.
+            data: entity key, values, event time and created time of each row; naive times are UTC.
+            progress: told once how many rows were written.
+
+        Raises:
+            LockedError: other processes kept the view locked for too long.
+            StorageError: the disk refused; nothing was written.
+        """
+        if not data:
+            return
+        names = list(dict.fromkeys(name for _, values, _, _ in data for name in values))
+        version = config.entity_key_serialization_version
+        keys = [serialize_entity_key(key, entity_key_serialization_version=version) for key, _, _, _ in data]
+        columns = {
+            name: pa.array(
+                [v[name].SerializeToString() if name in v else None for _, v, _, _ in data], pa.large_binary()
+            )
+            for name in names
+        }
+        event = [_micros(time) for _, _, time, _ in data]
+        created = [NO_TIME if time is None else _micros(time) for _, _, _, time in data]
+        rows = Rows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
+        self._table(config, table).write(rows)
+        if progress is not None:
+            progress(len(data))
+
+    async def online_write_batch_async(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress | None
+    ) -> None:
+        """`online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def write_arrow(self, config: RepoConfig, view: FeatureView, data: pa.Table | pa.RecordBatch) -> int:
+        """Write columns as they are, without a Python object per row: what `online_write_batch` does, for bulk.
+
+        Args:
+            config: the feature store's configuration.
+            view: the feature view.
+            data: a column for each join key and feature, by their names in the view, and the source's event and
+                created timestamps.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            SchemaError: a column is missing, of a wrong type, or null where nothing may be.
+            ConfigError: the repo serializes entity keys in another way than version 3.
+        """
+        if config.entity_key_serialization_version != 3:
+            raise ConfigError(
+                f"entity_key_serialization_version: {config.entity_key_serialization_version} given; expected 3"
+            )
+        source = view.batch_source
+        if source is None:
+            raise SchemaError(f"feature view {view.name!r} has no batch source, and so no event time column")
+        types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+        keys = online_encode.columns_of(data, list(types))
+        values = online_encode.columns_of(data, [field.name for field in view.features])
+        times = online_encode.columns_of(
+            data, [t for t in (source.timestamp_field, source.created_timestamp_column) if t]
+        )
+        event = online_encode.micros(times[source.timestamp_field], source.timestamp_field)
+        created = as_micros([NO_TIME]).repeat(len(event))
+        if source.created_timestamp_column:
+            name = source.created_timestamp_column
+            created = online_encode.micros(times[name], name, nulls=NO_TIME)
+        rows = Rows(
+            online_encode.encode_keys(keys, types),
+            event,
+            created,
+            {f.name: online_encode.encode_values(values[f.name], f.dtype.to_value_type()) for f in view.features},
+        )
+        self._table(config, view).write(rows)
+        return len(rows)
+
+    # Reading.
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[dt.datetime | None, dict[str, ValueProto] | None]]:
+        """The newest values of each entity, and their event time; (None, None) for one never written.
+
+        Raises:
+            CorruptionError: bytes on disk are not what was written.
+        """
+        names = requested_features if requested_features is not None else [field.name for field in table.features]
+        found = self._found(config, table, entity_keys, names)
+        return [
+            (None, None)
+            if row is None
+            else (_instant(row.event), {name: ValueProto.FromString(data) for name, data in row.values.items()})
+            for row in found
+        ]
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[dt.datetime | None, dict[str, ValueProto] | None]]:
+        """`online_read`, in a thread."""
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def _read_features_per_fv(
+        self,
+        config: RepoConfig,
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[ValueProto]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: Any,
+        full_feature_names: bool,  # noqa: FBT001  # Feast's signature
+        include_feature_view_version_metadata: bool,  # noqa: FBT001  # Feast's signature
+    ) -> None:
+        """Feast's hook for stores that read in bulk: the response is put together from wire bytes."""
+        for view, names in grouped_refs:
+            entities, places, count = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
+            keys = utils._get_entity_key_protos(entities)
+            found = self._found(config, view, keys, names)
+            _describe(online_features_response, view, names, full_feature_names, include_feature_view_version_metadata)
+            _respond(online_features_response, names, found, places, count)
+            _count(view, found, places, len(names) * count)
+
+    async def _read_features_per_fv_async(self, *given: Any, **named: Any) -> None:
+        await asyncio.to_thread(self._read_features_per_fv, *given, **named)
+
+    def _found(
+        self, config: RepoConfig, view: FeatureView, keys: Sequence[EntityKeyProto], names: Sequence[str]
+    ) -> Sequence[Found | None]:
+        version = config.entity_key_serialization_version
+        plain = [serialize_entity_key(key, entity_key_serialization_version=version) for key in keys]
+        return self._table(config, view).read(plain, names)
+
+    # Tables.
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,  # noqa: FBT001  # Feast's signature
+    ) -> None:
+        """Remove the data of views that are gone; a new view's table comes with its first write."""
+        for view in tables_to_delete:
+            self._table(config, view).drop()
+
+    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
+        """Nothing: files need no infrastructure, and `update` knows what goes."""
+        return []
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Remove the data of these views."""
+        for view in tables:
+            self._table(config, view).drop()
+
+    def _table(self, config: RepoConfig, view: FeatureView) -> OnlineTable:
+        name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
+        root = Path(config.online_store.path)
+        if config.repo_path is not None:
+            root = Path(config.repo_path) / root
+        folder = root / quote(config.project, safe="") / quote(name, safe="")
+        return self._tables.setdefault(folder, OnlineTable(folder))
+
+
+def _micros(time: dt.datetime) -> int:
+    return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
+
+
+def _instant(micros: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=micros)
+
+
+def _describe(response: Any, view: FeatureView, names: list[str], full: bool, versions: bool) -> None:  # noqa: FBT001
+    """What Feast's own reading says of the features."""
+    shown = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
+    response.metadata.feature_names.val.extend([f"{shown}__{name}" if full else name for name in names])
+    plain = view.projection.name_alias or view.projection.name
+    if versions and plain not in [told.name for told in response.metadata.feature_view_metadata]:
+        told = response.metadata.feature_view_metadata.add()
+        told.name, told.version = plain, getattr(view, "current_version_number", 0) or 0
+
+
+def _respond(
+    response: Any, names: list[str], found: Sequence[Found | None], places: Iterable[list[int]], count: int
+) -> None:
+    rows: list[Found | None] = [None] * count
+    for row, own in zip(found, places, strict=True):
+        for place in own:
+            rows[place] = row
+    times = [None if row is None else row.event for row in rows]
+    for name in names:
+        values = [wire.NULL if row is None else row.values.get(name) for row in rows]
+        there = (row is not None and name in row.values for row in rows)
+        statuses = bytes(FieldStatus.PRESENT if yes else FieldStatus.NOT_FOUND for yes in there)
+        plain = [wire.NULL if value is None else value for value in values]
+        response.results.add().MergeFromString(wire.feature_vector(plain, statuses, times))
+
+
+def _count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:
+    """Tell Feast's metrics."""
+    there = sum(len(own) * len(row.values) for row, own in zip(found, places, strict=True) if row is not None)
+    metrics.track_feature_statuses(view.name, there, total - there)
+
+
+def entity_value(key: EntityKeyProto) -> Mapping[str, Any]:
+    """Join key -> plain value."""
+    return {
+        name: getattr(value, value.WhichOneof("val"))
+        for name, value in zip(key.join_keys, key.entity_values, strict=True)
+    }

@@ -1,0 +1,165 @@
+"""Feast's protobuf messages as wire bytes, made many at a time: a `Value` object per feature would cost a thousand times more.
+
+Field numbers are those of `feast/types/Value.proto` and `feast/serving/ServingService.proto`; a test holds them against
+Feast's descriptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+#: Field numbers of `Value`, by the name of Feast's `ValueType`.
+FIELDS = {
+    "BYTES": 1,
+    "STRING": 2,
+    "INT32": 3,
+    "INT64": 4,
+    "DOUBLE": 5,
+    "FLOAT": 6,
+    "BOOL": 7,
+    "UNIX_TIMESTAMP": 8,
+    "INT32_LIST": 13,
+    "INT64_LIST": 14,
+    "DOUBLE_LIST": 15,
+    "FLOAT_LIST": 16,
+    "UNIX_TIMESTAMP_LIST": 18,
+}
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_MICRO = 1_000_000
+#: A null value: a `Value` that holds nothing.
+NULL = b""
+
+
+def varint(number: int) -> bytes:
+    """A number below 2^64 as a base-128 varint."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def varints(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Varints of many numbers, one after the other; negative ones take ten bytes, as protobuf has it.
+
+    Returns:
+        The bytes, and (n,) how many of them each number takes.
+    """
+    plain = np.ascontiguousarray(numbers, np.int64).view(np.uint64)
+    sizes = np.ones(len(plain), np.int64)
+    for shift in range(7, 64, 7):
+        more = plain >= np.uint64(1 << shift)
+        if not more.any():
+            break
+        sizes += more
+    width = int(sizes.max(initial=1))
+    table = np.empty((len(plain), width), np.uint8)
+    for i in range(width):
+        table[:, i] = (plain >> np.uint64(7 * i)) & np.uint64(0x7F)
+    place = np.arange(width)
+    table[place < sizes[:, None] - 1] |= 0x80
+    return table[place < sizes[:, None]], sizes
+
+
+def tag(field: int, kind: int) -> bytes:
+    """What stands before a field."""
+    return varint(field << 3 | kind)
+
+
+def binary(data: Any, ends: NDArray[np.int64], valid: NDArray[np.bool_] | None = None) -> pa.LargeBinaryArray:
+    """Pieces of a buffer as an Arrow array; `ends` (n + 1,) starts with the first one's beginning."""
+    mask = None if valid is None or valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    buffers = [mask, pa.py_buffer(np.ascontiguousarray(ends, np.int64)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
+
+
+def fixed(rows: NDArray[np.uint8]) -> pa.LargeBinaryArray:
+    """The rows of an (n, width) array."""
+    count, width = rows.shape
+    return binary(np.ascontiguousarray(rows), np.arange(count + 1, dtype=np.int64) * width)
+
+
+def prefixed(payload: pa.LargeBinaryArray, prefix: Callable[[int], bytes]) -> pa.LargeBinaryArray:
+    """Each payload behind the prefix for its length; a null stays null."""
+    if not len(payload):
+        return payload
+    sizes = pc.binary_length(payload).fill_null(0).to_numpy()
+    if sizes.min() == sizes.max() and not payload.null_count:
+        width = int(sizes[0])
+        return fixed(_behind(prefix(width), _rows(payload, width)))
+    lengths, which = np.unique(sizes, return_inverse=True)
+    head = pa.array([prefix(int(length)) for length in lengths], pa.large_binary()).take(pa.array(which))
+    return pc.binary_join_element_wise(head, payload, pa.scalar(b"", pa.large_binary()))
+
+
+def _rows(payload: pa.LargeBinaryArray, width: int) -> NDArray[np.uint8]:
+    """(n, width) of payloads that are all of one width."""
+    (first,) = np.frombuffer(payload.buffers()[1], np.int64, 1, 8 * payload.offset).tolist()
+    return np.frombuffer(payload.buffers()[2], np.uint8, len(payload) * width, first).reshape(len(payload), width)
+
+
+def _behind(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    out = np.empty((len(rows), len(head) + rows.shape[1]), np.uint8)
+    out[:, : len(head)] = np.frombuffer(head, np.uint8)
+    out[:, len(head) :] = rows
+    return out
+
+
+def message(field: int) -> Callable[[int], bytes]:
+    """The prefix of a string, bytes or message field of a given length."""
+    return lambda length: tag(field, _LENGTH) + varint(length)
+
+
+def packed_list(field: int) -> Callable[[int], bytes]:
+    """The prefix of a list message (`FloatList` and its like) that holds so many packed bytes."""
+
+    def prefix(length: int) -> bytes:
+        inner = tag(1, _LENGTH) + varint(length) if length else b""
+        return tag(field, _LENGTH) + varint(len(inner) + length) + inner
+
+    return prefix
+
+
+def plain(field: int, kind: str) -> Callable[[int], bytes]:
+    """The prefix of a number: `kind` is `varint`, `fixed32` or `fixed64`."""
+    return lambda _: tag(field, {"varint": _VARINT, "fixed32": _FIXED32, "fixed64": _FIXED64}[kind])
+
+
+def feature_vector(values: Sequence[Any], statuses: bytes, micros: Iterable[int | None]) -> bytes:
+    """A `GetOnlineFeaturesResponse.FeatureVector`.
+
+    Args:
+        values: wire bytes of a `Value` for each row.
+        statuses: a `FieldStatus` for each row.
+        micros: the event time of each row; None where there is none.
+    """
+    parts: list[Any] = []
+    for value in values:
+        parts += (b"\x0a", varint(len(value)), value)
+    if statuses:
+        parts += (b"\x12", varint(len(statuses)), statuses)
+    known: dict[int | None, bytes] = {None: b"\x1a\x00"}
+    for time in micros:
+        if (stamp := known.get(time)) is None:
+            assert time is not None  # None is known from the start
+            stamp = known[time] = _stamped(timestamp(time))
+        parts.append(stamp)
+    return b"".join(parts)
+
+
+def _stamped(stamp: bytes) -> bytes:
+    return b"\x1a" + varint(len(stamp)) + stamp
+
+
+def timestamp(micros: int) -> bytes:
+    """A `google.protobuf.Timestamp`."""
+    seconds, rest = divmod(micros, _MICRO)
+    out = b"\x08" + varint(seconds % (1 << 64)) if seconds else b""
+    return out + (b"\x10" + varint(rest * 1000) if rest else b"")
