@@ -157,7 +157,7 @@ def test_embedding_a_day_again_makes_its_index_stale(tmp_path: Path) -> None:
     assert backfill(lake, version="alure").results == []
     jobs.embed(lake, day(7), lake.config.embedding_version)
     assert not build.is_current(lake, day(7))
-    assert [r.job for r in backfill(lake, version="alure").results] == ["index"]
+    assert [r.job for r in backfill(lake, version="alure").results] == ["index", "graph"]
     assert build.is_current(lake, day(7))
 
 

@@ -58,6 +58,7 @@ class Database:
             "predictions": lake.predictions,
             "user_embeddings": lake.user_embeddings,
             "item_embeddings": lake.item_embeddings,
+            "edges": lake.edges,
         }
 
     @cached_property

@@ -106,6 +106,11 @@ class Lake:
         """A vector per item met lately, day and version of the embeddings."""
         return self._tables["item_embeddings"]
 
+    @property
+    def edges(self) -> Table:
+        """The graph of similar users, an edge a row, partitioned by version and day."""
+        return self._tables["edges"]
+
     def watermark(self) -> int:
         """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
         return self.events.newest("ingested_at")

@@ -116,6 +116,20 @@ def embeddings_schema(of: str, ids: IdTypes | None = None) -> pa.Schema:
     )
 
 
+def edges_schema(ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `edges`: who is like whom at the end of a day, each user's weights summing to 1."""
+    user = (ids or IdTypes()).user
+    return pa.schema(
+        [
+            ("src", user),
+            ("dst", user),
+            ("weight", pa.float64()),
+            ("version", pa.string()),
+            ("ds", pa.date32()),
+        ]
+    )
+
+
 def quarantine_schema() -> pa.Schema:
     """Columns of `quarantine`; `row` is the source row as JSON, `row_number` counts from 1 within its source."""
     return pa.schema(

@@ -22,6 +22,7 @@ from tokenlake.errors import ConfigError, ConflictError, CorruptionError, Schema
 from tokenlake.lake.log import DeltaLog, open_delta
 from tokenlake.lake.schema import (
     IdTypes,
+    edges_schema,
     embeddings_schema,
     events_schema,
     predictions_schema,
@@ -371,6 +372,7 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
         "predictions": make("predictions", lambda: predictions_schema(ids()), ("version", "ds")),
         "user_embeddings": make("user_embeddings", lambda: embeddings_schema("user", ids()), ("version", "ds")),
         "item_embeddings": make("item_embeddings", lambda: embeddings_schema("item", ids()), ("version", "ds")),
+        "edges": make("edges", lambda: edges_schema(ids()), ("version", "ds")),
     }
 
 

@@ -40,7 +40,7 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
     if report.results[0].status == "done":
         for version in lineages(lake):
             _run_day(lake, version, day, report, force=force)
-            _index(lake, version, day, report)
+            _retrieve(lake, version, day, report)
             if progress:
                 progress(version, 1, 1)
     report.seconds = time.monotonic() - began
@@ -112,16 +112,16 @@ def _backfill_version(
             if progress:
                 progress(version, done, len(days))
     if days:
-        _index(lake, version, days[-1], report)  # other days are indexed when they are asked for
+        _retrieve(lake, version, days[-1], report)  # other days are indexed when they are asked for
 
 
-def _index(lake: Lake, version: str, day: Day, report: Report) -> None:
-    """Index a day's embeddings, unless that is done already."""
+def _retrieve(lake: Lake, version: str, day: Day, report: Report) -> None:
+    """Build the indexes and the graph of a day's embeddings, unless they are there already."""
     if is_embeddings(version):
         from tokenlake.retrieval.build import is_current
 
         if not is_current(lake, day):
-            report.results.append(jobs.index(lake, day, version))
+            report.results += [job(lake, day, version) for job in jobs.RETRIEVAL_JOBS]
 
 
 def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool) -> None:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from tokenlake.catalog import Run
+from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.errors import CorruptionError, TrainingError, storage_error
+from tokenlake.errors import CorruptionError, TrainingError, VersionError, storage_error
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
 from tokenlake.pipeline import lineage
@@ -204,31 +204,62 @@ def gather(lake: Lake, day: Day, version: str, buckets: int) -> JobResult:
 
 
 def index(lake: Lake, day: Day, version: str) -> JobResult:
-    """Build the day's indexes of users and items, and the graph of similar users.
+    """Build the day's FAISS indexes of users and items.
 
     They are derived: only a day whose embeddings changed since is built again.
 
     Raises:
         OrderError: the day is not embedded yet.
+        VersionError: not the version of the config's embeddings.
         MissingExtraError: faiss is not installed.
     """
     if not _has_events(lake, day):
         return _skipped(lake, "index", day, version)
-    from tokenlake.retrieval import build
-
-    require_order(lake, version, day + ONE_DAY)
+    _require_embedded(lake, day, version)
     with _job(lake, "index", day, version) as (run, summary):
-        summary |= {"built": len(build.ensure(lake, [day]))}
-        for made in lake.catalog.indexes(version):
-            if made.day == day:
-                summary[made.name] = made.rows
-                run.artefact(made.name, made.path, rows=made.rows)
-                run.metric("recall@10", made.stats.get("recall@10"), index=made.name)
+        from tokenlake.retrieval import build
+
+        summary |= {"built": len(build.ensure_indexes(lake, [day]))}
+        for made in _made(lake, day, version, "users", "items"):
+            summary[made.name] = made.rows
+            run.artefact(f"index-{made.name}", f"{made.path}/{made.name}", rows=made.rows)
+            run.metric("recall@10", made.stats.get("recall@10"), index=made.name)
     return JobResult("index", day, version, "done", summary)
+
+
+def graph(lake: Lake, day: Day, version: str) -> JobResult:
+    """Build the day's graph of similar users, and its rows of `edges`; else as `index`, which it builds if need be."""
+    if not _has_events(lake, day):
+        return _skipped(lake, "graph", day, version)
+    _require_embedded(lake, day, version)
+    with _job(lake, "graph", day, version) as (run, summary):
+        from tokenlake.retrieval import build
+
+        summary |= {"built": len(build.ensure_graphs(lake, [day]))}
+        for made in _made(lake, day, version, "graph"):
+            summary |= {"users": made.rows, "edges": made.stats["edges"], "weights": made.stats["weights"]}
+            run.artefact("graph", f"{made.path}/graph.arrow", rows=made.rows)
+            run.artefact("edges", f"{lake.edges.path}?version={version}&ds={day}", rows=made.stats["edges"])
+    return JobResult("graph", day, version, "done", summary)
+
+
+def _require_embedded(lake: Lake, day: Day, version: str) -> None:
+    if version != lake.config.embedding_version:
+        raise VersionError(
+            f"indexes and graph of {version} were asked for; the config's embeddings are {lake.config.embedding_version}"
+        )
+    require_order(lake, version, day + ONE_DAY)
+
+
+def _made(lake: Lake, day: Day, version: str, *names: str) -> list[IndexVersion]:
+    return [made for made in lake.catalog.indexes(version) if made.day == day and made.name in names]
 
 
 #: The jobs of the user and item embeddings, in their order.
 EMBEDDING_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train_embeddings, embed)
+
+#: What is derived of a day's embeddings, in its order.
+RETRIEVAL_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (index, graph)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import MissingExtraError, NotFoundError
+from tokenlake.pipeline.activity import taken
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.pipeline.keys import Ints
 from tokenlake.retrieval.edges import EdgeModel
@@ -55,6 +56,11 @@ class Graph:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def sources(self) -> Ints:
+        """Place of the user that each edge leads from, int64 (edges,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def row(self, place: int) -> tuple[Ints, NDArray[np.float64]]:
         """Targets and weights of one user by its place."""
         part = slice(self.offsets[place], self.offsets[place + 1])
@@ -73,11 +79,10 @@ class Graph:
                 f"{places.null_count} of {len(given)} users are not in the graph of {self.identity}: they did nothing "
                 "in its retention window"
             )
-        rows = [self.row(int(place)) for place in places.to_pylist()]
-        targets = np.concatenate([np.zeros(0, np.int64), *(t[:k] for t, _ in rows)])
-        weights = np.concatenate([np.zeros(0), *(w[:k] for _, w in rows)])
-        lengths = [min(k, len(t)) for t, _ in rows]
-        return Neighbors(self.ids.take(pa.array(targets)), weights, np.cumsum([0, *lengths]))
+        rows = places.to_numpy(zero_copy_only=False).astype(np.int64)
+        start, end = self.offsets[rows], self.offsets[rows + 1]
+        edges, offsets = taken(np.arange(len(self.targets)), start, np.minimum(end, start + k))
+        return Neighbors(self.ids.take(pa.array(self.targets[edges])), self.weights[edges], offsets)
 
     def to_networkx(self) -> Any:
         """A `networkx.DiGraph` with `weight` on its edges, for communities, centrality and the like.
@@ -92,10 +97,9 @@ class Graph:
         graph = nx.DiGraph(**self.identity.to_json())
         names = self.ids.to_pylist()
         graph.add_nodes_from(names)
-        sources = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         graph.add_weighted_edges_from(
             (names[s], names[t], w)
-            for s, t, w in zip(sources.tolist(), self.targets.tolist(), self.weights.tolist(), strict=True)
+            for s, t, w in zip(self.sources.tolist(), self.targets.tolist(), self.weights.tolist(), strict=True)
         )
         return graph
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
+from tokenlake.errors import ConflictError, CorruptionError, NotFoundError, SchemaError
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.retrieval.faiss_build import require_faiss
 from tokenlake.retrieval.identity import Identity
@@ -32,10 +32,12 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._opened = _inode(folder)
         arrays, header = read_arrays(folder / "ids.arrow")
         self.ids: pa.Array = arrays["ids"]
         self.identity = Identity.from_json(header)
         self.stats: dict[str, Any] = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+        self._check_same()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,23 +45,38 @@ class Index:
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """The vectors, float32 (n, dim), memory-mapped."""
-        matrix: NDArray[np.float32] = np.load(self._folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        matrix: NDArray[np.float32] = np.load(self._file("vectors.npy"), mmap_mode="r", allow_pickle=False)
+        self._check_same()
         return matrix
 
     @cached_property
     def knn(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Places and cosines of each row's nearest rows, itself among them; -1 where an index found fewer."""
-        near = np.load(self._folder / "knn.npy", allow_pickle=False)
-        return near, np.load(self._folder / "cosines.npy", allow_pickle=False)
+        near = np.load(self._file("knn.npy"), allow_pickle=False)
+        cosines = np.load(self._file("cosines.npy"), allow_pickle=False)
+        self._check_same()
+        return near, cosines
 
     @cached_property
     def _faiss(self) -> Any:
         faiss = require_faiss()
-        index = faiss.read_index(str(self._folder / "index.faiss"))
+        index = faiss.read_index(str(self._file("index.faiss")))
+        self._check_same()
         if index.ntotal != len(self):
             raise CorruptionError(f"{self._folder} holds {index.ntotal} vectors of {len(self)} ids; delete the folder")
         on_gpu = self.stats["kind"] != "hnsw" and getattr(faiss, "get_num_gpus", int)() > 0
         return faiss.index_cpu_to_all_gpus(index) if on_gpu else index
+
+    def _file(self, name: str) -> Path:
+        self._check_same()
+        return self._folder / name
+
+    def _check_same(self) -> None:
+        """Parts are read when they are needed first; parts of two builds must never meet."""
+        if _inode(self._folder) != self._opened:
+            raise ConflictError(
+                f"{self._folder} was built again, or deleted, since it was opened; open the index again"
+            )
 
     def places(self, ids: Any) -> NDArray[np.int64]:
         """Row of each id; -1 for one that is not there."""
@@ -108,6 +125,15 @@ class Index:
         if (rows < 0).any():
             raise NotFoundError(f"{int((rows < 0).sum())} ids are not in the index of {self.identity}")
         return np.asarray(self.vectors[rows])
+
+
+def _inode(folder: Path) -> tuple[int, int]:
+    """Tells one build of a folder from the next, which is another folder of the same name."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError as error:
+        raise ConflictError(f"{folder} is being built again, or was deleted; open the index again") from error
+    return status.st_ino, status.st_ctime_ns
 
 
 def request(

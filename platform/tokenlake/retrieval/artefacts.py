@@ -1,0 +1,124 @@
+"""Where a day's indexes and graph lie, what they were made of, and whether that still stands.
+
+A day's folder holds `users/`, `items/` and `made.json`, then `graph.arrow` and `graph.json`. The two JSON files are
+written last: each tells what its part was made of, and the checksum of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.catalog import IndexVersion
+from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.lake.lake import Lake
+from tokenlake.lake.tables import Table
+from tokenlake.pipeline.publishing import token_matrix
+from tokenlake.retrieval.identity import Identity
+from tokenlake.times import Day
+
+NAMES = ("users", "items")
+MADE, GRAPH, GRAPH_MADE = "made.json", "graph.arrow", "graph.json"
+_CHUNK = 1 << 20
+Stamp: TypeAlias = dict[str, Any]
+
+
+def folder_of(lake: Lake, day: Day) -> Path:
+    """Where a day's indexes and graph lie."""
+    return lake.data / "retrieval" / lake.config.embedding_version / day.isoformat()
+
+
+def tables(lake: Lake) -> dict[str, Table]:
+    """The embeddings that each index is made of."""
+    return {"users": lake.user_embeddings, "items": lake.item_embeddings}
+
+
+def stamp(lake: Lake, day: Day) -> Stamp:
+    """Changes whenever the day's embeddings were written again, or the settings changed."""
+    version = lake.config.embedding_version
+    return {
+        "files": sorted(Path(u).name for t in tables(lake).values() for u in t.uris(day=day, version=version)),
+        "settings": lake.config.retrieval.model_dump(mode="json"),
+    }
+
+
+def index_is_current(lake: Lake, day: Day) -> bool:
+    """Whether a day's indexes are of the embeddings that stand."""
+    return _standing(folder_of(lake, day) / MADE, stamp(lake, day)) is not None
+
+
+def graph_is_current(lake: Lake, day: Day) -> bool:
+    """Whether a day's graph is of the embeddings that stand, and its rows of `edges` are there."""
+    made = _standing(folder_of(lake, day) / GRAPH_MADE, stamp(lake, day))
+    return made is not None and made["edges"] == lake.edges.count(day=day, version=lake.config.embedding_version)
+
+
+def _standing(path: Path, of: Stamp) -> Stamp | None:
+    """What a note says, if it is of that stamp and every file that it names is there."""
+    made = read_made(path)
+    if made is None or made["stamp"] != of or not all((path.parent / name).exists() for name in made["sums"]):
+        return None
+    return made
+
+
+def read_made(path: Path) -> Stamp | None:
+    """What a `made.json` or `graph.json` says; None where there is none, or only a part of one."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return made if isinstance(made, dict) and "stamp" in made and "sums" in made else None
+
+
+def write_made(path: Path, content: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Write a `made.json` beside what it tells of, whole or not at all."""
+    sums = {str(file.relative_to(path.parent)): checksum(file) for file in sorted(files)}
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({**content, "sums": sums}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def record(lake: Lake, name: str, identity: Identity, rows: int, stats: Mapping[str, object]) -> None:
+    """Tell the catalog of an index or graph."""
+    path = str(folder_of(lake, identity.day))
+    lake.catalog.add_index(
+        IndexVersion(name, identity.version, identity.checkpoint, identity.day, path, rows, stats=stats)
+    )
+
+
+def read_vectors(table: Table, version: str, day: Day) -> tuple[Identity, pa.Array, NDArray[np.float32]]:
+    """A day's vectors by id, and their identity.
+
+    Raises:
+        NotFoundError: there are none.
+        CorruptionError: they are of more than one checkpoint.
+    """
+    rows = table.read(day=day, version=version)
+    if not rows.num_rows:
+        raise NotFoundError(f"{table.path.name} has no rows of {day}; `tokenlake run {day}` makes them")
+    rows = rows.sort_by(rows.schema.names[0])
+    made_by = rows["checkpoint"].unique().to_pylist()
+    if len(made_by) > 1:
+        raise CorruptionError(f"{table.path.name} of {day} is of the checkpoints {made_by}; run that day again")
+    identity = Identity(version, made_by[0], day)
+    return identity, rows[rows.schema.names[0]].combine_chunks(), np.ascontiguousarray(token_matrix(rows["embedding"]))
