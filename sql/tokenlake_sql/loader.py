@@ -75,18 +75,33 @@ def _parse(name: str, text: str) -> Query:
     return Query(name, title, description, "\n".join(lines[size:]).strip(), parameters)
 
 
-def install(connection: duckdb.DuckDBPyConnection, *, serving: str, labels: Sequence[str]) -> None:
+def install(
+    connection: duckdb.DuckDBPyConnection, *, serving: str, embeddings: str | None, labels: Sequence[str]
+) -> None:
     """Make the derived views and the macros, or make them anew.
 
     Args:
         connection: has the lake's tables as views: `events`, `instance_tokens`, `runs`, ...
         serving: the version that `serving_tokens` and `tokens_before` read.
+        embeddings: the version that `serving_embeddings`, `embedding_as_of` and `neighbors` read; None for none.
         labels: names of the labels, each of which has a column `<label>` and a column `<label>_known_at`.
     """
-    fill = {"serving": _quote(serving), "labels": _labels(labels), "masked": _masked(labels)}
+    fill = {
+        "serving": _quote(serving),
+        "embeddings": "NULL" if embeddings is None else _quote(embeddings),
+        "labels": _labels(labels),
+        "masked": _masked(labels),
+        "user": _given_user(connection),
+    }
     for name in ("views.sql", "macros.sql"):
         text = (_HERE / name).read_text("utf-8")
         connection.execute(re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]], text))
+
+
+def _given_user(connection: duckdb.DuckDBPyConnection) -> str:
+    """A macro's `user` as this lake's kind of id, whichever kind was given; null, and so nobody, where it is none."""
+    (kind,) = connection.execute("SELECT typeof(user_id) FROM (SELECT NULL) LEFT JOIN events ON false").fetchone() or ()
+    return f'TRY_CAST("user"::VARCHAR AS {kind})'
 
 
 def _labels(labels: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ CREATE OR REPLACE MACRO tokens_before("user", t, n := 256, available := 'realtim
 SELECT * FROM (
     SELECT e.* /*{masked}*/
     FROM serving_tokens AS e
-    WHERE e.user_id = "user"
+    WHERE e.user_id = /*{user}*/
       AND e.timestamp < t::TIMESTAMPTZ
       AND (available = 'realtime' OR e.ds < t::TIMESTAMPTZ::DATE)
     ORDER BY e.timestamp DESC, e.event_id DESC
@@ -18,7 +18,7 @@ CREATE OR REPLACE MACRO events_before("user", t, n := 256) AS TABLE
 SELECT * FROM (
     SELECT e.* /*{masked}*/
     FROM events AS e
-    WHERE e.user_id = "user" AND e.timestamp < t::TIMESTAMPTZ
+    WHERE e.user_id = /*{user}*/ AND e.timestamp < t::TIMESTAMPTZ
     ORDER BY e.timestamp DESC, e.event_id DESC
     LIMIT n
 )
@@ -57,3 +57,34 @@ ORDER BY ds;
 
 -- known(value, known_at, t): a label as a query at time t may see it.
 CREATE OR REPLACE MACRO known(value, known_at, t) AS CASE WHEN known_at < t::TIMESTAMPTZ THEN value END;
+
+-- embedding_as_of(user, t): the user's newest vector that was available at t, of the embeddings' serving version alone.
+CREATE OR REPLACE MACRO embedding_as_of("user", t) AS TABLE
+SELECT * FROM serving_embeddings AS e
+WHERE e.user_id = /*{user}*/ AND e.available_at <= t::TIMESTAMPTZ
+ORDER BY e.available_at DESC
+LIMIT 1;
+
+-- neighbors(user, k, t): the k users that the newest graph links the user to most, heaviest first; with t, the newest
+-- graph that was available then. A user whom that graph does not hold has none.
+CREATE OR REPLACE MACRO neighbors("user", k := 10, t := NULL) AS TABLE
+SELECT e.src, e.dst, e.weight, row_number() OVER (ORDER BY e.weight DESC, e.dst) AS rank, e.version, e.ds
+FROM serving_edges AS e
+WHERE e.src = /*{user}*/
+  AND e.ds = (SELECT max(ds) FROM serving_edges WHERE t IS NULL OR available_at <= t::TIMESTAMPTZ)
+ORDER BY rank
+LIMIT k;
+
+-- index_versions(): every index and graph that was built: its kind, its recall@10 against an exact search, its identity.
+CREATE OR REPLACE MACRO index_versions() AS TABLE
+SELECT name,
+       coalesce(stats ->> '$.kind', stats ->> '$.weights') AS kind,
+       rows,
+       (stats ->> '$."recall@10"')::DOUBLE AS "recall@10",
+       created_at AS built_at,
+       version,
+       checkpoint,
+       day,
+       version = /*{embeddings}*/ AS serving
+FROM index_versions
+ORDER BY day, name, version;

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tokenlake.catalog import Checkpoint, Plan
+from tokenlake.catalog import Checkpoint, IndexVersion, Plan
 from tokenlake.lake.lake import Lake
 
 YAML = """
@@ -18,7 +19,10 @@ events:
   labels: {clicked: {}, bought: {known_at: bought_at, window: 7d}}
 tokens:
   encoders: {iat: {scheme: user-order}, other: {scheme: temporal-order}}
+embeddings: {}
 """
+#: An older version of the embeddings, of which nothing may be served.
+RETIRED = "alure-00000000"
 DAY = dt.date(2017, 3, 1)
 
 
@@ -114,3 +118,29 @@ def fill(lake: Lake) -> None:
     with lake.catalog.run("train", DAY, serving) as run:
         run.metric("auc", 0.7, label="clicked")
         run.artefact("checkpoint", "x")
+    fill_embeddings(lake)
+
+
+def fill_embeddings(lake: Lake) -> None:
+    """Vectors, edges and indexes of two versions: user 1 always, user 2 from the second day, user 3 on the first."""
+    present = [[1, 3], [1, 2], [1, 2]]
+    for version in (lake.config.embedding_version, RETIRED):
+        for d, users in enumerate(present):
+            day, checkpoint = DAY + dt.timedelta(d), f"{DAY + dt.timedelta(d - 1)}"
+            own = {"version": version, "checkpoint": checkpoint, "ds": day, "available_at": at(day, 86_400)}
+            for of, table in (("user", lake.user_embeddings), ("item", lake.item_embeddings)):
+                rows = [{f"{of}_id": u, "embedding": vector(version, u, d), **own} for u in users]
+                table.replace_day(day, rows_of(table.schema, rows), version)
+            pairs = [(users[0], users[1], 0.25), (users[0], 9, 0.5), (users[0], 8, 0.25), (users[1], users[0], 1.0)]
+            edges = [{"src": s, "dst": t, "weight": w + (version == RETIRED)} for s, t, w in pairs]
+            edges = [{**e, "version": version, "ds": day} for e in edges]
+            if d < 2 or version == RETIRED:
+                lake.edges.replace_day(day, rows_of(lake.edges.schema, edges), version)
+            recall = {"kind": "flat", "recall@10": 1.0 - d / 100}
+            for name, stats in (("users", recall), ("graph", {"weights": "learned", "hits": 3.0})):
+                lake.catalog.add_index(IndexVersion(name, version, checkpoint, day, "x", 2, at(day, 90_000), stats))
+
+
+def vector(version: str, user: int, day: int) -> list[float]:
+    angle = 0.3 * day * user + (version == RETIRED)
+    return [float(x) for x in (math.cos(angle), math.sin(angle))]

@@ -15,7 +15,15 @@ import tokenlake_sql
 from tests.sql.conftest import DAY, an_event, at, rows_of
 from tokenlake.lake.lake import Lake
 
-VIEWS = ("events", "quarantine", "instance_tokens", "predictions")
+VIEWS = (
+    "events",
+    "quarantine",
+    "instance_tokens",
+    "predictions",
+    "user_embeddings",
+    "item_embeddings",
+    "edges",
+)
 CATALOG = ("runs", "artefacts", "metrics", "versions", "plans", "checkpoints", "index_versions", "reruns")
 
 
@@ -29,7 +37,11 @@ def test_views_have_the_schema_of_their_table(bare: Lake, still: Lake, name: str
 def test_views_hold_what_their_table_holds(still: Lake) -> None:
     for name in VIEWS:
         table = getattr(still, name)
-        keys = [(column, "ascending") for column in table.schema.names if column not in {"token", "tags", "image"}]
+        keys = [
+            (column, "ascending")
+            for column in table.schema.names
+            if column not in {"token", "tags", "image", "embedding"}
+        ]
         assert still.sql(f"from {name}").to_arrow_table().sort_by(keys) == table.read().sort_by(keys)
 
 
@@ -164,9 +176,14 @@ def test_the_macros_follow_the_serving_version(lake: Lake) -> None:
 
 def test_freshness_and_days(lake: Lake) -> None:
     fresh = lake.sql('select "table", rows, days, first_day, days_behind from freshness()').fetchall()
-    assert fresh == [("events", 18, 3, DAY, 0), ("instance_tokens", 18, 3, DAY, 0), ("instance_tokens", 18, 3, DAY, 0)]
+    of_embeddings = [("edges", 12, 3, DAY, 0), ("edges", 8, 2, DAY, 1)]
+    of_tokens = [("events", 18, 3, DAY, 0), ("instance_tokens", 18, 3, DAY, 0), ("instance_tokens", 18, 3, DAY, 0)]
+    assert [row for row in fresh if row[0] == "edges"] == of_embeddings
+    assert [row for row in fresh if row[0] in ("events", "instance_tokens")] == of_tokens
+    assert [row[1:] for row in fresh if row[0].endswith("embeddings")] == [(6, 3, DAY, 0)] * 4
     lake.instance_tokens.replace_day(DAY + dt.timedelta(2), lake.instance_tokens.schema.empty_table(), lake.resolve())
-    assert sorted(lake.sql("select days_behind from freshness()").fetchall()) == [(0,), (0,), (1,)]
+    behind = lake.sql("select days_behind from freshness() where \"table\" in ('events', 'instance_tokens')").fetchall()
+    assert sorted(behind) == [(0,), (0,), (1,)]
     lake.catalog.mark_rerun([DAY], "late")
     days = lake.sql("select events, users, tokens, complete, bootstrap, rerun_pending from by_day()").fetchall()
     assert days[0] == (6, 2, 6, True, True, True)

@@ -25,7 +25,15 @@ A question ends with ; and may take several lines. Ctrl-C drops it, Ctrl-D leave
   .run NAME [a=b ...]     ask a saved query
   .help                   this
   .quit                   leave"""
-_MACROS = ("tokens_before(user, t, n)", "events_before(user, t, n)", "freshness()", "by_day()")
+_MACROS = (
+    "tokens_before(user, t, n)",
+    "events_before(user, t, n)",
+    "embedding_as_of(user, t)",
+    "neighbors(user, k, t)",
+    "index_versions()",
+    "freshness()",
+    "by_day()",
+)
 Show: TypeAlias = Callable[["duckdb.DuckDBPyRelation"], None]
 
 

@@ -149,7 +149,13 @@ class Database:
         for name, table in self._tables.items():
             self._store(name, table.schema.empty_table())
             self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_select(name, table)}")
-        tokenlake_sql.install(self._connection, serving=serving, labels=tuple(self._lake.config.events.labels))
+        config = self._lake.config
+        tokenlake_sql.install(
+            self._connection,
+            serving=serving,
+            embeddings=config.embedding_version if config.embeddings else None,
+            labels=tuple(config.events.labels),
+        )
 
     def _store(self, name: str, table: pa.Table) -> None:
         self._connection.register("incoming", table)
