@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, metrics, utils
+from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.infra.infra_object import InfraObject
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
@@ -27,10 +29,13 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import StrictStr
 
+from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.feast import online_encode, wire
 from tokenlake.feast.online_files import NO_TIME, Rows
+from tokenlake.feast.online_search import LakeIndex, LakeTable, Vectors, distances, metric_of, nearest, vector_field
 from tokenlake.feast.online_table import Found, OnlineTable
+from tokenlake.feast.online_tokens import Tokens, TokenSequences, user_ids
 from tokenlake.times import as_micros
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -47,7 +52,7 @@ class TokenlakeOnlineStoreConfig(FeastConfigBaseModel):
         type: `tokenlake.feast.TokenlakeOnlineStore`.
         path: folder of the store's files, relative to the repo's.
         lake: folder or `tokenlake.yaml` of the lake, relative to the repo's folder; for views over tokens, and for
-            its FAISS index.
+            its FAISS index. Without it the folder above the repo's, where that is a lake.
     """
 
     type: Literal["tokenlake.feast.TokenlakeOnlineStore", "tokenlake.feast.online.TokenlakeOnlineStore"] = (
@@ -62,6 +67,9 @@ class TokenlakeOnlineStore(OnlineStore):
 
     def __init__(self) -> None:
         self._tables: dict[Path, OnlineTable] = {}
+        self._lakes: dict[Path, Tokens] = {}
+        self._indexes: dict[Path, LakeIndex] = {}
+        self._vectors: dict[Path, Vectors] = {}
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -89,6 +97,14 @@ class TokenlakeOnlineStore(OnlineStore):
             StorageError: the disk refused; nothing was written.
         """
         if not data:
+            return
+        if isinstance(source := table.batch_source, TokenSequences):
+            users = user_ids([key for key, _, _, _ in data]).tolist()
+            self._tokens(config, table).push(
+                source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
+            )
+            if progress is not None:
+                progress(len(data))
             return
         names = list(dict.fromkeys(name for _, values, _, _ in data for name in values))
         version = config.entity_key_serialization_version
@@ -213,9 +229,72 @@ class TokenlakeOnlineStore(OnlineStore):
     def _found(
         self, config: RepoConfig, view: FeatureView, keys: Sequence[EntityKeyProto], names: Sequence[str]
     ) -> Sequence[Found | None]:
+        if isinstance(source := view.batch_source, TokenSequences):
+            return self._tokens(config, view).read(source, view, user_ids(keys), names)
         version = config.entity_key_serialization_version
         plain = [serialize_entity_key(key, entity_key_serialization_version=version) for key in keys]
         return self._table(config, view).read(plain, names)
+
+    # Search.
+
+    def retrieve_online_documents_v2(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str],
+        embedding: list[float] | None,
+        top_k: int,
+        distance_metric: str | None = None,
+        query_string: str | None = None,
+        filters: ComparisonFilter | CompoundFilter | None = None,
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002  # Feast's signature
+    ) -> list[tuple[dt.datetime | None, EntityKeyProto | None, dict[str, ValueProto] | None]]:
+        """The entities whose vectors are nearest, with `distance` among their features.
+
+        They come in the order of their keys, not of their distances: that is the order in which Feast pairs entities
+        with features.
+
+        Raises:
+            SchemaError: a text query or a filter, which are not served; a vector of another width than the view's; a
+                view without one vector feature.
+        """
+        if embedding is None or query_string is not None or filters is not None:
+            raise SchemaError(
+                "text queries and filters were given, or no vector; this store finds the nearest vectors only"
+            )
+        metric = metric_of(distance_metric)
+        query = np.asarray(embedding, np.float32)
+        found = dict(self._nearest(config, table, query, top_k, metric))
+        keys = [deserialize_entity_key(key) for key in found]
+        places = sorted(range(len(keys)), key=lambda i: tuple(entity_value(keys[i]).values()))
+        names = requested_features or []
+        rows = self.online_read(config, table, [keys[i] for i in places], names)
+        near = list(found.values())
+        return [
+            (event, keys[i], {**(values or {}), "distance": ValueProto(float_val=near[i])})
+            for i, (event, values) in zip(places, rows, strict=True)
+        ]
+
+    def _nearest(
+        self, config: RepoConfig, view: FeatureView, query: np.ndarray[Any, Any], count: int, metric: str
+    ) -> list[tuple[bytes, float]]:
+        field, table = vector_field(view), self._table(config, view)
+        source, lake = view.batch_source, _lake_of(config)
+        if lake is not None and isinstance(source, LakeTable) and len(view.entity_columns) == 1:
+            near = self._indexes.setdefault(lake, LakeIndex(lake)).near(source, query, count)
+            if near is not None:
+                (column,) = view.entity_columns
+                ids, vectors = near
+                keys = online_encode.encode_keys({column.name: ids}, {column.name: column.dtype.to_value_type()})
+                held = table.read(keys.to_pylist(), [field.name])
+                told = online_encode.encode_values(_lists(vectors), field.dtype.to_value_type()).to_pylist()
+                # The index is of one day; where another day's vectors were written here, only they are searched.
+                if all(h is not None and h.values.get(field.name) == t for h, t in zip(held, told, strict=True)):
+                    return nearest(keys, distances(vectors, query, metric), count)
+        keys, vectors = self._vectors.setdefault(table.folder, Vectors()).of(table, field.name)
+        if len(keys) and vectors.shape[1] != len(query):
+            raise SchemaError(f"a vector of {len(query)} numbers given; those of {view.name!r} have {vectors.shape[1]}")
+        return nearest(keys, distances(vectors, query, metric), count) if len(keys) else []
 
     # Tables.
 
@@ -241,6 +320,13 @@ class TokenlakeOnlineStore(OnlineStore):
         for view in tables:
             self._table(config, view).drop()
 
+    def _tokens(self, config: RepoConfig, view: FeatureView) -> Tokens:
+        if (lake := _lake_of(config)) is None:
+            raise ConfigError(f"view {view.name!r} reads token sequences; set `lake:` of online_store to their lake")
+        if lake not in self._lakes:
+            self._lakes[lake] = Tokens(lake)
+        return self._lakes[lake]
+
     def _table(self, config: RepoConfig, view: FeatureView) -> OnlineTable:
         name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
         root = Path(config.online_store.path)
@@ -248,6 +334,18 @@ class TokenlakeOnlineStore(OnlineStore):
             root = Path(config.repo_path) / root
         folder = root / quote(config.project, safe="") / quote(name, safe="")
         return self._tables.setdefault(folder, OnlineTable(folder))
+
+
+def _lake_of(config: RepoConfig) -> Path | None:
+    """The lake of the config, else the one that the repo lies in; None where there is none."""
+    root, lake = Path(config.repo_path or "."), config.online_store.lake
+    if lake is not None:
+        return (root / str(lake)).resolve()
+    return root.resolve().parent if (root / ".." / FILE_NAME).exists() else None
+
+
+def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 def _micros(time: dt.datetime) -> int:

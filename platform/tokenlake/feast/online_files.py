@@ -21,6 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
+from tokenlake.feast import wire
 from tokenlake.tokens import files
 from tokenlake.tokens.loops import mix
 
@@ -102,7 +103,7 @@ def concat(parts: list[Rows]) -> Rows:
 
 def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
     """(n,) a hash of each key: `mix` folded over its length and its little-endian words, the last one zero-padded."""
-    ends = _ends(keys)
+    ends = wire.ends_of(keys)
     data = np.frombuffer(keys.buffers()[2] or b"", np.uint8)
     sizes = np.diff(ends)
     out = np.empty(len(keys), np.uint64)
@@ -118,12 +119,6 @@ def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
             state = mix(state ^ word).view(np.int64)
         out[own] = state.view(np.uint64)
     return out
-
-
-def _ends(column: pa.LargeBinaryArray) -> NDArray[np.int64]:
-    if not len(column):
-        return np.zeros(1, np.int64)
-    return np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, 8 * column.offset)
 
 
 @dataclass(frozen=True)
@@ -200,10 +195,10 @@ _start_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 def _compact(column: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
     """The same bytes, in buffers that hold nothing else."""
-    if column.offset or (len(column) and _ends(column)[0]):
+    if column.offset or (len(column) and wire.ends_of(column)[0]):
         column = pa.concat_arrays([column, pa.array([], column.type)])
     mask, ends, data = column.buffers()
-    size = int(_ends(column)[-1])
+    size = int(wire.ends_of(column)[-1])
     data = data.slice(0, size) if data is not None else pa.py_buffer(b"")
     return pa.Array.from_buffers(column.type, len(column), [mask, ends, data])
 
@@ -329,7 +324,7 @@ class _Column:
 
     def __init__(self, run: Run, column: pa.LargeBinaryArray, region: tuple[int, int], sums: bytes) -> None:
         self._run, self._start, self.size = run, region[0], region[1] - region[0]
-        self._ends = _ends(column)
+        self._ends = wire.ends_of(column)
         self._valid = None if not column.null_count else column.is_valid().to_numpy(zero_copy_only=False)
         self._sums = np.frombuffer(sums, ">u8").tolist()
         self._good = bytearray(len(self._sums))

@@ -58,6 +58,7 @@ class OnlineTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = _State(None, ())
+        self._rows: tuple[_State, Rows] | None = None
         self._lock = Lock()
 
     def read(self, keys: Sequence[bytes], features: Sequence[str]) -> list[Found | None]:
@@ -75,9 +76,13 @@ class OnlineTable:
         return [_pick(runs, [own[i] for own in places], features) for i in range(len(wanted))]
 
     def rows(self) -> Rows | None:
-        """Every key's newest rows, checked; None for an empty table."""
-        runs = self._newest().runs
-        return reduce(concat([run.rows() for run in runs])) if runs else None
+        """Every key's newest rows, checked, and kept until the table changes; None for an empty table."""
+        state = self._newest()
+        if not state.runs:
+            return None
+        if self._rows is None or self._rows[0] is not state:
+            self._rows = (state, reduce(concat([run.rows() for run in state.runs])))
+        return self._rows[1]
 
     def write(self, rows: Rows) -> None:
         """Add rows, durably and atomically; those that are older than what stands change nothing.

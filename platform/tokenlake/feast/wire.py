@@ -28,6 +28,7 @@ FIELDS = {
     "INT64_LIST": 14,
     "DOUBLE_LIST": 15,
     "FLOAT_LIST": 16,
+    "BOOL_LIST": 17,
     "UNIX_TIMESTAMP_LIST": 18,
 }
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -93,15 +94,22 @@ def prefixed(payload: pa.LargeBinaryArray, prefix: Callable[[int], bytes]) -> pa
     sizes = pc.binary_length(payload).fill_null(0).to_numpy()
     if sizes.min() == sizes.max() and not payload.null_count:
         width = int(sizes[0])
-        return fixed(_behind(prefix(width), _rows(payload, width)))
+        return fixed(_behind(prefix(width), rows_of(payload, width)))
     lengths, which = np.unique(sizes, return_inverse=True)
     head = pa.array([prefix(int(length)) for length in lengths], pa.large_binary()).take(pa.array(which))
     return pc.binary_join_element_wise(head, payload, pa.scalar(b"", pa.large_binary()))
 
 
-def _rows(payload: pa.LargeBinaryArray, width: int) -> NDArray[np.uint8]:
+def ends_of(column: pa.LargeBinaryArray) -> NDArray[np.int64]:
+    """(n + 1,) where each value ends among the column's bytes, and before them where the first one starts."""
+    if not len(column):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, 8 * column.offset)
+
+
+def rows_of(payload: pa.LargeBinaryArray, width: int) -> NDArray[np.uint8]:
     """(n, width) of payloads that are all of one width."""
-    (first,) = np.frombuffer(payload.buffers()[1], np.int64, 1, 8 * payload.offset).tolist()
+    first = int(ends_of(payload)[0])
     return np.frombuffer(payload.buffers()[2], np.uint8, len(payload) * width, first).reshape(len(payload), width)
 
 
