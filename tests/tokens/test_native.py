@@ -132,4 +132,4 @@ def test_processes_that_compile_at_once(tmp_path: Path) -> None:
 def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path), "CC": ""}
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("False False 1 the token store runs on NumPy alone"), done.stderr
+    assert done.stdout.startswith("False False 1 NumPy does the work of native.c"), done.stderr

@@ -1,21 +1,28 @@
-"""Feast's side of Tokenlake: offline and online stores, data sources. Loaded when asked for: Feast takes seconds."""
+"""Plug-ins for Feast: its offline and online store, and data sources of the lake (docs/feast-stores.md).
+
+Names are loaded when they are asked for: `import feast` takes seconds.
+"""
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenlake.feast.online import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
+    from tokenlake.feast.offline import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
+    from tokenlake.feast.sources import LakeSource, TokenSource
 
-_HOMES = {
-    "TokenlakeOnlineStore": "online",
-    "TokenlakeOnlineStoreConfig": "online",
+_MODULES = {
+    "LakeSource": "sources",
+    "TokenSource": "sources",
+    "TokenlakeOfflineStore": "offline",
+    "TokenlakeOfflineStoreConfig": "offline",
 }
-__all__ = ["TokenlakeOnlineStore", "TokenlakeOnlineStoreConfig"]
+
+__all__ = ["LakeSource", "TokenSource", "TokenlakeOfflineStore", "TokenlakeOfflineStoreConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tokenlake.feast.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -144,7 +144,7 @@ class Table:
             A table with exactly the schema's types.
         """
         schema = self._selected(columns)
-        dataset = self._dataset(day, between, version)
+        dataset = self.dataset(day=day, between=between, version=version)
         if dataset is None:
             return schema.empty_table()
         with self._reading():
@@ -162,7 +162,7 @@ class Table:
     ) -> Iterator[pa.RecordBatch]:
         """Read rows as a stream of batches of at most `rows`, holding a few of them at a time."""
         schema = self._selected(columns)
-        dataset = self._dataset(day, between, version)
+        dataset = self.dataset(day=day, between=between, version=version)
         if dataset is None:
             return
         scanned = dataset.to_batches(
@@ -172,6 +172,25 @@ class Table:
             for batch in scanned:
                 if batch.num_rows:
                     yield batch.cast(schema)
+
+    def dataset(
+        self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
+    ) -> pds.FileSystemDataset | None:
+        """The files of some partitions with the values of their partitions; None before the first commit."""
+        delta = self._log.newest()
+        if delta is None:
+            return None
+        self._check(delta, self.schema)
+        files = self._log.files(day=day, between=between, version=version)
+        disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
+        parts = [files.of(f"partition.{name}") for name in self.partition_by]
+        # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
+        # statistics of a column for one without matches.
+        fragments = [
+            layout.make_fragment(path, disk, partition_expression=_equal(self.partition_by, values))
+            for path, *values in zip(files.paths(), *parts, strict=True)
+        ]
+        return pds.FileSystemDataset(fragments, self.schema, layout, disk)
 
     # Writing.
 
@@ -262,22 +281,6 @@ class Table:
         if unknown := [c for c in columns if c not in schema.names]:
             raise SchemaError(f"{self.path.name} has no columns {unknown}; it has {schema.names}")
         return pa.schema([schema.field(c) for c in columns])
-
-    def _dataset(self, day: Day | None, between: tuple[Day, Day] | None, version: str | None) -> pds.Dataset | None:
-        delta = self._log.newest()
-        if delta is None:
-            return None
-        self._check(delta, self.schema)
-        files = self._log.files(day=day, between=between, version=version)
-        disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
-        parts = [files.of(f"partition.{name}") for name in self.partition_by]
-        # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
-        # statistics of a column for one without matches.
-        fragments = [
-            layout.make_fragment(path, disk, partition_expression=_equal(self.partition_by, values))
-            for path, *values in zip(files.paths(), *parts, strict=True)
-        ]
-        return pds.FileSystemDataset(fragments, self.schema, layout, disk)
 
     def _check(self, delta: DeltaTable, schema: pa.Schema) -> None:
         stored = {field.name: field.type for field in pa.schema(delta.schema().to_arrow())}

@@ -1,4 +1,4 @@
-"""`native.c`: compiled once per machine by the C compiler at hand, and called through ctypes.
+"""C sources, such as `native.c`: compiled once per machine by the C compiler at hand, and called through ctypes.
 
 Without a compiler NumPy does the same work, slower, and a warning says so once.
 """
@@ -27,30 +27,36 @@ THREADS = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaf
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None where it cannot be made."""
+    """The store's loops, or None where they cannot be compiled."""
+    made = load(_SOURCE)
+    return None if made is None else _declare(made)
+
+
+def load(source: Path) -> ctypes.CDLL | None:
+    """A source file's functions, still undeclared, or None where it cannot be compiled."""
     try:
-        return _declare(ctypes.CDLL(str(_built())))
+        return ctypes.CDLL(str(_built(source)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
         output = getattr(error, "stderr", None)
         reason = output.decode(errors="replace").strip().splitlines()[-1] if output else str(error)
         warnings.warn(
-            f"the token store runs on NumPy alone, several times slower: native.c could not be compiled ({reason}); "
+            f"NumPy does the work of {source.name}, several times slower: it could not be compiled ({reason}); "
             f"install a C compiler, or set CC to one",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return None
 
 
-def _built() -> Path:
-    """The shared object of this source, compiled if nobody did; several processes may do so at once."""
+def _built(path: Path) -> Path:
+    """The shared object of a source, compiled if nobody did; several processes may do so at once."""
     compiler = next(
         (found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (found := shutil.which(name))), None
     )
-    source = _SOURCE.read_bytes()
+    source = path.read_bytes()
     key = hashlib.sha256(source + repr((_FLAGS, platform.machine(), platform.libc_ver())).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenlake"
-    target = folder / f"store-{key}.so"
+    target = folder / f"{path.stem}-{key}.so"
     if target.exists():
         return target
     if compiler is None:
@@ -58,7 +64,7 @@ def _built() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
-        subprocess.run([compiler, *_FLAGS, "-o", str(made), str(_SOURCE)], check=True, capture_output=True, timeout=120)  # noqa: S603 (our own source, by the user's own compiler)
+        subprocess.run([compiler, *_FLAGS, "-o", str(made), str(path)], check=True, capture_output=True, timeout=120)  # noqa: S603 (our own source, by the user's own compiler)
         made.replace(target)  # whoever comes second replaces it by the same
     return target
 

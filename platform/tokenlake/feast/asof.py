@@ -1,0 +1,147 @@
+"""The point-in-time join: for each question (key, time) the newest row of that key that it may see.
+
+The questions are sorted, the rows are not: each row goes to the first question that may see it, and what one question
+may see, all later ones of its key may. So rows stream through once, in any order, whatever their number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.tokens.native import address, load
+
+Ints = NDArray[np.int64]
+#: A missing time.
+NONE = np.iinfo(np.int64).min
+_NEVER = np.iinfo(np.int64).max
+
+
+class _Struct(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("starts", "times", "best_time", "best_created", "best_row")),
+        *((name, ctypes.c_int32) for name in ("strict", "known")),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = load(Path(__file__).with_name("asof.c"))
+    if library is not None:
+        pointer, size = ctypes.c_void_p, ctypes.c_int64
+        library.tl_asof_feed.argtypes = [pointer, size, pointer, pointer, pointer, size]
+        library.tl_asof_feed.restype = None
+        library.tl_asof_finish.argtypes = [pointer, size]
+        library.tl_asof_finish.restype = None
+    return library
+
+
+class AsOf:
+    """One join under way.
+
+    Args:
+        codes: (n,) int32 keys of the questions, 0 to `keys` - 1; -1: no row can match.
+        times: (n,) int64 nanoseconds of the questions; `NONE` matches no row.
+        keys: number of keys.
+        strict: see rows of times before the question's own, else also at it.
+        known: a row is not seen before its created time either, and never when that is missing.
+    """
+
+    def __init__(
+        self, codes: NDArray[np.int32], times: Ints, keys: int, *, strict: bool = False, known: bool = False
+    ) -> None:
+        asked = np.flatnonzero((codes >= 0) & (times != NONE))
+        self._order = asked[np.lexsort((times[asked], codes[asked]))]
+        self._count = len(codes)
+        self._codes = codes[self._order]
+        self._times = np.ascontiguousarray(times[self._order])
+        self._starts = np.searchsorted(self._codes, np.arange(keys + 1)).astype(np.int64)
+        self._strict, self._known = strict, known
+        n = len(self._order)
+        self._best_time, self._best_created = np.full(n, NONE), np.full(n, NONE)
+        self._best_row = np.full(n, -1, np.int64)
+        self._guard = threading.Lock()
+
+    def feed(self, codes: NDArray[np.int32], times: Ints, created: Ints | None, first: int) -> None:
+        """Take rows in, from any thread.
+
+        Args:
+            codes: (n,) int32 keys; -1: nobody asks for it.
+            times: (n,) int64 nanoseconds; a row at `NONE` is never seen.
+            created: (n,) likewise: of equal times the later created row is seen, missing ones last; of equal ones
+                that of the larger number.
+            first: number of the first row.
+        """
+        with self._guard:
+            library = _library()
+            if library is None:
+                self._feed_slowly(codes, times, created, first)
+                return
+            codes, times = np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(times, np.int64)
+            created = None if created is None else np.ascontiguousarray(created, np.int64)
+            place = None if created is None else address(created)
+            library.tl_asof_feed(ctypes.byref(self._struct()), len(codes), address(codes), address(times), place, first)
+
+    def finish(self, ttl: int | None = None) -> Ints:
+        """The (n,) row numbers that the questions see, -1 for none.
+
+        Args:
+            ttl: nanoseconds; a row that is older than that at the question's time is not seen.
+        """
+        library = _library()
+        if library is None:
+            self._finish_slowly()
+        else:
+            library.tl_asof_finish(ctypes.byref(self._struct()), len(self._starts) - 1)
+        rows = self._best_row
+        if ttl is not None:
+            oldest = np.where(self._times >= NONE + ttl, self._times - ttl, NONE)
+            rows = np.where(self._best_time >= oldest, rows, -1)
+        found = np.full(self._count, -1, np.int64)
+        found[self._order] = rows
+        return found
+
+    def _struct(self) -> _Struct:
+        arrays = (self._starts, self._times, self._best_time, self._best_created, self._best_row)
+        return _Struct(*map(address, arrays), int(self._strict), int(self._known))
+
+    def _feed_slowly(self, codes: NDArray[np.int32], times: Ints, created: Ints | None, first: int) -> None:
+        made = np.zeros(len(codes), np.int64) if created is None else created
+        since = np.maximum(times, made) if self._known and created is not None else times
+        usable = (codes >= 0) & (times != NONE)
+        if self._known and created is not None:
+            usable &= made != NONE
+        local = np.flatnonzero(usable)
+        instants = np.unique(self._times)
+        wide = len(instants) + 1
+        asked = self._codes * np.int64(wide) + np.searchsorted(instants, self._times)
+        rank = np.searchsorted(instants, since[local], "right" if self._strict else "left")
+        place = np.searchsorted(asked, codes[local] * np.int64(wide) + rank)
+        inside = place < self._starts[codes[local] + 1]
+        local, place = local[inside], place[inside]
+        self._keep(place, times[local], made[local], first + local)
+
+    def _keep(self, place: Ints, times: Ints, made: Ints, rows: Ints) -> None:
+        """Let the newest of these rows and of those kept so far win each place."""
+        held = np.flatnonzero(self._best_row >= 0)
+        place, times = np.concatenate([held, place]), np.concatenate([self._best_time[held], times])
+        made, rows = np.concatenate([self._best_created[held], made]), np.concatenate([self._best_row[held], rows])
+        order = np.lexsort((rows, made, times, place))
+        last = order[np.flatnonzero(np.append(place[order][1:] != place[order][:-1], True))] if len(order) else order
+        self._best_time[place[last]] = times[last]
+        self._best_created[place[last]] = made[last]
+        self._best_row[place[last]] = rows[last]
+
+    def _finish_slowly(self) -> None:
+        rank = np.empty(len(self._order), np.int64)
+        order = np.lexsort((self._best_row, self._best_created, self._best_time, self._best_row >= 0))
+        rank[order] = np.arange(len(order))
+        top = np.maximum.accumulate(self._codes * np.int64(len(order)) + rank) - self._codes * np.int64(len(order))
+        source = order[top] if len(order) else order
+        self._best_time, self._best_created = self._best_time[source], self._best_created[source]
+        self._best_row = self._best_row[source]
