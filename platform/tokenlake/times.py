@@ -47,6 +47,11 @@ def day_start(day: Day) -> int:
     return (day - _EPOCH).days * DAY_US
 
 
+def available_at(day: Day) -> int:
+    """Instant (us) from which what was learned of a day may be read: the start of the day after."""
+    return day_start(day) + DAY_US
+
+
 def day_of(micros: int) -> Day:
     """The UTC day of an instant."""
     return _EPOCH + dt.timedelta(days=int(micros) // DAY_US)

@@ -33,7 +33,7 @@ def test_init_guesses_and_ingest_reports(tmp_path: Path) -> None:
     said = run("ingest", lake, sample, "--dry-run")
     assert "nothing was changed" in said
     assert "integers read as seconds" in said
-    assert [path.name for path in lake.iterdir()] == ["tokenlake.yaml"]
+    assert sorted(path.name for path in lake.iterdir()) == ["feature_repo", "feature_store", "tokenlake.yaml"]
     assert "100 accepted" in run("ingest", lake, sample)
     assert "100 duplicates" in run("ingest", lake, sample)
 

@@ -62,9 +62,16 @@ tokens:
     help="Guess the schema from a file.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing tokenlake.yaml.")
-def command(folder: Path, sample: Path | None, *, force: bool) -> None:
-    """Write a commented tokenlake.yaml into FOLDER."""
+@click.option("--feast", is_flag=True, help="Write feature_repo/ alone, for a lake without one.")
+def command(folder: Path, sample: Path | None, *, force: bool, feast: bool) -> None:
+    """Write a commented tokenlake.yaml into FOLDER, and feature_repo/ for Feast."""
+    from tokenlake.feast import repository
+
     target = folder / FILE_NAME
+    if feast:
+        for path in repository.write(folder):
+            click.echo(f"{path} is written")
+        return
     if target.exists() and not force:
         raise ConfigError(f"{target} exists; --force overwrites it")
     guessed = None
@@ -77,6 +84,7 @@ def command(folder: Path, sample: Path | None, *, force: bool) -> None:
         target.write_text(render(folder.resolve().name, guessed), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
+    repository.write(folder)
     click.echo(f"{target} is written{' from a guess: read it before you ingest' if guessed else ''}. Next:")
     click.echo(f"  tokenlake ingest {folder} {sample or 'events.parquet'} --dry-run")
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import SourceError
+from tokenlake.feast import repository
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is.
@@ -120,9 +121,13 @@ class Output:
                 rows += part.num_rows
         self._files[file] = (path.stat().st_size, rows)
 
-    def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
-        """Write `tokenlake.yaml` and mark the folder as complete."""
+    def finish(
+        self, config: str, *, users: int, items: int, counts: Mapping[str, int], feast: bool = False
+    ) -> DatasetReport:
+        """Write `tokenlake.yaml`, and `feature_repo/` if asked for, and mark the folder as complete."""
         (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
+        if feast:
+            repository.write(self.folder)
         marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
         self._write_marker(marker)
         return self._report(marker, built=True)

@@ -59,6 +59,7 @@ class Database:
             "user_embeddings": lake.user_embeddings,
             "item_embeddings": lake.item_embeddings,
             "edges": lake.edges,
+            "user_statistics": lake.user_statistics,
         }
 
     @cached_property

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenlake.pipeline.activity import Days
     from tokenlake.pipeline.backfill import Report
     from tokenlake.pipeline.frames import Frames
+    from tokenlake.pipeline.statistics import Summaries
     from tokenlake.retrieval.candidates import Candidates
     from tokenlake.retrieval.graph import Graph
     from tokenlake.retrieval.index import Index
@@ -111,6 +112,11 @@ class Lake:
         """The graph of similar users, an edge a row, partitioned by version and day."""
         return self._tables["edges"]
 
+    @property
+    def user_statistics(self) -> Table:
+        """What each user did lately, as it was known at the end of each day."""
+        return self._tables["user_statistics"]
+
     def watermark(self) -> int:
         """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
         return self.events.newest("ingested_at")
@@ -128,6 +134,13 @@ class Lake:
         from tokenlake.pipeline.activity import Days
 
         return Days(self)
+
+    @cached_property
+    def summaries(self) -> Summaries:
+        """Days of events as user statistics read them."""
+        from tokenlake.pipeline.statistics import Summaries
+
+        return Summaries(self)
 
     @cached_property
     def _tables(self) -> dict[str, Table]:

@@ -130,6 +130,23 @@ def edges_schema(ids: IdTypes | None = None) -> pa.Schema:
     )
 
 
+def statistics_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `user_statistics`: what each user did lately, as it was known at the end of a day.
+
+    Every label brings three: `<label>_known`, events whose label was known by then, `<label>_count`, those of them
+    that are positive, and `<label>_rate`, their share, null where none is known.
+    """
+    fields: list[Any] = [
+        ("user_id", (ids or IdTypes()).user),
+        ("events", INT64),
+        ("active_days", INT64),
+        ("last_event_at", TIMESTAMP),
+    ]
+    for name in config.events.labels:
+        fields += [(f"{name}_known", INT64), (f"{name}_count", INT64), (f"{name}_rate", pa.float64())]
+    return pa.schema([*fields, ("ds", pa.date32()), ("available_at", TIMESTAMP)])
+
+
 def quarantine_schema() -> pa.Schema:
     """Columns of `quarantine`; `row` is the source row as JSON, `row_number` counts from 1 within its source."""
     return pa.schema(

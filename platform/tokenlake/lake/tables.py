@@ -27,6 +27,7 @@ from tokenlake.lake.schema import (
     events_schema,
     predictions_schema,
     quarantine_schema,
+    statistics_schema,
     tokens_schema,
 )
 from tokenlake.locks import hold
@@ -92,6 +93,13 @@ class Table:
         return sorted(
             {day for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True) if rows}
         )
+
+    def counts(self) -> dict[Day, int]:
+        """Rows of each day, from the log alone."""
+        files, counted = self._log.files(), dict[Day, int]()
+        for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True):
+            counted[day] = counted.get(day, 0) + rows
+        return counted
 
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
         """Rows, from the log alone."""
@@ -376,6 +384,7 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
         "user_embeddings": make("user_embeddings", lambda: embeddings_schema("user", ids()), ("version", "ds")),
         "item_embeddings": make("item_embeddings", lambda: embeddings_schema("item", ids()), ("version", "ds")),
         "edges": make("edges", lambda: edges_schema(ids()), ("version", "ds")),
+        "user_statistics": make("user_statistics", lambda: statistics_schema(config, ids()), ("ds",)),
     }
 
 

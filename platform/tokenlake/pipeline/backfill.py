@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tokenlake.config import EMBEDDINGS
+from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.lineage import finished, is_embeddings, register
+from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
+from tokenlake.pipeline.statistics import STATISTICS, stale_days
 from tokenlake.times import Day, days_between
 
 #: Called as (version, days done, days to do).
@@ -43,6 +46,7 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
             _retrieve(lake, version, day, report)
             if progress:
                 progress(version, 1, 1)
+        to_feast(lake, [day], report)
     report.seconds = time.monotonic() - began
     return report
 
@@ -64,14 +68,37 @@ def backfill(
     began = time.monotonic()
     report = Report()
     _ingest_missing(lake, first, last, report)
-    days = [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
+    days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
     for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
     lake.frames.keep()
+    if version is None:
+        to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began
     return report
+
+
+def days_of(lake: Lake, first: Day | None, last: Day | None) -> list[Day]:
+    """Days with events from one day to another; None for no bound."""
+    return [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
+
+
+def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+    """Bring Feast up to date, where the lake has a feature repository: statistics of each day, then all views at once.
+
+    Days that are up to date are left alone.
+    """
+    if not days or not repository.exists(lake.root):
+        return
+    todo = stale_days(lake, days)
+    for i, day in enumerate(todo):
+        report.results.append(jobs.statistics(lake, day))
+        if progress:
+            progress(STATISTICS, i + 1, len(todo))
+    if not is_current(lake, days[-1]):
+        report.results.append(jobs.materialize(lake, days[-1]))
 
 
 def all_versions(lake: Lake) -> list[str]:

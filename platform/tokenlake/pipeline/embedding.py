@@ -24,7 +24,7 @@ from tokenlake.pipeline.checkpoints import UserCheckpoint
 from tokenlake.pipeline.keys import Ints
 from tokenlake.pipeline.user_features import UserFeaturizer, places
 from tokenlake.pipeline.vocabulary import Vocabulary
-from tokenlake.times import DAY_US, Day, day_start
+from tokenlake.times import DAY_US, Day, available_at, day_start
 from tokenlake_models.activity import Activity, Items, Moments, Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 
@@ -192,11 +192,6 @@ def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
         "available_at": pa.repeat(pa.scalar(available_at(plan.day), pa.timestamp("us", "UTC")), count),
     }
     table.replace_day(plan.day, pa.table(rows), version=plan.version)
-
-
-def available_at(day: Day) -> int:
-    """Instant (us) from which a day's embeddings, index and graph may be read: the start of the day after."""
-    return day_start(day + _ONE_DAY)
 
 
 def _first(lake: Lake, plan: Plan) -> Day:

@@ -15,13 +15,19 @@ from typing import Literal, TypeAlias
 from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, storage_error
+from tokenlake.errors import CorruptionError, TrainingError, storage_error
+from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
 from tokenlake.pipeline import lineage
+from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
+from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
 from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
 
+#: Seconds that a job waits for another that materializes.
+_FEAST_PATIENCE = 60.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Value: TypeAlias = int | float | str | None
 
@@ -262,6 +268,41 @@ EMBEDDING_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train_embed
 RETRIEVAL_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (index, graph)
 
 
+def statistics(lake: Lake, day: Day) -> JobResult:
+    """Write what each user did lately, as it was known at the end of the day; counted from what the lake now holds."""
+    if not _has_events(lake, day):
+        return _skipped(lake, STATISTICS, day)
+    with _job(lake, STATISTICS, day) as (run, summary):
+        rows, counted = statistics_of(lake, day)
+        lake.user_statistics.replace_day(day, rows)
+        summary |= {"rows": rows.num_rows, "events": counted}
+        run.artefact("user_statistics", f"{lake.user_statistics.path}?ds={day}", rows=rows.num_rows)
+        run.metric(COUNTED, counted, window=window_of(lake))
+    return JobResult(STATISTICS, day, None, "done", summary)
+
+
+def materialize(lake: Lake, day: Day) -> JobResult:
+    """Register the lake's Feast definitions, and bring Feast's online store up to the end of the day.
+
+    A rerun of an old day writes what is newest by now, never an old value over a newer one. Skipped where the lake has
+    no feature repository, or Feast is not installed.
+
+    Raises:
+        LockedError: another process is at it, for long.
+        ConfigError: a file of the feature repository that cannot be used.
+        ServiceError: the registry or the online store does not answer.
+    """
+    reason = repository.lacking(lake.root)
+    if reason is not None:
+        return _skipped(lake, MATERIALIZE, day, reason=reason)
+    with (
+        _job(lake, MATERIALIZE, day) as (run, summary),
+        hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=_FEAST_PATIENCE),
+    ):
+        summary |= materialize_day(lake, day, run)
+    return JobResult(MATERIALIZE, day, None, "done", summary)
+
+
 @contextmanager
 def _job(lake: Lake, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
     summary: dict[str, Value] = {}
@@ -307,7 +348,7 @@ def _has_events(lake: Lake, day: Day) -> bool:
     return day in lake.events.days()
 
 
-def _skipped(lake: Lake, job: str, day: Day, version: str) -> JobResult:
+def _skipped(lake: Lake, job: str, day: Day, version: str | None = None, *, reason: str = "no events") -> JobResult:
     with lake.catalog.run(job, day, version) as run:
-        run.skip("no events")
-    return JobResult(job, day, version, "skipped", {"reason": "no events"})
+        run.skip(reason)
+    return JobResult(job, day, version, "skipped", {"reason": reason})

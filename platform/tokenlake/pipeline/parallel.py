@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import partial
@@ -11,7 +12,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.backfill import Progress, Report, backfill, lineages
+from tokenlake.pipeline.backfill import Progress, Report, backfill, days_of, lineages, to_feast
 from tokenlake.pipeline.controls import Control, run_control
 from tokenlake.times import Day
 
@@ -32,13 +33,16 @@ def backfill_parallel(
     Raises:
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
+    began = time.monotonic()
     parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in lineages(lake)]
     reports = each_in_its_process(parts, progress)
-    return Report(
+    whole = Report(
         [result for report in reports for result in report.results],
         [pair for report in reports for pair in report.skipped],
-        max(report.seconds for report in reports),
     )
+    to_feast(lake, days_of(lake, first, last), whole, progress)
+    whole.seconds = time.monotonic() - began
+    return whole
 
 
 def run_controls(lake: Lake, controls: Sequence[Control], progress: Progress | None = None) -> int:

@@ -1,0 +1,37 @@
+"""What a lake's `definitions.py` asks of the lake: types of ids, and the columns that depend on the config."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from feast import Field, ValueType
+from feast.types import Float64, Int64, UnixTimestamp
+
+from tokenlake.errors import SchemaError
+from tokenlake.lake.lake import Lake
+
+
+def id_type(lake: Lake, of: str) -> ValueType:
+    """Type of the lake's user or item ids, which the first ingest decides; int64 until then.
+
+    Args:
+        lake: the lake.
+        of: `user` or `item`.
+
+    Raises:
+        SchemaError: neither.
+    """
+    if of not in ("user", "item"):
+        raise SchemaError(f"ids of {of!r} asked for; a lake has those of user and item")
+    kind = lake.events.schema.field(f"{of}_id").type
+    return ValueType.STRING if kind == pa.string() else ValueType.INT64
+
+
+def statistics(lake: Lake) -> list[Field]:
+    """Fields of the view `user_statistics`: three for every label of the config."""
+    counts = ["events", "active_days"]
+    counts += [f"{name}_{what}" for name in lake.config.events.labels for what in ("known", "count")]
+    return [
+        *(Field(name=name, dtype=Int64) for name in counts),
+        *(Field(name=f"{name}_rate", dtype=Float64) for name in lake.config.events.labels),
+        Field(name="last_event_at", dtype=UnixTimestamp),
+    ]

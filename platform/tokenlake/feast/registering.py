@@ -1,0 +1,157 @@
+"""What a feature repository defines, and its way into Feast's registry.
+
+`feast apply` does the same for the repository of the current folder. It imports the files by name, which leaves them
+behind for the next lake of the process, and it forgets what was materialized of a view; this does neither.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    OnDemandFeatureView,
+    Project,
+    StreamFeatureView,
+)
+from feast.data_source import DataSource
+from feast.labeling.label_view import LabelView
+from feast.permissions.permission import Permission
+from feast.repo_contents import RepoContents
+from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files
+
+from tokenlake.errors import ConfigError, TokenlakeError
+
+
+def register(store: FeatureStore, repo: Path) -> list[str]:
+    """Bring the registry to what the repository's files define.
+
+    What was materialized of a view stays known. A view whose source has changed its version loses its values in the
+    online store, so that readers never get those of two versions.
+
+    Args:
+        store: the store of the repository.
+        repo: its folder.
+
+    Returns:
+        Names of the views whose values were taken out.
+
+    Raises:
+        ConfigError: a file that Python or Feast refuses.
+    """
+    contents = load(repo)
+    standing = {view.name: view for view in store.list_batch_feature_views()}
+    emptied = []
+    for view in contents.feature_views:
+        old = standing.get(view.name)
+        if old is None:
+            continue
+        if version_of(old) != version_of(view):
+            _empty(store, old)
+            emptied.append(view.name)
+        else:
+            view.materialization_intervals = list(old.materialization_intervals)
+            view.state = old.state
+    sort: Any = extract_objects_for_apply_delete  # untyped
+    wanted, gone, _, _ = sort(store.project, store.registry, contents)
+    try:
+        store.apply(wanted, objects_to_delete=gone, partial=False)
+    except ValueError as error:
+        raise ConfigError(f"Feast refuses what {repo} defines: {error}") from error
+    return emptied
+
+
+def version_of(view: FeatureView) -> str | None:
+    """The version of the lake's table that a view reads; None where its source knows none."""
+    version: str | None = getattr(view.batch_source, "version", None)
+    return version
+
+
+def _empty(store: FeatureStore, view: FeatureView) -> None:
+    # The registry last: after a kill in between, the next run finds the old version there and does this again.
+    store.provider.online_store.update(
+        config=store.config,
+        tables_to_delete=[view],
+        tables_to_keep=[],
+        entities_to_delete=[],
+        entities_to_keep=[],
+        partial=True,
+    )
+    store.registry.delete_feature_view(view.name, store.project)
+
+
+def load(repo: Path) -> RepoContents:
+    """Read everything that a repository's files define.
+
+    Raises:
+        ConfigError: a file cannot be run; what Tokenlake itself says in one goes through.
+    """
+    contents = RepoContents([], [], [], [], [], [], [], [], [])
+    with _importable(repo):
+        for file in get_repo_files(repo):
+            for value in vars(_run(file)).values():
+                _collect(contents, value)
+    return contents
+
+
+def _run(file: Path) -> ModuleType:
+    known = sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return known  # another of the files has imported it
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except TokenlakeError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{file} cannot be run ({type(error).__name__}: {error}); mend it") from error
+    return module
+
+
+def _collect(contents: RepoContents, value: object) -> None:
+    kinds: dict[type, list[Any]] = {
+        StreamFeatureView: contents.stream_feature_views,
+        FeatureView: contents.feature_views,
+        DataSource: contents.data_sources,
+        OnDemandFeatureView: contents.on_demand_feature_views,
+        LabelView: contents.label_views,
+        Entity: contents.entities,
+        FeatureService: contents.feature_services,
+        Permission: contents.permissions,
+        Project: contents.projects,
+    }
+    for kind, found in kinds.items():
+        if isinstance(value, kind):
+            if not any(value is other for other in found):
+                found.append(value)
+                for source in ("batch_source", "stream_source"):
+                    _collect(contents, getattr(value, source, None))
+            return
+
+
+@contextmanager
+def _importable(repo: Path) -> Iterator[None]:
+    """Let the files import each other, and forget them afterwards: the next lake's bear the same names."""
+    names = {file.relative_to(repo.resolve()).parts[0].removesuffix(".py") for file in get_repo_files(repo)}
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
+    sys.path.insert(0, str(repo))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(repo))
+        for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+            del sys.modules[name]
+        sys.modules.update(hidden)

@@ -1,0 +1,174 @@
+"""The lake's feature repository: the two files that Feast reads, beside `tokenlake.yaml`. Imports no Feast."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+import yaml
+
+from tokenlake.config import FILE_NAME, Config
+from tokenlake.errors import ConfigError, storage_error
+
+#: Not `feast`: a folder of that name, beside whatever is started, would hide Feast.
+FOLDER = "feature_repo"
+STORE_FILE = "feature_store.yaml"
+DEFINITIONS_FILE = "definitions.py"
+#: Folder of the registry and the online store within the data.
+_STATE = "feature_store"
+
+_STORE = """\
+# Feast's settings; docs/feast.md tells more. The daily job registers what definitions.py names, as `feast apply` would.
+project: {project}
+provider: local
+entity_key_serialization_version: 3
+
+# What is registered. SQL, since Feast's file registry loses concurrent writes. The path is whole, since SQLite's would
+# count from wherever a reader was started: write it anew when the lake moves.
+registry:
+  registry_type: sql
+  path: {registry}
+  # path: postgresql+psycopg2://user@host/feast     # for many machines
+
+# The past, read from the lake's tables as of any time.
+offline_store: {{type: tokenlake.feast.TokenlakeOfflineStore, lake: ..}}
+
+# The newest values, for serving. After a change here the next daily job fills the new store.
+online_store: {{type: sqlite, path: {online}}}
+# online_store: {{type: redis, connection_string: "localhost:6379"}}
+# online_store: {{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: {files}}}
+
+materialization: {{pull_latest_features: true}}
+"""
+
+_DEFINITIONS = '''\
+"""What Feast knows of this lake. Edit it as any Feast file: the daily job registers it, and so does `feast apply`."""
+
+from pathlib import Path
+
+from feast import Entity, FeatureView, Field
+from feast.types import Array, Float32, String
+
+import tokenlake
+from tokenlake.feast import LakeSource
+from tokenlake.feast.definitions import id_type, statistics
+
+lake = tokenlake.open(Path(__file__).parents[1])
+
+user = Entity(name="user", join_keys=["user_id"], value_type=id_type(lake, "user"))
+item = Entity(name="item", join_keys=["item_id"], value_type=id_type(lake, "item"))
+
+# A day's rows bear `available_at`, the start of the day after. Feast reads the newest row with available_at <= t, so
+# at no time does it see what was learned of that very day.
+if lake.config.embeddings:
+    # Views name the version, so that vectors of two encoders never mix. A change of the encoder changes it, and the
+    # next daily job takes the old one's vectors out of the online store.
+    version = lake.config.embedding_version
+
+    user_embeddings = FeatureView(
+        name="user_embeddings",
+        entities=[user],
+        schema=[Field(name="embedding", dtype=Array(Float32)), Field(name="checkpoint", dtype=String)],
+        source=LakeSource(
+            name="user_embeddings", table="user_embeddings", version=version, timestamp_field="available_at"
+        ),
+        tags={"version": version},
+    )
+    item_embeddings = FeatureView(
+        name="item_embeddings",
+        entities=[item],
+        schema=[Field(name="embedding", dtype=Array(Float32)), Field(name="checkpoint", dtype=String)],
+        source=LakeSource(
+            name="item_embeddings", table="item_embeddings", version=version, timestamp_field="available_at"
+        ),
+        tags={"version": version},
+    )
+
+# Events, active days and each label's rate over the last days, as known at the end of a day.
+user_statistics = FeatureView(
+    name="user_statistics",
+    entities=[user],
+    schema=statistics(lake),
+    source=LakeSource(name="user_statistics", table="user_statistics", timestamp_field="available_at"),
+)
+'''
+
+
+def write(root: Path) -> list[Path]:
+    """Write the two files beside a `tokenlake.yaml`, and make the folder of the registry; what is there stays.
+
+    Args:
+        root: folder of the `tokenlake.yaml`.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ConfigError: no `tokenlake.yaml`, or one that cannot be used.
+        StorageError: the disk refused.
+    """
+    root = root.resolve()
+    config = Config.load(root / FILE_NAME)
+    data = (root / config.data).resolve()
+    inside = data.is_relative_to(root)
+    relative = f"../{(data / _STATE).relative_to(root)}" if inside else str(data / _STATE)
+    texts = {
+        STORE_FILE: _STORE.format(
+            project=json.dumps(_project(config.project)),
+            registry=json.dumps(f"sqlite:///{data / _STATE}/registry.db?timeout=60"),
+            online=json.dumps(f"{relative}/online.db"),
+            files=json.dumps(f"{relative}/online"),
+        ),
+        DEFINITIONS_FILE: _DEFINITIONS,
+    }
+    written = []
+    try:
+        for folder in (root / FOLDER, data / _STATE):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            path = root / FOLDER / name
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+                written.append(path)
+    except OSError as error:
+        raise storage_error(error) from error
+    return written
+
+
+def exists(root: Path) -> bool:
+    """Whether a lake's root has a feature repository."""
+    return (root / FOLDER / STORE_FILE).is_file()
+
+
+def lacking(root: Path) -> str | None:
+    """Why Feast's part of the daily path cannot run here, and what would change that; None where it can."""
+    if not exists(root):
+        return f"no {FOLDER}/{STORE_FILE}; `tokenlake init {root} --feast` writes one"
+    if importlib.util.find_spec("feast") is None:
+        return "Feast is not installed; `pip install 'tokenlake[feast]'` brings it"
+    return None
+
+
+def identity(root: Path) -> str:
+    """A digest of which registry and online store the repository of a lake writes to: another one holds nothing yet.
+
+    Raises:
+        ConfigError: the `feature_store.yaml` cannot be understood.
+    """
+    path = root / FOLDER / STORE_FILE
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: a mapping was expected, got {type(settings).__name__}")
+    parts = [settings.get(name) for name in ("project", "registry", "online_store")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _project(name: str) -> str:
+    """Feast's projects are letters, digits and underscores, and begin with none."""
+    plain = "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in name).strip("_")
+    return plain or "lake"

@@ -1,0 +1,67 @@
+"""What has to reach Feast's online store: told from the catalog alone, so that asking imports no Feast."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from tokenlake.catalog import Run, RunRecord
+from tokenlake.catalog.catalog import EMBED
+from tokenlake.feast import repository
+from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.statistics import STATISTICS
+from tokenlake.times import Day, available_at
+
+MATERIALIZE = "materialize"
+#: The metric of a run that tells, by its label, which registry and online store it wrote to.
+_VIEWS = "views"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
+    """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
+
+    Returns:
+        Rows written: of each view, and `rows` of all.
+    """
+    from tokenlake.feast.materializing import materialize
+
+    folder = lake.root / repository.FOLDER
+    last = _last(lake)
+    since = None
+    if last is not None and last.day is not None:
+        since = _end(min({day, last.day + dt.timedelta(days=1), *_written(lake, last.started_at)}))
+    rows = materialize(folder, since, _end(day))
+    for view, written in rows.items():
+        run.artefact("feast", f"{folder}?view={view}&ds={day}", rows=written)
+    run.metric(_VIEWS, len(rows), store=repository.identity(lake.root))
+    return rows | {"rows": sum(rows.values())}
+
+
+def is_current(lake: Lake, day: Day) -> bool:
+    """Whether the day, and every day written since, is in the online store of the repository as it stands."""
+    last = _last(lake)
+    if last is None or _written(lake, last.started_at):
+        return False
+    store = repository.identity(lake.root)
+    told = lake.catalog.metrics(_VIEWS, job=MATERIALIZE)
+    return any(m.day is not None and m.day >= day and m.labels.get("store") == store for m in told)
+
+
+def _last(lake: Lake) -> RunRecord | None:
+    """The newest run, where it wrote to the registry and online store that the repository names now."""
+    told = max(lake.catalog.metrics(_VIEWS, job=MATERIALIZE), key=lambda metric: metric.run_id, default=None)
+    if told is None or told.labels.get("store") != repository.identity(lake.root):
+        return None
+    return next(run for run in lake.catalog.runs(job=MATERIALIZE) if run.id == told.run_id)
+
+
+def _written(lake: Lake, since: dt.datetime) -> set[Day]:
+    """Days that were embedded or counted since a time."""
+    runs = lake.catalog.runs(job=STATISTICS, status="done")
+    if lake.config.embeddings:
+        runs += lake.catalog.runs(job=EMBED, version=lake.config.embedding_version, status="done")
+    return {run.day for run in runs if run.day is not None and run.ended_at is not None and run.ended_at >= since}
+
+
+def _end(day: Day) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=available_at(day))
