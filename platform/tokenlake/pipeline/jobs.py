@@ -15,7 +15,6 @@ from typing import Literal, TypeAlias
 from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, storage_error
-from tokenlake.errors import CorruptionError, TrainingError, storage_error
 from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
