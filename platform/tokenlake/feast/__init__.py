@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenlake.feast.offline import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
+    from tokenlake.feast.online import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
     from tokenlake.feast.sources import LakeSource, TokenSource
 
 _MODULES = {
@@ -17,9 +18,18 @@ _MODULES = {
     "TokenSource": "sources",
     "TokenlakeOfflineStore": "offline",
     "TokenlakeOfflineStoreConfig": "offline",
+    "TokenlakeOnlineStore": "online",
+    "TokenlakeOnlineStoreConfig": "online",
 }
 
-__all__ = ["LakeSource", "TokenSource", "TokenlakeOfflineStore", "TokenlakeOfflineStoreConfig"]
+__all__ = [
+    "LakeSource",
+    "TokenSource",
+    "TokenlakeOfflineStore",
+    "TokenlakeOfflineStoreConfig",
+    "TokenlakeOnlineStore",
+    "TokenlakeOnlineStoreConfig",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,7 @@ def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime) -> di
         emptied = register(store, repo)
         spans = [
             _span(view, view.batch_source, None if view.name in emptied else since, until)
-            for view in store.list_batch_feature_views()
+            for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name)
             if view.online and view.batch_source is not None
         ]
         return {span.view.name: _write(store, span) for span in spans}

@@ -25,7 +25,7 @@ def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
     """
     from tokenlake.feast.materializing import materialize
 
-    folder = lake.root / repository.FOLDER
+    folder, store = lake.root / repository.FOLDER, repository.identity(lake.root)
     last = _last(lake)
     since = None
     if last is not None and last.day is not None:
@@ -33,7 +33,7 @@ def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
     rows = materialize(folder, since, _end(day))
     for view, written in rows.items():
         run.artefact("feast", f"{folder}?view={view}&ds={day}", rows=written)
-    run.metric(_VIEWS, len(rows), store=repository.identity(lake.root))
+    run.metric(_VIEWS, len(rows), store=store)
     return rows | {"rows": sum(rows.values())}
 
 
