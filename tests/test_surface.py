@@ -72,6 +72,8 @@ MODELS = {
     "config",
     "embeddings",
     "errors",
+    "hstu",
+    "hstu_training",
     "iat",
     "inputs",
     "instances",

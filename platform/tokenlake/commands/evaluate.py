@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 @click.command()
 @lake_argument
 @click.option("--controls/--no-controls", default=True, help="Train what is missing of the baselines first.")
-@click.option("--part", type=click.Choice(["tokens", "retrieval"]), help="Print only this; default: all there is.")
+@click.option(
+    "--part",
+    type=click.Choice(["tokens", "retrieval", "ranker"]),
+    metavar="PART",
+    help="tokens, retrieval or ranker; default: first two.",
+)
 @click.option("--ablations", is_flag=True, help="Retrieval also without each of its parts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as_json: bool) -> None:
@@ -33,11 +38,16 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as
     Beside them: the base rate, a logistic regression on the same features, and each with and without the running counts.
     Where there are user embeddings, recall and NDCG of their candidates over the last 28 days follow, beside popularity
     and item-kNN.
+
+    `--part ranker` trains a two-layer HSTU ranker over the stored tokens, in one pass in order of time, and prints its
+    metrics beside the base rate's and the source model's.
     """
     import tokenlake
 
     opened = tokenlake.open(lake)
-    if part != "retrieval":
+    if part == "ranker":
+        print_ranker(opened, as_json=as_json)
+    if part in {None, "tokens"}:
         print_tokens(opened, controls=controls, as_json=as_json)
     if part == "retrieval" or (part is None and opened.config.embeddings):
         print_retrieval(opened, ablations=ablations, as_json=as_json)
@@ -79,13 +89,27 @@ def retrieval_table(report: RetrievalReport) -> Table:
     return table
 
 
+def print_ranker(opened: Lake, *, as_json: bool = False) -> None:
+    """Train the ranker where it is not trained yet, and print its tables or JSON."""
+    from tokenlake.pipeline.ranker import RankerOptions, is_trained, ranker_report, train_ranker
+
+    version, options = opened.resolve(), RankerOptions()
+    if not is_trained(opened, version, options):
+        with bar() as progress:
+            train_ranker(opened, version, options, progress)
+    _print(ranker_report(opened, version, options), as_json=as_json)
+
+
 def print_tokens(opened: Lake, *, controls: bool, as_json: bool) -> None:
     """Score the source models, and print the tables or JSON."""
     from tokenlake.pipeline.evaluate import token_report
 
     if controls:
         train_controls(opened)
-    report = token_report(opened)
+    _print(token_report(opened), as_json=as_json)
+
+
+def _print(report: TokenReport, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
     else:

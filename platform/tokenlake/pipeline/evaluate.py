@@ -77,12 +77,27 @@ def token_report(lake: Lake, *, resamples: int = 200) -> TokenReport:
     days = _common_days(lake, list(models.values()))
     if not days:
         raise NotFoundError("no predictions after the bootstrap chunk yet; `tokenlake backfill` makes them")
-    tables = {name: _read(lake, version, days) for name, version in models.items()}
-    labels = pc.unique(next(iter(tables.values()))["label"]).to_pylist()
-    report = TokenReport(days[0], days[-1], {}, {}, {}, not lake.config.events.labels, [])
-    for label in labels:
+    return report_on(lake, {name: read(lake, version, days) for name, version in models.items()}, models, resamples)
+
+
+def report_on(lake: Lake, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
+    """Score models on the same rows, label by label, beside the base rate; the scores are kept in the catalog.
+
+    Args:
+        lake: the lake.
+        tables: rows of `predictions` of each model, at least one.
+        versions: where they are from.
+        resamples: of the user bootstrap.
+
+    Raises:
+        NotFoundError: the models have not scored the same rows.
+    """
+    some = next(iter(tables.values()))
+    days = pc.min_max(some["ds"]).as_py()
+    report = TokenReport(days["min"], days["max"], {}, {}, {}, not lake.config.events.labels, [])
+    for label in pc.unique(some["label"]).to_pylist():
         parts = {name: table.filter(pc.field("label") == label).sort_by(_KEYS) for name, table in tables.items()}
-        _score_label(report, label, parts, models, resamples)
+        _score_label(report, label, parts, versions, resamples)
     _record(lake, report)
     return report
 
@@ -104,7 +119,8 @@ def _common_days(lake: Lake, versions: list[str]) -> list[Day]:
     return sorted(set.intersection(*days) - bootstrap) if days else []
 
 
-def _read(lake: Lake, version: str, days: list[Day]) -> pa.Table:
+def read(lake: Lake, version: str, days: list[Day]) -> pa.Table:
+    """Predictions of a version on some days."""
     rows = lake.predictions.read(version=version, between=(days[0], days[-1]))
     return rows.filter(pc.is_in(rows["ds"], value_set=pa.array(days)))
 

@@ -1,0 +1,201 @@
+"""HSTU layers (arXiv 2402.17152), and a ranker of a few of them over a user's stored tokens.
+
+A question is a user at a moment: the tokens from before it, then the candidates to be scored, as targets that see all
+of the history and themselves, never each other (ULTRA-HSTU, arXiv 2602.16986).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from tokenlake_kernels import gated_norm, hstu_attention, jagged_concat, jagged_split
+from tokenlake_models.errors import ModelError
+from tokenlake_models.jagged import row_numbers
+
+Preset = Literal["research", "stu"]
+#: Half octaves of seconds: 2^32 s are 136 years.
+_BUCKETS = 64
+_SECOND = 1_000_000
+
+
+@dataclass(frozen=True)
+class HstuConfig:
+    """Shape of a ranker.
+
+    Attributes:
+        token_dim: width of the stored tokens.
+        labels: names of the logits.
+        dim: width of the layers; a multiple of `heads`.
+        layers: at least 1.
+        heads: attention heads, each `dim / heads` wide.
+        history: tokens of a question at most; also what attention divides by.
+        preset: `research`, the paper's own code: SiLU on U, V, Q and K, no scale, learned biases by distance and by time
+            gap inside the attention, `W_o(U * LayerNorm(A))`. `stu`, its production form: SiLU on U alone,
+            `1 / sqrt(d)`, distance and age as embeddings at the input, `W_o [U, A, U * LayerNorm(A)]`.
+        seed: of the initial weights.
+    """
+
+    token_dim: int
+    labels: tuple[str, ...]
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    history: int = 64
+    preset: Preset = "stu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ModelError(f"dim {self.dim} is no multiple of heads {self.heads}; choose heads that divide it")
+        if not self.labels:
+            raise ModelError("labels is empty; a ranker predicts at least one")
+        if min(self.layers, self.history) < 1:
+            raise ModelError(f"layers {self.layers} and history {self.history}: both must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a ranker reads: `q` users at their moments.
+
+    Attributes:
+        tokens: `(total, token_dim)` tokens from before each moment, oldest first.
+        timestamps: `(total,)` microseconds, each before its question's moment.
+        labels: `(total, L)` what was known of the tokens' labels by then: 0 unknown, 1 no, 2 yes.
+        offsets: `(q + 1,)` into the above.
+        moments: `(q,)` microseconds.
+        candidates: `(m, token_dim)` what is to be scored.
+        candidate_offsets: `(q + 1,)` into the candidates.
+    """
+
+    tokens: Float32[Tensor, "total token_dim"]
+    timestamps: Int64[Tensor, " total"]
+    labels: Int64[Tensor, "total L"]
+    offsets: Int64[Tensor, " q_1"]
+    moments: Int64[Tensor, " q"]
+    candidates: Float32[Tensor, "m token_dim"]
+    candidate_offsets: Int64[Tensor, " q_1"]
+
+
+class HstuLayer(nn.Module):
+    """`Z + W_o f(U, A)` with `A = silu(scale Q K^T + bias) V / norm` and `U, V, Q, K` from `LayerNorm(Z)`.
+
+    Args:
+        config: widths, heads, and the preset that fixes activation, scale, bias and output.
+    """
+
+    def __init__(self, config: HstuConfig) -> None:
+        super().__init__()
+        self.heads, self.history, self.research = config.heads, config.history, config.preset == "research"
+        dim = config.dim
+        self.norm = nn.LayerNorm(dim)
+        self.project = nn.Linear(dim, 4 * dim)
+        self.gate_weight, self.gate_bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+        self.out_weight = nn.Parameter(torch.empty(dim, dim if self.research else 3 * dim))
+        nn.init.xavier_uniform_(self.out_weight)
+        if self.research:
+            self.position_bias = nn.Parameter(torch.zeros(self.heads, config.history + 1))
+            self.time_bias = nn.Parameter(torch.zeros(self.heads, _BUCKETS))
+
+    def forward(
+        self,
+        z: Float32[Tensor, "total dim"],
+        offsets: Int64[Tensor, " q_1"],
+        num_targets: Int64[Tensor, " q"],
+        seconds: Int64[Tensor, " total"],
+    ) -> Float32[Tensor, "total dim"]:
+        """One layer over jagged rows whose last `num_targets` values are candidates."""
+        x = self.project(self.norm(z))
+        u, rest = torch.split(x, [z.shape[1], 3 * z.shape[1]], 1)
+        if self.research:
+            rest = silu(rest)
+        v, q, k = rest.view(len(z), 3, self.heads, -1).unbind(1)
+        a = hstu_attention(
+            q,
+            k,
+            v,
+            offsets,
+            norm=self.history,
+            scale=1 if self.research else None,
+            num_targets=num_targets,
+            timestamps=seconds,
+            position_bias=self.position_bias if self.research else None,
+            time_bias=self.time_bias if self.research else None,
+        )
+        y = gated_norm(
+            a.flatten(1),
+            silu(u),
+            self.gate_weight,
+            self.gate_bias,
+            out_weight=self.out_weight,
+            concat=not self.research,
+        )
+        return torch.add(z, y)
+
+
+class HstuRanker(nn.Module):
+    """Logits of candidates, from a user's stored tokens with the labels known by then.
+
+    Args:
+        config: its shape; weights follow from `config.seed` alone.
+    """
+
+    def __init__(self, config: HstuConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.adapt = _adapter(config.token_dim, dim)
+            self.candidate = _adapter(config.token_dim, dim)
+            # Row 3 l + (0: unknown, 1: no, 2: yes) of label l.
+            self.labels = nn.Embedding(3 * len(config.labels), dim)
+            if config.preset == "stu":
+                self.places, self.ages = nn.Embedding(config.history, dim), nn.Embedding(_BUCKETS, dim)
+            self.layers = nn.ModuleList(HstuLayer(config) for _ in range(config.layers))
+            self.head = nn.Sequential(
+                nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, len(config.labels))
+            )
+        for embedding in (m for m in self.modules() if isinstance(m, nn.Embedding)):
+            nn.init.normal_(embedding.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
+
+    def forward(self, questions: Questions) -> Float32[Tensor, "m L"]:
+        """One logit a candidate and label; no candidate depends on another, nor on anything after its moment."""
+        asked = questions.candidate_offsets
+        x, offsets = jagged_concat(
+            [self._past(questions), self.candidate(questions.candidates)], [questions.offsets, asked]
+        )
+        counts = asked.diff()
+        moments = torch.repeat_interleave(questions.moments, counts)
+        timestamps, _ = jagged_concat([questions.timestamps, moments], [questions.offsets, asked])
+        for layer in self.layers:
+            x = layer(x, offsets, counts, timestamps // _SECOND)
+        _, (scored, _) = jagged_split(x, offsets, questions.offsets.diff(), len(questions.tokens))
+        logits: Tensor = self.head(scored)
+        return logits
+
+    def _past(self, questions: Questions) -> Tensor:
+        codes = questions.labels + 3 * torch.arange(len(self.config.labels), device=questions.labels.device)
+        x: Tensor = self.adapt(questions.tokens) + self.labels(codes).sum(1)
+        if self.config.preset != "stu":
+            return x
+        rows = row_numbers(questions.offsets)
+        place = questions.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
+        age = (questions.moments[rows] - questions.timestamps) // _SECOND
+        return torch.add(x + self.places(place), self.ages(_bucket(age)))
+
+
+def _adapter(inputs: int, dim: int) -> nn.Module:
+    """Stored tokens drift as their encoder learns: normalised first."""
+    return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+def _bucket(seconds: Int64[Tensor, " total"]) -> Int64[Tensor, " total"]:
+    """Half octaves of `seconds + 1`, from the bits of a float."""
+    bits = (seconds + 1).clamp(min=1).float().view(torch.int32)
+    return ((bits - 0x3F800000) >> 22).clamp(max=_BUCKETS - 1).long()

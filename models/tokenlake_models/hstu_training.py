@@ -1,0 +1,57 @@
+"""Streaming training of the HSTU ranker: predict, then learn from the same forward pass."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from tokenlake_models.errors import DivergedError
+from tokenlake_models.hstu import HstuConfig, HstuRanker, Questions
+
+
+class HstuLearner:
+    """A ranker with its optimiser, taking each batch once.
+
+    Args:
+        config: the ranker's shape; the same config and data give the same bits (same machine, threads).
+        learning_rate: of AdamW.
+    """
+
+    def __init__(self, config: HstuConfig, *, learning_rate: float = 1e-3) -> None:
+        self.model = HstuRanker(config)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True)
+        self._steps = 0
+
+    @torch.no_grad()
+    def predict(self, questions: Questions) -> Float32[Tensor, "m L"]:
+        """Probabilities, without learning."""
+        probabilities: Tensor = self.model(questions).sigmoid()
+        return probabilities
+
+    def step(
+        self, questions: Questions, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
+    ) -> Float32[Tensor, "m L"]:
+        """Predict, and then learn from the targets where `learn`.
+
+        Returns:
+            The probabilities from before learning.
+
+        Raises:
+            DivergedError: a loss that is no number.
+        """
+        if not bool(learn.any()):
+            return self.predict(questions)
+        logits: Tensor = self.model(questions)
+        loss = binary_cross_entropy_with_logits(logits[learn], targets[learn])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss of the ranker's step {self._steps} is {value}; lower the learning rate")
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._steps += 1
+        return logits.detach().sigmoid()
