@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.errors import MissingExtraError, NotFoundError
+from tokenlake.errors import NotFoundError
 from tokenlake.pipeline.activity import taken
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.pipeline.keys import Ints
@@ -90,18 +90,19 @@ class Graph:
         Raises:
             MissingExtraError: networkx is not installed.
         """
-        try:
-            import networkx as nx
-        except ImportError as error:
-            raise MissingExtraError("networkx is not installed; `pip install 'tokenlake[cpu]'` brings it") from error
-        graph = nx.DiGraph(**self.identity.to_json())
-        names = self.ids.to_pylist()
-        graph.add_nodes_from(names)
-        graph.add_weighted_edges_from(
-            (names[s], names[t], w)
-            for s, t, w in zip(self.sources.tolist(), self.targets.tolist(), self.weights.tolist(), strict=True)
-        )
-        return graph
+        from tokenlake.retrieval.explore import to_networkx
+
+        return to_networkx(self)
+
+    def explore(self, *, seed: int = 0, resolution: float = 1.0) -> pa.Table:
+        """Community, centrality and followers of every user; see `tokenlake.retrieval.explore`.
+
+        Raises:
+            MissingExtraError: networkx is not installed.
+        """
+        from tokenlake.retrieval.explore import explore
+
+        return explore(self, seed=seed, resolution=resolution)
 
     def save(self, path: Path) -> None:
         """Write to an Arrow IPC file."""
