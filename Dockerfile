@@ -6,7 +6,7 @@ RUN python -m venv /opt/tokenlake
 ENV PATH=/opt/tokenlake/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements.lock ./
 RUN pip install --no-cache-dir -c requirements.lock uv
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY platform platform
 COPY models models
 COPY kernels kernels

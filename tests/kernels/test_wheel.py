@@ -1,0 +1,77 @@
+"""A wheel brings compiled kernels, and an installed one uses them where there is no compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tokenlake_kernels.cpu import native
+
+ROOT = Path(__file__).parents[2]
+#: What an installed wheel needs to be asked: where it lies, what it found, and whether it computes.
+PROGRAM = """
+import sys, torch, tokenlake_kernels as kernels
+from tokenlake_kernels import reference
+from tokenlake_kernels.cpu import native
+assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
+q, offsets = torch.randn(20, 2, 16), torch.tensor([0, 5, 20])
+out = kernels.jagged_attention(q, q, q, offsets, causal=True)
+torch.testing.assert_close(out, reference.jagged_attention(q, q, q, offsets, causal=True), atol=1e-5, rtol=1e-5)
+library = native.library()
+print(library._name if library else None)
+"""
+
+
+def build(folder: Path, **environment: str) -> Path:
+    """A wheel of a copy of the sources, so that nothing is written beside them."""
+    sources = folder / "sources"
+    for name in ("platform", "models", "kernels", "sql"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources / name)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
+    done = subprocess.run(
+        command, cwd=sources, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (folder / "dist").iterdir()
+    return wheel
+
+
+def ask(wheel: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Unpack a wheel as an installer does, and run it without a compiler or a cache."""
+    site = folder / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    env = {"PYTHONPATH": str(site), "PATH": str(folder), "TOKENLAKE_CACHE": str(folder / "cache"), "HOME": str(folder)}
+    command = [sys.executable, "-c", PROGRAM, str(site)]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_an_installed_wheel_uses_the_library_that_it_brought(tmp_path: Path) -> None:
+    try:
+        native.compiler()
+    except native.BuildError:
+        pytest.skip("no C++ compiler here")
+    wheel = build(tmp_path)
+    assert "-py3-none-" in wheel.name
+    assert "any" not in wheel.name
+    done = ask(wheel, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "site" / "tokenlake_kernels" / "cpu" / "prebuilt.so")
+    assert "RuntimeWarning" not in done.stderr
+
+
+def test_without_a_compiler_the_wheel_is_pure_and_pytorch_serves(tmp_path: Path) -> None:
+    wheel = build(tmp_path, PATH=str(tmp_path), CXX="")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    done = ask(wheel, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
+    assert "a slower PyTorch path serves" in done.stderr
