@@ -48,7 +48,7 @@ TYPES: dict[str, Any] = {
 ROWS = 7
 
 
-def config(folder: Path, kind: str, project: str = "project") -> RepoConfig:
+def config(folder: Path, kind: str, project: str = "project", **more: Any) -> RepoConfig:
     folder.mkdir(parents=True, exist_ok=True)
     return RepoConfig(
         project=project,
@@ -57,6 +57,7 @@ def config(folder: Path, kind: str, project: str = "project") -> RepoConfig:
         online_store={"type": kind, "path": "online.db"},
         entity_key_serialization_version=3,
         repo_path=folder,
+        **more,
     )
 
 
@@ -221,6 +222,43 @@ def test_what_cannot_be_written_is_refused(pair: list[FeatureStore], tmp_path: P
         with pytest.raises(SchemaError, match=message):
             online.write_arrow(other, view, table)
     assert not (tmp_path / "online.db").exists()
+
+
+def test_materialization_by_our_engine(pair: list[FeatureStore], tmp_path: Path) -> None:
+    """The same responses as by Feast's; of rows of one entity the newest is kept, of equal times the last created."""
+    rows = columns().drop_columns(["a_bytes", "doubles"])
+    again = rows.set_column(rows.schema.get_field_index("long"), "long", pa.array([5] * ROWS))
+    earlier = pa.array([START - dt.timedelta(days=1)] * ROWS, pa.timestamp("us", "UTC"))
+    old = again.set_column(again.schema.get_field_index("event_timestamp"), "event_timestamp", earlier)
+    before = again.set_column(again.schema.get_field_index("created"), "created", earlier)
+    pq.write_table(pa.concat_tables([rows, old, before]), tmp_path / "rows.parquet")
+    source = FileSource(
+        name="mapped",
+        path=str(tmp_path / "rows.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+        field_mapping={"long": "number"},
+    )
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    fields = [
+        Field(name="user_id", dtype=Int64),
+        Field(name="number", dtype=Int64),
+        Field(name="floats", dtype=Array(Float32)),
+    ]
+    view = FeatureView(name="mapped", entities=[user], schema=fields, source=source)
+    theirs = FeatureStore(config=config(tmp_path / "theirs", "sqlite"))
+    engine = {"type": "tokenlake.feast.TokenlakeComputeEngine"}
+    ours = FeatureStore(config=config(tmp_path / "ours", OURS, batch_engine=engine))
+    for store in (theirs, ours):
+        store.apply([user, view])
+        store.materialize(START - dt.timedelta(days=9), START + dt.timedelta(days=9))
+    asked = [{"user_id": i} for i in range(ROWS + 1)]
+    found = [store.get_online_features(["mapped:number", "mapped:floats"], asked) for store in (theirs, ours)]
+    assert found[0].proto == found[1].proto
+    assert found[1].to_dict()["number"][:ROWS] == rows["long"].to_pylist()
+    (tmp_path / "rows.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(pa.ArrowInvalid, match="Parquet"):
+        ours.materialize(START - dt.timedelta(days=9), START + dt.timedelta(days=9))
 
 
 def lists(name: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Value]:

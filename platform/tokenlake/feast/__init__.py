@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenlake.feast.engine import TokenlakeComputeEngine, TokenlakeComputeEngineConfig
     from tokenlake.feast.offline import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
     from tokenlake.feast.online import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
     from tokenlake.feast.sources import LakeSource, TokenSource
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "LakeSource": "sources",
     "TokenSource": "sources",
+    "TokenlakeComputeEngine": "engine",
+    "TokenlakeComputeEngineConfig": "engine",
     "TokenlakeOfflineStore": "offline",
     "TokenlakeOfflineStoreConfig": "offline",
     "TokenlakeOnlineStore": "online",
@@ -25,6 +28,8 @@ _MODULES = {
 __all__ = [
     "LakeSource",
     "TokenSource",
+    "TokenlakeComputeEngine",
+    "TokenlakeComputeEngineConfig",
     "TokenlakeOfflineStore",
     "TokenlakeOfflineStoreConfig",
     "TokenlakeOnlineStore",
