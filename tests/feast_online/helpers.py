@@ -46,4 +46,4 @@ class Oracle:
         own = self.held.get(key)
         if not own:
             return None
-        return Found(max(event for event, _, _ in own.values()), {n: own[n][2] for n in names if n in own})
+        return Found(max(event for event, _, _ in own.values()), {n: (own[n][2],) for n in names if n in own})

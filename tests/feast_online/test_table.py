@@ -77,16 +77,16 @@ def test_a_reader_sees_what_another_writes_and_a_dropped_table_made_again(tmp_pa
     reader, writer = OnlineTable(tmp_path / "view"), OnlineTable(tmp_path / "view")
     assert reader.read([b"a"], ["x"]) == [None]
     for time in (1, 2):
-        writer.write(rows([(b"a", time, None, {"x": b"%d" % time})]))
+        writer.write(rows([(b"a", time, None, {"x": (b"%d" % time,)})]))
         found = reader.read([b"a"], ["x"])[0]
         assert found is not None
-        assert (found.event, found.values) == (time, {"x": b"%d" % time})
+        assert (found.event, found.values) == (time, {"x": (b"%d" % time,)})
     writer.drop()
     assert reader.read([b"a"], ["x"]) == [None]
     writer.write(rows([(b"a", 1, None, {"x": b"again"})]))
     found = reader.read([b"a"], ["x"])[0]
     assert found is not None
-    assert found.values == {"x": b"again"}
+    assert found.values == {"x": (b"again",)}
 
 
 def test_a_removed_file_is_named(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
     while any(writer.is_alive() for writer in writers):
         (found,) = table.read([b"both"], ["x"])
         if found is not None:
-            assert found.values == {"x": b"%d" % found.event}
+            assert found.values == {"x": (b"%d" % found.event,)}
             assert found.event >= newest, "a read went back in time"
             newest = found.event
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
     found = table.read([b"own 0", b"own 1", b"both"], ["x"])
-    assert [f.values["x"] for f in found if f] == [b"39", b"39", b"79"]
+    assert [f.values["x"] for f in found if f] == [(b"39",), (b"39",), (b"79",)]
     table.verify()

@@ -133,3 +133,12 @@ def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path), "CC": ""}
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("False False 1 NumPy does the work of native.c"), done.stderr
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_half_is_widened_as_numpy_does(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(loops, "library", lambda: None)
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    wide = loops.widen(halves.reshape(-1, 2)[::-1])
+    assert wide.view(np.uint32).tolist() == halves.astype(np.float32).reshape(-1, 2)[::-1].view(np.uint32).tolist()

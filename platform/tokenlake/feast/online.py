@@ -18,7 +18,7 @@ import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, metrics, utils
 from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.infra.infra_object import InfraObject
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
@@ -31,7 +31,7 @@ from pydantic import StrictStr
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError, SchemaError
-from tokenlake.feast import online_encode, wire
+from tokenlake.feast import online_encode, online_keys, wire
 from tokenlake.feast.online_files import NO_TIME, Rows
 from tokenlake.feast.online_search import LakeIndex, LakeTable, Vectors, distances, metric_of, nearest, vector_field
 from tokenlake.feast.online_table import Found, OnlineTable
@@ -99,7 +99,7 @@ class TokenlakeOnlineStore(OnlineStore):
         if not data:
             return
         if isinstance(source := table.batch_source, TokenSequences):
-            users = user_ids([key for key, _, _, _ in data]).tolist()
+            users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data]).tolist()
             self._tokens(config, table).push(
                 source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
             )
@@ -108,7 +108,8 @@ class TokenlakeOnlineStore(OnlineStore):
             return
         names = list(dict.fromkeys(name for _, values, _, _ in data for name in values))
         version = config.entity_key_serialization_version
-        keys = [serialize_entity_key(key, entity_key_serialization_version=version) for key, _, _, _ in data]
+        entities = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key, _, _, _ in data]
+        keys = [online_keys.of_entity(entity, version) for entity in entities]
         columns = {
             name: pa.array(
                 [v[name].SerializeToString() if name in v else None for _, v, _, _ in data], pa.large_binary()
@@ -138,12 +139,14 @@ class TokenlakeOnlineStore(OnlineStore):
                 created timestamps.
 
         Returns:
-            How many rows were written.
+            How many rows were written; none of a view over token sequences, whose store is served as it is.
 
         Raises:
             SchemaError: a column is missing, of a wrong type, or null where nothing may be.
             ConfigError: the repo serializes entity keys in another way than version 3.
         """
+        if isinstance(view.batch_source, TokenSequences):
+            return 0
         if config.entity_key_serialization_version != 3:
             raise ConfigError(
                 f"entity_key_serialization_version: {config.entity_key_serialization_version} given; expected 3"
@@ -163,7 +166,7 @@ class TokenlakeOnlineStore(OnlineStore):
             name = source.created_timestamp_column
             created = online_encode.micros(times[name], name, nulls=NO_TIME)
         rows = Rows(
-            online_encode.encode_keys(keys, types),
+            online_keys.of_columns(keys, types),
             event,
             created,
             {f.name: online_encode.encode_values(values[f.name], f.dtype.to_value_type()) for f in view.features},
@@ -186,11 +189,12 @@ class TokenlakeOnlineStore(OnlineStore):
             CorruptionError: bytes on disk are not what was written.
         """
         names = requested_features if requested_features is not None else [field.name for field in table.features]
-        found = self._found(config, table, entity_keys, names)
+        entities = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key in entity_keys]
+        found = self._found(config, table, entities, names)
         return [
             (None, None)
             if row is None
-            else (_instant(row.event), {name: ValueProto.FromString(data) for name, data in row.values.items()})
+            else (_instant(row.event), {name: ValueProto.FromString(b"".join(v)) for name, v in row.values.items()})
             for row in found
         ]
 
@@ -217,8 +221,7 @@ class TokenlakeOnlineStore(OnlineStore):
         """Feast's hook for stores that read in bulk: the response is put together from wire bytes."""
         for view, names in grouped_refs:
             entities, places, count = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
-            keys = utils._get_entity_key_protos(entities)
-            found = self._found(config, view, keys, names)
+            found = self._found(config, view, entities, names)
             _describe(online_features_response, view, names, full_feature_names, include_feature_view_version_metadata)
             _respond(online_features_response, names, found, places, count)
             _count(view, found, places, len(names) * count)
@@ -227,13 +230,12 @@ class TokenlakeOnlineStore(OnlineStore):
         await asyncio.to_thread(self._read_features_per_fv, *given, **named)
 
     def _found(
-        self, config: RepoConfig, view: FeatureView, keys: Sequence[EntityKeyProto], names: Sequence[str]
+        self, config: RepoConfig, view: FeatureView, entities: Sequence[Mapping[str, ValueProto]], names: Sequence[str]
     ) -> Sequence[Found | None]:
         if isinstance(source := view.batch_source, TokenSequences):
-            return self._tokens(config, view).read(source, view, user_ids(keys), names)
-        version = config.entity_key_serialization_version
-        plain = [serialize_entity_key(key, entity_key_serialization_version=version) for key in keys]
-        return self._table(config, view).read(plain, names)
+            return self._tokens(config, view).read(source, view, user_ids(entities), names)
+        keys = [online_keys.of_entity(entity, config.entity_key_serialization_version) for entity in entities]
+        return self._table(config, view).read(keys, names)
 
     # Search.
 
@@ -285,11 +287,11 @@ class TokenlakeOnlineStore(OnlineStore):
             if near is not None:
                 (column,) = view.entity_columns
                 ids, vectors = near
-                keys = online_encode.encode_keys({column.name: ids}, {column.name: column.dtype.to_value_type()})
+                keys = online_keys.of_columns({column.name: ids}, {column.name: column.dtype.to_value_type()})
                 held = table.read(keys.to_pylist(), [field.name])
                 told = online_encode.encode_values(_lists(vectors), field.dtype.to_value_type()).to_pylist()
                 # The index is of one day; where another day's vectors were written here, only they are searched.
-                if all(h is not None and h.values.get(field.name) == t for h, t in zip(held, told, strict=True)):
+                if all(h is not None and h.values.get(field.name) == (t,) for h, t in zip(held, told, strict=True)):
                     return nearest(keys, distances(vectors, query, metric), count)
         keys, vectors = self._vectors.setdefault(table.folder, Vectors()).of(table, field.name)
         if len(keys) and vectors.shape[1] != len(query):
@@ -375,10 +377,9 @@ def _respond(
             rows[place] = row
     times = [None if row is None else row.event for row in rows]
     for name in names:
-        values = [wire.NULL if row is None else row.values.get(name) for row in rows]
-        there = (row is not None and name in row.values for row in rows)
-        statuses = bytes(FieldStatus.PRESENT if yes else FieldStatus.NOT_FOUND for yes in there)
-        plain = [wire.NULL if value is None else value for value in values]
+        values = [None if row is None else row.values.get(name) for row in rows]
+        statuses = bytes(FieldStatus.NOT_FOUND if value is None else FieldStatus.PRESENT for value in values)
+        plain = [wire.NOTHING if value is None else value for value in values]
         response.results.add().MergeFromString(wire.feature_vector(plain, statuses, times))
 
 

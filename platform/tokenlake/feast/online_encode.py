@@ -1,4 +1,4 @@
-"""Arrow columns as the online store keeps them: serialized entity keys, and wire bytes of Feast's values.
+"""Arrow columns of features as the online store keeps them: wire bytes of Feast's values.
 
 What is common goes through Arrow and NumPy without an object per row; every other type goes through Feast's own
 conversion. Both give the same bytes.
@@ -6,79 +6,17 @@ conversion. Both give the same bytes.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.protos.feast.types.Value_pb2 import ValueType as WireType
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast import wire
-
-Prefix = Callable[[int], bytes]
-_MICROS, _SECONDS = pa.timestamp("us", tz="UTC"), pa.timestamp("s", tz="UTC")
-_U32 = struct.Struct("<I")
-_KEY_TYPES: dict[ValueType, tuple[pa.DataType, int]] = {
-    ValueType.INT64: (pa.int64(), WireType.INT64),
-    ValueType.INT32: (pa.int32(), WireType.INT32),
-    ValueType.UNIX_TIMESTAMP: (pa.int64(), WireType.UNIX_TIMESTAMP),
-    ValueType.STRING: (pa.large_binary(), WireType.STRING),
-    ValueType.BYTES: (pa.large_binary(), WireType.BYTES),
-}
-
-
-def encode_keys(columns: Mapping[str, pa.Array], types: Mapping[str, ValueType]) -> pa.LargeBinaryArray:
-    """Entity keys, as Feast serializes them (version 3).
-
-    Args:
-        columns: join key -> (n,) values.
-        types: join key -> type of the entity.
-
-    Raises:
-        SchemaError: a null, or a type that cannot be a key.
-    """
-    names = sorted(types)
-    head = _U32.pack(len(names))
-    for name in names:
-        encoded = name.encode()
-        head += _U32.pack(WireType.STRING) + _U32.pack(len(encoded)) + encoded
-    whole: pa.LargeBinaryArray | None = None
-    for name in names:
-        kind, code = _key_type(name, types[name])
-        payload = _key_payload(name, columns[name], kind)
-        part = wire.prefixed(payload, _key_prefix(head, code))
-        whole = part if whole is None else pc.binary_join_element_wise(whole, part, pa.scalar(b"", part.type))
-        head = b""
-    if whole is None:
-        raise SchemaError("a feature view without join keys was given; expected at least Feast's own dummy entity")
-    return whole
-
-
-def _key_prefix(head: bytes, code: int) -> Prefix:
-    return lambda length: head + _U32.pack(code) + _U32.pack(length)
-
-
-def _key_type(name: str, kind: ValueType) -> tuple[pa.DataType, int]:
-    if kind not in _KEY_TYPES:
-        known = ", ".join(sorted(k.name for k in _KEY_TYPES))
-        raise SchemaError(f"join key {name!r} is of type {kind.name}; Feast's keys are one of {known}")
-    return _KEY_TYPES[kind]
-
-
-def _key_payload(name: str, column: pa.Array, kind: pa.DataType) -> pa.LargeBinaryArray:
-    if column.null_count:
-        raise SchemaError(f"join key {name!r}: {column.null_count} nulls given; every row needs its entity")
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(_SECONDS, safe=False)
-    try:
-        return _as_bytes(column.cast(kind) if column.type != kind else column)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(f"join key {name!r}: {column.type} given, which is no {kind} ({error})") from error
 
 
 def encode_values(column: pa.Array, kind: ValueType) -> pa.LargeBinaryArray:
@@ -96,7 +34,7 @@ def encode_values(column: pa.Array, kind: ValueType) -> pa.LargeBinaryArray:
     return encoded.fill_null(wire.NULL) if encoded.null_count else encoded
 
 
-def _as_bytes(column: pa.Array) -> pa.LargeBinaryArray:
+def as_bytes(column: pa.Array) -> pa.LargeBinaryArray:
     """The little-endian bytes of each number, or those of each string."""
     if pa.types.is_large_binary(column.type):
         return column
@@ -127,7 +65,7 @@ def _number(kind: pa.DataType, name: str) -> Callable[[pa.Array, int], pa.LargeB
             column = column.cast(kind, safe=False)
         # Feast takes a NaN for a null.
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-        return wire.prefixed(_as_bytes(column), wire.plain(field, name))
+        return wire.prefixed(as_bytes(column), wire.plain(field, name))
 
     return encode
 

@@ -260,6 +260,7 @@ class Run:
             if (size := os.fstat(fd).st_size) != file.size:
                 raise CorruptionError(f"{path}: {size} bytes, the manifest says {file.size}; {_REMEDY}")
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            self._view = memoryview(self._map)
         finally:
             os.close(fd)
         if _frame(self._map, file.regions) != file.frame:
@@ -288,13 +289,13 @@ class Run:
             own: list[int] = []
             while at < count and self.hashes[at] == digest:
                 row = int(self.order[at])
-                if key_of(row) == key:
+                if bytes(key_of(row) or b"") == key:
                     own.append(row)
                 at += 1
             found.append(own)
         return found
 
-    def value(self, feature: str, row: int) -> bytes | None:
+    def value(self, feature: str, row: int) -> memoryview | None:
         """A row's value of a feature; None where it says nothing of it."""
         place = self._places.get(feature)
         return None if place is None else self._columns[place].get(row)
@@ -314,9 +315,9 @@ class Run:
         for column in self._columns:
             column.check(0, column.size)
 
-    def bytes_at(self, start: int, stop: int) -> bytes:
+    def bytes_at(self, start: int, stop: int) -> memoryview:
         """A piece of the file."""
-        return self._map[start:stop]
+        return self._view[start:stop]
 
 
 class _Column:
@@ -329,7 +330,7 @@ class _Column:
         self._sums = np.frombuffer(sums, ">u8").tolist()
         self._good = bytearray(len(self._sums))
 
-    def get(self, row: int) -> bytes | None:
+    def get(self, row: int) -> memoryview | None:
         if self._valid is not None and not self._valid[row]:
             return None
         start, stop = int(self._ends[row]), int(self._ends[row + 1])

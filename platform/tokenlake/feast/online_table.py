@@ -15,6 +15,7 @@ import pyarrow as pa
 from tokenlake import locks
 from tokenlake.errors import CorruptionError, NotFoundError, storage_error
 from tokenlake.feast.online_files import Manifest, Rows, Run, RunFile, concat, hashes, load, write_run
+from tokenlake.feast.wire import Pieces
 from tokenlake.tokens import files
 from tokenlake.tokens.manifest import Pin
 
@@ -34,7 +35,7 @@ class Found:
     """
 
     event: int
-    values: dict[str, bytes]
+    values: dict[str, Pieces]
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,10 @@ def _pick(runs: tuple[Run, ...], places: list[list[int]], features: Sequence[str
         return None
     if len(rows) > 1:
         rows.sort(reverse=True)
-    values: dict[str, bytes] = {}
+    values: dict[str, Pieces] = {}
     for feature in features:
         for _, _, i, row in rows:
             if (value := runs[i].value(feature, row)) is not None:
-                values[feature] = value
+                values[feature] = (value,)
                 break
     return Found(rows[0][0], values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import pyarrow as pa
 from feast import FeatureView, Field
 from feast.value_type import ValueType
 from numpy.typing import NDArray
@@ -66,14 +66,13 @@ class Tokens:
         """
         store = self._store(source)
         batch = store.fetch(users, before=time.time_ns() // 1000, length=source.length, available=source.available)
-        fields, names_of = {field.name: field for field in view.features}, _columns(source)
-        columns = [(name, _encode(store, batch, fields[name], names_of.get(name, name))) for name in names]
-        found: list[Found | None] = [None] * len(batch)
-        for i, (start, stop) in enumerate(zip(batch.offsets[:-1].tolist(), batch.offsets[1:].tolist(), strict=True)):
-            if start < stop:
-                values = {name: encoded[i].as_buffer().to_pybytes() for name, encoded in columns}
-                found[i] = Found(int(batch.timestamps[stop - 1]), values)
-        return found
+        fields, back = {field.name: field for field in view.features}, _columns(source)
+        columns = {name: _encode(store, batch, fields[name], back.get(name, name)) for name in names}
+        last = batch.timestamps[batch.offsets[1:] - 1].tolist() if len(batch.timestamps) else []
+        return [
+            Found(last[i], {name: column[i] for name, column in columns.items()}) if count else None
+            for i, count in enumerate(batch.lengths.tolist())
+        ]
 
     def push(self, source: TokenSequences, view: FeatureView, rows: list[tuple[Any, dict[str, Any]]]) -> int:
         """Append tokens that the store doesn't hold yet to its realtime tail: durable, and seen by the next read.
@@ -127,35 +126,38 @@ def _columns(source: TokenSequences) -> dict[str, str]:
     return {feature: column for column, feature in source.field_mapping.items()}
 
 
-def user_ids(entities: Sequence[Any]) -> NDArray[Any]:
-    """User ids of entity keys.
+def user_ids(entities: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+    """User ids of entities, each given as join key -> value.
 
     Raises:
         SchemaError: more than one join key, or ids that are neither integers nor strings.
     """
     plain: list[Any] = []
-    for key in entities:
-        if len(key.entity_values) != 1:
-            raise SchemaError(f"a token sequence has one entity, its user; got the join keys {list(key.join_keys)}")
-        (value,) = key.entity_values
+    for entity in entities:
+        if len(entity) != 1:
+            raise SchemaError(f"a token sequence has one entity, its user; got the join keys {list(entity)}")
+        (value,) = entity.values()
         plain.append(getattr(value, value.WhichOneof("val")))
     return np.array(plain, np.int64 if plain and isinstance(plain[0], int) else object)
 
 
-def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str) -> pa.LargeBinaryArray:
+def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str) -> list[wire.Pieces]:
     """Wire bytes of one list per query."""
     kind = field.dtype.to_value_type()
     column = _column(store, batch, name, kind)
-    number = wire.FIELDS.get(kind.name)
-    if number is not None and kind in _FIXED:
+    if kind in _FIXED:
         data = np.ascontiguousarray(column, _FIXED[kind])
         width = data.itemsize * (data.shape[1] if data.ndim == 2 else 1)
-        return wire.prefixed(wire.binary(data, batch.offsets * width), wire.packed_list(number))
-    if number is not None and kind in _VARINTS and column.ndim == 1:
+        return _lists(data, batch.offsets * width, wire.FIELDS[kind.name])
+    if kind in _VARINTS and column.ndim == 1:
         packed, sizes = wire.varints(column.astype(np.int64))
-        ends = np.concatenate([[0], np.cumsum(sizes)])[batch.offsets]
-        return wire.prefixed(wire.binary(packed, ends), wire.packed_list(number))
+        return _lists(packed, np.concatenate([[0], np.cumsum(sizes)])[batch.offsets], wire.FIELDS[kind.name])
     raise SchemaError(f"feature {field.name!r} is of type {field.dtype}; token sequences are lists of numbers")
+
+
+def _lists(data: NDArray[Any], ends: NDArray[np.int64], field: int) -> list[wire.Pieces]:
+    view, prefix, bounds = data.reshape(-1).view(np.uint8).data, wire.packed_list(field), ends.tolist()
+    return [(prefix(stop - start), view[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) -> NDArray[Any]:

@@ -7,6 +7,7 @@ Feast's descriptors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,14 @@ FIELDS = {
 }
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MICRO = 1_000_000
+#: Wire bytes of a `Value`, in pieces that follow each other.
+Pieces = tuple[bytes | memoryview, ...]
 #: A null value: a `Value` that holds nothing.
 NULL = b""
+NOTHING: Pieces = ()
 
 
+@lru_cache(maxsize=4096)
 def varint(number: int) -> bytes:
     """A number below 2^64 as a base-128 varint."""
     out = bytearray()
@@ -54,21 +59,22 @@ def varints(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.i
         The bytes, and (n,) how many of them each number takes.
     """
     plain = np.ascontiguousarray(numbers, np.int64).view(np.uint64)
-    sizes = np.ones(len(plain), np.int64)
-    for shift in range(7, 64, 7):
-        more = plain >= np.uint64(1 << shift)
-        if not more.any():
-            break
-        sizes += more
-    width = int(sizes.max(initial=1))
+    width = len(varint(int(plain.max(initial=0))))
     table = np.empty((len(plain), width), np.uint8)
     for i in range(width):
         table[:, i] = (plain >> np.uint64(7 * i)) & np.uint64(0x7F)
+    if len(varint(int(plain.min(initial=(1 << 64) - 1)))) == width:  # as all times of these centuries are
+        table[:, :-1] |= 0x80
+        return table.reshape(-1), np.full(len(plain), width)
+    sizes = np.ones(len(plain), np.int64)
+    for shift in range(7, 7 * width, 7):
+        sizes += plain >= np.uint64(1 << shift)
     place = np.arange(width)
     table[place < sizes[:, None] - 1] |= 0x80
     return table[place < sizes[:, None]], sizes
 
 
+@cache
 def tag(field: int, kind: int) -> bytes:
     """What stands before a field."""
     return varint(field << 3 | kind)
@@ -140,7 +146,7 @@ def plain(field: int, kind: str) -> Callable[[int], bytes]:
     return lambda _: tag(field, {"varint": _VARINT, "fixed32": _FIXED32, "fixed64": _FIXED64}[kind])
 
 
-def feature_vector(values: Sequence[Any], statuses: bytes, micros: Iterable[int | None]) -> bytes:
+def feature_vector(values: Sequence[Pieces], statuses: bytes, micros: Iterable[int | None]) -> bytes:
     """A `GetOnlineFeaturesResponse.FeatureVector`.
 
     Args:
@@ -148,9 +154,9 @@ def feature_vector(values: Sequence[Any], statuses: bytes, micros: Iterable[int 
         statuses: a `FieldStatus` for each row.
         micros: the event time of each row; None where there is none.
     """
-    parts: list[Any] = []
+    parts: list[bytes | memoryview] = []
     for value in values:
-        parts += (b"\x0a", varint(len(value)), value)
+        parts += (b"\x0a", varint(sum(map(len, value))), *value)
     if statuses:
         parts += (b"\x12", varint(len(statuses)), statuses)
     known: dict[int | None, bytes] = {None: b"\x1a\x00"}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.tokens.loops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class TokenBatch:
 
     def floats(self) -> NDArray[np.float32]:
         """(total, dim) float32 tokens, whatever the store's dtype."""
-        plain = self.values.astype(np.float32)
+        plain = widen(self.values) if self.values.dtype == np.float16 else self.values.astype(np.float32)
         return plain if self.scales is None else plain * self.scales[:, None]
 
     def padded(self, length: int) -> NDArray[Any]:

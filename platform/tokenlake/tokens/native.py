@@ -80,6 +80,8 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.tl_move.argtypes = [pointer, pointer, pointer, pointer, pointer, size, size, count]
     lib.tl_move.restype = None
     lib.tl_finite.argtypes = [pointer, size, size]
+    lib.tl_widen.argtypes = [pointer, pointer, size]
+    lib.tl_widen.restype = None
     return lib
 
 
