@@ -28,6 +28,12 @@ SURFACE = {
     TransientError
     open
     """,
+    "tokenlake.torch": """
+    Jagged
+    SequenceBatch
+    SequenceDataset
+    SequenceLoader
+    """,
     "tokenlake_kernels": """
     ArgumentError
     DeviceError

@@ -1,0 +1,56 @@
+"""Worker processes that read a dataset ahead, and a position that counts what was taken from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch.utils.data
+
+from tokenlake.torch.batch import SequenceBatch
+
+if TYPE_CHECKING:
+    from tokenlake.torch.dataset import SequenceDataset
+
+
+class SequenceLoader:
+    """A `DataLoader` of a `SequenceDataset`, made by `SequenceDataset.loader`.
+
+    The batches and their order are those of the dataset alone, however many workers there are. Each pass is the rest
+    of an epoch: after the last batch the next pass begins the next epoch.
+    """
+
+    def __init__(self, dataset: SequenceDataset, workers: int, **options: Any) -> None:
+        self.dataset = dataset
+        self._loader: torch.utils.data.DataLoader[SequenceBatch] = torch.utils.data.DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            # A forked child would hang in OpenMP, and share the parent's open logs.
+            multiprocessing_context="spawn" if workers else None,
+            persistent_workers=bool(workers),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        dataset = self.dataset
+        if self._loader.num_workers == 0:
+            yield from self._loader
+            return
+        dataset.share_position()
+        for batch in self._loader:
+            dataset.seek(batch.state)
+            yield batch
+        dataset.set_epoch(dataset.epoch + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that this loader gave."""
+        return self.dataset.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a `state_dict` was taken."""
+        self.dataset.load_state_dict(state)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch with the next pass."""
+        self.dataset.set_epoch(epoch)
