@@ -86,6 +86,7 @@ MODELS = {
     "jagged",
     "metrics",
     "optimizers",
+    "semantic_ids",
     "sequences",
     "sit",
     "training",

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from tokenlake_models.jagged import take_rows
+from tokenlake_models.jagged import offsets_of, ranges, row_numbers, take_rows
 
 #: Rows of vocabularies by feature: `{name: (n,)}`.
 Categorical = dict[str, Tensor]
 #: `{name: (values (total,), offsets (n + 1,))}`.
 Multi = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Events of one activity source as rows of attention: a row is what one user did on one day.
+
+    Attributes:
+        rows: `(m,)` rows of an `Activity`, by user, day, and the instant at which they entered the source.
+        ties: `(g + 1,)` offsets into `rows`: events of one instant, which see each other alike, in no order.
+        offsets: `(s + 1,)` offsets into the instants: users' days.
+    """
+
+    rows: Int64[Tensor, " m"]
+    ties: Int64[Tensor, " g_1"]
+    offsets: Int64[Tensor, " s_1"]
+
+    def of(self, days: Int64[Tensor, " k"]) -> Stream:
+        """Some of the users' days, in the order given."""
+        count = self.offsets.diff()[days]
+        instants = ranges(self.offsets[days], count)
+        sizes = self.ties.diff()[instants]
+        return Stream(self.rows[ranges(self.ties[instants], sizes)], offsets_of(sizes), offsets_of(count))
+
+    def until(self, places: Int64[Tensor, " _"]) -> Stream:
+        """What must be encoded for the events at some places of `rows`: theirs and the day's earlier instants."""
+        instant = row_numbers(self.ties)[places]
+        last = self.offsets.new_full((len(self.offsets) - 1,), -1)
+        last = last.scatter_reduce(0, row_numbers(self.offsets)[instant], instant, "amax")
+        days = (last >= 0).nonzero()[:, 0]
+        begin, count = self.offsets[days], last[days] + 1 - self.offsets[days]
+        instants = ranges(begin, count)
+        sizes = self.ties.diff()[instants]
+        return Stream(self.rows[ranges(self.ties[instants], sizes)], offsets_of(sizes), offsets_of(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +59,8 @@ class Activity:
         labels: `(n, L)` 0 or 1; read only by a moment after `known_at`.
         known_at: `(n, L)` microseconds UTC from which a label may be seen; the largest int64 where never.
         timestamps: `(n,)` microseconds since 1970, UTC.
+        streams: one for each source.
+        numeric: `(n, N)` raw numbers, NaN where there is none; None where no feature is numeric.
     """
 
     categorical: Categorical
@@ -33,10 +68,17 @@ class Activity:
     labels: Int64[Tensor, "n L"]
     known_at: Int64[Tensor, "n L"]
     timestamps: Int64[Tensor, " n"]
+    streams: tuple[Stream, ...]
+    numeric: Float32[Tensor, "n N"] | None = None
 
     def __len__(self) -> int:
         """Number of events."""
         return len(self.timestamps)
+
+    def without_ids(self, dropped: Int64[Tensor, " _"]) -> Activity:
+        """The same, but these events are of an unknown item."""
+        ids = self.categorical["item_id"].index_fill(0, dropped, 0)
+        return replace(self, categorical=self.categorical | {"item_id": ids})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +89,12 @@ class Moments:
         now: `(q,)` microseconds UTC.
         histories: one for each source, `(rows (total,), offsets (q + 1,))`: rows of an `Activity`, oldest first, all
             strictly before the question's `now`.
+        users: `(q,)` numbers that tell users apart; None where every question is another user's.
     """
 
     now: Int64[Tensor, " q"]
     histories: tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " q_1"]], ...]
+    users: Int64[Tensor, " q"] | None = None
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -62,7 +106,21 @@ class Moments:
 
     def select(self, index: Int64[Tensor, " m"]) -> Moments:
         """The questions `index`, in that order."""
-        return Moments(self.now[index], tuple(take_rows(rows, offsets, index) for rows, offsets in self.histories))
+        histories = tuple(take_rows(rows, offsets, index) for rows, offsets in self.histories)
+        return Moments(self.now[index], histories, None if self.users is None else self.users[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Events of one source as the encoder left them: keys and values that any question may pool.
+
+    Attributes:
+        values: `(m, 2 * width)`.
+        places: `(n,)` where each row of an `Activity` is among them; anything for those that are not.
+    """
+
+    values: Float32[Tensor, "m two_width"]
+    places: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +131,13 @@ class Items:
         categorical: vocabulary rows, `item_id` among them.
         multi: vocabulary rows of multi-valued features.
         events: `(m,)` how often each was met: what negatives are sampled by.
+        numeric: `(m, N)` raw numbers of the item, NaN where there is none; None where no feature of items is numeric.
     """
 
     categorical: Categorical
     multi: Multi
     events: Float64[Tensor, " m"]
+    numeric: Float32[Tensor, "m N"] | None = None
 
     def __len__(self) -> int:
         """Number of items."""
@@ -89,6 +149,7 @@ class Items:
             {name: rows[index] for name, rows in self.categorical.items()},
             {name: take_rows(values, offsets, index) for name, (values, offsets) in self.multi.items()},
             self.events[index],
+            None if self.numeric is None else self.numeric[index],
         )
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
-from tokenlake_kernels import jagged_cross_attention
-from tokenlake_models.activity import Activity, Categorical, Items, Moments, Multi
-from tokenlake_models.embeddings import FusedTable
+from tokenlake_kernels import jagged_attention, jagged_cross_attention
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream
+from tokenlake_models.embeddings import FusedTable, Standardize
 from tokenlake_models.errors import CheckpointError, ModelError
 from tokenlake_models.jagged import row_numbers, take_rows
-from tokenlake_models.sit import SIT
 
 #: Powers of two of seconds, for ages and gaps: 2^31 s are 68 years.
 _AGES = 32
@@ -32,11 +32,12 @@ class AlureConfig:
         sources: names of the activity sources, each with an encoder of its own.
         categorical: `{name: vocabulary rows}` of events, row 0 out of vocabulary; `item_id` among them.
         multi: likewise for multi-valued features.
+        numeric: names of `Activity.numeric`'s columns.
         item_features: those of the above that describe the item; `item_id` among them.
         labels: names of `Activity.labels`' columns.
         dim: width of the embeddings.
         width: width of the hidden layers.
-        layers: of self-attention in each source.
+        layers: of self-attention in each source, over what a user did on one day.
         heads: attention heads; divides `width`.
         queries: learned queries that pool a source.
         history: events that a source reads at most.
@@ -49,6 +50,7 @@ class AlureConfig:
     sources: tuple[str, ...] = ("events",)
     categorical: dict[str, int] = field(default_factory=dict)
     multi: dict[str, int] = field(default_factory=dict)
+    numeric: tuple[str, ...] = ()
     item_features: tuple[str, ...] = ("item_id",)
     labels: tuple[str, ...] = ()
     dim: int = 64
@@ -67,8 +69,9 @@ class AlureConfig:
             raise ModelError("sources is empty; a user encoder reads at least one activity source")
         if "item_id" not in self.categorical or "item_id" not in self.item_features:
             raise ModelError("item_id must be among categorical and item_features")
-        if unknown := set(self.item_features) - self.rows.keys():
-            raise ModelError(f"item_features {sorted(unknown)} are no embedded features; there are {sorted(self.rows)}")
+        known = {*self.rows, *self.numeric}
+        if unknown := set(self.item_features) - known:
+            raise ModelError(f"item_features {sorted(unknown)} are no features of the model; there are {sorted(known)}")
         if self.width % self.heads:
             raise ModelError(f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it")
 
@@ -76,6 +79,11 @@ class AlureConfig:
     def rows(self) -> dict[str, int]:
         """Rows of every embedded feature."""
         return {**self.categorical, **self.multi}
+
+    @property
+    def item_numeric(self) -> tuple[str, ...]:
+        """Names of `Items.numeric`'s columns."""
+        return tuple(name for name in self.numeric if name in self.item_features)
 
     def with_rows(self, rows: dict[str, int]) -> AlureConfig:
         """The same with other vocabulary sizes."""
@@ -102,64 +110,106 @@ def _tupled(data: Any) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
-class TimeEncoder(nn.Module):
-    """Several encodings of an event's time at once, summed: rank from the end, age, gap, hour, weekday.
+class _Layer(nn.Module):
+    """Pre-norm causal attention and feed-forward; both branches start at zero: untrained, the layer is the identity."""
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        back = nn.Linear(2 * width, width)
+        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), back)
+        for branch in (self.out, back):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """Jagged rows `(total, width)` to the same."""
+        q, k, v = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        seen = jagged_attention(q, k, v, offsets, causal=True, window=self.window)
+        x = x + self.out(seen.flatten(1))
+        return torch.add(x, self.feed(x))
+
+
+class _Source(nn.Module):
+    """Encoder of one activity source.
+
+    Events are encoded once, whoever asks: jagged self-attention over the instants of a user's day, so that what comes
+    later changes nothing. A question then pools its history by learned queries; what depends on the moment of asking
+    (rank, age, gap, labels known by now) is added to keys and values there.
+    """
+
+    def __init__(self, config: AlureConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.heads
+        self.layers = nn.ModuleList(_Layer(width, config.heads, config.history) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.queries = nn.Parameter(torch.randn(config.queries, width) * width**-0.5)
+        self.clock = MomentEncoder(config.history, 2 * width, len(config.labels), clock=config.time)
+
+    def encode(self, x: Tensor, stream: Stream) -> Tensor:
+        """Events `(m, width)` of a stream to keys and values `(m, 2 * width)`."""
+        groups = row_numbers(stream.ties)
+        sizes = stream.ties.diff().unsqueeze(1)
+        instants = x.new_zeros(len(sizes), x.shape[1]).index_add(0, groups, x) / sizes
+        for layer in self.layers:
+            instants = layer(instants, stream.offsets)
+        out: Tensor = self.key_value(self.norm(x + instants.index_select(0, groups)))
+        return out
+
+    def pool(self, encoded: Tensor, marks: Tensor, offsets: Tensor) -> Tensor:
+        """Keys and values `(total, 2 * width)` of jagged histories to `(q, queries * width)`; zeros without events."""
+        k, v = (encoded + self.clock(marks)).unflatten(-1, (2, self.heads, -1)).unbind(1)
+        queries = self.queries.view(len(self.queries), self.heads, -1).expand(len(offsets) - 1, -1, -1, -1)
+        return jagged_cross_attention(queries, k, v, offsets).flatten(1)
+
+
+class MomentEncoder(nn.Module):
+    """What an event is to the moment of asking, as the sum of rows of one table: rank, age, gap, known labels.
 
     Args:
         history: ranks are told apart up to here.
         width: of the encoding.
-        clock: with False the rank alone.
+        labels: number of labels.
+        clock: with False neither ages nor gaps.
     """
 
-    def __init__(self, history: int, width: int, *, clock: bool) -> None:
+    def __init__(self, history: int, width: int, labels: int, *, clock: bool) -> None:
         super().__init__()
-        sizes = {"rank": history} | ({"age": _AGES, "gap": _AGES, "hour": 24, "weekday": 7} if clock else {})
-        self.tables = nn.ParameterDict({name: torch.randn(size, width) * 0.02 for name, size in sizes.items()})
-        self.out = nn.Linear(width, width)
+        self.history, self.ages = history, _AGES if clock else 0
+        # Ranks, ages, gaps, then label l's 3: unknown, no, yes.
+        self.table = nn.Parameter(torch.randn(history + 2 * self.ages + 3 * labels, width) * 0.02)
 
-    def forward(
-        self, timestamps: Int64[Tensor, " total"], now: Int64[Tensor, " total"], offsets: Int64[Tensor, " q_1"]
-    ) -> Float[Tensor, "total width"]:
-        """Encode events of jagged histories; `now` is the moment of each event's question."""
-        rows = row_numbers(offsets)
-        place = torch.arange(len(rows), device=rows.device)
-        previous = torch.where(place == offsets[rows], timestamps, timestamps.roll(1))
-        hours = timestamps // (3600 * _SECOND)
-        index = {
-            "rank": (offsets[rows + 1] - 1 - place).clamp(max=len(self.tables["rank"]) - 1),
-            "age": _log_bucket(now - timestamps),
-            "gap": _log_bucket(timestamps - previous),
-            "hour": hours % 24,
-            "weekday": hours // 24 % 7,
-        }
-        out: Tensor = self.out(torch.stack([table[index[name]] for name, table in self.tables.items()]).sum(0))
-        return out
+    def marks(
+        self, activity: Activity, now: Int64[Tensor, " total"], rows: Int64[Tensor, " total"], offsets: Tensor
+    ) -> Int64[Tensor, "total marks"]:
+        """Rows of the table for the events `rows` of jagged histories; `now` is each one's moment."""
+        timestamps, place = activity.timestamps[rows], torch.arange(len(rows), device=rows.device)
+        question = row_numbers(offsets)
+        columns = [(offsets[question + 1] - 1 - place).clamp(max=self.history - 1)]
+        if self.ages:
+            previous = torch.where(place == offsets[question], timestamps, timestamps.roll(1))
+            columns.append(self.history + _log_bucket(now - timestamps))
+            columns.append(self.history + self.ages + _log_bucket(timestamps - previous))
+        for label in range(activity.labels.shape[1]):
+            known = activity.known_at[rows, label] < now
+            code = torch.where(known, activity.labels[rows, label] + 1, 0)
+            columns.append(self.history + 2 * self.ages + 3 * label + code)
+        return torch.stack(columns, dim=1)
 
-
-class _Source(nn.Module):
-    """Encoder of one activity source: jagged self-attention, then pooling by learned queries."""
-
-    def __init__(self, config: AlureConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.attention = SIT(config.width, config.layers, config.heads)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
-        self.queries = nn.Parameter(torch.randn(config.queries, config.width) * config.width**-0.5)
-
-    def forward(self, x: Tensor, timestamps: Tensor, offsets: Tensor) -> Tensor:
-        """Jagged events `(total, width)` to `(q, queries * width)`; zeros where there are none."""
-        everything = torch.ones_like(timestamps, dtype=torch.bool)
-        x = self.attention(x, timestamps, offsets, everything, everything)
-        k, v = self.key_value(x).unflatten(-1, (2, self.heads, -1)).unbind(1)
-        queries = self.queries.view(len(self.queries), self.heads, -1).expand(len(offsets) - 1, -1, -1, -1)
-        return jagged_cross_attention(queries, k.contiguous(), v.contiguous(), offsets).flatten(1)
+    def forward(self, marks: Int64[Tensor, "total marks"]) -> Float32[Tensor, "total width"]:
+        """Sum the rows of the table."""
+        return embedding_bag(marks, self.table, mode="sum")
 
 
 class AlureEncoder(nn.Module):
     """Users by what they did, and items by what they are, in one space of unit vectors.
 
-    An event is the sum of the embeddings of its features and known labels, and of its time. One encoder a source
-    attends and pools; the concatenation is compressed. The item tower shares the items' embeddings.
+    An event is the sum of its features' embeddings and of its hour and weekday. One encoder a source attends and
+    pools; the concatenation is compressed. The item tower shares the items' embeddings.
     """
 
     def __init__(self, config: AlureConfig) -> None:
@@ -170,9 +220,10 @@ class AlureEncoder(nn.Module):
             torch.manual_seed(config.seed)
             width, joined = config.width, len(config.sources) * config.queries * config.width
             self.table = FusedTable(config.rows, width, scale=0.1, generator=generator)
-            # Row 3 l + (0: unknown, 1: no, 2: yes) of label l.
-            self.labels = nn.Embedding(3 * len(config.labels), width)
-            self.clock = TimeEncoder(config.history, width, clock=config.time)
+            self.hours = nn.Parameter(torch.randn(24 + 7 if config.time else 0, width) * 0.02)
+            self.scale, self.item_scale = Standardize(len(config.numeric)), Standardize(len(config.item_numeric))
+            self.numbers = nn.Linear(self.scale.width, width, bias=False) if config.numeric else None
+            self.item_numbers = nn.Linear(self.item_scale.width, width, bias=False) if config.item_numeric else None
             self.sources = nn.ModuleList(_Source(config) for _ in config.sources)
             self.compress = nn.Sequential(
                 nn.LayerNorm(joined), nn.Linear(joined, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
@@ -180,17 +231,45 @@ class AlureEncoder(nn.Module):
             self.tower = nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
             )
-            nn.init.normal_(self.labels.weight, std=0.02)
         # Weight of an item's popularity in the loss, learned: so vectors need not tell it.
         self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
         """Unit vectors of users at moments, from what their histories hold."""
-        pooled = [
-            self._pool(source, activity, moments.now, rows, offsets)
-            for source, (rows, offsets) in zip(self.sources, moments.histories, strict=True)
-        ]
+        return self.pool(activity, moments, self.encode_for(activity, moments))
+
+    def encode_for(self, activity: Activity, moments: Moments) -> list[Encoded]:
+        """Encode what the histories of some moments need, and no more."""
+        parts = []
+        for stream, (rows, _) in zip(activity.streams, moments.histories, strict=True):
+            place = stream.rows.new_zeros(len(activity))
+            place[stream.rows] = torch.arange(len(stream.rows), device=place.device)
+            parts.append(stream.until(torch.unique(place[rows])))
+        return self.encode(activity, parts)
+
+    def encode(self, activity: Activity, streams: Sequence[Stream]) -> list[Encoded]:
+        """Keys and values of every event of some streams, one for each source."""
+        distinct = torch.unique(torch.cat([stream.rows for stream in streams]))
+        place = distinct.new_zeros(len(activity))
+        place[distinct] = torch.arange(len(distinct), device=place.device)
+        events = self._events(activity, distinct)
+        out = []
+        for source, stream in zip(self.sources, streams, strict=True):
+            assert isinstance(source, _Source)
+            values = source.encode(events.index_select(0, place[stream.rows]), stream)
+            where = place.new_zeros(len(activity))
+            where[stream.rows] = torch.arange(len(stream.rows), device=where.device)
+            out.append(Encoded(values, where))
+        return out
+
+    def pool(self, activity: Activity, moments: Moments, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of moments from encoded events; of `activity` only times and labels are read."""
+        pooled = []
+        for source, (rows, offsets), one in zip(self.sources, moments.histories, encoded, strict=True):
+            assert isinstance(source, _Source)
+            marks = source.clock.marks(activity, moments.now[row_numbers(offsets)], rows, offsets)
+            pooled.append(source.pool(one.values.index_select(0, one.places[rows]), marks, offsets))
         return normalize(self.compress(torch.cat(pooled, dim=1)), dim=1)
 
     def items(self, items: Items) -> Float32[Tensor, "m dim"]:
@@ -198,7 +277,11 @@ class AlureEncoder(nn.Module):
         names = set(self.config.item_features)
         categorical = {name: rows for name, rows in items.categorical.items() if name in names}
         multi = {name: bag for name, bag in items.multi.items() if name in names}
-        return normalize(self.tower(self._summed(categorical, multi)), dim=1)
+        summed = self._summed(categorical, multi)
+        if self.item_numbers is not None:
+            assert items.numeric is not None
+            summed = summed + self.item_numbers(self.item_scale(items.numeric))
+        return normalize(self.tower(summed), dim=1)
 
     def grow(self, rows: dict[str, int]) -> Int64[Tensor, " new_total"]:
         """Extend vocabularies to the numbers of rows given; returns what `FusedTable.grow` does."""
@@ -206,23 +289,22 @@ class AlureEncoder(nn.Module):
         self.config = self.config.with_rows(self.table.rows)
         return origin
 
-    def _pool(self, source: nn.Module, activity: Activity, now: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-        distinct, where = torch.unique(rows, return_inverse=True)
-        events = self._summed(
-            {name: values[distinct] for name, values in activity.categorical.items()},
-            {name: take_rows(values, begins, distinct) for name, (values, begins) in activity.multi.items()},
+    def _events(self, activity: Activity, rows: Tensor) -> Tensor:
+        summed = self._summed(
+            {name: values[rows] for name, values in activity.categorical.items()},
+            {name: take_rows(values, begins, rows) for name, (values, begins) in activity.multi.items()},
         )
-        timestamps, asked = activity.timestamps[rows], now[row_numbers(offsets)]
-        x = events[where] + self.clock(timestamps, asked, offsets)
-        if self.config.labels:
-            known = activity.known_at[rows] < asked.unsqueeze(1)
-            codes = torch.where(known, activity.labels[rows] + 1, 0)
-            x = x + self.labels(codes + 3 * torch.arange(codes.shape[1], device=codes.device)).sum(1)
-        out: Tensor = source(x, timestamps, offsets)
-        return out
+        if self.numbers is not None:
+            assert activity.numeric is not None
+            summed = summed + self.numbers(self.scale(activity.numeric[rows]))
+        if self.config.time:
+            hours = activity.timestamps[rows] // (3600 * _SECOND)
+            clock = torch.stack([hours % 24, 24 + hours // 24 % 7], dim=1)
+            summed = summed + embedding_bag(clock, self.hours, mode="sum")
+        return summed
 
     def _summed(self, categorical: Categorical, multi: Multi) -> Tensor:
-        summed = self.table.lookup(categorical).sum(1)
+        summed = self.table.sums(categorical)
         return summed + self.table.means(multi).sum(1) if multi else summed
 
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tokenlake_models.activity import Activity, Categorical, Items, Moments, Multi, Targets
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream, Targets
 from tokenlake_models.alure import AlureConfig, AlureEncoder
 from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError
@@ -23,7 +24,7 @@ from tokenlake_models.optimizers import Optimizers
 
 _MODEL = "alure"
 #: Questions of one step where nothing is trained.
-_SCORING = 256
+_SCORING = 1024
 Progress = Callable[[int, int], None]
 
 
@@ -118,10 +119,10 @@ class AlureLearner:
             raise InstancesError(f"{len(targets.offsets) - 1} rows of targets given for {len(moments)} moments")
         generator = torch.Generator().manual_seed(seed)
         asked = targets.offsets.diff().nonzero()[:, 0]
+        self._take_statistics(activity, items)
         steps, seen, total, done = 0, 0, 0.0, 0
         for _ in range(passes if len(asked) else 0):  # a split of nothing is one empty part
-            order = asked[torch.randperm(len(asked), generator=generator)]
-            for rows in torch.split(order, batch):
+            for rows in torch.split(_shuffled(moments, asked, generator), batch):
                 wanted, offsets = take_rows(targets.items, targets.offsets, rows)
                 loss = self._loss(activity, moments.select(rows), wanted, offsets, items, negatives, generator)
                 value = float(loss.detach())
@@ -136,23 +137,44 @@ class AlureLearner:
         return AlureStats(len(moments), seen, steps, mean, time.perf_counter() - began)
 
     @torch.no_grad()
-    def users(
-        self, activity: Activity, moments: Moments, parts: Sequence[Tensor] | None = None
-    ) -> Float32[Tensor, "q dim"]:
+    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
         """Unit vectors of users at moments.
-
-        Args:
-            activity: events that the histories point at.
-            moments: the questions.
-            parts: those of `batches(moments)` to answer, with zeros for the others; all of them when left out.
 
         Raises:
             InstancesError: histories or features don't fit the model.
         """
         self._check(moments, activity.categorical, activity.multi)
+        return self.pool(activity, moments, self.model.encode_for(activity, moments))
+
+    @torch.no_grad()
+    def encode(self, activity: Activity, streams: Sequence[Stream]) -> list[Float32[Tensor, "m two_width"]]:
+        """Keys and values of the events of some streams, one for each source.
+
+        Raises:
+            InstancesError: features don't fit the model.
+        """
+        self._check(None, activity.categorical, activity.multi, of="events")
+        return [encoded.values for encoded in self.model.encode(activity, streams)]
+
+    @torch.no_grad()
+    def pool(
+        self,
+        activity: Activity,
+        moments: Moments,
+        encoded: Sequence[Encoded],
+        parts: Sequence[Tensor] | None = None,
+    ) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of moments from encoded events.
+
+        Args:
+            activity: only times and labels are read.
+            moments: the questions.
+            encoded: what `encode` gave, one for each source.
+            parts: those of `batches(moments)` to answer, with zeros for the others; all of them when left out.
+        """
         out = torch.zeros(len(moments), self.config.dim)
         for rows in batches(moments) if parts is None else parts:
-            out[rows] = self.model.users(activity, moments.select(rows))
+            out[rows] = self.model.pool(activity, moments.select(rows), encoded)
         return out
 
     @torch.no_grad()
@@ -220,13 +242,26 @@ class AlureLearner:
         each = logits[rows].masked_fill(also[rows].scatter(1, own.unsqueeze(1), value=False), -torch.inf)
         return cross_entropy(each, own)
 
-    def _check(self, moments: Moments | None, categorical: Categorical, multi: Multi) -> None:
+    def _take_statistics(self, activity: Activity, items: Items) -> None:
+        for scale, numbers in ((self.model.scale, activity.numeric), (self.model.item_scale, items.numeric)):
+            if numbers is not None and numbers.shape[1]:
+                scale.update(numbers)
+
+    def _check(
+        self,
+        moments: Moments | None,
+        categorical: Categorical,
+        multi: Multi,
+        *,
+        of: Literal["events", "items"] = "items",
+    ) -> None:
         config = self.config
         if moments is not None and len(moments.histories) != len(config.sources):
             raise InstancesError(
                 f"{len(moments.histories)} histories given; the model reads the sources {list(config.sources)}"
             )
-        names = config.rows.keys() if moments is not None else set(config.item_features)
+        wanted = config.rows.keys() if moments is not None or of == "events" else set(config.item_features)
+        names = wanted & config.rows.keys()
         if missing := names - categorical.keys() - multi.keys():
             raise InstancesError(f"features {sorted(missing)} are missing; the model reads {sorted(names)}")
         largest = {name: rows for name, rows in categorical.items() if name in names}
@@ -268,7 +303,15 @@ def _drop_ids(items: Items, share: float, generator: torch.Generator) -> Items:
 
 def _without_ids(activity: Activity, moments: Moments, share: float, generator: torch.Generator) -> Activity:
     """The same for the events of histories; one event is dropped for all of a step's questions, or for none."""
-    ids = activity.categorical["item_id"]
     read = torch.unique(torch.cat([rows for rows, _ in moments.histories]))
-    dropped = read[torch.rand(len(read), generator=generator) < share]
-    return dataclasses.replace(activity, categorical=activity.categorical | {"item_id": ids.index_fill(0, dropped, 0)})
+    return activity.without_ids(read[torch.rand(len(read), generator=generator) < share])
+
+
+def _shuffled(moments: Moments, asked: Tensor, generator: torch.Generator) -> Tensor:
+    """Questions in random order of their users: one user's share most of their events, which are encoded once a step."""
+    if moments.users is None:
+        return asked[torch.randperm(len(asked), generator=generator)]
+    _, user = torch.unique(moments.users[asked], return_inverse=True)
+    order = torch.randperm(int(user.max()) + 1 if len(user) else 0, generator=generator)
+    mixed = torch.randperm(len(asked), generator=generator)
+    return asked[mixed[torch.argsort(order[user[mixed]], stable=True)]]

@@ -36,6 +36,11 @@ class FusedTable(nn.Module):
         index = torch.stack([local + self.starts[name] for name, local in rows.items()], dim=1)
         return embedding(index, self.weight, sparse=True)
 
+    def sums(self, rows: dict[str, Int64[Tensor, " n"]]) -> Float32[Tensor, "n width"]:
+        """Sums of what `lookup` gives, without its `(n, features, width)`."""
+        index = torch.stack([local + self.starts[name] for name, local in rows.items()], dim=1)
+        return embedding_bag(index, self.weight, mode="sum", sparse=True)
+
     def means(
         self, bags: dict[str, tuple[Int64[Tensor, " _"], Int64[Tensor, " n_1"]]]
     ) -> Float32[Tensor, "n features width"]:

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from tokenlake_models.activity import Activity, Items, Moments, Targets
-from tokenlake_models.alure import AlureConfig, TimeEncoder
-from tokenlake_models.alure_training import AlureLearner, _candidates
+from tokenlake_models.activity import Activity, Encoded, Items, Moments, Stream, Targets
+from tokenlake_models.alure import AlureConfig, MomentEncoder
+from tokenlake_models.alure_training import AlureLearner, _candidates, _shuffled
 from tokenlake_models.errors import CheckpointError, InstancesError, ModelError
 
 ITEMS, GENRES, USERS, EACH = 24, 4, 30, 20
@@ -43,6 +43,7 @@ def world(seed: int = 0) -> tuple[Activity, Moments, Targets, Items]:
         torch.ones(n, 1, dtype=torch.int64),
         timestamps.unsqueeze(1) + HOUR // 2,
         timestamps,
+        (Stream(torch.arange(n), torch.arange(n + 1), torch.arange(0, n + 1, EACH)),) * 2,
     )
     asked = ((torch.arange(n) % EACH) >= 2).nonzero()[:, 0]
     rows = [torch.arange(max(int(a) // EACH * EACH, int(a) - 8), int(a)) for a in asked]
@@ -145,21 +146,107 @@ def test_sampled_softmax_estimates_the_whole():
     assert torch.stack(sums).mean() == pytest.approx(float(score.exp().sum()), rel=0.03)
 
 
-def test_time_encoding_by_hand():
-    """Each table holds powers of a base of its own, so that the sum tells which rows were read."""
-    encoder = TimeEncoder(4, 1, clock=True).double()
-    with torch.no_grad():
-        encoder.out.weight.fill_(1.0)
-        encoder.out.bias.fill_(0.0)
-        for place, name in enumerate(("rank", "age", "gap", "hour", "weekday")):
-            table = encoder.tables[name]
-            table.copy_(torch.arange(len(table)).unsqueeze(1) * 100.0**place)
+def test_marks_of_a_moment_by_hand():
+    """Rows of the table: ranks 0-3, ages 4-35, gaps 36-67, then the label's unknown, no, yes."""
+    encoder = MomentEncoder(4, 1, 1, clock=True)
     second = 1_000_000
-    times = torch.tensor([0, 3, 90_000]) * second
-    out = encoder(times, torch.full((3,), 90_001 * second), torch.tensor([0, 2, 3]))
-    rank, age, gap, hour, weekday = ([1, 0, 0], [16, 16, 1], [0, 2, 0], [0, 0, 1], [0, 0, 1])
-    read = [sum(x * 100.0**i for i, x in enumerate(row)) for row in zip(rank, age, gap, hour, weekday, strict=True)]
-    assert out[:, 0].tolist() == read
+    times, now = torch.tensor([0, 3, 90_000]) * second, 90_001 * second
+    activity = Activity({}, {}, torch.tensor([[1], [0], [1]]), torch.tensor([[0], [now - 1], [now]]), times, ())
+    marks = encoder.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3]))
+    assert marks.tolist() == [[1, 4 + 16, 36 + 0, 70], [0, 4 + 16, 36 + 2, 69], [0, 4 + 1, 36 + 0, 68]]
+    torch.testing.assert_close(encoder(marks), encoder.table[marks].sum(1))
+    without = MomentEncoder(4, 1, 1, clock=False)
+    assert without.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3])).tolist() == [
+        [1, 6],
+        [0, 5],
+        [0, 4],
+    ]
+
+
+def trained() -> AlureLearner:
+    learner = AlureLearner.create(CONFIG, learning_rate=5e-3)
+    learner.fit(*world(), passes=2)
+    return learner
+
+
+def test_what_is_encoded_once_serves_every_question():
+    """Encoded whole and pooled, or encoded for one question alone: the same vector."""
+    activity, moments, _, _ = world()
+    learner = trained()
+    places = torch.arange(len(activity))
+    encoded = [Encoded(values, places) for values in learner.encode(activity, activity.streams)]
+    pooled = learner.pool(activity, moments, encoded)
+    torch.testing.assert_close(pooled, learner.users(activity, moments), rtol=0, atol=1e-6)
+    for i in (0, 7, 200):
+        alone = learner.users(activity, moments.select(torch.tensor([i])))
+        torch.testing.assert_close(alone[0], pooled[i], rtol=0, atol=1e-6)
+
+
+def test_what_comes_later_changes_no_encoding():
+    activity, _, _, _ = world()
+    learner = trained()
+    day = Stream(torch.arange(EACH), torch.arange(EACH + 1), torch.tensor([0, EACH]))
+    before = learner.encode(activity, [day, day])[0]
+    for kept in (1, 5, EACH - 1):
+        shorter = day.until(torch.tensor([kept - 1]))
+        assert shorter.rows.tolist() == list(range(kept))
+        torch.testing.assert_close(learner.encode(activity, [shorter] * 2)[0], before[:kept], rtol=0, atol=1e-6)
+    # And what came earlier does: the attention is there.
+    without_first = Stream(day.rows[1:], torch.arange(EACH), torch.tensor([0, EACH - 1]))
+    assert (learner.encode(activity, [without_first] * 2)[0] - before[1:]).abs().max() > 1e-3
+
+
+def test_order_within_an_instant_means_nothing():
+    activity, _, _, _ = world()
+    learner = trained()
+    ties, offsets = torch.tensor([0, 1, 5, 8, 9]), torch.tensor([0, 3, 4])
+    rows = torch.arange(9)
+    shuffled = torch.tensor([0, 3, 1, 4, 2, 7, 6, 5, 8])
+    one = learner.encode(activity, [Stream(rows, ties, offsets)] * 2)[0]
+    other = learner.encode(activity, [Stream(rows[shuffled], ties, offsets)] * 2)[0]
+    torch.testing.assert_close(other, one[shuffled], rtol=0, atol=1e-6)
+
+
+def test_streams_are_cut_by_hand():
+    stream = Stream(torch.tensor([4, 2, 7, 1, 0, 9]), torch.tensor([0, 2, 3, 5, 6]), torch.tensor([0, 2, 3, 4]))
+    cut = stream.until(torch.tensor([0, 3]))  # the first instant of the first day, and one of the second day's pair
+    assert (cut.rows.tolist(), cut.ties.tolist(), cut.offsets.tolist()) == ([4, 2, 1, 0], [0, 2, 4], [0, 1, 2])
+    some = stream.of(torch.tensor([2, 0]))
+    assert (some.rows.tolist(), some.ties.tolist(), some.offsets.tolist()) == ([9, 4, 2, 7], [0, 1, 3, 4], [0, 1, 3])
+    nothing = stream.until(torch.zeros(0, dtype=torch.int64))
+    assert (len(nothing.rows), nothing.ties.tolist(), nothing.offsets.tolist()) == (0, [0], [0])
+
+
+def test_numbers_are_inputs_and_missing_ones_are_told_apart():
+    """Items differ by a number alone; who likes large ones is told by it, and NaN is not taken for the mean."""
+    activity, moments, targets, items = world()
+    size = (targets.items[0] * 0 + torch.arange(ITEMS) % GENRES).float() * 10
+    number = size[activity.categorical["item_id"] - 1].unsqueeze(1)
+    plain = {"item_id": torch.zeros_like(activity.categorical["item_id"]), "genre": torch.zeros(len(activity)).long()}
+    config = dataclasses.replace(CONFIG, numeric=("size",), item_features=("item_id", "size"))
+    learner = AlureLearner.create(config, learning_rate=5e-3)
+    blind = dataclasses.replace(activity, categorical=plain, numeric=number)
+    things = Items({"item_id": torch.zeros(ITEMS).long()}, {}, items.events, size.unsqueeze(1))
+    learner.fit(blind, moments, targets, things, passes=6, batch=32)
+    near = (learner.users(blind, moments) @ learner.items(things).T).argmax(1)
+    assert (near % GENRES == targets.items % GENRES).float().mean() > 0.9
+    missing = dataclasses.replace(things, numeric=torch.full((ITEMS, 1), torch.nan))
+    average = dataclasses.replace(things, numeric=torch.full((ITEMS, 1), float(size.mean())))
+    assert learner.items(missing).isfinite().all()
+    assert (learner.items(missing) - learner.items(average)).abs().max() > 1e-3
+
+
+def test_a_step_takes_whole_users():
+    moments = world()[1]
+    asked = torch.arange(len(moments))
+    user = torch.arange(len(moments)) // (EACH - 2)
+    told = dataclasses.replace(moments, users=user)
+    order = _shuffled(told, asked, torch.Generator().manual_seed(0))
+    assert sorted(order.tolist()) == asked.tolist()
+    assert int((user[order].diff() != 0).sum()) == USERS - 1  # each user's questions stand together
+    assert (order.diff() < 0).any()
+    again = _shuffled(told, asked, torch.Generator().manual_seed(1))
+    assert not torch.equal(order, again)
 
 
 def test_refuses_what_does_not_fit(tmp_path):

@@ -72,7 +72,7 @@ def test_every_user_is_in_one_bucket(tmp_path: Path) -> None:
     jobs.train_embeddings(lake, day(0), lake.config.embedding_version)
     plan = lake.catalog.plan(lake.config.embedding_version, day(0))
     assert plan is not None
-    task = embedding.Task.of(lake, plan)
+    task = embedding.Task(lake, plan)
     dealt = [place for bucket in range(4) for place in task.vectors(bucket, 4)[0].tolist()]
     assert sorted(dealt) == list(range(len(task.users)))
 

@@ -54,6 +54,9 @@ class Embeddings(Strict):
     retention_days: int = Field(90, ge=1)
     #: Ages, gaps and hours of events among the inputs.
     time: bool = True
+    #: Codes of an item's content vector: how many each, and out of how many.
+    code_levels: int = Field(3, ge=1, le=8)
+    codes: int = Field(64, ge=2)
     #: Next positives of a day that one training question asks for.
     group: int = Field(8, ge=1)
     #: Questions a step.

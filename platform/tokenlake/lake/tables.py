@@ -130,6 +130,14 @@ class Table:
         """Parquet files of the current version, for DuckDB's `read_parquet`."""
         return self._log.files(day=day, between=between, version=version).paths()
 
+    def files_by_day(self) -> dict[Day, list[str]]:
+        """Names of the current version's files of each day, from the log alone: they change when the day's rows do."""
+        files, out = self._log.files(), dict[Day, list[str]]()
+        for day, path, rows in zip(files.of("partition.ds"), files.of("path"), files.of("num_records"), strict=True):
+            if rows:
+                out.setdefault(day, []).append(path)
+        return out
+
     def read(
         self,
         *,

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 
 _HEADER = b"tokenlake"
 
@@ -70,3 +72,18 @@ def read_arrays(path: Path) -> tuple[dict[str, pa.Array], dict[str, Any]]:
 def as_ints(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Copy an Arrow array into a writable int64 one."""
     return np.array(array.to_numpy(zero_copy_only=False), np.int64)
+
+
+def matrix(name: str, column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """A vector feature as float32 (n, width), a row of NaN where there is none.
+
+    Raises:
+        SchemaError: a vector of another length.
+    """
+    out = np.full((len(column), width), np.nan, np.float32)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    there = lengths > 0
+    if (wrong := np.flatnonzero(there & (lengths != width))).size:
+        raise SchemaError(f"{name}: a vector of {lengths[wrong[0]]} numbers in row {wrong[0]}; the model takes {width}")
+    out[there] = pc.list_flatten(column).to_numpy().reshape(-1, width)
+    return out

@@ -46,7 +46,7 @@ def gather(lake: Lake, plan: Plan, buckets: int) -> JobSummary:
     if buckets < 1:
         raise SchemaError(f"buckets={buckets} given; at least 1 is needed")
     task, stamp = _read(lake, plan)
-    out = np.zeros((len(task.users), task.checkpoint.learner.config.dim), np.float32)
+    out = np.zeros((len(task.users), task.width), np.float32)
     made = 0
     for bucket in range(buckets):
         found = _staged(_path(lake, plan, bucket, buckets), stamp)
@@ -54,7 +54,7 @@ def gather(lake: Lake, plan: Plan, buckets: int) -> JobSummary:
             made += 1
         places, vectors = found or task.vectors(bucket, buckets)
         out[places] = vectors.reshape(-1, out.shape[1])
-    return task.write(lake, out) | {"buckets": buckets, "made_here": made}
+    return task.save(out) | {"buckets": buckets, "made_here": made}
 
 
 def discard(lake: Lake, plan: Plan) -> None:
@@ -66,7 +66,7 @@ def _read(lake: Lake, plan: Plan) -> tuple[Task, dict[str, str]]:
     """Read the events, and tell their state; again where more arrived meanwhile."""
     while True:
         state = events_read(lake, plan)
-        task = Task.of(lake, plan)
+        task = Task(lake, plan)
         if events_read(lake, plan) == state:
             return task, _stamp(plan, state)
 

@@ -1,11 +1,12 @@
 """Checkpoints of the encoders: weights, optimizer state and vocabulary of one version, trained up to one day.
 
 Layout: `<data>/checkpoints/<version>/<last day trained on>/model/{weights.safetensors,optimizer.safetensors,config.json}` and
-`vocabulary.arrow` beside it.
+`vocabulary.arrow` beside it; the user encoder's with `semantic_ids.safetensors`, where items have content vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,10 @@ from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.lineage import path_of
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake_models.alure_training import AlureLearner
+from tokenlake_models.semantic_ids import ResidualQuantizer, load_quantizers, save_quantizers
 from tokenlake_models.training import Learner
+
+_CODEBOOKS = "semantic_ids.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,24 @@ class UserCheckpoint:
 
     learner: AlureLearner
     vocabulary: Vocabulary
+    quantizers: Mapping[str, ResidualQuantizer]
 
 
-def save(lake: Lake, version: str, checkpoint: str, learner: Learner | AlureLearner, vocabulary: Vocabulary) -> Path:
+def save(
+    lake: Lake,
+    version: str,
+    checkpoint: str,
+    learner: Learner | AlureLearner,
+    vocabulary: Vocabulary,
+    quantizers: Mapping[str, ResidualQuantizer] | None = None,
+) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
     with whole_folder(path) as folder:
         learner.save(folder / "model")
         vocabulary.save(folder / "vocabulary.arrow")
+        if quantizers:
+            save_quantizers(quantizers, folder / _CODEBOOKS)
     return path
 
 
@@ -86,7 +100,8 @@ def load_users_fresh(lake: Lake, version: str, checkpoint: str) -> UserCheckpoin
 @lru_cache(maxsize=4)
 def _load_users(path: Path) -> UserCheckpoint:
     _require(path)
-    return UserCheckpoint(AlureLearner.load(path / "model"), Vocabulary.load(path / "vocabulary.arrow"))
+    vocabulary, quantizers = Vocabulary.load(path / "vocabulary.arrow"), load_quantizers(path / _CODEBOOKS)
+    return UserCheckpoint(AlureLearner.load(path / "model"), vocabulary, quantizers)
 
 
 def _require(path: Path) -> None:

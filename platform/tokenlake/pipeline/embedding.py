@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import torch
-import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.catalog import Checkpoint as CheckpointRecord
@@ -20,12 +17,12 @@ from tokenlake.lake.lake import Lake
 from tokenlake.lake.tables import Table
 from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.activity import Instants, Log, within
-from tokenlake.pipeline.checkpoints import UserCheckpoint
+from tokenlake.pipeline.encoded import encoded_days, whole_block
 from tokenlake.pipeline.keys import Ints
 from tokenlake.pipeline.user_features import UserFeaturizer, places
 from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, Day, available_at, day_start
-from tokenlake_models.activity import Activity, Items, Moments, Targets
+from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 
 JobSummary = dict[str, int | float | str | None]
@@ -60,15 +57,17 @@ def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
     users, now, positives, offsets = questions(log, since, day_start(plan.train_to + _ONE_DAY), spec.group)
 
     featurizer.grow(vocabulary, log)
+    quantizers = featurizer.quantizers(parent.quantizers if parent else {}, log, spec.seed)
     if parent is None:
         learner = AlureLearner.create(featurizer.alure_config(vocabulary), learning_rate=spec.learning_rate)
     else:
         learner = parent.learner
         learner.grow(vocabulary.sizes())
-    ids, items = featurizer.items(log, vocabulary)
-    wanted = places(log.events["item_id"].combine_chunks().take(pa.array(positives)), ids)
+    table = log.item_table()
+    items = featurizer.items(table, vocabulary, quantizers)
+    wanted = places(log.column("item_id").take(pa.array(positives)), table["item_id"].combine_chunks())
     stats = learner.fit(
-        featurizer.activity(log, vocabulary),
+        featurizer.activity(log, vocabulary, quantizers),
         featurizer.moments(log, users, now),
         Targets(torch.from_numpy(wanted), torch.from_numpy(offsets)),
         items,
@@ -77,7 +76,7 @@ def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
         passes=spec.passes,
         seed=spec.seed + plan.train_to.toordinal(),
     )
-    path = checkpoints.save(lake, plan.version, plan.checkpoint, learner, vocabulary)
+    path = checkpoints.save(lake, plan.version, plan.checkpoint, learner, vocabulary, quantizers)
     record = CheckpointRecord(
         plan.version, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, str(path), rows=len(positives)
     )
@@ -107,60 +106,53 @@ def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, 
     return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))
 
 
-@dataclass(frozen=True)
 class Task:
     """What a day's vectors are made of, read and laid out.
 
-    Attributes:
+    Args:
+        lake: that holds the events.
         plan: the day's.
-        checkpoint: that it names.
+
+    Attributes:
         users: who is embedded: active in the last `retention_days` by what the sources read.
-        moments: a question for each, at the end of the day.
-        activity: the events that these point at.
-        items: ids of the items that were met, and what the item tower reads of them.
     """
 
-    plan: Plan
-    checkpoint: UserCheckpoint
-    users: pa.Array
-    moments: Moments
-    activity: Activity
-    items: tuple[pa.Array, Items]
-
-    @classmethod
-    def of(cls, lake: Lake, plan: Plan) -> Task:
-        """Read the events of a plan's day and of the retention window before it."""
-        featurizer = UserFeaturizer(lake.config)
-        checkpoint = checkpoints.load_users(lake, plan.version, plan.checkpoint)
-        log = lake.activity.read(_first(lake, plan), plan.day, plan.watermark, late=plan.day)
-        everyone, end = np.arange(len(log.users)), day_start(plan.day + _ONE_DAY)
-        moments = featurizer.moments(log, everyone, np.full(len(everyone), end))
+    def __init__(self, lake: Lake, plan: Plan) -> None:
+        self._lake, self._plan = lake, plan
+        self._days = encoded_days(lake, plan.version, plan.checkpoint)
+        self._first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
+        self._log = lake.activity.read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
+        everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
+        moments = self._days.featurizer.moments(self._log, everyone, np.full(len(everyone), end))
         there = moments.lengths() > 0
-        return cls(
-            plan,
-            checkpoint,
-            log.users.filter(pa.array(there.numpy())),
-            moments.select(there.nonzero()[:, 0]),
-            featurizer.activity(log, checkpoint.vocabulary),
-            featurizer.items(log, checkpoint.vocabulary),
-        )
+        self.users: pa.Array = self._log.users.filter(pa.array(there.numpy()))
+        self._moments = moments.select(there.nonzero()[:, 0])
+
+    @property
+    def width(self) -> int:
+        """Of a vector."""
+        return self._days.checkpoint.learner.config.dim
 
     def vectors(self, bucket: int = 0, buckets: int = 1) -> tuple[Ints, Vectors]:
         """Places among `users` that are a bucket's, and their vectors: every `buckets`-th batch is, from the first on."""
-        mine = batches(self.moments)[bucket::buckets]
+        mine = batches(self._moments)[bucket::buckets]
         places = torch.cat([torch.zeros(0, dtype=torch.int64), *mine])
-        return places.numpy(), self.checkpoint.learner.users(self.activity, self.moments, mine)[places].numpy()
+        if not mine:
+            return places.numpy(), np.zeros((0, self.width), np.float32)
+        encoded, times = self._days.events(self._log), self._days.featurizer.times(self._log)
+        found = self._days.checkpoint.learner.pool(times, self._moments, encoded, mine)
+        return places.numpy(), found[places].numpy()
 
-    def write(self, lake: Lake, users: Vectors) -> JobSummary:
+    def save(self, users: Vectors) -> JobSummary:
         """Replace the day's `user_embeddings` by these vectors of `users`, and its `item_embeddings`."""
-        ids, items = self.items
-        write(lake.user_embeddings, self.users, users, self.plan)
-        write(lake.item_embeddings, ids, self.checkpoint.learner.items(items).numpy(), self.plan)
+        ids, items = self._days.items(self._log, self._first)
+        write(self._lake.user_embeddings, self.users, users, self._plan)
+        write(self._lake.item_embeddings, ids, items, self._plan)
         return {
             "rows": len(self.users),
             "items": len(ids),
-            "checkpoint": self.plan.checkpoint,
-            "bootstrap": int(self.plan.bootstrap),
+            "checkpoint": self._plan.checkpoint,
+            "bootstrap": int(self._plan.bootstrap),
         }
 
 
@@ -169,14 +161,15 @@ def embed_day(lake: Lake, plan: Plan) -> JobSummary:
 
     Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
     """
-    task = Task.of(lake, plan)
-    return task.write(lake, task.checkpoint.learner.users(task.activity, task.moments).numpy())
+    task = Task(lake, plan)
+    places, vectors = task.vectors()
+    return task.save(vectors[np.argsort(places)])
 
 
 def events_read(lake: Lake, plan: Plan) -> str:
-    """Tell apart the states of the events that a day's embedding reads: the names of their files, hashed."""
-    names = sorted(Path(uri).name for uri in lake.events.uris(between=(_first(lake, plan), plan.day)))
-    return xxhash.xxh64_hexdigest("\n".join(names).encode())
+    """Tell apart the states of the events that a day's embedding reads."""
+    first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
+    return lake.activity.state(whole_block(first), plan.day)
 
 
 def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
@@ -192,10 +185,6 @@ def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
         "available_at": pa.repeat(pa.scalar(available_at(plan.day), pa.timestamp("us", "UTC")), count),
     }
     table.replace_day(plan.day, pa.table(rows), version=plan.version)
-
-
-def _first(lake: Lake, plan: Plan) -> Day:
-    return plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
 
 
 def _lookback(lake: Lake) -> dt.timedelta:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Encoder
 from tokenlake.errors import SchemaError
+from tokenlake.pipeline.arrays import matrix
 from tokenlake.pipeline.counts import count_names
 from tokenlake.pipeline.keys import exploded, factorize, flat
 from tokenlake.pipeline.maturity import outcomes_of
@@ -112,7 +113,7 @@ class Featurizer:
             multi={name: _bags(name, events[name], vocabulary) for name in self._multi},
             numeric=torch.from_numpy(self._numbers(events)),
             vectors={
-                name: torch.from_numpy(_matrix(name, events[name], d)) for name, d in self._widths(vocabulary).items()
+                name: torch.from_numpy(matrix(name, events[name], d)) for name, d in self._widths(vocabulary).items()
             },
             counts=torch.from_numpy(np.array(counts if self._encoder.counts else counts[:, :0], np.float32)),
             labels=torch.from_numpy(labels),
@@ -152,14 +153,3 @@ def _bags(name: str, column: pa.ChunkedArray, vocabulary: Vocabulary) -> tuple[t
     rows, values = exploded(column)
     offsets = np.searchsorted(rows, np.arange(len(column) + 1))
     return torch.from_numpy(vocabulary.lookup(name, values)), torch.from_numpy(offsets)
-
-
-def _matrix(name: str, column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
-    """A vector feature as float32 (n, width), a row of NaN where there is none."""
-    out = np.full((len(column), width), np.nan, np.float32)
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-    there = lengths > 0
-    if (wrong := np.flatnonzero(there & (lengths != width))).size:
-        raise SchemaError(f"{name}: a vector of {lengths[wrong[0]]} numbers in row {wrong[0]}; the model takes {width}")
-    out[there] = pc.list_flatten(column).to_numpy().reshape(-1, width)
-    return out

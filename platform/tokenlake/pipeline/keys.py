@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tokenlake.errors import SchemaError
 
 Ints: TypeAlias = NDArray[np.int64]
+#: Values from which on looking them up in Arrow beats a dictionary of Python's.
+_MANY = 256
 
 
 def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -69,6 +71,7 @@ class Keys:
     def __init__(self, values: pa.Array | None = None) -> None:
         self._type: pa.DataType | None = None
         self._codes: dict[int | str, int] = {}
+        self._listed: pa.Array | None = None
         if values is not None:
             self.add(flat(values))
 
@@ -83,11 +86,19 @@ class Keys:
 
     def values(self) -> pa.Array:
         """All values in order of their codes."""
-        return pa.array(self._codes, self._type or pa.string())
+        return self._array()
+
+    def _array(self) -> pa.Array:
+        if self._listed is None or len(self._listed) != len(self._codes):
+            self._listed = pa.array(self._codes, self._type or pa.string())
+        return self._listed
 
     def find(self, distinct: pa.Array) -> Ints:
         """Return the code of each value, -1 where there is none (or for null)."""
         self._check(distinct)
+        if len(distinct) > _MANY:
+            found = pc.index_in(distinct, value_set=self._array()).fill_null(-1)
+            return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
         get = self._codes.get
         return np.fromiter((get(value, -1) for value in distinct.to_pylist()), np.int64, len(distinct))
 

@@ -32,9 +32,10 @@ class Pools:
     def __init__(self, lake: Lake, last: Day) -> None:
         self._config = lake.config
         self.log: Log = lake.activity.read(Day.min, last, None)
-        ids = pc.unique(self.log.events["item_id"])
+        items = self.log.column("item_id")
+        ids = pc.unique(items)
         self.ids: pa.Array = ids.take(pc.array_sort_indices(ids))
-        self.items = places(self.log.events["item_id"].combine_chunks(), self.ids)
+        self.items = places(items, self.ids)
         self.positives = Histories(self.log, self.log.positives)
         self.everything = Histories(self.log, Chosen(np.arange(len(self.log)), self.log.timestamps))
         self._popular: dict[tuple[Day, dt.timedelta | None], NDArray[np.float64]] = {}

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline import checkpoints
 from tokenlake.pipeline.activity import Instants
+from tokenlake.pipeline.embedding import spec_of
+from tokenlake.pipeline.encoded import encoded_days
 from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import UserFeaturizer
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.pools import Pools
+from tokenlake.times import day_of
 
 
 def encode(
     lake: Lake, pools: Pools, identity: Identity, codes: Ints, now: Instants
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Vectors of users at moments by an identity's encoder, float32 (q, dim); and who did anything before."""
-    checkpoint = checkpoints.load_users(lake, identity.version, identity.checkpoint)
-    featurizer = UserFeaturizer(lake.config)
-    moments = featurizer.moments(pools.log, codes, now)
-    vectors = checkpoint.learner.users(featurizer.activity(pools.log, checkpoint.vocabulary), moments)
+    days = encoded_days(lake, identity.version, identity.checkpoint)
+    moments = days.featurizer.moments(pools.log, codes, now)
+    if not len(codes):
+        return np.zeros((0, days.checkpoint.learner.config.dim), np.float32), np.zeros(0, np.bool_)
+    retention = dt.timedelta(days=spec_of(lake).retention_days)
+    encoded = days.events(pools.log, day_of(int(now.min())) - retention, day_of(int(now.max())))
+    vectors = days.checkpoint.learner.pool(days.featurizer.times(pools.log), moments, encoded)
     return vectors.numpy(), moments.lengths().numpy() > 0
 
 
