@@ -14,9 +14,9 @@ from tests.retrieval.test_retrieval import AGAIN, SEEN_LEFT_OUT, filled
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError
 from tokenlake.lake.lake import Lake
-from tokenlake.retrieval.baselines import ItemKnn, popular
-from tokenlake.retrieval.evaluate import ABLATIONS, BASELINE, OURS, _find, _paired, retrieval_report
-from tokenlake.retrieval.pools import POPULAR, Pools
+from tokenlake.retrieval.baselines import ItemKnn, own_past
+from tokenlake.retrieval.evaluate import ABLATIONS, BASELINE, OURS, OWN, _paired, retrieval_report
+from tokenlake.retrieval.pools import Pools, Popularity, best, ranks
 from tokenlake.times import DAY_US, day_start
 
 
@@ -52,14 +52,19 @@ def test_item_knn_by_hand(lake: Lake) -> None:
                     cosine = together / (len(fans[mine]) * len(fans[i])) ** 0.5
                     scores[i] += 0.5 ** ((now - t) / (2 * DAY_US)) * cosine
         count = {i: sum(item == i and t < midnight for _, item, t in clicks) for i in ids}
-        met = {ids[c] for c in pools.seen(user, now)} if settings.exclude_seen else set()
+        who, at = np.array([user]), np.array([now])
+        seen = pools.seen(who, at)[0] if settings.exclude_seen else np.zeros(0, np.int64)
+        met = {ids[c] for c in seen}
         ranked = sorted(
             (i for i in ids if i not in met and (scores[i] or count[i])),
             key=lambda i: (-round(scores[i], 9), -count[i], i),
         )
-        got = [ids[c] for c in knn.candidates(user, now, 8)]
+        told = knn.scores(who, at, day((midnight - day_start(day(0))) // DAY_US))[0]
+        told[seen] = -1
+        popular = pools.popularity(day((midnight - day_start(day(0))) // DAY_US))
+        got = [ids[c] for c in best(told, popular, 8)]
         np.testing.assert_allclose([scores[i] for i in got], [scores[i] for i in ranked[:8]], atol=1e-9)
-        top = [ids[c] for c in popular(pools, settings, user, now, POPULAR, 5)]
+        top = [ids[c] for c in best(np.where(np.isin(np.arange(len(ids)), seen), -1.0, 0.0), popular, 5)]
         assert top == sorted((i for i in ids if i not in met and count[i]), key=lambda i: (-count[i], i))[:5]
 
 
@@ -70,7 +75,8 @@ def test_report_counts_every_positive_of_the_days_after_the_bootstrap(lake: Lake
     assert report.events == len(clicks)
     assert report.people == len({e["user_id"] for e in clicks})
     of_all = {s.method: s for s in report.scores if s.users == "all"}
-    assert of_all.keys() == {BASELINE, "popularity, all time", "item-kNN", OURS, *ABLATIONS}
+    again = set() if lake.config.retrieval.exclude_seen else {OWN}
+    assert of_all.keys() == {BASELINE, "popularity, all time", "item-kNN", OURS, *ABLATIONS, *again}
     assert of_all[BASELINE].lift.value == of_all[BASELINE].lift.low == of_all[BASELINE].lift.high == 0
     assert all(0 <= s.ndcg <= s.recall <= 1 for s in report.scores)
     asked = [lake.candidates([e["user_id"]], [e["timestamp"]], k=5) for e in clicks]
@@ -84,9 +90,35 @@ def test_report_counts_every_positive_of_the_days_after_the_bootstrap(lake: Lake
     assert stored[OURS] == of_all[OURS].recall
 
 
-def test_places_and_paired_intervals_by_hand() -> None:
-    assert _find(np.array([4, 2, 9]), np.array([9, 3, 4])).tolist() == [2, -1, 0]
-    assert _find(np.array([], int), np.array([9])).tolist() == [-1]
+def test_places_are_those_of_the_sorted_list() -> None:
+    """Ranks counted, the best k cut out, and everything sorted: three ways to one order, with many ties."""
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 60):
+        popular = Popularity.of(rng.integers(0, 3, n))
+        scores = np.where(rng.random((20, n)) < 0.5, rng.integers(0, 4, (20, n)), -1.0) * 0.5
+        for row, mine in enumerate(scores):
+            named = [i for i in range(n) if mine[i] > 0 or (mine[i] == 0 and popular.counts[i] > 0)]
+            whole = sorted(named, key=lambda i: (-mine[i], -popular.counts[i], i))
+            for k in (1, 4, n):
+                assert best(mine, popular, k).tolist() == whole[:k]
+            places = ranks(scores, popular, np.full(n, row), np.arange(n))
+            assert places.tolist() == [whole.index(i) if i in whole else -1 for i in range(n)]
+
+
+def test_what_users_did_before_by_hand(lake: Lake) -> None:
+    pools = Pools(lake, day(7))
+    now = day_start(day(7)) + DAY_US // 2
+    told = own_past(pools, np.arange(len(pools.log.users)), np.full(len(pools.log.users), now))
+    expected = np.zeros(told.shape)
+    for e in lake.events.read().to_pylist():
+        age = now - int(e["timestamp"].timestamp() * 1e6)
+        if e["clicked"] == 1 and 0 < age <= 3 * DAY_US:
+            user, item = pools.log.users.index(e["user_id"]).as_py(), pools.ids.index(e["item_id"]).as_py()
+            expected[user, item] += 0.5 ** (age / (2 * DAY_US))
+    np.testing.assert_allclose(told, expected, atol=1e-9)
+
+
+def test_paired_intervals_by_hand() -> None:
     everyone = _paired(np.ones(30), np.arange(30) % 7, 50)
     assert (everyone.value, everyone.low, everyone.high) == (1, 1, 1)
     one_user = _paired(np.array([1.0, 0.0]), np.array([3, 3]), 50)

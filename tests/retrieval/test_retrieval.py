@@ -229,9 +229,10 @@ def by_hand(lake: Lake, user: int, now: int, k: int) -> list[tuple[int, float]]:
         query = asked.vectors(pa.array([user]), np.array([now]))[0]
         similar = sorted((v for v in vectors if v != user), key=lambda v: -float(vectors[v] @ query))[:4]
         places = index.places(similar)
-        code = int(pools.log.codes_of(pa.array([user]))[0])
+        code = pools.log.codes_of(pa.array([user]))
         cosines = np.float32([vectors[v] @ query for v in similar])
-        weights = model.weights(near.edges(code, int(index.places([user])[0]), now, places, cosines).features)
+        edges = near.edges(code, index.places([user]), np.array([now]), places[None], cosines[None])
+        weights = model.weights(edges.features)
         voters = similar + ([user] if not lake.config.retrieval.exclude_seen else [])
         for v, w in zip(voters, weights / weights.sum(), strict=True):
             for e in clicks:
@@ -285,7 +286,7 @@ def test_strangers_get_what_is_popular_and_no_one_what_he_saw(lake: Lake) -> Non
     answer = lake.candidates([999, 4], [now], k=5)
     pools = Pools(lake, day(7))
     popular = pools.popularity(day(7))
-    assert answer.of(0).equals(pools.ids.take(pa.array(best(popular * 0, popular, np.zeros(0, np.int64), 5))))
+    assert answer.of(0).equals(pools.ids.take(pa.array(best(np.zeros(len(pools.ids)), popular, 5))))
     met = lake.events.read(filter=(pc.field("user_id") == 4) & (pc.field("ds") < pa.scalar(day(7))))["item_id"]
     assert not set(answer.of(1).to_pylist()) & set(met.to_pylist())
 

@@ -21,7 +21,7 @@ from tokenlake.pipeline.encoded import encoded_days, whole_block
 from tokenlake.pipeline.keys import Ints
 from tokenlake.pipeline.user_features import UserFeaturizer, places
 from tokenlake.pipeline.vocabulary import Vocabulary
-from tokenlake.times import DAY_US, Day, available_at, day_start
+from tokenlake.times import DAY_US, available_at, day_start
 from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 

@@ -1,8 +1,9 @@
-"""What candidates are measured against: what is popular, and item-kNN on the same users, times and rules."""
+"""What candidates are measured against: item-kNN on the same users, times and rules, and the user's own past."""
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +11,13 @@ from numpy.typing import NDArray
 from tokenlake.config import Retrieval
 from tokenlake.pipeline.activity import taken
 from tokenlake.pipeline.keys import Ints
-from tokenlake.retrieval.pools import Pools, best
-from tokenlake.times import Day, day_of, day_start
+from tokenlake.retrieval.pools import Pools
+from tokenlake.times import Day, day_start
 
 #: Positives of a user that item-kNN starts from, the latest.
 _PROFILE = 50
 #: Similar items kept of each.
 _SIMILAR = 200
-
-
-def popular(pools: Pools, settings: Retrieval, user: int, now: int, span: dt.timedelta | None, k: int) -> Ints:
-    """The items with most positives before the day, over a span or all time."""
-    counts = pools.popularity(day_of(now), span)
-    return best(np.zeros(len(counts)), counts, _excluded(pools, settings, user, now), k)
 
 
 class ItemKnn:
@@ -37,17 +32,18 @@ class ItemKnn:
         self._pools, self._settings = pools, settings
         self._day: Day | None = None
 
-    def candidates(self, user: int, now: int, k: int) -> Ints:
-        """Codes of the k best items for a user at a time, filled up by popularity."""
-        day = day_of(now)
+    def scores(self, users: Ints, now: Ints, day: Day) -> NDArray[np.float64]:
+        """Score every item for users at moments of one day: (q, items)."""
         if day != self._day:
             self._start(day)
-        items, decay, _ = self._pools.votes(np.array([user]), now)
-        scores = np.zeros(len(self._pools.ids))
-        for item, weight in zip(items[-_PROFILE:].tolist(), decay[-_PROFILE:].tolist(), strict=True):
-            similar, cosines = self._similar(item)
-            scores[similar] += weight * cosines
-        return best(scores, self._pools.popularity(day), _excluded(self._pools, self._settings, user, now), k)
+        out = np.zeros((len(users), len(self._pools.ids)))
+        items, decay, offsets = self._pools.votes(users, now)
+        for row, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+            latest = slice(max(begin, end - _PROFILE), end)
+            for item, weight in zip(items[latest].tolist(), decay[latest].tolist(), strict=True):
+                similar, cosines = self._similar(item)
+                out[row, similar] += weight * cosines
+        return out
 
     def _start(self, day: Day) -> None:
         """Lay out who was positive on what before the day, once a user and item."""
@@ -73,10 +69,17 @@ class ItemKnn:
             together = np.bincount(taken(items, starts[who], starts[who + 1])[0], minlength=len(self._norm))
             found = np.flatnonzero(together)
             cosines = together[found] / (self._norm[item] * self._norm[found])
+            if len(found) > _SIMILAR:
+                near = cosines >= np.partition(cosines, len(found) - _SIMILAR)[len(found) - _SIMILAR]
+                found, cosines = found[near], cosines[near]
             top = np.lexsort((found, -cosines))[:_SIMILAR]
             self._kept[item] = found[top], cosines[top]
         return self._kept[item]
 
 
-def _excluded(pools: Pools, settings: Retrieval, user: int, now: int) -> Ints:
-    return pools.seen(user, now) if settings.exclude_seen else np.zeros(0, np.int64)
+def own_past(pools: Pools, users: Ints, now: Ints) -> NDArray[np.float64]:
+    """What users were positive on before, by the rules' decay: (q, items). A control where things are consumed again."""
+    items, decay, offsets = pools.votes(users, now)
+    cells = np.repeat(np.arange(len(users)), np.diff(offsets)) * len(pools.ids) + items
+    flat = np.bincount(cells, weights=decay, minlength=len(users) * len(pools.ids))
+    return np.asarray(flat, np.float64).reshape(len(users), len(pools.ids))

@@ -9,7 +9,8 @@ newest day that was available at t. What scores nothing is filled up by populari
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +21,16 @@ from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.activity import Instants
 from tokenlake.pipeline.keys import Ints
-from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood
+from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood, shares
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.pools import Pools, best
 from tokenlake.retrieval.queries import encode, others
 from tokenlake.times import Day, as_micros, day_of
+
+#: Queries of one step, and numbers in one table of scores, at most.
+_STEP, _CELLS = 128, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -109,45 +113,44 @@ class Retriever:
             at: int64 (q,), microseconds.
             k: candidates a query, at most.
         """
-        codes = self.pools.log.codes_of(users)
         chosen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
-        scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
-        days = [self.available(int(now)) for now in at]
-        for day in sorted(set(days), key=lambda d: d or Day.min):
-            queries = np.array([i for i, d in enumerate(days) if d == day], np.int64)
-            edges = self._edges(day, users, codes, at, queries)
-            for i, edge in zip(queries.tolist(), edges, strict=True):
-                chosen[i], scores[i] = self._answer(int(codes[i]), int(at[i]), edge, k)
+        told: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
+        for queries, scores in self.scores(users, at):
+            for i, row in zip(queries.tolist(), scores, strict=True):
+                chosen[i] = best(row, self.pools.popularity(day_of(int(at[i]))), k)
+                told[i] = row[chosen[i]]
         offsets = np.cumsum([0, *(len(c) for c in chosen)])
         flat = np.concatenate([np.zeros(0, np.int64), *chosen])
-        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *scores]), offsets, days)
+        days = [self.available(int(now)) for now in at]
+        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *told]), offsets, days)
 
-    def _answer(
-        self, user: int, now: int, edges: tuple[Edges, NDArray[np.float64]] | None, k: int
-    ) -> tuple[Ints, NDArray[np.float64]]:
-        scores = np.zeros(len(self.pools.ids))
-        if edges is not None:
-            told, weights = edges
-            each = np.repeat(weights, np.diff(told.offsets)) * told.decay
-            np.add.at(scores, told.items, each)
-        excluded = self.pools.seen(user, now) if self._settings.exclude_seen else np.zeros(0, np.int64)
-        items = best(scores, self.pools.popularity(day_of(now)), excluded, k)
-        return items, scores[items]
+    def scores(self, users: pa.Array, at: Instants) -> Iterator[tuple[Ints, NDArray[np.float64]]]:
+        """Score every item for each query: which queries, and (queries, items); -1 for what may not be named."""
+        codes = self.pools.log.codes_of(users)
+        served = np.array([self.available(int(now)) or Day.min for now in at])
+        step = max(1, min(_STEP, _CELLS // max(len(self.pools.ids), 1)))
+        for day in sorted(set(served.tolist())):
+            queries = np.flatnonzero(served == day)
+            for part in np.array_split(queries, -(-len(queries) // step)):
+                scores = self._scores(day, users.take(pa.array(part)), codes[part], at[part])
+                if self._settings.exclude_seen:
+                    items, offsets = self.pools.seen(codes[part], at[part])
+                    scores[np.repeat(np.arange(len(part)), np.diff(offsets)), items] = -1
+                yield part, scores
 
-    def _edges(
-        self, day: Day | None, users: pa.Array, codes: Ints, at: Instants, queries: Ints
-    ) -> list[tuple[Edges, NDArray[np.float64]] | None]:
-        if day is None:
-            return [None] * len(queries)
+    def _scores(self, day: Day, users: pa.Array, codes: Ints, now: Instants) -> NDArray[np.float64]:
+        shape = len(codes), len(self.pools.ids)
+        if day == Day.min:
+            return np.zeros(shape)
         if self._kept is None or self._kept.identity.day != day:
             self._kept = _OneDay(self._lake, self.pools, day)
-        now = at[queries]
-        if self._ablation.realtime:
-            found = self._kept.nearest(codes[queries], users.take(pa.array(queries)), now)
-        else:
-            found = self._kept.yesterdays(codes[queries], users.take(pa.array(queries)), now)
+        edges = self._kept.edges(users, codes, now, realtime=self._ablation.realtime)
         model = EdgeModel() if self._ablation.cosine else self._kept.graph.model
-        return [None if e is None else (e, _normalised(model.weights(e.features))) for e in found]
+        weights = shares(model.weights(edges.features), edges.queries)
+        each = np.repeat(weights, np.diff(edges.offsets)) * edges.decay
+        cells = edges.owners() * shape[1] + edges.items
+        scores = np.bincount(cells, weights=each, minlength=shape[0] * shape[1])
+        return np.asarray(scores, np.float64).reshape(shape)  # without an event, counts of no weight are integers
 
 
 class _OneDay:
@@ -161,27 +164,20 @@ class _OneDay:
         self.identity.require(self.graph.identity, "the graph")
         self._near = Neighborhood(self.index, pools, own=not lake.config.retrieval.exclude_seen)
 
-    def nearest(self, codes: Ints, users: pa.Array, now: Instants) -> list[Edges | None]:
-        """Edges by a vector of each user's events before `now`; None for one who did nothing."""
-        vectors, active = encode(self._lake, self._pools, self.identity, codes, now)
+    def edges(self, users: pa.Array, codes: Ints, now: Instants, *, realtime: bool) -> Edges:
+        """Edges of users at moments: by a vector of what each did before, or by its row of the day; else there are none."""
         places = self.index.places(users)
-        k = self._lake.config.retrieval.neighbors
-        rows, cosines = self.index.search_rows(vectors, k + 1, identity=self.identity)
-        return [
-            self._near.edges(int(codes[i]), int(places[i]), int(now[i]), *others(rows[i], cosines[i], places[i], k))
-            if active[i]
-            else None
-            for i in range(len(codes))
-        ]
-
-    def yesterdays(self, codes: Ints, users: pa.Array, now: Instants) -> list[Edges | None]:
-        """Edges by the vectors at the end of the day; None for one who has none."""
-        places = self.index.places(users)
-        near, cosines = self.index.knn
-        return [
-            None if p < 0 else self._near.edges(int(codes[i]), int(p), int(now[i]), near[p], cosines[p])
-            for i, p in enumerate(places)
-        ]
+        if realtime:
+            vectors, known = encode(self._lake, self._pools, self.identity, codes, now)
+            k = self._lake.config.retrieval.neighbors
+            rows, cosines = others(*self.index.search_rows(vectors, k + 1, identity=self.identity), places)
+        else:
+            known = places >= 0
+            rows, cosines = self.index.knn[0][places], self.index.knn[1][places]
+        edges = self._near.edges(codes[known], places[known], now[known], rows[known], cosines[known])
+        counts = np.zeros(len(codes), np.int64)
+        counts[known] = np.diff(edges.queries)
+        return replace(edges, queries=np.concatenate([[0], np.cumsum(counts)]))
 
 
 def candidates(lake: Lake, users: object, at: object, k: int) -> Candidates:
@@ -197,9 +193,5 @@ def candidates(lake: Lake, users: object, at: object, k: int) -> Candidates:
         raise NotFoundError(f"no user embeddings yet; `tokenlake backfill {lake.root}` makes them")
     when = np.broadcast_to(when, len(ids))
     last = day_of(int(when.max())) if len(ids) else Day.min
-    return Retriever(lake, last).candidates(ids, when, k)
-
-
-def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = weights.sum()
-    return weights / total if total > 0 else weights
+    first = day_of(int(when.min())) if len(ids) else Day.min
+    return Retriever(lake, last, pools=Pools(lake, last, first)).candidates(ids, when, k)

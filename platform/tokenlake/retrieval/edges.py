@@ -29,14 +29,15 @@ _LARGEST = 8.0
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges from one user at one time, and the events of those that they lead to.
+    """Edges from some users, each at one time, and the events of those that they lead to.
 
     Attributes:
-        rows: int64 (e,), rows of the index; the user's own, or -1, in the last place where it is asked itself.
+        rows: int64 (e,), rows of the index; each user's own, or -1, in its last place where it is asked itself.
         features: float64 (e, len(FEATURES)).
         items: int64 (total,), item codes of their positives.
         decay: float64 (total,).
-        offsets: int64 (e + 1,).
+        offsets: int64 (e + 1,), events of each edge.
+        queries: int64 (q + 1,), edges of each user.
     """
 
     rows: Ints
@@ -44,6 +45,12 @@ class Edges:
     items: Ints
     decay: NDArray[np.float64]
     offsets: Ints
+    queries: Ints
+
+    def owners(self) -> Ints:
+        """The user of each event, int64 (total,)."""
+        edges = np.repeat(np.arange(len(self.queries) - 1), np.diff(self.queries))
+        return np.repeat(edges, np.diff(self.offsets))
 
     def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Sum values of the events by edge."""
@@ -65,47 +72,59 @@ class Neighborhood:
         self._codes = pools.log.codes_of(index.ids)
         near = index.knn[0]
         self._degree = np.bincount(near[near >= 0], minlength=len(index))
-        self._flags = np.zeros(len(pools.ids), bool)
 
-    def edges(self, user: int, place: int, now: int, rows: Ints, cosines: NDArray[np.float32]) -> Edges:
-        """Describe the edges from a user.
+    def edges(
+        self, users: Ints, places: Ints, now: Ints, rows: NDArray[np.int64], cosines: NDArray[np.float32]
+    ) -> Edges:
+        """Describe the edges from some users, each at a moment.
 
         Args:
-            user: its code in the pools' log; -1 for one who did nothing ever.
-            place: its row of the index; -1 for one who is not there.
-            now: microseconds; everything is counted strictly before.
-            rows: int64 (e,), rows of the index that are near; the user's own is left out.
-            cosines: float32 (e,).
+            users: int64 (q,), codes in the pools' log; -1 for one who did nothing ever.
+            places: int64 (q,), rows of the index; -1 for one who is not there.
+            now: int64 (q,), microseconds; everything is counted strictly before.
+            rows: int64 (q, k), rows of the index that are near, -1 for none; the user's own is left out.
+            cosines: float32 (q, k).
         """
-        keep = (rows >= 0) & (rows != place)
-        rows, cosines = rows[keep], cosines[keep]
-        mutual = (self.index.knn[0][rows] == place).any(1) if place >= 0 else np.zeros(len(rows), bool)
+        there = (rows >= 0) & (rows != places[:, None])
+        mutual = (self.index.knn[0][rows] == places[:, None, None]).any(2) & (places >= 0)[:, None]
         codes, degree = self._codes[rows], self._degree[rows]
-        if self._own:
-            rows, cosines = np.append(rows, place), np.append(cosines, np.float32(1))
-            codes, degree, mutual = np.append(codes, user), np.append(degree, 0), np.append(mutual, False)
-        items, decay, offsets = self.pools.votes(codes, now)
-        mine = self.pools.votes(np.array([user]), now)[0]
-        edges = Edges(rows, np.zeros((len(rows), len(FEATURES))), items, decay, offsets)
-        self._flags[mine] = True
-        shared = edges.sums(self._flags[items])
-        self._flags[mine] = False
-        size = np.diff(offsets)
-        age = (now - self.pools.last_seen(codes, np.full(len(codes), now))) / DAY_US
-        own = np.zeros(len(rows))
-        if self._own:
-            own[-1] = 1
+        own = np.zeros(rows.shape, np.bool_)
+        if self._own:  # one more column, for the user's own past
+            rows, cosines, there = _with(rows, places), _with(cosines, 1), _with(there, values=True)
+            mutual, codes, degree, own = (
+                _with(mutual, values=False),
+                _with(codes, users),
+                _with(degree, 0),
+                _with(own, values=True),
+            )
+        queries = np.concatenate([[0], np.cumsum(there.sum(1))])
+        owner = np.repeat(np.arange(len(users)), np.diff(queries))
+        rows, codes, when = rows[there], codes[there], now[owner]
+        items, decay, offsets = self.pools.votes(codes, when)
+        edges = Edges(rows, np.zeros((len(rows), len(FEATURES))), items, decay, offsets, queries)
+        mine, begins, flags = *self._mine(users, now), np.zeros((len(users), len(self.pools.ids)), np.bool_)
+        flags[np.repeat(np.arange(len(users)), np.diff(begins)), mine] = True
+        shared = edges.sums(flags[edges.owners(), items])
+        size, profile = np.diff(offsets), np.diff(begins)[owner]
         columns = (
-            cosines,
-            shared / np.sqrt(np.maximum(size, 1) * max(len(mine), 1)),
+            cosines[there],
+            shared / np.sqrt(np.maximum(size, 1) * np.maximum(profile, 1)),
             np.log1p(shared),
             np.log1p(size),
-            np.log1p(age),
-            np.log1p(degree),
-            mutual,
-            own,
+            np.log1p((when - self.pools.last_seen(codes, when)) / DAY_US),
+            np.log1p(degree[there]),
+            mutual[there],
+            own[there],
         )
         return dataclasses.replace(edges, features=np.column_stack([np.asarray(c, np.float64) for c in columns]))
+
+    def _mine(self, users: Ints, now: Ints) -> tuple[Ints, Ints]:
+        items, _, offsets = self.pools.votes(users, now)
+        return items, offsets
+
+
+def _with(table: NDArray[Any], values: Any) -> NDArray[Any]:
+    return np.column_stack([table, np.broadcast_to(np.asarray(values, table.dtype), len(table))])
 
 
 @dataclass(frozen=True)
@@ -175,3 +194,10 @@ def _scaled(
 ) -> NDArray[np.float64]:
     clipped = np.clip((features - mean) / deviation, -_LARGEST, _LARGEST)
     return np.column_stack([np.ones(len(features)), clipped])
+
+
+def shares(weights: NDArray[np.float64], queries: Ints) -> NDArray[np.float64]:
+    """Weights of each user's edges, scaled to a sum of 1; left alone where they are all 0."""
+    owner = np.repeat(np.arange(len(queries) - 1), np.diff(queries))
+    totals = np.bincount(owner, weights=weights, minlength=len(queries) - 1)
+    return np.asarray(weights / np.where(totals > 0, totals, 1.0)[owner], np.float64)

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Instants
+from tokenlake.pipeline.activity import Instants, taken
 from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import places as places_of
-from tokenlake.retrieval.baselines import ItemKnn, popular
+from tokenlake.retrieval.baselines import ItemKnn, own_past
 from tokenlake.retrieval.build import ensure
 from tokenlake.retrieval.candidates import Ablation, Retriever
-from tokenlake.retrieval.pools import POPULAR, Pools
-from tokenlake.times import Day, day_start
+from tokenlake.retrieval.pools import POPULAR, Pools, ranks
+from tokenlake.times import DAY_US, Day, day_of, day_start
 from tokenlake_models.metrics import Interval
 
 ABLATIONS = {
@@ -30,12 +29,12 @@ ABLATIONS = {
     "3 days staler": Ablation(stale=3),
     "7 days staler": Ablation(stale=7),
 }
-OURS, BASELINE = "U2U2I", "popularity, 28 days"
+OURS, BASELINE, OWN = "U2U2I", "popularity, 28 days", "own past purchases"
 #: Called as (what, queries done, queries to do).
 Progress = Callable[[str, int, int], None]
 _ONE_DAY = dt.timedelta(days=1)
-#: Queries between two calls of the progress.
-_STEP = 500
+#: Queries of one step of a baseline.
+_STEP = 128
 #: Places of each query's targets among its candidates, from 0; -1 where they are not.
 Places = NDArray[np.int64]
 
@@ -176,53 +175,74 @@ def _places(
     lake: Lake, queries: _Queries, k: int, ours: dict[str, Ablation], progress: Progress
 ) -> Iterator[tuple[str, Places]]:
     pools, settings = queries.pools, lake.config.retrieval
+    knn = ItemKnn(pools, settings)
 
-    def popularity(span: dt.timedelta | None, user: int, now: int) -> Ints:
-        return popular(pools, settings, user, now, span, k)
+    def nothing(users: Ints, now: Instants, _: Day) -> NDArray[np.float64]:
+        return np.zeros((len(users), len(pools.ids)))
 
-    for name, span in ((BASELINE, POPULAR), ("popularity, all time", None)):
-        yield name, _each(name, queries, progress, partial(popularity, span))
-    yield "item-kNN", _each("item-kNN", queries, progress, partial(ItemKnn(pools, settings).candidates, k=k))
+    def again(users: Ints, now: Instants, _: Day) -> NDArray[np.float64]:
+        return own_past(pools, users, now)
+
+    rules = partial(_baseline, queries, k, exclude_seen=settings.exclude_seen, progress=progress)
+    yield BASELINE, rules(BASELINE, nothing)
+    yield "popularity, all time", rules("popularity, all time", nothing, span=None)
+    if not settings.exclude_seen:
+        yield OWN, rules(OWN, again)
+    yield "item-kNN", rules("item-kNN", knn.scores)
     for name, ablation in ours.items():
-        yield name, _ours(lake, queries, name, ablation, k, progress)
+        retriever = Retriever(lake, queries.last, ablation, pools)
+        users = pools.log.users.take(pa.array(queries.who))
+        yield name, _ranked(name, queries, k, retriever.scores(users, queries.now), progress)
 
 
-def _each(name: str, queries: _Queries, progress: Progress, answer: Callable[[int, int], Ints]) -> Places:
-    places = np.full(len(queries.target), -1)
-    bounds, order = _targets(queries)
-    for i, (user, now) in enumerate(zip(queries.who.tolist(), queries.now.tolist(), strict=True)):
-        asked = order[bounds[i] : bounds[i + 1]]
-        places[asked] = _find(answer(user, now), queries.target[asked])
-        if i % _STEP == 0:
-            progress(name, i, len(queries.who))
-    progress(name, len(queries.who), len(queries.who))
-    return places
+def _baseline(
+    queries: _Queries,
+    k: int,
+    name: str,
+    score: Callable[[Ints, Instants, Day], NDArray[np.float64]],
+    *,
+    exclude_seen: bool,
+    progress: Progress,
+    span: dt.timedelta | None = POPULAR,
+) -> Places:
+    def scored() -> Iterator[tuple[Ints, NDArray[np.float64]]]:
+        days = queries.now // DAY_US
+        for day in np.unique(days):
+            chosen = np.flatnonzero(days == day)
+            for part in np.array_split(chosen, -(-len(chosen) // _STEP)):
+                scores = score(queries.who[part], queries.now[part], day_of(int(queries.now[part[0]])))
+                if exclude_seen:
+                    items, offsets = queries.pools.seen(queries.who[part], queries.now[part])
+                    scores[np.repeat(np.arange(len(part)), np.diff(offsets)), items] = -1
+                yield part, scores
+
+    return _ranked(name, queries, k, scored(), progress, span)
 
 
-def _ours(lake: Lake, queries: _Queries, name: str, ablation: Ablation, k: int, progress: Progress) -> Places:
-    retriever = Retriever(lake, queries.last, ablation, queries.pools)
-    users = queries.pools.log.users.take(pa.array(queries.who))
-    places = np.full(len(queries.target), -1)
-    bounds, order = _targets(queries)
-    for begin in range(0, len(queries.who), _STEP):
-        part = slice(begin, begin + _STEP)
-        answer = retriever.candidates(users[part], queries.now[part], k)
-        items = places_of(answer.items, queries.pools.ids)
-        for i in range(len(answer.days)):
-            asked = order[bounds[begin + i] : bounds[begin + i + 1]]
-            places[asked] = _find(items[answer.offsets[i] : answer.offsets[i + 1]], queries.target[asked])
-        progress(name, min(begin + _STEP, len(queries.who)), len(queries.who))
-    return places
-
-
-def _targets(queries: _Queries) -> tuple[Ints, Ints]:
+def _ranked(
+    name: str,
+    queries: _Queries,
+    k: int,
+    scored: Iterator[tuple[Ints, NDArray[np.float64]]],
+    progress: Progress,
+    span: dt.timedelta | None = POPULAR,
+) -> Places:
+    """Places of the targets among the k best by scores, then popularity: those of `lake.candidates`."""
+    places, done = np.full(len(queries.target), -1), 0
     order = np.argsort(queries.query, kind="stable")
-    return np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1)), order
-
-
-def _find(candidates: Ints, wanted: Ints) -> Places:
-    hits = candidates[None, :] == wanted[:, None]
-    return np.where(hits.any(1), hits.argmax(1), -1) if hits.shape[1] else np.full(len(wanted), -1)
+    bounds = np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1))
+    for part, scores in scored:
+        targets, offsets = taken(order, bounds[part], bounds[part + 1])
+        rows = np.repeat(np.arange(len(part)), np.diff(offsets))
+        days = queries.now[part][rows] // DAY_US
+        for day in np.unique(days):
+            mine = days == day
+            popular = queries.pools.popularity(day_of(int(day) * DAY_US), span)
+            found = ranks(scores, popular, rows[mine], queries.target[targets[mine]])
+            places[targets[mine]] = np.where(found < k, found, -1)
+        done += len(part)
+        progress(name, done, len(queries.who))
+    return places
 
 
 def _score(

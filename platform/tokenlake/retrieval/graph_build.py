@@ -6,14 +6,14 @@ import datetime as dt
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tokenlake.lake.lake import Lake
+from tokenlake.pipeline.activity import taken
 from tokenlake.pipeline.embedding import questions
 from tokenlake.pipeline.keys import Ints
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, folder_of
-from tokenlake.retrieval.edges import EdgeModel, Neighborhood
+from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.pools import Pools
@@ -23,6 +23,8 @@ from tokenlake.times import Day, day_start
 _ONE_DAY = dt.timedelta(days=1)
 #: Questions that edge weights are fitted to, at most.
 _QUESTIONS = 1500
+#: Users of one step, and numbers in one table of theirs by item, at most.
+_STEP, _CELLS = 128, 1 << 22
 
 
 def fitted_on(lake: Lake, day: Day) -> Day | None:
@@ -54,9 +56,8 @@ def build_graph(lake: Lake, day: Day) -> None:
 
 def make_graph(lake: Lake, day: Day) -> Graph:
     """A day's graph, of its indexes and of the events up to its end."""
-    pools = Pools(lake, day)
-    own = not lake.config.retrieval.exclude_seen
     source, model = fitted_on(lake, day), EdgeModel()
+    pools, own = Pools(lake, day, source or day), not lake.config.retrieval.exclude_seen
     if source is not None:
         model = _fit(lake, pools, Neighborhood(Index(folder_of(lake, source) / "users"), pools, own=own), day)
     index = Index(folder_of(lake, day) / "users")
@@ -84,41 +85,57 @@ def _fit(lake: Lake, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:
     codes, now, k = codes[chosen], now[chosen], lake.config.retrieval.neighbors
     vectors, active = encode(lake, pools, near.index.identity, codes, now)
     places = near.index.places(pools.log.users.take(pa.array(codes)))
-    rows, cosines = near.index.search_rows(vectors, k + 1)
-    features, hits, trials = [], [], []
-    for i, question in enumerate(chosen.tolist()):
-        if not active[i]:
-            continue
-        edges = near.edges(int(codes[i]), int(places[i]), int(now[i]), *others(rows[i], cosines[i], places[i], k))
-        next_items = pools.items[positives[offsets[question] : offsets[question + 1]]]
-        wanted = np.bincount(next_items, minlength=len(pools.ids))
-        can = np.ones(len(pools.ids))
+    rows, cosines = others(*near.index.search_rows(vectors, k + 1), places)
+    features, hits, trials = [np.zeros((0, len(FEATURES)))], [np.zeros(0)], [np.zeros(0)]
+    for part in _parts(np.flatnonzero(active), pools):
+        edges = near.edges(codes[part], places[part], now[part], rows[part], cosines[part])
+        wanted = np.zeros((len(part), len(pools.ids)))
+        questions_of, begins = taken(positives, offsets[chosen[part]], offsets[chosen[part] + 1])
+        np.add.at(wanted, (np.repeat(np.arange(len(part)), np.diff(begins)), pools.items[questions_of]), 1)
+        can = np.ones(wanted.shape)
         if lake.config.retrieval.exclude_seen:
-            can[pools.seen(int(codes[i]), int(now[i]))] = 0
+            seen, ends = pools.seen(codes[part], now[part])
+            can[np.repeat(np.arange(len(part)), np.diff(ends)), seen] = 0
+        cells = edges.owners(), edges.items
         features.append(edges.features)
-        hits.append(edges.sums((wanted * can)[edges.items] * edges.decay))
-        trials.append(edges.sums(can[edges.items] * edges.decay))
-    if not features:
-        return EdgeModel()
+        hits.append(edges.sums((wanted * can)[cells] * edges.decay))
+        trials.append(edges.sums(can[cells] * edges.decay))
     return EdgeModel.fit(np.concatenate(features), np.concatenate(hits), np.concatenate(trials))
+
+
+def _parts(queries: Ints, pools: Pools) -> list[Ints]:
+    """Queries a few at a time: tables of theirs by item stay small."""
+    step = max(1, min(_STEP, _CELLS // max(len(pools.ids), 1)))
+    return np.array_split(queries, -(-len(queries) // step)) if len(queries) else []
 
 
 def _graph(near: Neighborhood, model: EdgeModel, now: int, *, own: bool) -> Graph:
     index = near.index
     codes = near.pools.log.codes_of(index.ids)
-    targets: list[Ints] = []
-    weights: list[NDArray[np.float64]] = []
-    selves = np.zeros(len(index))
-    for place in range(len(index)):
-        edges = near.edges(int(codes[place]), place, now, index.knn[0][place], index.knn[1][place])
-        given = model.weights(edges.features)
-        count = len(given) - own
-        total = given[:count].sum()
-        scaled = given[:count] / total if total > 0 else np.full(count, 1 / max(count, 1))
-        selves[place] = given[count] / total if own and total > 0 else 0.0
-        order = np.lexsort((edges.rows[:count], -scaled))
-        targets.append(edges.rows[:count][order])
+    targets, weights, lengths, selves = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for part in _parts(np.arange(len(index)), near.pools):
+        near_rows, cosines = index.knn[0][part], index.knn[1][part]
+        edges = near.edges(codes[part], part, np.full(len(part), now), near_rows, cosines)
+        given, owner = model.weights(edges.features), np.repeat(np.arange(len(part)), np.diff(edges.queries))
+        else_ = edges.features[:, FEATURES.index("own")] == 0
+        totals = np.bincount(owner[else_], weights=given[else_], minlength=len(part))
+        counts = np.bincount(owner[else_], minlength=len(part))
+        scaled = np.where(
+            totals[owner] > 0, given / np.where(totals > 0, totals, 1)[owner], 1 / np.maximum(counts, 1)[owner]
+        )
+        selves.append(np.where(totals > 0, scaled[edges.queries[1:] - 1], 0.0) if own else np.zeros(len(part)))
+        owner, scaled, rows = owner[else_], scaled[else_], edges.rows[else_]
+        order = np.lexsort((rows, -scaled, owner))
+        targets.append(rows[order])
         weights.append(scaled[order])
-    offsets = np.cumsum([0, *(len(t) for t in targets)])
-    joined = np.concatenate([np.zeros(0, np.int64), *targets]), np.concatenate([np.zeros(0), *weights])
-    return Graph(index.identity, index.ids, offsets, *joined, selves, model)
+        lengths.append(counts)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    return Graph(
+        index.identity,
+        index.ids,
+        offsets,
+        np.concatenate(targets),
+        np.concatenate(weights),
+        np.concatenate(selves),
+        model,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,62 +13,79 @@ from numpy.typing import NDArray
 
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.activity import Chosen, Histories, Log, taken
+from tokenlake.pipeline.encoded import whole_block
 from tokenlake.pipeline.keys import Ints
 from tokenlake.pipeline.user_features import places
 from tokenlake.times import Day, day_start
 
 #: Span of the popularity that fills up candidates.
 POPULAR = dt.timedelta(days=28)
+_LONG_AGO = dt.timedelta(days=365)
 
 
 class Pools:
     """Positives and all events of a lake up to a day, by user and time.
 
+    Args:
+        lake: that holds the events.
+        last: the last day that is read.
+        first: the first day that is asked about, where everything before may be left out that no question about it or
+            a later one can reach: with a `window`, and where what was seen long ago may come again.
+
     Attributes:
-        log: every event up to and with the last day.
+        log: events up to and with the last day.
         ids: item ids in order; an item's code is its place.
         items: int64 (n,), item code of each row of the log.
     """
 
-    def __init__(self, lake: Lake, last: Day) -> None:
+    def __init__(self, lake: Lake, last: Day, first: Day | None = None) -> None:
         self._config = lake.config
-        self.log: Log = lake.activity.read(Day.min, last, None)
+        self.log: Log = lake.activity.read(self._needed(lake, last, first), last, None)
         items = self.log.column("item_id")
         ids = pc.unique(items)
         self.ids: pa.Array = ids.take(pc.array_sort_indices(ids))
         self.items = places(items, self.ids)
         self.positives = Histories(self.log, self.log.positives)
         self.everything = Histories(self.log, Chosen(np.arange(len(self.log)), self.log.timestamps))
-        self._popular: dict[tuple[Day, dt.timedelta | None], NDArray[np.float64]] = {}
+        self._popular: dict[tuple[Day, dt.timedelta | None], Popularity] = {}
+
+    @staticmethod
+    def _needed(lake: Lake, last: Day, first: Day | None) -> Day:
+        settings = lake.config.retrieval
+        if first is None or settings.window is None or settings.exclude_seen:
+            return Day.min
+        assert lake.config.embeddings is not None
+        reach = max(dt.timedelta(days=lake.config.embeddings.retention_days), settings.window, POPULAR)
+        return whole_block(min(first, last) - reach - dt.timedelta(days=1))
 
     @cached_property
     def _in_time(self) -> tuple[Ints, Ints]:
         order = np.argsort(self.log.positives.when, kind="stable")
         return self.log.positives.when[order], self.items[self.log.positives.rows[order]]
 
-    def votes(self, users: Ints, now: int) -> tuple[Ints, NDArray[np.float64], Ints]:
-        """Positives of users before `now`, within the window: item codes, decay, and offsets of the users."""
+    def votes(self, users: Ints, now: Ints) -> tuple[Ints, NDArray[np.float64], Ints]:
+        """Positives of users, each before a moment, within the window: item codes, decay, and offsets of the users."""
         window, half = self._config.retrieval.window, self._config.retrieval.half_life
-        start, end = self.positives.spans(users, np.full(len(users), now), reach=window)
+        start, end = self.positives.spans(users, now, reach=window)
         rows, offsets = taken(np.arange(len(self.positives.rows)), start, end)
         decay = np.ones(len(rows))
         if half is not None:
-            decay = 0.5 ** ((now - self.positives.when[rows]) / (half / dt.timedelta(microseconds=1)))
+            age = np.repeat(now, np.diff(offsets)) - self.positives.when[rows]
+            decay = 0.5 ** (age / (half / dt.timedelta(microseconds=1)))
         return self.items[self.positives.rows[rows]], decay, offsets
 
-    def seen(self, user: int, now: int) -> Ints:
-        """Codes of the items that a user met at all before `now`."""
-        start, end = self.everything.spans(np.array([user]), np.array([now]))
-        return np.unique(self.items[self.everything.rows[start[0] : end[0]]])
+    def seen(self, users: Ints, now: Ints) -> tuple[Ints, Ints]:
+        """Codes of the items that users met at all, each before a moment, and offsets; an item may come twice."""
+        rows, offsets = taken(self.everything.rows, *self.everything.spans(users, now))
+        return self.items[rows], offsets
 
     def last_seen(self, users: Ints, now: Ints) -> Ints:
-        """Instant of each user's last event before `now`; the start of the log where there is none."""
+        """Instant of each user's last event before `now`; long ago where there is none."""
         start, end = self.everything.spans(users, now)
-        first = self.log.timestamps.min() if len(self.log) else 0
-        when = np.append(self.everything.when, first)
-        return np.where(end > start, when[end - 1], first)
+        when = np.append(self.everything.when, 0)
+        return np.where(end > start, when[end - 1], now - _LONG_AGO // dt.timedelta(microseconds=1))
 
-    def popularity(self, day: Day, span: dt.timedelta | None = POPULAR) -> NDArray[np.float64]:
+    def popularity(self, day: Day, span: dt.timedelta | None = POPULAR) -> Popularity:
         """Positives of each item before a day's start, in a span or in all."""
         key = day, span
         if key not in self._popular:
@@ -76,15 +94,61 @@ class Pools:
             since = None if span is None else end - span // dt.timedelta(microseconds=1)
             first = 0 if since is None else int(np.searchsorted(when, since))
             part = items[first : int(np.searchsorted(when, end))]
-            self._popular[key] = np.bincount(part, minlength=len(self.ids)).astype(float)
+            self._popular[key] = Popularity.of(np.bincount(part, minlength=len(self.ids)))
         return self._popular[key]
 
 
-def best(scores: NDArray[np.float64], popular: NDArray[np.float64], excluded: Ints, k: int) -> Ints:
-    """The k best items: by score, then popularity, then id; only such as have either."""
-    scores, popular = scores.copy(), popular.copy()
-    scores[excluded] = popular[excluded] = 0
+@dataclass(frozen=True)
+class Popularity:
+    """How popular items are, by code.
+
+    Attributes:
+        counts: int64 (n,).
+        order: codes by count, the largest first, then by code.
+        place: where each code stands in it.
+    """
+
+    counts: Ints
+    order: Ints
+    place: Ints
+
+    @classmethod
+    def of(cls, counts: Ints) -> Popularity:
+        """Sort items by their counts."""
+        order = np.lexsort((np.arange(len(counts)), -counts))
+        place = np.empty(len(counts), np.int64)
+        place[order] = np.arange(len(counts))
+        return cls(counts, order, place)
+
+
+def best(scores: NDArray[np.float64], popular: Popularity, k: int) -> Ints:
+    """The k best items: by score, then popularity, then code; only such as have either. A negative score leaves out."""
     chosen = np.flatnonzero(scores > 0)
+    if len(chosen) > k:
+        least = np.partition(scores[chosen], len(chosen) - k)[len(chosen) - k]
+        chosen = chosen[scores[chosen] >= least]
+    chosen = chosen[np.lexsort((popular.place[chosen], -scores[chosen]))[:k]]
     if len(chosen) < k:
-        chosen = np.flatnonzero((scores > 0) | (popular > 0))
-    return chosen[np.lexsort((chosen, -popular[chosen], -scores[chosen]))[:k]]
+        rest = popular.order[: np.count_nonzero(popular.counts)]
+        chosen = np.concatenate([chosen, rest[scores[rest] == 0][: k - len(chosen)]])
+    return chosen
+
+
+def ranks(scores: NDArray[np.float64], popular: Popularity, rows: Ints, items: Ints) -> Ints:
+    """Places from 0 that `best` gives items, without sorting anything: int64 (n,); -1 for one that has neither.
+
+    Args:
+        scores: (q, n_items).
+        popular: of the same items.
+        rows: int64 (n,), the row of scores that each is asked for in.
+        items: int64 (n,), codes.
+    """
+    mine, place = scores[rows, items], popular.place[items]
+    out = np.full(len(rows), -1, np.int64)
+    ahead = popular.place[None, :] < place[:, None]
+    theirs = scores[rows]
+    scored = mine > 0
+    out[scored] = ((theirs > mine[:, None]) | ((theirs == mine[:, None]) & ahead))[scored].sum(1)
+    filled = (mine == 0) & (popular.counts[items] > 0)
+    out[filled] = ((theirs > 0) | ((theirs == 0) & ahead))[filled].sum(1)
+    return out

@@ -31,7 +31,12 @@ def encode(
     return vectors.numpy(), moments.lengths().numpy() > 0
 
 
-def others(rows: Ints, cosines: NDArray[np.float32], place: np.int64, k: int) -> tuple[Ints, NDArray[np.float32]]:
-    """The k nearest of a query but for the row that is its own user's."""
-    keep = rows != place
-    return rows[keep][:k], cosines[keep][:k]
+def others(
+    rows: NDArray[np.int64], cosines: NDArray[np.float32], places: Ints
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """All but one of the nearest of each query, (q, k + 1) to (q, k): but its own user's row, or else the last."""
+    mine = rows == places[:, None]
+    drop = np.where(mine.any(1), mine.argmax(1), rows.shape[1] - 1)
+    keep = np.arange(rows.shape[1]) != drop[:, None]
+    shape = len(rows), max(rows.shape[1] - 1, 0)
+    return rows[keep].reshape(shape), cosines[keep].reshape(shape)
