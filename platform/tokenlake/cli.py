@@ -13,6 +13,7 @@ from tokenlake.errors import TokenlakeError, storage_error
 #: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
 COMMANDS = {
     "airflow": "Run Airflow on loopback with a lake's DAGs.",
+    "audit": "Prove that a training set holds nothing known later.",
     "backfill": "Run every daily job from one day to another.",
     "bench": "Run the repository's benchmarks.",
     "datasets": "Fetch public data sets as event logs.",

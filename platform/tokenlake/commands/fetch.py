@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from tokenlake.commands._common import instant, open_store
 
-def _instant(_: click.Context, __: click.Parameter, value: str) -> dt.datetime:
-    try:
-        instant = dt.datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no time; write 2017-06-01 or 2017-06-01T12:30:00+02:00") from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
+if TYPE_CHECKING:
+    import datetime as dt
 
 
 @click.command()
 @click.argument("lake", type=click.Path(path_type=Path))
 @click.argument("user")
-@click.option("--before", required=True, callback=_instant, metavar="TIME", help="ISO time; UTC without a zone.")
+@click.option("--before", required=True, callback=instant, metavar="TIME", help="ISO time; UTC without a zone.")
 @click.option("--length", default=10, show_default=True, type=click.IntRange(1), help="Most rows to show.")
 @click.option("--version", default=None, help="Encoder version; without it the serving one.")
 @click.option(
@@ -29,7 +26,14 @@ def _instant(_: click.Context, __: click.Parameter, value: str) -> dt.datetime:
     show_default=True,
     help="Count a token from its event on, or from the day after.",
 )
-def command(lake: Path, user: str, before: dt.datetime, length: int, version: str | None, available: str) -> None:
+def command(
+    lake: Path,
+    user: str,
+    before: dt.datetime,
+    length: int,
+    version: str | None,
+    available: Literal["realtime", "daily"],
+) -> None:
     """Print the last tokens of USER in LAKE (or in a token store) strictly before a time."""
     import numpy as np
     from rich.console import Console
@@ -37,7 +41,7 @@ def command(lake: Path, user: str, before: dt.datetime, length: int, version: st
 
     from tokenlake.tokens.batch import TokenBatch
 
-    store = _store(lake, version)
+    store = open_store(lake, version)
     key: int | str = user
     if store.ids == "int64":
         try:
@@ -61,13 +65,3 @@ def command(lake: Path, user: str, before: dt.datetime, length: int, version: st
     console.print(table)
     if not len(tokens):
         console.print("no rows: the user is unknown, or has none before that time")
-
-
-def _store(path: Path, version: str | None):  # type: ignore[no-untyped-def]  # its type costs an import
-    from tokenlake.lake import lake as lakes
-    from tokenlake.tokens import manifest
-    from tokenlake.tokens.store import TokenStore
-
-    if (path / manifest.NAME).is_file():
-        return TokenStore.open(path)
-    return lakes.open(path).tokens(version)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 import torch.distributed
 import torch.utils.data
 import xxhash
 
-from tokenlake.errors import SchemaError, VersionError
+from tokenlake.audit.written import PREFIX, with_description, with_sequences
+from tokenlake.errors import SchemaError, VersionError, storage_error
 from tokenlake.times import as_micros
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.inputs import as_instants, check_length
@@ -23,6 +27,9 @@ from tokenlake.torch.batch import SequenceBatch
 from tokenlake.torch.loader import SequenceLoader
 from tokenlake.torch.order import Order
 from tokenlake.torch.rows import SharedRows, check_columns, read_rows, tensors
+
+#: Rows that `write` holds in memory with their tokens.
+_WRITTEN_ROWS = 4096
 
 
 class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
@@ -90,7 +97,8 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         targets = dict(targets or {})
         needed = None if columns is None else [user, before, *columns, *targets, *targets.values()]
         table = _checked(read_rows(rows, needed), user, before)
-        self._rows = SharedRows(_mature(table, targets, as_of))
+        self._targets, self._as_of = targets, _moment(targets, as_of)
+        self._rows = SharedRows(_mature(table, targets, self._as_of))
         self._order = Order(table.num_rows, batch_size, seed if shuffle else None, drop_last)
         self._identity = self._identify(batch_size)
         self._reuse = reuse_buffers
@@ -134,6 +142,38 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         return self.store.fetch(
             rows[self.user], before=rows[self.before], length=self.length, available=self.available, out=out
         )
+
+    def write(self, path: str | os.PathLike[str], *, prefix: str = PREFIX) -> int:
+        """Write the rows in their order with their sequences, as Parquet that `tokenlake audit` reads.
+
+        Args:
+            path: the file; written whole or not at all.
+            prefix: of the columns' names: `tokens` (n * dim floats), `timestamps` (n microseconds), and for each side
+                column a list of n; for each label also `<label>_known`.
+
+        Returns:
+            Rows written.
+
+        Raises:
+            SchemaError: the rows have such a column already.
+            StorageError: the disk refused.
+        """
+        target = Path(path)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with ExitStack() as stack:
+                writer = None
+                for start in range(0, max(1, self.table.num_rows), _WRITTEN_ROWS):
+                    rows = self.table.slice(start, _WRITTEN_ROWS)
+                    table = with_sequences(rows, self.fetch(rows), prefix)
+                    schema = with_description(table.schema, self._describe(prefix))
+                    if writer is None:
+                        writer = stack.enter_context(pq.ParquetWriter(part, schema))
+                    writer.write_table(table.cast(schema))
+            part.replace(target)
+        except OSError as error:
+            raise storage_error(error) from error
+        return int(self.table.num_rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch with the next pass."""
@@ -192,6 +232,21 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
             state=self._state(epoch, index - self.rank + self.ranks),
         )
 
+    def _describe(self, prefix: str) -> dict[str, Any]:
+        """What the file tells of itself; `version` is the folder's name, which in a lake is the version."""
+        return {
+            "user": self.user,
+            "before": self.before,
+            "prefix": prefix,
+            "length": self.length,
+            "available": self.available,
+            "targets": self._targets,
+            "as_of": self._as_of,
+            "version": self.store.path.name,
+            "generation": self.store.generation,
+            "dim": self.store.schema.dim,
+        }
+
     def _state(self, epoch: int, following: int) -> dict[str, Any]:
         return {"epoch": epoch, "next": following, **self._identity}
 
@@ -233,20 +288,21 @@ def _checked(table: pa.Table, user: str, before: str) -> pa.Table:
     return table
 
 
-def _mature(table: pa.Table, targets: dict[str, str], as_of: object) -> pa.Table:
-    """Make targets null that were not known before `as_of`."""
-    if not targets:
-        return table
-    if as_of is None:
+def _moment(targets: dict[str, str], as_of: object) -> int | None:
+    if as_of is None and targets:
         raise SchemaError("targets are given without as_of; expected the instant of training, such as '2017-06-01'")
-    moment = pa.scalar(int(as_instants(as_of, "as_of")), pa.int64())
+    return None if as_of is None else int(as_instants(as_of, "as_of"))
+
+
+def _mature(table: pa.Table, targets: dict[str, str], as_of: int | None) -> pa.Table:
+    """Make targets null that were not known before `as_of`."""
     for label, column in targets.items():
         if missing := [name for name in (label, column) if name not in table.column_names]:
             raise SchemaError(f"targets name columns {missing} that rows lack; they have {table.column_names}")
         when = table[column]
         if pa.types.is_timestamp(when.type):
             when = when.cast(pa.timestamp("us", when.type.tz), safe=False)
-        known = pc.fill_null(pc.less(when.cast(pa.int64()), moment), fill_value=False)
+        known = pc.fill_null(pc.less(when.cast(pa.int64()), pa.scalar(as_of, pa.int64())), fill_value=False)
         value = pc.if_else(known, table[label], pa.scalar(None, table[label].type))
         table = table.set_column(table.column_names.index(label), label, value)
     return table.combine_chunks()

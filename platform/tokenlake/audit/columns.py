@@ -1,0 +1,104 @@
+"""Which columns of a table are what: told by the caller, by the table's own description, or by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from tokenlake.audit.written import read_description
+from tokenlake.errors import SchemaError
+
+_USERS = ("user_id", "user")
+_TIMES = ("event_timestamp", "timestamp", "before", "query_time")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a training set's columns mean.
+
+    Attributes:
+        user: ids; needed only beside a store.
+        time: the rows' times.
+        timestamps: columns of token times: lists, or one time a row. What precedes `timestamps` in a name is the prefix of
+            the columns beside it (`tokens`, side columns, `<label>_known`).
+        available: `realtime`: tokens strictly before the row's time; `daily`: of days before it.
+        length: tokens that a row may have; None: unknown, so the store is asked for as many as the row has.
+        known_at: label -> column of when it is known: both lists beside the token times, or both one value a row.
+        targets: label -> likewise, for what is learned: known before `as_of` instead of the row's time.
+        as_of: microseconds UTC.
+    """
+
+    user: str | None
+    time: str
+    timestamps: tuple[str, ...]
+    available: Literal["realtime", "daily"] = "realtime"
+    length: int | None = None
+    known_at: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
+    as_of: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        schema: pa.Schema,
+        *,
+        user: str | None = None,
+        time: str | None = None,
+        timestamps: Sequence[str] = (),
+        available: Literal["realtime", "daily"] | None = None,
+        length: int | None = None,
+        known_at: Mapping[str, str] | None = None,
+        targets: Mapping[str, str] | None = None,
+        as_of: int | None = None,
+    ) -> Columns:
+        """Find out; what is given goes first, then what the table says of itself.
+
+        Raises:
+            SchemaError: a column that is not there, or one that must be named.
+        """
+        told: dict[str, Any] = read_description(schema)
+        found = cls(
+            user=user or told.get("user") or _first(schema, _USERS),
+            time=time or told.get("before") or _needed(_first(schema, _TIMES), "--time", schema),
+            timestamps=tuple(timestamps) or _told(told) or _lists_of_times(schema),
+            available=available or told.get("available") or "realtime",
+            length=length or told.get("length"),
+            known_at=dict(known_at or {}),
+            targets=dict(targets or told.get("targets") or {}),
+            as_of=as_of if as_of is not None else told.get("as_of"),
+        )
+        if not found.timestamps and not found.known_at and not found.targets:
+            _needed(None, "--timestamps", schema)
+        named = [found.time, *found.timestamps, *([found.user] if found.user else [])]
+        named += [c for pairs in (found.known_at, found.targets) for pair in pairs.items() for c in pair]
+        if missing := sorted(set(named) - set(schema.names)):
+            raise SchemaError(f"there are no columns {missing}; there are {schema.names}")
+        if found.targets and found.as_of is None:
+            raise SchemaError("targets are given without the instant before which they must be known; add --as-of")
+        return found
+
+
+def _told(description: dict[str, Any]) -> tuple[str, ...]:
+    return (f"{description['prefix']}timestamps",) if "prefix" in description else ()
+
+
+def _lists_of_times(schema: pa.Schema) -> tuple[str, ...]:
+    return tuple(f.name for f in schema if f.name.endswith("timestamps") and is_list(f.type))
+
+
+def _first(schema: pa.Schema, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in schema.names), None)
+
+
+def _needed(name: str | None, option: str, schema: pa.Schema) -> str:
+    if name is None:
+        raise SchemaError(f"no column says so by its name; name it by {option}. There are {schema.names}")
+    return name
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -1,0 +1,80 @@
+"""`tokenlake audit`: prove of a training set that nothing in it was known later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tokenlake.commands._common import console, instant, open_store
+
+
+def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [label + sign + column for label, sign, column in pairs if not (label and column)]:
+        raise click.BadParameter(f"{wrong[0]!r}; write LABEL=COLUMN, such as clicked=clicked_known_at", param=parameter)
+    return {label: column for label, _, column in pairs}
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--lake", type=click.Path(path_type=Path), help="A lake or a token store: values must be its own.")
+@click.option("--version", help="Version of the lake's tokens; default: the table's, or the serving one.")
+@click.option("--user", metavar="COLUMN", help="User ids.")
+@click.option("--time", metavar="COLUMN", help="The rows' times.")
+@click.option("--timestamps", metavar="COLUMN", multiple=True, help="Token times: lists, or one a row.")
+@click.option("--available", type=click.Choice(["realtime", "daily"]), help="When a token is there.")
+@click.option("--length", type=click.IntRange(1), help="Tokens that each row should have, if there are.")
+@click.option("--known-at", metavar="LABEL=COLUMN", multiple=True, callback=_pairs, help="When inputs are known.")
+@click.option("--target", "targets", metavar="LABEL=COLUMN", multiple=True, callback=_pairs, help="When targets are.")
+@click.option("--as-of", callback=lambda c, p, v: v and instant(c, p, v), metavar="TIME", help="Instant of training.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write every leak to this Parquet file.")
+@click.option("--show", type=click.IntRange(0), default=20, show_default=True, help="Leaks to print.")
+def command(path: Path, lake: Path | None, version: str | None, out: Path | None, show: int, **options: object) -> None:
+    """Check the training set PATH (Parquet) row by row; exits with 1 where something was known later.
+
+    Columns are those that the file tells of itself, else found by their names (user_id; event_timestamp or timestamp;
+    lists named ...timestamps, as Feast's token views have), else named by options.
+    """
+    import pyarrow.parquet as pq
+    from rich.table import Table
+
+    from tokenlake.audit import audit
+    from tokenlake.times import as_micros
+
+    if (when := options.pop("as_of")) is not None:
+        options["as_of"] = int(as_micros(when))
+    store = None if lake is None else open_store(lake, version or _version(path, lake))
+    with console.status("reading") as status:
+        report = audit(path, store, progress=lambda rows: status.update(f"{rows:,} rows"), **options)
+    leaks = report.leaks
+    if out is not None:
+        pq.write_table(leaks, out)
+    told = f"{report.rows:,} rows with {report.tokens:,} tokens ({report.columns.available})"
+    if report.clean:
+        console.print(f"{told}: nothing was known later{', and all is as in the store' if store else ''}.")
+        return
+    table = Table(title=f"leaks: {leaks.num_rows:,}, of {len(leaks['row'].unique()):,} rows")
+    for name in leaks.column_names:
+        table.add_column(name, overflow="fold")
+    for line in leaks.slice(0, show).to_pylist():
+        table.add_row(*("" if value is None else str(value) for value in line.values()))
+    console.print(table)
+    console.print(told)
+    raise SystemExit(1)
+
+
+def _version(path: Path, lake: Path) -> str | None:
+    """The version that the file tells of itself, where the lake is one."""
+    import pyarrow as pa
+    import pyarrow.dataset as pds
+
+    from tokenlake.audit.written import read_description
+    from tokenlake.tokens import manifest
+
+    if (lake / manifest.NAME).is_file():
+        return None
+    try:
+        return read_description(pds.dataset(str(path), format="parquet").schema).get("version")
+    except (OSError, pa.ArrowInvalid):
+        return None  # the audit says what is wrong with the file
