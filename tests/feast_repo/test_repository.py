@@ -32,6 +32,7 @@ from tests.feast_repo.helpers import (
     users_of,
 )
 from tests.pipeline.lakes import CONFIG, day, make_lake
+from tokenlake.commands.status import collect
 from tokenlake.errors import ConfigError, LockedError, ServiceError
 from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
@@ -108,9 +109,12 @@ def test_items_are_read_likewise(full: Lake) -> None:
 
 def test_a_backfill_materializes_once_and_again_does_nothing(built: Lake, tmp_path: Path) -> None:
     lake = copy(built, tmp_path / "lake")
+    assert collect(lake)["feast"] == {"last_day": None}
     done = [result.job for result in bring(lake).results]
     assert done == ["statistics"] * 7 + ["materialize"]
     assert bring(lake).results == []
+    assert collect(lake)["feast"] == {"last_day": day(6)}
+    assert collect(built)["feast"] is None
     (run,) = lake.catalog.runs(job="materialize")
     assert (run.status, run.day) == ("done", day(6))
     written = {a["uri"].as_py().partition("view=")[2]: a["rows"].as_py() for a in _artefacts(lake, run.id)}

@@ -60,6 +60,7 @@ def collect(lake: Lake, n: int = 8) -> Facts:
         "tables": tables,
         "freshness": _freshness(lake, days),
         "versions": [_version(lake, version, days) for version in catalog.versions()],
+        "feast": _feast(lake),
         "runs": [_run(run) for run in catalog.last_runs(n)],
         "errors": [_run(run) for run in _last_errors(lake)],
     }
@@ -117,6 +118,14 @@ def _store(lake: Lake, version: str) -> Facts | None:
         "tail_rows": status.tail_rows,
         "unmatched": status.unmatched,
     }
+
+
+def _feast(lake: Lake) -> Facts | None:
+    """How far Feast's online store is; None for a lake without a feature repository."""
+    from tokenlake.feast import repository
+    from tokenlake.pipeline.materialization import held_until
+
+    return {"last_day": held_until(lake)} if repository.exists(lake.root) else None
 
 
 def _last_errors(lake: Lake, n: int = 5) -> list[RunRecord]:
@@ -215,6 +224,9 @@ def _advice(facts: Facts) -> list[str]:
     else:
         when = f"{fresh['last_published_at']:%Y-%m-%d %H:%M} UTC"
         lines[0] += f"published up to {fresh['last_published_day']}, last at {when}."
+    if facts["feast"] is not None:
+        last = facts["feast"]["last_day"]
+        lines[0] += f" Feast serves values of up to {last}." if last else " Feast serves nothing yet."
     pending = len({day for version in facts["versions"] for day in version["rerun"]})
     if fresh["days_behind"] or pending:
         behind = f"{fresh['days_behind']} days with events are not published, {pending} wait to be run again"

@@ -40,11 +40,19 @@ def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
 def is_current(lake: Lake, day: Day) -> bool:
     """Whether the day, and every day written since, is in the online store of the repository as it stands."""
     last = _last(lake)
-    if last is None or _written(lake, last.started_at):
-        return False
+    held = held_until(lake)
+    return last is not None and held is not None and held >= day and not _written(lake, last.started_at)
+
+
+def held_until(lake: Lake) -> Day | None:
+    """The last day that the registry and online store of the repository hold; None where they hold nothing yet.
+
+    Raises:
+        ConfigError: the `feature_store.yaml` cannot be understood.
+    """
     store = repository.identity(lake.root)
-    told = lake.catalog.metrics(_VIEWS, job=MATERIALIZE)
-    return any(m.day is not None and m.day >= day and m.labels.get("store") == store for m in told)
+    told = [m for m in lake.catalog.metrics(_VIEWS, job=MATERIALIZE) if m.labels.get("store") == store]
+    return max((metric.day for metric in told if metric.day is not None), default=None)
 
 
 def _last(lake: Lake) -> RunRecord | None:
