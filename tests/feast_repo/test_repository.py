@@ -6,6 +6,7 @@ All of Feast's tests of this kind share one file, since importing Feast takes se
 from __future__ import annotations
 
 import datetime as dt
+import doctest
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def test_items_are_read_likewise(full: Lake) -> None:
     close(store)
     rows = full.item_embeddings.read(version=full.config.embedding_version).sort_by("ds").to_pylist()
     assert dict(zip(items, found["embedding"], strict=True)) == {row["item_id"]: row["embedding"] for row in rows}
+
+
+def test_the_session_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "feast.md"), module_relative=False)
+    assert result.attempted >= 15
+    assert result.failed == 0
 
 
 # The job.

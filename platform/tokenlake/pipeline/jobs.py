@@ -26,7 +26,7 @@ from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
 
 #: Seconds that a job waits for another that materializes.
-_FEAST_PATIENCE = 60.0
+_FEAST_PATIENCE = 120.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Value: TypeAlias = int | float | str | None
 
@@ -294,6 +294,8 @@ def materialize(lake: Lake, day: Day) -> JobResult:
     reason = repository.lacking(lake.root)
     if reason is not None:
         return _skipped(lake, MATERIALIZE, day, reason=reason)
+    import tokenlake.feast.materializing  # noqa: F401  # takes seconds, and others need not wait for that
+
     with (
         _job(lake, MATERIALIZE, day) as (run, summary),
         hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=_FEAST_PATIENCE),
