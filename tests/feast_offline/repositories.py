@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     # What Feast's own dependencies say of themselves while they are imported.
     warnings.simplefilter("ignore")
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
-    from feast.types import Array, Float32, Int64, String
+    from feast.types import Array, Bool, Float32, Int64, String
     from feast.value_type import ValueType
 
 OURS = "tokenlake.feast.TokenlakeOfflineStore"
@@ -21,6 +21,7 @@ OURS = "tokenlake.feast.TokenlakeOfflineStore"
 __all__ = [
     "OURS",
     "Array",
+    "Bool",
     "Entity",
     "FeatureStore",
     "FeatureView",

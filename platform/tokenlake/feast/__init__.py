@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokenlake.feast.engine import TokenlakeComputeEngine, TokenlakeComputeEngineConfig
     from tokenlake.feast.offline import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
     from tokenlake.feast.online import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
+    from tokenlake.feast.sequences import token_batch
     from tokenlake.feast.sources import LakeSource, TokenSource
 
 _MODULES = {
@@ -23,6 +24,7 @@ _MODULES = {
     "TokenlakeOfflineStoreConfig": "offline",
     "TokenlakeOnlineStore": "online",
     "TokenlakeOnlineStoreConfig": "online",
+    "token_batch": "sequences",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "TokenlakeOfflineStoreConfig",
     "TokenlakeOnlineStore",
     "TokenlakeOnlineStoreConfig",
+    "token_batch",
 ]
 
 

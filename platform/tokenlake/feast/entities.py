@@ -19,7 +19,7 @@ class Entities:
     """Entity rows.
 
     Attributes:
-        table: all columns, the event timestamp as nanoseconds UTC.
+        table: all columns, the event timestamp in UTC.
         timestamp: its column.
         times: (n,) int64 nanoseconds, `asof.NONE` where it is null.
     """
@@ -29,7 +29,9 @@ class Entities:
         self.times: Ints = as_nanos(_as_times(table[self.timestamp], self.timestamp), self.timestamp)
         place = table.schema.get_field_index(self.timestamp)
         nanos = pa.array(self.times, mask=self.times == NONE).cast(pa.timestamp("ns", "UTC"))
-        self.table = table.set_column(place, self.timestamp, nanos)
+        given = table.schema.field(self.timestamp).type
+        kind = pa.timestamp(given.unit if pa.types.is_timestamp(given) else "us", "UTC")
+        self.table = table.set_column(place, self.timestamp, nanos.cast(kind))
 
     @classmethod
     def of(cls, given: Any, config: RepoConfig) -> Entities:

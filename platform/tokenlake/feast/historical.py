@@ -18,6 +18,9 @@ from tokenlake.feast.entities import Entities
 from tokenlake.feast.joining import join
 from tokenlake.feast.opening import open_rows
 from tokenlake.feast.retrieval import Retrieval
+from tokenlake.feast.sequences import fetch_columns
+from tokenlake.feast.snapshot import entities_at, limited
+from tokenlake.feast.sources import TokenSource, open_lake
 from tokenlake.feast.views import View, on_demand_views, requested, strict_by_default
 
 
@@ -31,14 +34,20 @@ def historical(
     *,
     full_names: bool,
     known: bool,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
 ) -> Retrieval:
-    """What `TokenlakeOfflineStore.get_historical_features` does with entity rows."""
-    entities = Entities.of(entity_df, config)
+    """What `TokenlakeOfflineStore.get_historical_features` does."""
     strict = strict_by_default(config)
     views = [
         View.of(view, features, full_names=full_names, strict=strict)
         for view, features in requested(feature_refs, feature_views, registry, project).items()
     ]
+    if entity_df is None:
+        views, first, last = limited(views, feature_views, start, end)
+        entities = entities_at(views, config, first, last)
+    else:
+        entities = Entities.of(entity_df, config)
     for view in views:
         if missing := [name for name in view.keys if name not in entities.table.column_names]:
             raise SchemaError(
@@ -46,11 +55,16 @@ def historical(
                 f"{entities.table.column_names}"
             )
 
+    def features_of(view: View) -> list[pa.ChunkedArray]:
+        if isinstance(view.source, TokenSource):
+            users = entities.table[view.user].combine_chunks()
+            return fetch_columns(view.source, open_lake(config), users, entities.times, list(view.features.values()))
+        return join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
+
     def compute() -> pa.Table:
         table = entities.table
         for view in views:
-            columns = join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
-            for name, column in zip(view.features, columns, strict=True):
+            for name, column in zip(view.features, features_of(view), strict=True):
                 table = add(table, name, column)
         return table
 

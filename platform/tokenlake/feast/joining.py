@@ -72,18 +72,9 @@ def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list
 def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:
     """The groups that may hold rows that are seen, by what their files tell of them."""
     latest = int(asked.max())
-    oldest = None if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
-    kept = []
-    for group in rows.groups:
-        bounds = group.bounds(view.timestamp)
-        if bounds is not None:
-            low, high = as_nanos(pa.array(bounds), view.timestamp)
-            # Files may tell times to the microsecond only.
-            if low - 1000 > latest or (oldest is not None and high < oldest - 1000):
-                continue
-        if _holds_keys(view, group, keys):
-            kept.append(group)
-    return kept
+    oldest = NONE + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
+    near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]
+    return [group for group in near if _holds_keys(view, group, keys)]
 
 
 def _holds_keys(view: View, group: Group, keys: Keys) -> bool:

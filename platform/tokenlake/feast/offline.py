@@ -20,6 +20,8 @@ from tokenlake.feast.historical import historical
 from tokenlake.feast.opening import open_rows
 from tokenlake.feast.pulling import Pull, pull_all, pull_latest
 from tokenlake.feast.retrieval import Retrieval
+from tokenlake.feast.sequences import latest
+from tokenlake.feast.sources import TokenSource, open_lake
 
 
 class TokenlakeOfflineStoreConfig(FeastConfigBaseModel):
@@ -60,6 +62,8 @@ class TokenlakeOfflineStore(OfflineStore):
             project,
             full_names=full_feature_names,
             known=filter_by_created_timestamp,
+            start=kwargs.get("start_date"),
+            end=kwargs.get("end_date"),
         )
 
     @staticmethod
@@ -73,7 +77,10 @@ class TokenlakeOfflineStore(OfflineStore):
         start_date: dt.datetime | None = None,
         end_date: dt.datetime | None = None,
     ) -> RetrievalJob:
-        """The latest row of each key from `start_date` to `end_date`, both included."""
+        """The latest row of each key from `start_date` to `end_date`, both included.
+
+        Of a `TokenSource` the sequence before `end_date` of each user who has a published token since `start_date`.
+        """
         pull = Pull(
             join_key_columns,
             feature_name_columns,
@@ -82,6 +89,8 @@ class TokenlakeOfflineStore(OfflineStore):
             start_date,
             end_date,
         )
+        if isinstance(data_source, TokenSource):
+            return _sequences(config, data_source, pull)
         return Retrieval(lambda: pull_latest(open_rows(data_source, config), pull), config)
 
     @staticmethod
@@ -95,7 +104,7 @@ class TokenlakeOfflineStore(OfflineStore):
         start_date: dt.datetime | None = None,
         end_date: dt.datetime | None = None,
     ) -> RetrievalJob:
-        """All rows from `start_date` to `end_date`, both included."""
+        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`."""
         pull = Pull(
             join_key_columns,
             feature_name_columns,
@@ -104,6 +113,8 @@ class TokenlakeOfflineStore(OfflineStore):
             start_date,
             end_date,
         )
+        if isinstance(data_source, TokenSource):
+            return _sequences(config, data_source, pull)
         return Retrieval(lambda: pull_all(open_rows(data_source, config), pull), config)
 
     @staticmethod
@@ -119,3 +130,8 @@ class TokenlakeOfflineStore(OfflineStore):
         append(config, feature_view, table)
         if progress is not None:
             progress(table.num_rows)
+
+
+def _sequences(config: RepoConfig, source: TokenSource, pull: Pull) -> Retrieval:
+    columns = [*pull.keys, *pull.features]
+    return Retrieval(lambda: latest(source, open_lake(config), columns, pull.start, pull.end), config)

@@ -63,16 +63,9 @@ class Pull:
 
     def groups(self, rows: Rows) -> list[Group]:
         """The groups that may hold rows of the range."""
-        first, last = self.range
-
-        def may(group: Group) -> bool:
-            bounds = group.bounds(self.timestamp)
-            if bounds is None:
-                return True
-            low, high = as_nanos(pa.array(bounds), self.timestamp)
-            return bool(low - 1000 <= last and high + 1000 >= first)
-
-        return [group for group in rows.groups if may(group)]
+        if self.start is None and self.end is None:
+            return rows.groups
+        return [group for group in rows.groups if group.overlaps(self.timestamp, *self.range)]
 
 
 def pull_all(rows: Rows, pull: Pull) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +14,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
+from tokenlake.feast.instants import as_nanos
 from tokenlake.tokens.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
 _KEY_BATCH = 1 << 20
 #: Bytes of other columns that are decoded at a time, about.
 _BATCH_BYTES = 16 << 20
+#: Bytes of a column that are read from a disk at a time.
+_BUFFER = 1 << 20
 #: Reads a batch of some rows: the number of the first one, and their columns.
 Reader = Callable[[int, pa.RecordBatch], None]
 
@@ -54,6 +59,15 @@ class Group:
         found = self.file.metadata.row_group(self.number).column(place).statistics
         return (found.min, found.max) if found is not None and found.has_min_max else None
 
+    def overlaps(self, column: str, first: int, last: int) -> bool:
+        """Whether a time column may hold instants from `first` to `last`, in nanoseconds."""
+        bounds = self.bounds(column)
+        if bounds is None or not all(isinstance(bound, dt.date) for bound in bounds):
+            return True
+        low, high = as_nanos(pa.array(bounds), column)
+        # Files may tell times to the microsecond only.
+        return bool(low - 1000 <= last and high + 1000 >= first)
+
 
 class _File:
     """A Parquet file, and what its place says of all its rows."""
@@ -84,8 +98,11 @@ class _File:
         return frozenset(schema.column(i).path.partition(".")[0] for i in range(len(schema)))
 
     def open(self) -> pq.ParquetFile:
-        handle = self._fragment.filesystem.open_input_file(self._fragment.path)
-        return pq.ParquetFile(handle, metadata=self.metadata)
+        """Open it for reading a column chunk by pieces where that is cheap, else whole and ahead."""
+        disk = self._fragment.filesystem
+        local = isinstance(disk, pafs.LocalFileSystem)
+        handle = disk.open_input_file(self._fragment.path)
+        return pq.ParquetFile(handle, metadata=self.metadata, buffer_size=_BUFFER if local else 0, pre_buffer=not local)
 
     def __str__(self) -> str:
         return str(self._fragment.path)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Columns of a token source beside those of its labels.
 USER, TIMESTAMP, TOKENS, TIMESTAMPS = "user_id", "event_timestamp", "tokens", "timestamps"
+#: Ending of the column that tells whether a label was known.
+KNOWN = "_known"
 
 
 def open_lake(config: RepoConfig) -> Lake:
@@ -264,5 +266,5 @@ class TokenSource(_Source):
         columns = [(USER, user), (TIMESTAMP, pa.timestamp("us", "UTC")), (TOKENS, pa.list_(pa.float32()))]
         columns += [(TIMESTAMPS, pa.list_(pa.int64()))]
         for label in labels:
-            columns += [(label, pa.list_(pa.int32())), (f"{label}_known", pa.list_(pa.bool_()))]
+            columns += [(label, pa.list_(pa.int32())), (label + KNOWN, pa.list_(pa.bool_()))]
         return [(name, str(kind)) for name, kind in columns]

@@ -41,6 +41,19 @@ class View:
     ttl: int | None
     strict: bool
 
+    @property
+    def user(self) -> str:
+        """The one join key of a view of token sequences.
+
+        Raises:
+            ConfigError: it has none, or several.
+        """
+        if len(self.keys) != 1:
+            raise ConfigError(
+                f"feature view {self.name}: token sequences have one entity, the user; {list(self.keys)} given"
+            )
+        return next(iter(self.keys))
+
     @classmethod
     def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> View:
         """What some features of a feature view ask.

@@ -12,12 +12,12 @@ from feast.data_format import DeltaFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
-from feast.infra.offline_stores.offline_utils import cast_arrow_table_to_schema, get_pyarrow_schema_from_batch_source
+from feast.infra.offline_stores.offline_utils import cast_arrow_table_to_schema
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from tokenlake.errors import ConfigError, SchemaError
-from tokenlake.feast.opening import delta_options
+from tokenlake.feast.opening import delta_options, open_rows
 
 
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
@@ -30,7 +30,8 @@ def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
     source = view.batch_source
     if not isinstance(source, FileSource):
         raise ConfigError(f"{view.name}: {type(source).__name__} is written by the lake's jobs; push to a FileSource")
-    schema, names = get_pyarrow_schema_from_batch_source(config, source)
+    schema = open_rows(source, config).schema
+    names = schema.names
     if names != table.column_names:
         raise SchemaError(f"{view.name}: columns {table.column_names} given; expected {names}, in this order")
     path, filesystem, place = _place(source, config)

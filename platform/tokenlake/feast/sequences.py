@@ -1,0 +1,187 @@
+"""Token sequences as Feast's list columns, and back as a `TokenBatch`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from numpy.typing import NDArray
+
+from tokenlake.errors import SchemaError
+from tokenlake.feast.asof import NONE, Ints
+from tokenlake.feast.instants import nanos_of
+from tokenlake.feast.keys import aligned
+from tokenlake.feast.sources import KNOWN, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
+from tokenlake.tokens.batch import TokenBatch
+
+if TYPE_CHECKING:
+    from tokenlake.lake.lake import Lake
+    from tokenlake.tokens.store import TokenStore
+
+#: Elements of one Arrow list array, whose offsets are 32 bits wide.
+_LIST_LIMIT = (1 << 31) - 1
+
+
+def fetch_columns(
+    source: TokenSource, lake: Lake, users: pa.Array, times: Ints, columns: Sequence[str]
+) -> list[pa.ChunkedArray]:
+    """The columns of a token source as of some times: tokens strictly before them.
+
+    Args:
+        source: it.
+        lake: where its tokens are.
+        users: (n,) ids; null: no sequence.
+        times: (n,) int64 nanoseconds, `asof.NONE` for no sequence.
+        columns: those that are wanted.
+
+    Returns:
+        (n,) lists each, empty for a user without tokens before.
+
+    Raises:
+        NotFoundError: the version has no tokens yet.
+        SchemaError: a column that the source lacks.
+    """
+    store = lake.tokens(source.version or source.stream)
+    kind = pa.string() if store.ids == "string" else pa.int64()
+    users = aligned(users, kind, USER)
+    asked = users.is_valid().to_numpy(zero_copy_only=False) & (times != NONE)
+    ids = pc.fill_null(users, pa.scalar("" if store.ids == "string" else 0, kind)).to_numpy(zero_copy_only=False)
+    # A token of microsecond m is before nanosecond t when m is before t, rounded up.
+    before = np.where(asked, -(-times // 1000), np.iinfo(np.int64).min)
+    parts: list[list[pa.Array]] = [[] for _ in columns]
+    for part in _portions(store, source, len(ids)):
+        batch = store.fetch(ids[part], before=before[part], length=source.length, available=source.available)
+        for i, name in enumerate(columns):
+            parts[i].append(_column(batch, name, ~asked[part], source))
+    if not len(ids):
+        batch = TokenBatch.empty(store.schema)
+        parts = [[_column(batch, name, np.zeros(0, bool), source)] for name in columns]
+    return [pa.chunked_array(part) for part in parts]
+
+
+def latest(
+    source: TokenSource, lake: Lake, columns: Sequence[str], start: dt.datetime | None, end: dt.datetime | None
+) -> pa.Table:
+    """The sequence at `end` of every user who has a published token from `start` on, and the time of its last token."""
+    users = active(source, lake, start, end)
+    end = end or dt.datetime.now(dt.UTC)
+    times = np.full(len(users), nanos_of(end))
+    others = [name for name in columns if name not in (USER, TIMESTAMP)]
+    wanted = list(dict.fromkeys([*others, TIMESTAMPS]))
+    found = dict(zip(wanted, fetch_columns(source, lake, users, times, wanted), strict=True))
+    lists = found[TIMESTAMPS].combine_chunks()
+    full = pc.greater(pc.list_value_length(lists), 0)
+    offsets = lists.offsets.to_numpy()
+    ends = (
+        lists.values.to_numpy()[np.maximum(offsets[1:] - 1, 0)] if len(lists.values) else np.zeros(len(lists), np.int64)
+    )
+    made = {
+        USER: users,
+        TIMESTAMP: pa.array(ends).cast(pa.timestamp("us", "UTC")),
+        **{name: found[name] for name in others},
+    }
+    return pa.table(made).filter(full)
+
+
+def active(source: TokenSource, lake: Lake, start: dt.datetime | None, end: dt.datetime | None) -> pa.Array:
+    """Sorted ids of the users who have a published token from `start` on and before `end`."""
+    version = lake.resolve(source.version or source.stream)
+    days = lake.instance_tokens.days(version)
+    first, last = (None if t is None else dt.datetime.fromtimestamp(t.timestamp(), dt.UTC) for t in (start, end))
+    if first is not None:
+        days = [day for day in days if day >= first.date()]
+    if last is not None:
+        days = [day for day in days if day <= last.date()]
+    keep = pc.scalar(True)  # noqa: FBT003 (an expression)
+    if first is not None:
+        keep &= pc.field("timestamp") >= pa.scalar(first)
+    if last is not None:
+        keep &= pc.field("timestamp") < pa.scalar(last)
+    kind = lake.instance_tokens.schema.field("user_id").type
+    if not days:
+        return pa.array([], kind)
+    batches = lake.instance_tokens.batches(
+        between=(days[0], days[-1]), version=version, columns=["user_id"], filter=keep
+    )
+    users = pc.unique(pa.chunked_array([pc.unique(batch.column(0)) for batch in batches], kind))
+    return users.take(pc.sort_indices(users))
+
+
+def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, dim: int | None = None) -> TokenBatch:
+    """Retrieved token sequences as jagged rows, ready for `.torch()`; row i of the retrieval is query i.
+
+    Args:
+        retrieved: a retrieval of a `TokenSource` view, or its Arrow table.
+        view: the view's name when the features were asked for with `full_feature_names`.
+        dim: width of the tokens; needed only when `timestamps` was not asked for.
+
+    Returns:
+        Tokens, timestamps (zeros when not asked for), and every label that was asked for with its `known` column.
+
+    Raises:
+        SchemaError: no token column, or a width that does not fit.
+    """
+    table = retrieved.to_arrow() if isinstance(retrieved, RetrievalJob) else retrieved
+    prefix = f"{view}__" if view else ""
+
+    def lists(name: str) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
+        if prefix + name not in table.column_names:
+            return None
+        column = table[prefix + name]
+        sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+        # Arrow's arrays are read-only, and tensors must not be.
+        return sizes, np.require(pc.list_flatten(column).to_numpy(), requirements="W")
+
+    tokens = lists(TOKENS)
+    if tokens is None:
+        raise SchemaError(f"no column {prefix + TOKENS!r} was retrieved; there are {table.column_names}")
+    sizes, values = tokens
+    times = lists(TIMESTAMPS)
+    if dim is None:
+        if times is None:
+            raise SchemaError(f"pass dim, or ask for {TIMESTAMPS!r} too: the width of the tokens follows from it")
+        dim = len(values) // max(len(times[1]), 1) or 1
+    rows = times[0] if times is not None else sizes // dim
+    if not np.array_equal(rows * dim, sizes):
+        raise SchemaError(f"the lists of {prefix + TOKENS!r} are not made of tokens of width {dim}")
+    offsets = np.concatenate([[0], np.cumsum(rows)])
+    batch = TokenBatch(
+        values.reshape(-1, dim), offsets, times[1] if times is not None else np.zeros(len(values) // dim, np.int64)
+    )
+    for name in table.column_names:
+        label = name.removeprefix(prefix).removesuffix(KNOWN)
+        known, side = (lists(label + KNOWN), lists(label)) if name == f"{prefix}{label}{KNOWN}" else (None, None)
+        if known is not None and side is not None:
+            batch.side[label], batch.known[label] = side[1], known[1]
+    return batch
+
+
+def _portions(store: TokenStore, source: TokenSource, count: int) -> Iterator[slice]:
+    step = max(1, _LIST_LIMIT // (source.length * store.schema.dim))
+    return (slice(at, at + step) for at in range(0, count, step))
+
+
+def _column(batch: TokenBatch, name: str, missing: NDArray[np.bool_], source: TokenSource) -> pa.Array:
+    label = name.removesuffix(KNOWN)
+    if name == TOKENS:
+        dim = batch.values.shape[1]
+        return _lists(batch.offsets * dim, pa.array(batch.floats().reshape(-1)), missing)
+    if name == TIMESTAMPS:
+        return _lists(batch.offsets, pa.array(batch.timestamps), missing)
+    if source.side and name in batch.side:
+        side = pa.array(batch.side[name])
+        return _lists(batch.offsets, side.cast(pa.int32()) if pa.types.is_integer(side.type) else side, missing)
+    if source.side and name != label and label in batch.known:
+        return _lists(batch.offsets, pa.array(batch.known[label]), missing)
+    labels = [n for label in batch.known for n in (label, label + KNOWN)] if source.side else []
+    raise SchemaError(f"{source.name} has no column {name!r}; it has {[TOKENS, TIMESTAMPS, *labels]}")
+
+
+def _lists(offsets: NDArray[np.int64], values: pa.Array, missing: NDArray[np.bool_]) -> pa.Array:
+    mask = pa.array(missing) if missing.any() else None
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, mask=mask)
