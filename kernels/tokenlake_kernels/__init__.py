@@ -13,24 +13,16 @@ Every op takes a batch of rows of different lengths as `values (total, ...)` and
 """
 
 from .attention import jagged_attention, jagged_cross_attention
+from .broadcast import jagged_dense_add, jagged_dense_mul
+from .differences import jagged_time_differences
 from .errors import ArgumentError, DeviceError, DtypeError, KernelError, OffsetsError, ShapeError
 from .hstu import hstu_attention
-from .interaction import (
-    grouped_gemm,
-    jagged_concat,
-    jagged_dense_add,
-    jagged_dense_bmm,
-    jagged_dense_mul,
-    jagged_jagged_bmm,
-    jagged_softmax,
-    jagged_split,
-    jagged_time_differences,
-    jagged_to_padded,
-    padded_to_jagged,
-)
 from .layer import gated_norm
+from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
 from .prefix import jagged_prefix_attention
+from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
 from .samoyeds import SamoyedsWeight, sparse_moe_matmul
+from .softmax import jagged_softmax
 
 __all__ = [
     "ArgumentError",

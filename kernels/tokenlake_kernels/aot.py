@@ -25,7 +25,7 @@ from .gpu.launch import Config, Kernel, options
 
 KERNELS = {k.name: k for module in (attention, prefix, hstu, interaction, layer, samoyeds) for k in module.KERNELS}
 DTYPES = ("bf16", "fp16")
-DIMS = (32, 64, 128)
+DIMS = (32, 64, 128, 256)
 
 
 class Target(NamedTuple):

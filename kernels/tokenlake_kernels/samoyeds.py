@@ -70,12 +70,17 @@ class SamoyedsWeight:
 
 def _positions(indices: Tensor, metadata: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column in the decoded matrix of every kept value: papers' formula with N:M:V = 1:2:128."""
-    half = metadata.shape[0]
-    place = (metadata[..., None] >> torch.arange(0, 8, 2, device=metadata.device)) & 3
-    place = place.reshape(half, -1).long()
+    place = _places(metadata)
     c = torch.arange(place.shape[1], device=metadata.device)
-    r = torch.arange(half, device=metadata.device)[:, None]
-    return r * 2 + indices[c // (BLOCK // 2)].T.long(), (c // 2) * 4 + place
+    r = torch.arange(metadata.shape[0], device=metadata.device)[:, None]
+    return r * 2 + indices[c // (BLOCK // 2)].T.long(), place
+
+
+def _places(metadata: Tensor) -> Tensor:
+    """`(rows / 2, kept)`: the column of every kept value, from the first column that the metadata tells of."""
+    bits = (metadata[..., None] >> torch.arange(0, 8, 2, device=metadata.device)) & 3
+    place = bits.reshape(metadata.shape[0], -1).long()
+    return place + torch.arange(place.shape[1], device=metadata.device) // 2 * 4
 
 
 def _dense(data: Tensor, indices: Tensor, metadata: Tensor) -> Tensor:
@@ -102,16 +107,24 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    """Both gradients by blocks of 128 columns: of two rows only the kept one is multiplied, and one block spread out."""
     x, data, indices, metadata, selection = ctx.saved_tensors
-    dx = ddata = None
-    if ctx.needs_input_grad[0]:
-        dx = g @ _dense(data, indices, metadata)
-        if selection is not None:
-            dx = x.new_zeros(x.shape).index_add(0, selection, dx)
-    if ctx.needs_input_grad[1]:
-        picked = x if selection is None else x.index_select(0, selection)
-        ddata = (g.T @ picked)[_positions(indices, metadata)]
-    return dx, ddata, None, None, None
+    want_x, want_data = ctx.needs_input_grad[:2]
+    picked = x if selection is None else x.index_select(0, selection)
+    pairs = torch.arange(data.shape[0], device=data.device) * 2
+    dx, ddata = [], []
+    for b in range(indices.shape[0]):
+        kept = g.index_select(1, pairs + indices[b].long())  # (tokens, rows / 2)
+        place = _places(metadata[:, b * BLOCK // 8 : (b + 1) * BLOCK // 8])
+        if want_x:
+            values = data[:, b * BLOCK // 2 : (b + 1) * BLOCK // 2]
+            dx.append(kept @ values.new_zeros(values.shape[0], BLOCK).scatter(1, place, values))
+        if want_data:
+            ddata.append((kept.T @ picked[:, b * BLOCK : (b + 1) * BLOCK]).gather(1, place))
+    whole = torch.cat(dx, 1) if want_x else None
+    if whole is not None and selection is not None:
+        whole = x.new_zeros(x.shape).index_add(0, selection, whole)
+    return whole, torch.cat(ddata, 1) if want_data else None, None, None, None
 
 
 _matmul = define(

@@ -17,11 +17,15 @@ from torch import Tensor
 import tokenlake_kernels as kernels
 from tests.kernels.batches import normal, offsets_of, places
 from tokenlake_kernels import attention as attention_op
+from tokenlake_kernels import broadcast as broadcast_op
+from tokenlake_kernels import differences as differences_op
 from tokenlake_kernels import hstu as hstu_op
-from tokenlake_kernels import interaction as interaction_op
 from tokenlake_kernels import layer as layer_op
+from tokenlake_kernels import layouts as layouts_op
 from tokenlake_kernels import prefix as prefix_op
+from tokenlake_kernels import products as products_op
 from tokenlake_kernels import samoyeds as samoyeds_op
+from tokenlake_kernels import softmax as softmax_op
 from tokenlake_kernels.cpu import eager
 from tokenlake_kernels.cpu import prefix as cpu_prefix
 from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, prefix, samoyeds
@@ -199,13 +203,13 @@ def _dispatched() -> dict[str, tuple[object, str, tuple[object, ...]]]:
         "prefix backward": (prefix_op, "_backward", (g, *seen, q, k, v, *sight)),
         "hstu": (hstu_op, "_forward", (q, k, v, offsets, *rows)),
         "hstu backward": (hstu_op, "_backward", (g, q, k, v, offsets, *rows)),
-        "dense_bmm": (interaction_op, "_dense_bmm", (x, normal(3, 24, 5), offsets, torch.arange(23))),
-        "jagged_bmm": (interaction_op, "_jagged_bmm", (x, y, offsets, None)),
-        "softmax": (interaction_op, "_softmax", (x, offsets)),
-        "softmax backward": (interaction_op, "_softmax_backward", (x, y, offsets)),
-        "broadcast": (interaction_op, "_broadcast", (x, normal(3, 20, 24), offsets, 1)),
-        "copy": (interaction_op, "_copy", ([x], [offsets[:-1]], [torch.arange(3) * 20], [offsets.diff()], 60, 2.0)),
-        "time differences": (interaction_op, "_differences", (torch.arange(23), offsets, 409)),
+        "dense_bmm": (products_op, "_dense_bmm", (x, normal(3, 24, 5), offsets, torch.arange(23))),
+        "jagged_bmm": (products_op, "_jagged_bmm", (x, y, offsets, None)),
+        "softmax": (softmax_op, "_softmax", (x, offsets)),
+        "softmax backward": (softmax_op, "_softmax_backward", (x, y, offsets)),
+        "broadcast": (broadcast_op, "_broadcast", (x, normal(3, 20, 24), offsets, 1)),
+        "copy": (layouts_op, "_copy", ([x], [offsets[:-1]], [torch.arange(3) * 20], [offsets.diff()], 60, 2.0)),
+        "time differences": (differences_op, "_differences", (torch.arange(23), offsets, 409)),
         "gated norm": (layer_op, "_forward", (x, y, w, b, 1e-6, 1)),
         "gated norm backward": (layer_op, "_backward", (normal(23, 72), x, y, w, b, 1e-6, 1)),
         "samoyeds": (

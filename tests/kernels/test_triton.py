@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tokenlake_kernels import report
 from tokenlake_kernels.aot import KERNELS, TARGETS, Case, Result, cases, check_all
-from tokenlake_kernels.gpu.launch import tiles
+from tokenlake_kernels.errors import ShapeError
+from tokenlake_kernels.gpu.launch import head_sizes, tiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +31,12 @@ def test_defaults_compile_for_every_gpu() -> None:
     assert {case.kernel for case in wanted} == set(KERNELS)
     problems = {case: found for case, found in zip(wanted, check_all(wanted, 2), strict=True) if found.problems()}
     assert not problems
+
+
+def test_heads_that_no_configuration_was_checked_for_are_refused() -> None:
+    assert head_sizes(256) == {"DIM": 256, "BLOCK_D": 256}
+    with pytest.raises(ShapeError, match="the heads are 257 wide; the GPU kernels take up to 256"):
+        head_sizes(257)
 
 
 def _result(**given: int) -> Result:

@@ -278,7 +278,7 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return _pairs((32, 32, 8 if dim > 128 else 4, 1))
+    return _pairs((32, 32, 4, 1)) if dim <= 128 else _pairs((16, 32, 8, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})

@@ -272,12 +272,12 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
         return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
     if dim <= 64:
         return _pairs((32, 64, 4, 2), (64, 32, 4, 2))
-    return _pairs((32, 64, 4, 2))
+    return _pairs((32, 64, 4, 2)) if dim <= 128 else _pairs((32, 32, 8, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if dim > 128:
-        return _pairs((32, 32, 8 if vendor == "cuda" else 4, 1))
+        return _pairs((16, 32, 8, 1)) if vendor == "cuda" else _pairs((32, 32, 4, 1))
     if vendor == "cuda" and dim > 64:
         return _pairs((32, 32, 4, 1))
     if vendor == "cuda" and dim <= 32:
@@ -287,7 +287,7 @@ def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "cuda":
-        return _pairs((32, 64, 8, 1), (32, 32, 4, 1))
+        return _pairs((32, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((16, 32, 4, 1))
     return _pairs((64, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 

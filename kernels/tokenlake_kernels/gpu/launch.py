@@ -23,6 +23,10 @@ import triton
 from torch import Tensor
 
 from ..cpu.native import cache_folder
+from ..errors import ShapeError
+
+#: Widest head that the configurations are compiled and checked for.
+WIDEST = 256
 
 Grid = Callable[[Mapping[str, int]], tuple[int, ...]]
 
@@ -78,7 +82,13 @@ def tiles(warps: int, stages: int, **sizes: int) -> Config:
 
 
 def head_sizes(dim: int) -> dict[str, int]:
-    """The constants of a head dimension: itself, and the power of two that holds it."""
+    """The constants of a head dimension: itself, and the power of two that holds it.
+
+    Raises:
+        ShapeError: a head too wide for any tile that ships.
+    """
+    if dim > WIDEST:
+        raise ShapeError(f"the heads are {dim} wide; the GPU kernels take up to {WIDEST}: use more heads, or the CPU")
     return {"DIM": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
 
 

@@ -218,10 +218,12 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return _pairs((32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
 
 
-def _backward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    if vendor == "hip" or dim <= 128:
-        return _pairs((32, 32, 4, 1))
-    return _pairs((32, 32, 8, 1))
+def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    return _pairs((32, 32, 4 if vendor == "hip" or dim <= 128 else 8, 1))
+
+
+def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+    return _pairs((32, 32, 4, 1)) if vendor == "hip" or dim <= 128 else _pairs((16, 32, 8, 1))
 
 
 _PLACES = {"QOffsets": "*i64", "Offsets": "*i64", "Limits": "*i32", "Own": "*i32", "QTimes": "*i64", "Times": "*i64"}
@@ -242,14 +244,14 @@ DKDV = Kernel(
     prefix_dkdv_kernel,
     _SAVED | {"DK": "*T", "DV": "*T"} | _PLACES | _QKVG | _COUNTS,
     _FLAGS,
-    _backward_configs,
+    _dkdv_configs,
     head_sizes,
 )
 DQ = Kernel(
     prefix_dq_kernel,
     _SAVED | {"DQ": "*T", "DTable": "*fp32"} | _PLACES | _QKVG | _COUNTS,
     (_FLAGS[0] | {"ADDS": False}, _FLAGS[1] | {"ADDS": False}, _FLAGS[1] | {"ADDS": True}),
-    _backward_configs,
+    _dq_configs,
     head_sizes,
 )
 KERNELS = (FORWARD, DKDV, DQ)
