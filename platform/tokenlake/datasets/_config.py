@@ -48,13 +48,16 @@ tokens:
   dtype: float16
   chunk_days: 7
 
-# Without the signs in front, user and item embeddings are made too (docs/retrieval.md): minutes on two cores.
-#embeddings:
-#  sources:
-#    bought: [{label: bought}, {feature: kind, is: organic}]
-#    offered: {feature: kind, is: promo}
-#  positive: [{label: bought}, {feature: kind, is: organic}]
-#retrieval: {window: 90d, half_life: 28d, exclude_seen: false}
+# User and item embeddings, and candidates by them (docs/retrieval.md). Groceries are bought again: nothing is left out.
+embeddings:
+  sources:
+    bought: [{label: bought}, {feature: kind, is: organic}]
+    offered: {feature: kind, is: promo}
+  positive: [{label: bought}, {feature: kind, is: organic}]
+  dim: 32
+  width: 32
+  history: 32
+retrieval: {window: 90d, half_life: 28d, exclude_seen: false}
 """
 
 _MOVIELENS = """\
@@ -86,10 +89,10 @@ tokens:
   dtype: float16
   chunk_days: 7
 
-# Without the signs in front, user and item embeddings are made too (docs/retrieval.md): minutes on two cores.
-#embeddings:
-#  sources: {{ratings: all, liked: {{label: liked}}}}
-#  retention_days: 365
+# User and item embeddings, and candidates by them (docs/retrieval.md).
+embeddings:
+  sources: {{ratings: all, liked: {{label: liked}}}}
+  retention_days: 365
 """
 _MOVIELENS_PEOPLE = """\
     age: {kind: categorical, of: user}
@@ -137,4 +140,9 @@ tokens:
   serving: iat
   dtype: float16
   chunk_days: 7
+
+# User and item embeddings, and candidates by them (docs/retrieval.md); images enter as semantic ids.
+embeddings:
+  sources: {shown: all, clicked: {label: clicked}}
+retrieval: {exclude_seen: false}
 """
