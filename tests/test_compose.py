@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONCE = {"airflow-database", "airflow-init", "job"}
+ONCE = {"airflow-init", "databases", "job"}
 KEYS = {
     *("build", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init"),
     *("ports", "profiles", "restart", "volumes"),
@@ -50,19 +50,32 @@ def test_a_service_is_whole(name: str) -> None:
 def test_no_secret_stands_in_the_file() -> None:
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD$|_KEY$|SECRET$|_AUTH$|CONN$|CATALOG$", name):
+            if re.search(r"PASSWORD$|_KEY$|SECRET$|_AUTH$|CONN$|CATALOG$|REDIS$|REGISTRY$", name):
                 assert re.search(r"\$\{[A-Z_]+:\?must be set\}", value), name
     assert not re.search(r"://\w+:[^$@/]+@", TEXT)
 
 
-def test_airflow_and_catalog_are_on_postgres_and_apart() -> None:
-    for name in SERVICES:
-        if name.startswith("airflow-") and name != "airflow-database":
-            environment = SERVICES[name]["environment"]
-            database = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-            assert database.startswith("postgresql+psycopg2://")
-            assert database.endswith("@postgres:5432/airflow")
-            assert environment["TOKENLAKE_CATALOG"].endswith("@postgres:5432/tokenlake")
+def test_airflow_catalog_and_registry_are_on_postgres_and_apart() -> None:
+    names = {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "airflow",
+        "TOKENLAKE_CATALOG": "tokenlake",
+        "TOKENLAKE_REGISTRY": "feast",
+    }
+    for service in SERVICES:
+        if service.startswith("airflow-") or service == "job":
+            for variable, database in names.items():
+                url = SERVICES[service]["environment"][variable]
+                assert url.startswith("postgresql+psycopg2://")
+                assert url.endswith(f"@postgres:5432/{database}")
+    made = SERVICES["databases"]
+    assert made["environment"]["PGDATABASE"] == "tokenlake"
+    assert "for name in airflow feast;" in made["command"][-1]
+
+
+def test_every_service_that_runs_jobs_waits_for_what_they_write_to() -> None:
+    for name in ("airflow-scheduler", "airflow-api-server", "job"):
+        assert "redis" in SERVICES[name]["depends_on"]
+    assert SERVICES["airflow-scheduler"]["environment"]["TOKENLAKE_REDIS"].startswith("redis:6379,")
 
 
 def test_what_the_image_is_built_from_is_there() -> None:
