@@ -74,7 +74,7 @@ class Home:
         return found
 
     def running(self) -> bool:
-        return len(self.processes()) >= 13  # the warden, four services, two below each
+        return len(self.processes()) >= 14  # the warden and its guard, four services, two below each
 
 
 @pytest.fixture
@@ -121,10 +121,28 @@ def test_when_the_parent_is_killed_all_end(home: Home) -> None:
     script = f"import os, subprocess, time; subprocess.Popen({home.command('PARENT')!r}"
     script = script.replace("'PARENT'", "str(os.getpid())") + ", start_new_session=True); time.sleep(600)"
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=home.folder, env=home.environment)
-    wait_for(lambda: len(home.processes()) >= 14)
+    wait_for(lambda: len(home.processes()) >= 15)
     parent.kill()
     parent.wait()
     wait_for(lambda: not home.processes())
+
+
+def test_when_the_guard_is_killed_all_end(home: Home) -> None:
+    guard = home.start()
+    wait_for(home.running)
+    guard.kill()
+    guard.communicate(timeout=SECONDS)
+    wait_for(lambda: not home.processes())
+
+
+def test_when_the_warden_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
+    guard = home.start()
+    wait_for(home.running)
+    (warden,) = psutil.Process(guard.pid).children()
+    warden.kill()
+    assert guard.communicate(timeout=SECONDS)[0] == "warden -9\n"
+    assert guard.returncode == 1
+    assert home.processes() == []
 
 
 def test_a_second_warden_in_the_same_home_is_refused(home: Home) -> None:

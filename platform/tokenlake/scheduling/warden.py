@@ -2,12 +2,14 @@
 
 Airflow puts each task into a process group of its own, so a group signal misses tasks; and killing the process that
 started the services leaves all of them running. So the warden adopts orphans (Linux's child subreaper), and watches the
-process that started it. Started as `python -m tokenlake.scheduling.warden PARENT LOGS` in Airflow's home, with
-Airflow's settings in its environment; nothing here imports Airflow.
+process that started it. It works in a child of its own, and the two watch each other: whichever is killed, the other
+ends everything. Started as `python -m tokenlake.scheduling.warden PARENT LOGS` in Airflow's home, with Airflow's
+settings in its environment; nothing here imports Airflow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -30,6 +32,7 @@ SERVICES = {
 }
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TICK = 0.1
 #: Seconds that a service has to end by itself, after which its processes are killed. The jobs are safe to kill.
 _GRACE = 5.0
@@ -54,7 +57,7 @@ class Warden:
         Raises:
             LockedError: other services run in this home.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _STOPS:
             signal.signal(number, self._stop)
         _prctl(_PR_SET_CHILD_SUBREAPER)
         with hold(Path("services.lock"), "Airflow's services"):
@@ -70,12 +73,12 @@ class Warden:
         if not self._wanted():
             return 0
         if migration.returncode:
-            return self._report("db-migrate", migration.returncode)
+            return _report("db-migrate", migration.returncode)
         services = {name: self._start(name, command) for name, command in SERVICES.items()}
         while self._wanted():
             for name, service in services.items():
                 if service.poll() is not None:
-                    return self._report(name, service.returncode)
+                    return _report(name, service.returncode)
             time.sleep(_TICK)
         return 0
 
@@ -95,10 +98,44 @@ class Warden:
     def _stop(self, *_: object) -> None:
         self.stopping = True
 
-    def _report(self, name: str, status: int) -> int:
-        sys.stdout.write(f"{name} {status}\n")
-        sys.stdout.flush()
-        return 1
+
+def guard(parent: int, logs: Path) -> int:
+    """Run a warden in a child process, and end what it leaves behind should it be killed.
+
+    Args:
+        parent: the process that must live.
+        logs: folder of the services' logs.
+
+    Returns:
+        The warden's exit status.
+    """
+    here = os.getpid()
+    if not (warden := os.fork()):
+        return Warden(here, logs).run()
+
+    def stop(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(warden, signal.SIGTERM)
+
+    for number in _STOPS:
+        signal.signal(number, stop)
+    _prctl(_PR_SET_CHILD_SUBREAPER)
+    ended = status = 0
+    while not ended:
+        if os.getppid() != parent:
+            stop()
+        time.sleep(_TICK)
+        ended, status = os.waitpid(warden, os.WNOHANG)
+    end_all()
+    if os.WIFSIGNALED(status):
+        return _report("warden", -os.WTERMSIG(status))
+    return os.waitstatus_to_exitcode(status)
+
+
+def _report(name: str, status: int) -> int:
+    sys.stdout.write(f"{name} {status}\n")
+    sys.stdout.flush()
+    return 1
 
 
 def end_all() -> None:
@@ -140,6 +177,6 @@ def _prctl(option: int, value: int = 1) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(Warden(int(sys.argv[1]), Path(sys.argv[2])).run())
+        sys.exit(guard(int(sys.argv[1]), Path(sys.argv[2])))
     except LockedError as error:
         sys.exit(str(error))
