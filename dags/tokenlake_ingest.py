@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import CronPartitionTimetable, dag, task
 
+from tokenlake.scheduling import TAG
 from tokenlake.scheduling.tasks import RETRYING, asset, lake_config, run_job
 
 EVENTS = asset(lake_config(), "events")
@@ -14,7 +15,7 @@ EVENTS = asset(lake_config(), "events")
     catchup=False,
     max_active_runs=1,
     default_args=RETRYING,
-    tags=["tokenlake"],
+    tags=[TAG],
 )
 def tokenlake_ingest() -> None:
     """Every day, bring in the events of the day before.

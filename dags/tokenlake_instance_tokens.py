@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from airflow.sdk import PartitionedAssetTimetable, TaskGroup, dag, task
 
-from tokenlake.scheduling.tasks import RETRYING, asset, lake_config, run_job
+from tokenlake.scheduling.tasks import FOLLOWING, WAITING, asset, lake_config, run_job, wait_for_earlier_days
 
 CONFIG = lake_config()
 SERVING = CONFIG.tokens.serving_name
 
 
-@dag(
-    schedule=PartitionedAssetTimetable(assets=asset(CONFIG, "events")),
-    catchup=False,
-    max_active_runs=16,  # with 1, a day that came too early would keep out the day that it waits for
-    # One day at a time for each task: a second would only wait for the first one's lock.
-    default_args=RETRYING | {"max_active_tis_per_dag": 1},
-    is_paused_upon_creation=False,  # it runs only when `tokenlake_ingest` does
-    tags=["tokenlake"],
-)
+@dag(schedule=PartitionedAssetTimetable(assets=asset(CONFIG, "events")), **FOLLOWING)
 def tokenlake_instance_tokens() -> None:
     """For each day of events, make the instance tokens of every encoder: train, encode, publish.
 
-    Days may start in any order: a job whose earlier days are not done yet fails with a transient error, and is tried
-    again.
+    Days may start in any order: each waits until the earlier ones are done.
     """
     for encoder in sorted(CONFIG.tokens.encoders, key=lambda name: name != SERVING):
         _chain(encoder)
@@ -35,29 +26,34 @@ def _chain(encoder: str) -> None:
     tokens = asset(CONFIG, "instance_tokens") if serving else asset(CONFIG, "instance_tokens", encoder)
     weight = 10 if serving else 1
 
+    @task(priority_weight=weight, **WAITING)
+    async def earlier_days() -> object:
+        """Wait until every earlier day has been published."""
+        return await wait_for_earlier_days(encoder)
+
     @task(priority_weight=weight)
     def train() -> object:
         """Train the checkpoint that the day's plan names, on earlier days."""
         from tokenlake.pipeline import jobs
 
-        return run_job(jobs.train, encoder=encoder)
+        return run_job(jobs.train, lineage=encoder)
 
     @task(priority_weight=weight)
     def encode() -> object:
         """Encode the day's events into tokens and predictions."""
         from tokenlake.pipeline import jobs
 
-        return run_job(jobs.encode, encoder=encoder)
+        return run_job(jobs.encode, lineage=encoder)
 
     @task(priority_weight=weight, outlets=[tokens])
     def publish() -> object:
         """Put the day's tokens into the token store."""
         from tokenlake.pipeline import jobs
 
-        return run_job(jobs.publish, encoder=encoder, outlet=tokens)
+        return run_job(jobs.publish, lineage=encoder, outlet=tokens)
 
     with TaskGroup(encoder):
-        train() >> encode() >> publish()
+        earlier_days() >> train() >> encode() >> publish()
 
 
 tokenlake_instance_tokens()

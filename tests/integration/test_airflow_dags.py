@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ tokens:
   encoders: {plain: {scheme: temporal-order}, iat: {}}
   serving: iat
 """
+EMBEDDINGS = "embeddings: {buckets: 3}"
+DEFINITIONS = "raise RuntimeError('parsing ran this'); TokenSource()"
+ASSETS = "x-tokenlake://small%20shop/"
 PARSE = """
-import json, sys, time
+import inspect, json, sys, time
 from airflow.dag_processing.dagbag import DagBag
 import airflow.sdk
 for name in ("Asset", "CronPartitionTimetable", "ExceptionRetryPolicy", "PartitionedAssetTimetable", "TaskGroup", "dag", "task"):
@@ -38,12 +42,16 @@ print(json.dumps({
             "runs": dag.max_active_runs,
             "catchup": dag.catchup,
             "doc": dag.doc_md,
+            "paused": dag.is_paused_upon_creation,
+            "waits_for": getattr(getattr(dag.timetable, "asset_condition", None), "uri", None),
             "tasks": {
                 task.task_id: {
                     "then": sorted(task.downstream_task_ids),
                     "outlets": [outlet.uri for outlet in task.outlets],
                     "retries": task.retries,
                     "doc": task.doc_md or task.python_callable.__doc__,
+                    "async": inspect.iscoroutinefunction(task.python_callable),
+                    "parts": task.op_kwargs_expand_input.value if task.is_mapped else None,
                 }
                 for task in dag.tasks
             },
@@ -65,11 +73,25 @@ def parse(home: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     return parsed
 
 
+def parse_lake(tmp_path_factory: pytest.TempPathFactory, config: str, definitions: str | None = None) -> dict[str, Any]:
+    lake = tmp_path_factory.mktemp("lake")
+    (lake / "tokenlake.yaml").write_text(config)
+    if definitions is not None:
+        (lake / "feature_repo").mkdir()
+        (lake / "feature_repo" / "feature_store.yaml").touch()
+        (lake / "feature_repo" / "definitions.py").write_text(definitions)
+    return parse(tmp_path_factory.mktemp("home"), {"TOKENLAKE_LAKE": str(lake)})
+
+
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lake = tmp_path_factory.mktemp("lake")
-    (lake / "tokenlake.yaml").write_text(CONFIG)
-    return parse(tmp_path_factory.mktemp("home"), {"TOKENLAKE_LAKE": str(lake)})
+    """All there is."""
+    return parse_lake(tmp_path_factory, CONFIG + EMBEDDINGS, DEFINITIONS)
+
+
+@pytest.fixture(scope="module")
+def tokens_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return parse_lake(tmp_path_factory, CONFIG)
 
 
 def test_every_file_parses_into_one_documented_dag(parsed: dict[str, Any]) -> None:
@@ -81,28 +103,77 @@ def test_every_file_parses_into_one_documented_dag(parsed: dict[str, Any]) -> No
         assert all(task["doc"] and task["retries"] for task in dag["tasks"].values())
 
 
+def test_only_what_is_configured_is_there(tokens_only: dict[str, Any]) -> None:
+    assert tokens_only["errors"] == {}
+    assert sorted(tokens_only["dags"]) == ["tokenlake_ingest", "tokenlake_instance_tokens"]
+
+
+def test_feast_needs_no_embeddings_and_no_tokens(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its statistics are of events."""
+    dags = parse_lake(tmp_path_factory, CONFIG, "no = 1")["dags"]
+    assert sorted(dags) == ["tokenlake_feast", "tokenlake_ingest", "tokenlake_instance_tokens"]
+    assert dags["tokenlake_feast"]["waits_for"] == f"{ASSETS}events"
+
+
+def test_each_dag_waits_for_one_asset(parsed: dict[str, Any]) -> None:
+    assert {name: dag["waits_for"] for name, dag in parsed["dags"].items()} == {
+        "tokenlake_ingest": None,
+        "tokenlake_instance_tokens": f"{ASSETS}events",
+        "tokenlake_user_embeddings": f"{ASSETS}events",
+        "tokenlake_index": f"{ASSETS}user_embeddings",
+        "tokenlake_graph": f"{ASSETS}index",
+        "tokenlake_feast": f"{ASSETS}user_embeddings",
+        "tokenlake_feast_tokens": f"{ASSETS}instance_tokens",
+    }
+
+
+def test_only_the_head_is_for_a_person_to_unpause(parsed: dict[str, Any]) -> None:
+    assert {name: dag["paused"] for name, dag in parsed["dags"].items() if dag["paused"] is not False} == {
+        "tokenlake_ingest": None
+    }
+
+
 def test_head_publishes_the_asset_of_events(parsed: dict[str, Any]) -> None:
     head = parsed["dags"]["tokenlake_ingest"]
     assert head["runs"] == 1
-    assert head["tasks"]["ingest"]["outlets"] == ["x-tokenlake://small%20shop/events"]
+    assert head["tasks"]["ingest"]["outlets"] == [f"{ASSETS}events"]
 
 
 def test_each_encoder_has_its_own_chain_and_the_serving_one_the_plain_asset(parsed: dict[str, Any]) -> None:
     tasks = parsed["dags"]["tokenlake_instance_tokens"]["tasks"]
+    chain = ("earlier_days", "train", "encode", "publish", None)
     assert {name: task["then"] for name, task in tasks.items()} == {
         f"{encoder}.{job}": [f"{encoder}.{then}"] if then else []
         for encoder in ("iat", "plain")
-        for job, then in (("train", "encode"), ("encode", "publish"), ("publish", None))
+        for job, then in pairwise(chain)
     }
     assert {name: task["outlets"] for name, task in tasks.items() if task["outlets"]} == {
-        "iat.publish": ["x-tokenlake://small%20shop/instance_tokens"],
-        "plain.publish": ["x-tokenlake://small%20shop/instance_tokens/plain"],
+        "iat.publish": [f"{ASSETS}instance_tokens"],
+        "plain.publish": [f"{ASSETS}instance_tokens/plain"],
     }
 
 
-def test_several_days_of_tokens_may_be_active(parsed: dict[str, Any]) -> None:
+def test_users_are_embedded_in_as_many_parts_as_the_config_says(parsed: dict[str, Any]) -> None:
+    tasks = parsed["dags"]["tokenlake_user_embeddings"]["tasks"]
+    assert {name: task["then"] for name, task in tasks.items()} == {
+        job: [then] if then else [] for job, then in pairwise(("earlier_days", "train", "embed", "gather", None))
+    }
+    assert {name: task["parts"] for name, task in tasks.items() if task["parts"]} == {"embed": {"bucket": [0, 1, 2]}}
+    assert tasks["gather"]["outlets"] == [f"{ASSETS}user_embeddings"]
+
+
+def test_what_only_waits_is_async(parsed: dict[str, Any]) -> None:
+    waiting = {(name, t) for name, dag in parsed["dags"].items() for t, task in dag["tasks"].items() if task["async"]}
+    assert waiting == {
+        ("tokenlake_instance_tokens", "iat.earlier_days"),
+        ("tokenlake_instance_tokens", "plain.earlier_days"),
+        ("tokenlake_user_embeddings", "earlier_days"),
+    }
+
+
+def test_several_days_may_be_active(parsed: dict[str, Any]) -> None:
     """With one, a day that started too early would keep out the very day that it waits for."""
-    assert parsed["dags"]["tokenlake_instance_tokens"]["runs"] > 1
+    assert all(dag["runs"] > 1 for name, dag in parsed["dags"].items() if name != "tokenlake_ingest")
 
 
 def test_parsing_is_cheap(parsed: dict[str, Any]) -> None:

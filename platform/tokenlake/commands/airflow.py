@@ -1,4 +1,4 @@
-"""`tokenlake airflow`: Airflow's services on loopback, for one lake."""
+"""`tokenlake airflow`: Airflow's services on loopback, for one lake, and Airflow's own commands on them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ DEMO = Path("demo/complete-journey")
 
 @click.command()
 @click.argument("lake", type=click.Path(path_type=Path), default=DEMO)
+@click.argument("airflow", nargs=-1, type=click.UNPROCESSED)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-def command(lake: Path, port: int) -> None:
+def command(lake: Path, port: int, airflow: tuple[str, ...]) -> None:
     """Run Airflow with Tokenlake's DAGs on LAKE (default: the demo's), on this machine only, until Ctrl-C.
 
     Its database, logs and password are in LAKE/airflow. Ctrl-C stops every process; a job that it cuts off is run
-    again when Airflow is back.
+    again when Airflow is back. With AIRFLOW, run that command of Airflow instead, such as
+    `tokenlake airflow LAKE -- backfill create --help`.
     """
     from rich.console import Console
 
@@ -34,6 +36,8 @@ def command(lake: Path, port: int) -> None:
             f"there is no lake at {DEMO}; run `make demo` first, or name another: `tokenlake airflow LAKE`"
         )
     services = Services(tokenlake.open(lake).root, port=port)
+    if airflow:
+        sys.exit(services.airflow(*airflow))
     console = Console()
     signal.signal(signal.SIGTERM, _end)
     try:

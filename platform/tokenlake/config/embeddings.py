@@ -70,6 +70,8 @@ class Embeddings(Strict):
     temperature: float = Field(0.1, gt=0)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     seed: int = 0
+    #: Parts of the users that Airflow embeds side by side. It changes no vector, so it is no part of the version.
+    buckets: int = Field(2, ge=1, exclude=True)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

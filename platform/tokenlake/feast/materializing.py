@@ -24,12 +24,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _get_column_names, _run_pyarrow_field_mapping
 
 from tokenlake.errors import ConfigError, ServiceError
-from tokenlake.feast import LakeSource, online_encode
+from tokenlake.feast import LakeSource, TokenSource, online_encode
 from tokenlake.feast.registering import register
 from tokenlake.feast.repository import STORE_FILE
 
 #: Rows that go into the online store at a time.
 _BATCH_ROWS = 20_000
+_ONE_DAY = dt.timedelta(days=1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], dt.datetime, dt.datetime | None]
 
@@ -113,6 +114,8 @@ def _span(view: FeatureView, source: DataSource, since: dt.datetime | None, unti
         return Span(view, source, _BEGINNING, max(until, held or until))
     # A lake's table tells which days have changed. Of any other source only what came after the last time is new.
     start = since if isinstance(source, LakeSource) else min(since, held)
+    if isinstance(source, TokenSource):
+        start -= _ONE_DAY  # a day's tokens bear times of that day, and may be published after its other rows
     return Span(view, source, start, max(until, held))
 
 

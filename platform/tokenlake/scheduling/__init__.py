@@ -4,3 +4,5 @@
 LAKE_VARIABLE = "TOKENLAKE_LAKE"
 #: The environment's name of the folder of DAG files, for an installation without the repository's `dags/`.
 DAGS_VARIABLE = "TOKENLAKE_DAGS"
+#: What Tokenlake's DAGs are tagged with.
+TAG = "tokenlake"

@@ -6,11 +6,13 @@ import datetime as dt
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any, Self
 
 import httpx
 
 from tokenlake.errors import NotFoundError, ServiceError
+from tokenlake.scheduling import TAG
 
 #: Called with the run (None before there is one) and its task -> state, whenever a state has changed.
 Progress = Callable[["Run | None", Mapping[str, str]], None]
@@ -64,7 +66,7 @@ class Client:
         self._on_silence = on_silence
         # Our own services on loopback: a proxy from the environment would send these requests, and the password, elsewhere.
         self._http = httpx.Client(
-            base_url=url, auth=_Token(f"{url}/auth/token", user, password), timeout=30, trust_env=False
+            base_url=url, auth=_Token(f"{url}/auth/token", user, password), timeout=120, trust_env=False
         )
 
     def close(self) -> None:
@@ -128,19 +130,32 @@ class Client:
         return tasks
 
     def task_states(self, run: Run) -> dict[str, str]:
-        """Task id -> state; `none` before it is scheduled."""
-        return {task["task_id"]: task["state"] or "none" for task in self.tasks(run)}
+        """Task id -> state, `none` before it is scheduled; a mapped task's parts are `embed[0]`, `embed[1]`, ..."""
+        return {_name(task): task["state"] or "none" for task in self.tasks(run)}
 
-    def result(self, run: Run, task_id: str) -> Any:
-        """What a task returned."""
+    def result(self, run: Run, task_id: str, part: int = -1) -> Any:
+        """What a task returned, or a part of a mapped one."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self._ask("GET", path)["value"]
+        return self._ask("GET", path, params={"map_index": part})["value"]
 
-    def log(self, run: Run, task_id: str, attempt: int = 1) -> str:
+    def log(self, run: Run, task_id: str, attempt: int = 1, part: int = -1) -> str:
         """One attempt's log, as text."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
-        lines = self._ask("GET", path, params={"full_content": True})["content"]
+        lines = self._ask("GET", path, params={"full_content": True, "map_index": part})["content"]
         return "\n".join(f"{line.get('timestamp', '')} {line.get('level', '')} {_told(line)}".strip() for line in lines)
+
+    def flow(self) -> dict[str, set[tuple[str, str]]]:
+        """Tokenlake's DAGs that are not paused -> the (DAG, task) pairs whose assets start them."""
+        params = {"tags": TAG, "paused": False, "limit": 100}
+        sources: dict[str, set[tuple[str, str]]] = {
+            dag["dag_id"]: set() for dag in self._ask("GET", "/dags", params=params)["dags"]
+        }
+        for asset in self._ask("GET", "/assets", params={"limit": 1000})["assets"]:
+            made_by = {(task["dag_id"], task["task_id"]) for task in asset["producing_tasks"]}
+            for dag in asset["scheduled_dags"]:
+                if dag["dag_id"] in sources:
+                    sources[dag["dag_id"]] |= made_by
+        return sources
 
     def asset_events(self, uri: str) -> list[dict[str, Any]]:
         """Events of an asset, newest first: `partition_key`, `extra`, `source_dag_id`, `timestamp` and more."""
@@ -191,6 +206,39 @@ class Client:
                 )
             time.sleep(_POLL)
 
+    def wait_all(
+        self, key: str, *, since: Run | None = None, timeout: float = 1800, progress: Progress | None = None
+    ) -> dict[str, Run | None]:
+        """Wait until all of Tokenlake's DAGs have ended for a partition, in the order in which they start each other.
+
+        Args:
+            key: the partition.
+            since: only runs asked for since this one, such as that of `tokenlake_ingest` which `trigger` returned.
+            timeout: seconds for all of them.
+            progress: told of every change of the run that is waited for.
+
+        Returns:
+            DAG id -> its run, upstream DAGs first; None where it was not started, since what it waits for was not
+            published (the day has no events, or a task before it failed). Paused DAGs are left out.
+
+        Raises:
+            ServiceError: no end within `timeout`.
+        """
+        deadline = time.monotonic() + timeout
+        sources = self.flow()
+        order = TopologicalSorter({dag_id: {above for above, _ in made_by} for dag_id, made_by in sources.items()})
+        ended: dict[str, Run | None] = {}
+        for dag_id in order.static_order():
+            made_by = sources.get(dag_id, set())
+            starts = not made_by or any(self._published(ended.get(above), task) for above, task in made_by)
+            left = deadline - time.monotonic()
+            if dag_id in sources:
+                ended[dag_id] = self.wait(dag_id, key, since=since, timeout=left, progress=progress) if starts else None
+        return ended
+
+    def _published(self, run: Run | None, task_id: str) -> bool:
+        return run is not None and self.task_states(run).get(task_id) == "success"
+
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         try:
             answer = self._http.request(method, f"/api/v2{path}", **request)
@@ -200,6 +248,11 @@ class Client:
         if answer.is_error:
             raise ServiceError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:2000]}")
         return answer.json()
+
+
+def _name(task: Mapping[str, Any]) -> str:
+    part = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
+    return f"{task['task_id']}{part}"
 
 
 def _told(line: Mapping[str, Any]) -> str:

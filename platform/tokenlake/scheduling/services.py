@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tokenlake.errors import ConfigError, MissingExtraError, ServiceError
+from tokenlake.errors import ConfigError, MissingExtraError, NotFoundError, ServiceError
 from tokenlake.scheduling import DAGS_VARIABLE, LAKE_VARIABLE
 from tokenlake.scheduling.client import Client
 
@@ -41,8 +41,8 @@ class Services:
         timeout: seconds to wait for all services to be well.
 
     >>> with Services("demo/complete-journey") as airflow:  # doctest: +SKIP
-    ...     run = airflow.trigger("tokenlake_ingest", "2017-12-29")
-    ...     airflow.wait("tokenlake_instance_tokens", run.key, since=run).state
+    ...     head = airflow.trigger("tokenlake_ingest", "2017-12-29")
+    ...     airflow.wait_all("2017-12-29", since=head)["tokenlake_instance_tokens"].state
     'success'
 
     Errors of `start`, and of entering: `MissingExtraError` (Airflow is not installed), `ConfigError` (no DAG folder, or
@@ -131,6 +131,22 @@ class Services:
         except BaseException:
             self.stop()
             raise
+
+    def airflow(self, *arguments: str) -> int:
+        """Run one of Airflow's own commands with the services' settings, such as `backfill create`.
+
+        Returns:
+            The command's exit status.
+
+        Raises:
+            MissingExtraError: Airflow is not installed.
+            NotFoundError: the services have never been started, so there is no database.
+        """
+        _require_airflow()
+        if not self.password_file.exists():
+            raise NotFoundError(f"{self.home} holds no Airflow yet; start it with `tokenlake airflow {self.lake}`")
+        command = [sys.executable, "-P", "-m", "airflow", *arguments]
+        return subprocess.run(command, cwd=self.home, env=self._environment(), check=False).returncode  # noqa: S603  our own interpreter
 
     def check(self, patience: float = 0) -> None:
         """Raise the error that ended the services, if one did.

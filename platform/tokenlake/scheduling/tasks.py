@@ -5,8 +5,10 @@ DAG files are parsed every few seconds, so this module imports nothing heavy; th
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,13 @@ from urllib.parse import quote
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from tokenlake.config import FILE_NAME, Config
-from tokenlake.errors import ConfigError, TerminalError
-from tokenlake.scheduling import LAKE_VARIABLE
+from tokenlake.config import EMBEDDINGS, FILE_NAME, Config
+from tokenlake.errors import ConfigError, OrderError, TerminalError
+from tokenlake.scheduling import LAKE_VARIABLE, TAG
 
 if TYPE_CHECKING:
     from tokenlake.pipeline.jobs import JobResult
+    from tokenlake.times import Day
 
 #: Default arguments of every task. Terminal errors fail at once. All others, a full disk and a killed process among
 #: them, are tried again after 5, 10, 20, ... seconds, for about half an hour.
@@ -32,7 +35,24 @@ RETRYING: dict[str, Any] = {
     "retry_policy": ExceptionRetryPolicy(
         [RetryRule(TerminalError, RetryAction.FAIL, reason="a terminal error: trying again changes nothing")]
     ),
+    # What has begun is finished before a new day is: with Airflow's own rule, tasks that wait for an earlier day would
+    # be given the slots that the earlier day needs.
+    "weight_rule": "upstream",
 }
+#: Arguments of a DAG that another DAG's asset starts.
+FOLLOWING: dict[str, Any] = {
+    "catchup": False,
+    "max_active_runs": 16,  # with 1, a day that came too early would keep out the day that it waits for
+    "is_paused_upon_creation": False,  # it runs only when `tokenlake_ingest` does
+    # One day at a time for each task: a second would only wait for the first one's lock.
+    "default_args": RETRYING | {"max_active_tis_per_dag": 1},
+    "tags": [TAG],
+}
+#: Arguments of a task that waits for earlier days. It holds one of Airflow's slots for a few seconds at a time, and is
+#: tried again for about nine hours, since many days may have to be trained before its own.
+WAITING: dict[str, Any] = {"retries": 500, "max_retry_delay": dt.timedelta(minutes=1)}
+#: Seconds that such a task waits before it frees its slot, and between two looks at the catalog.
+PATIENCE, _LOOK = 20.0, 1.0
 
 
 def lake_folder() -> Path:
@@ -59,24 +79,85 @@ def asset(config: Config, *name: str) -> Asset:
     return Asset("x-tokenlake://" + "/".join(quote(part, safe="") for part in (config.project, *name)))
 
 
+def feature_repository(naming: str = "") -> bool:
+    """Whether the lake has a Feast feature repository, with a file that names something; nothing of it is run."""
+    folder = lake_folder() / "feature_repo"
+    there = (folder / "feature_store.yaml").is_file()
+    return there and any(naming in file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.py"))
+
+
 def run_job(
-    job: Callable[..., JobResult], *, encoder: str | None = None, outlet: Asset | None = None
+    job: Callable[..., JobResult], *, lineage: str | None = None, outlet: Asset | None = None, **arguments: object
 ) -> dict[str, Any]:
     """Run one of `tokenlake.pipeline.jobs` for the partition of the current task.
 
     Args:
         job: the function.
-        encoder: the encoder whose version the job is for; None where a job knows no versions.
+        lineage: the encoder whose version the job is for, or `EMBEDDINGS`; None where a job knows no versions.
         outlet: the asset that the task publishes; its event then tells what was written.
+        arguments: what the job takes beside lake, day and version.
 
     Returns:
         What was written, for Airflow's page: it is also the task's return value.
 
     Raises:
-        AirflowSkipException: the day has no events; the tasks after it skip, and the asset gets no event.
+        AirflowSkipException: the job had nothing to do, such as on a day without events; the tasks after it skip, and
+            the asset gets no event.
         AirflowFailException: the run has no partition key.
     """
     import tokenlake
+
+    day = _partition()
+    lake = tokenlake.open(lake_folder())
+    version = version_of(lake.config, lineage) if lineage else None
+    result = job(lake, day, *filter(None, [version]), **arguments)
+    if result.status == "skipped":
+        raise AirflowSkipException(f"{result.day}: {result.summary.get('reason', 'nothing to do')}")
+    written: dict[str, Any] = {"day": str(day)} | ({"version": version} if version else {}) | result.summary
+    if outlet is not None:
+        get_current_context()["outlet_events"][outlet].extra = written
+    return written
+
+
+async def wait_for_earlier_days(lineage: str, patience: float = PATIENCE) -> dict[str, Any]:
+    """Wait until every earlier day with events is done, for the partition of the current task.
+
+    Args:
+        lineage: an encoder, or `EMBEDDINGS`.
+        patience: seconds to wait; a scheduler should then let others have the slot, and try again.
+
+    Returns:
+        The day, and the seconds that were waited.
+
+    Raises:
+        OrderError: it is not its turn yet.
+        AirflowFailException: the run has no partition key.
+    """
+    import tokenlake
+    from tokenlake.pipeline.plan import require_order
+
+    day = _partition()
+    lake = tokenlake.open(lake_folder())
+    began = time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        try:
+            require_order(lake, version_of(lake.config, lineage), day)
+        except OrderError:
+            if waited > patience:
+                raise
+        else:
+            return {"day": str(day), "waited": round(waited)}
+        await asyncio.sleep(_LOOK)
+
+
+def version_of(config: Config, lineage: str) -> str:
+    """The version of an encoder, or of `EMBEDDINGS`."""
+    return config.embedding_version if lineage == EMBEDDINGS else config.version_of(lineage)
+
+
+def _partition() -> Day:
+    """The day that the current task is for."""
     from tokenlake.times import as_day
 
     context: Any = get_current_context()
@@ -86,13 +167,4 @@ def run_job(
             "this run has no partition key, so there is no day to work on; trigger the DAG with a partition key such "
             "as 2017-03-01 (`airflow dags test` can give none)"
         )
-    lake = tokenlake.open(lake_folder())
-    version = (lake.config.version_of(encoder),) if encoder else ()
-    result = job(lake, as_day(key), *version)
-    if result.status == "skipped":
-        raise AirflowSkipException(f"{result.day} has no events")
-    written = {"day": key, "version": result.version} if encoder else {"day": key}
-    written |= result.summary
-    if outlet is not None:
-        context["outlet_events"][outlet].extra = written
-    return written
+    return as_day(key)
