@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from tokenlake.errors import TokenlakeError, storage_error
+from tokenlake.errors import TokenlakeError, missing_extra, storage_error
 
 #: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
 COMMANDS = {
@@ -27,7 +27,7 @@ COMMANDS = {
     "simulate": "Write an ads-like event log.",
     "sql": "Explore a lake in SQL, read-only.",
     "status": "Show days, freshness, versions and last errors.",
-    "verify": "Check every checksum, order and count of a lake's token stores.",
+    "verify": "Check every checksum, order and count on disk.",
 }
 
 
@@ -60,6 +60,10 @@ def main() -> None:
         app()
     except TokenlakeError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        if (known := missing_extra(error)) is None:
+            raise
+        _fail(known)
     except OSError as error:
         _fail(storage_error(error))
     except ValueError as error:

@@ -94,3 +94,31 @@ def storage_error(error: OSError) -> StorageError:
     """What the operating system said, as an error of ours that names the file."""
     place = f"{error.filename}: " if error.filename is not None else ""
     return StorageError(f"{place}{error.strerror or error}; check the disk's space and rights, then do the same again")
+
+
+#: The extra of `tokenlake` that brings a package; the packages that only come with others are left to these.
+_EXTRAS = {
+    "torch": "train",
+    "triton": "train",
+    "safetensors": "train",
+    "jaxtyping": "train",
+    "faiss": "cpu",
+    "networkx": "cpu",
+    "feast": "feast",
+    "airflow": "airflow",
+    "httpx": "airflow",
+    "psutil": "airflow",
+    "ray": "ray",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """What was not found, as an error that says how to install it; None for what is no optional package of ours."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return None
+    extra = _EXTRAS[package]
+    either = " (or `[gpu]`)" if extra == "cpu" else ""
+    return MissingExtraError(f"{package} is not installed; `pip install 'tokenlake[{extra}]'`{either} brings it")

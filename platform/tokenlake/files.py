@@ -19,7 +19,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}-*"):
-        shutil.rmtree(stale)
+        shutil.rmtree(stale, ignore_errors=True)  # a child of the killed one may still be writing there
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield folder

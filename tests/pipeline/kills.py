@@ -2,8 +2,10 @@
 
 `python -m tests.pipeline.kills FOLDER SIGNAL POINTS WORK...` imports everything once, then forks a child for each of
 POINTS (`40,90`), which the signal meets at that point; a last child is left alone. WORK is `backfill`, `days` (one by
-one, transient errors tried again), `buckets` (the embeddings of the days, in three buckets), `race` (two processes do that at once), or `cli` with its arguments. Points are what Python's audit hooks
-tell of files being opened for writing, renamed and removed, and both ends of each Delta commit. Prints a JSON list of
+one, transient errors tried again), `buckets` (the embeddings of the days, in three buckets), `embeddings` (every job of
+the embeddings, of all days or of those given, transient errors tried again), or `cli` with its arguments; `race` before
+it lets two processes do that at once. Points are what Python's audit hooks tell of files being opened for writing,
+renamed and removed, of processes being started, and both ends of each Delta commit. Prints a JSON list of
 how each child ended: its exit code, negative for a signal, and how many points it passed.
 """
 
@@ -21,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-_COUNTED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+_COUNTED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 
@@ -73,6 +75,8 @@ def _work(folder: Path, work: Sequence[str]) -> None:
         lake.backfill()
     elif work[0] == "buckets":
         _buckets(lake)
+    elif work[0] == "embeddings":
+        _embeddings(lake, work[1:])
     else:
         for day in lake.events.days():
             _as_a_scheduler(lambda day=day: lake.run(day))
@@ -88,6 +92,16 @@ def _buckets(lake: Any) -> None:
         for bucket in range(3):
             jobs.embed_bucket(lake, day, version, bucket, 3)
         jobs.gather(lake, day, version, 3)
+
+
+def _embeddings(lake: Any, days: Sequence[str]) -> None:
+    from tokenlake.pipeline import jobs
+
+    version = lake.config.embedding_version
+    for day in lake.events.days():
+        for job in (*jobs.EMBEDDING_JOBS, *jobs.RETRIEVAL_JOBS):
+            if not days or day.isoformat() in days:
+                _as_a_scheduler(lambda job=job, day=day: job(lake, day, version))
 
 
 def _as_a_scheduler(call: Callable[[], object]) -> None:
@@ -139,12 +153,14 @@ def main() -> None:
     import tokenlake.pipeline.backfill
     import tokenlake.pipeline.encoding
     import tokenlake.pipeline.publishing
-    import tokenlake.pipeline.training  # noqa: F401
+    import tokenlake.pipeline.training
+    import tokenlake.retrieval.graph_build  # noqa: F401
 
     torch.set_num_threads(1)
     how = signal.Signals[name]
     if work[0] == "race":
-        told = [_wait(child) for child in [_start(Path(folder), None, how, work) for _ in range(2)]]
+        what = work[1:] or ["days"]
+        told = [_wait(child) for child in [_start(Path(folder), None, how, what) for _ in range(2)]]
     else:
         plan = [*(int(point) for point in points.split(",") if point), None]
         told = [_wait(_start(Path(folder), at, how, work)) for at in plan]

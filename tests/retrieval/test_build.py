@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from tests.pipeline.lakes import day, make_events
 from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
-from tokenlake.errors import OrderError, VersionError
+from tokenlake.cli import app
+from tokenlake.errors import CorruptionError, OrderError, VersionError
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.retrieval import artefacts, build
+from tokenlake.retrieval.verify import verify
 from tokenlake.times import DAY_US, day_start
 
 
@@ -140,3 +144,47 @@ def test_an_index_that_was_built_again_while_open_is_not_mixed_with_the_new_one(
     with pytest.raises(ConflictError, match="open the index again"):
         opened.search([1], 3)
     assert read.search([1], 3)[0].equals(answer)  # it holds all that it needs
+
+
+# `tokenlake verify`.
+
+
+def test_verify_finds_all_whole(lake: Lake) -> None:
+    build.ensure(lake, [day(6), day(7)])
+    told = {checked.day: checked for checked in verify(lake)}
+    for i in (6, 7):
+        checked = told[str(day(i))]
+        assert (checked.state, checked.users, checked.edges) == ("current", 12, 48)
+    shown = CliRunner().invoke(app, ["verify", str(lake.root)], catch_exceptions=False).output
+    assert "verified indexes and graphs" in shown
+    jobs.embed(lake, day(7), lake.config.embedding_version)
+    assert [checked.state for checked in verify(lake) if checked.day == str(day(7))] == ["stale"]
+
+
+@pytest.mark.parametrize("name", ["users/index.faiss", "items/vectors.npy", "users/knn.npy", "graph.arrow"])
+def test_verify_names_the_file_that_was_damaged(lake: Lake, name: str) -> None:
+    file = build.folder_of(lake, day(7)) / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptionError, match=f"{name} is not what was written"):
+        list(verify(lake))
+    file.unlink()
+    with pytest.raises(CorruptionError, match=f"{name} is missing"):
+        list(verify(lake))
+
+
+def test_verify_compares_with_the_tables(lake: Lake) -> None:
+    version, rows = lake.config.embedding_version, lake.edges.read(day=day(7))
+    swapped = rows.set_column(2, "weight", pa.array(np.roll(rows["weight"].to_numpy(), 1)))
+    lake.edges.replace_day(day(7), swapped, version=version)
+    with pytest.raises(CorruptionError, match="the table edges of 2024-03-08 is not the graph"):
+        list(verify(lake))
+    lake.edges.replace_day(day(7), rows, version=version)
+    assert list(verify(lake))
+    made = build.folder_of(lake, day(7)) / artefacts.MADE
+    content = json.loads(made.read_text())
+    np.save(made.parent / "users/vectors.npy", np.zeros((12, 8), np.float32))
+    artefacts.write_made(made, content, [made.parent / name for name in content["sums"]])
+    with pytest.raises(CorruptionError, match="users is not of the rows of user_embeddings"):
+        list(verify(lake))

@@ -72,3 +72,37 @@ def test_a_mended_error_is_not_told(lake: Lake) -> None:
         pass
     assert json.loads(show(lake, "--json"))["errors"] == []
     assert "disk" not in show(lake)
+
+
+def test_the_embeddings_lineage(lake: Lake) -> None:
+    version, folder = lake.config.embedding_version, lake.data / "retrieval"
+    for d in range(2):
+        with lake.catalog.run("embed", DAY + dt.timedelta(d), version):
+            pass
+    facts = json.loads(show(lake, "--json"))["embeddings"]
+    assert not folder.exists()
+    expected = {
+        "version": version,
+        "embedded": 2,
+        "missing": ["2017-03-03"],
+        "last_embedded_day": "2017-03-02",
+        "index_day": "2017-03-03",
+        "index_kind": "flat",
+        "recall@10": {"users": 0.98},
+        "index_current": False,
+        "graph_day": "2017-03-03",
+        "graph_weights": "learned",
+    }
+    assert {name: facts[name] for name in expected} == expected
+    assert [(run["job"], run["day"]) for run in facts["last_runs"]] == [("embed", "2017-03-02")]
+    shown = show(lake)
+    assert "Embedded up to 2017-03-02" in shown
+    assert "users 0.980" in shown
+    assert "2017-03-03 (learned)" in shown
+
+
+def test_a_lake_without_embeddings_shows_none(empty: Lake) -> None:
+    file = empty.root / "tokenlake.yaml"
+    file.write_text(file.read_text().replace("embeddings: {}", ""))
+    assert json.loads(show(empty, "--json"))["embeddings"] is None
+    assert "recall@10" not in show(empty)

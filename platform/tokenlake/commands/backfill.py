@@ -55,6 +55,10 @@ def command(
         f"{len(report.results)} jobs on {len({r.day for r in report.results})} days in {report.seconds:.1f} s; "
         f"{len(report.skipped)} (version, day) pairs were done before."
     )
+    for result in report.results:
+        if result.job in {"index", "graph"}:
+            told = ", ".join(f"{key} {value}" for key, value in result.summary.items() if key != "built")
+            console.print(f"{result.job} of {result.day}: {told}", highlight=False)
 
 
 def _nothing(lake: Lake) -> str:

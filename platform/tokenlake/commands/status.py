@@ -37,7 +37,13 @@ def command(lake: Path, n: int, *, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2, default=str, ensure_ascii=False))
         return
     console.print(f"[bold]{facts['project']}[/bold]  {facts['data']}", highlight=False)
-    for shown in (_tables(facts), _versions(facts), _runs("last runs", facts["runs"]), _errors(facts)):
+    for shown in (
+        _tables(facts),
+        _versions(facts),
+        _embeddings(facts),
+        _runs("last runs", facts["runs"]),
+        _errors(facts),
+    ):
         if shown.row_count:
             console.print(shown)
     for line in _advice(facts):
@@ -52,6 +58,9 @@ def collect(lake: Lake, n: int = 8) -> Facts:
     tables = [_table("events", lake.events), _table("quarantine", lake.quarantine)]
     for name in names:
         tables += [_table("instance_tokens", lake.instance_tokens, name), _table("predictions", lake.predictions, name)]
+    if lake.config.embeddings is not None and lake.user_embeddings.exists:
+        for table in (lake.user_embeddings, lake.item_embeddings, lake.edges):
+            tables.append(_table(table.path.name, table, lake.config.embedding_version))
     return {
         "project": lake.config.project,
         "root": str(lake.root),
@@ -61,6 +70,7 @@ def collect(lake: Lake, n: int = 8) -> Facts:
         "freshness": _freshness(lake, days),
         "versions": [_version(lake, version, days) for version in catalog.versions()],
         "feast": _feast(lake),
+        "embeddings": _lineage(lake, days) if lake.config.embeddings is not None else None,
         "runs": [_run(run) for run in catalog.last_runs(n)],
         "errors": [_run(run) for run in _last_errors(lake)],
     }
@@ -101,6 +111,40 @@ def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
         "missing": [day for day in days if day not in published],
         "rerun": [mark.day for mark in catalog.reruns(name)],
         "store": _store(lake, name),
+    }
+
+
+def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
+    """How far the user and item embeddings are, and what is derived of them."""
+    from tokenlake.catalog.catalog import EMBED
+    from tokenlake.pipeline.lineage import finished
+    from tokenlake.retrieval.artefacts import graph_is_current, index_is_current
+
+    catalog, name = lake.catalog, lake.config.embedding_version
+    embedded, checkpoints = finished(lake, name), catalog.checkpoints(name)
+    last = max(embedded, default=None)
+    newest = {index.name: index for index in catalog.indexes(name)}  # by day: the last one stays
+    users, graph = newest.get("users"), newest.get("graph")
+    runs = {job: catalog.runs(job=job, version=name) for job in ("train-embeddings", EMBED, "index", "graph")}
+    ended = [run.ended_at for run in runs[EMBED] if run.ended_at and run.status == "done"]
+    return {
+        "version": name,
+        "checkpoints": len(checkpoints),
+        "last_checkpoint": checkpoints[-1].checkpoint if checkpoints else None,
+        "bootstrap": [plan.day for plan in catalog.plans(name) if plan.bootstrap],
+        "embedded": len(embedded),
+        "missing": [day for day in days if day not in embedded],
+        "rerun": [mark.day for mark in catalog.reruns(name)],
+        "last_embedded_day": last,
+        "last_embedded_at": max(ended, default=None),
+        "index_day": users.day if users else None,
+        "index_kind": users.stats.get("kind") if users else None,
+        "recall@10": {name: newest[name].stats.get("recall@10") for name in ("users", "items") if name in newest},
+        "index_current": last is not None and index_is_current(lake, last),
+        "graph_day": graph.day if graph else None,
+        "graph_weights": graph.stats.get("weights") if graph else None,
+        "graph_current": last is not None and graph_is_current(lake, last),
+        "last_runs": [_run(of[-1]) for of in runs.values() if of],
     }
 
 
@@ -185,6 +229,28 @@ def _versions(facts: Facts) -> Shown:
     return shown
 
 
+def _embeddings(facts: Facts) -> Shown:
+    shown = _shown(
+        "embeddings", "version", "checkpoint", "days", "first missing", "re-run", "index", "recall@10", "graph"
+    )
+    shown.columns[0].no_wrap = True
+    if (row := facts["embeddings"]) is None or not (row["embedded"] or row["last_runs"]):
+        return shown
+    of = f"{row['embedded']}/{row['embedded'] + len(row['missing'])}"
+    recall = ", ".join(f"{name} {value:.3f}" for name, value in row["recall@10"].items() if value is not None)
+    index = _derived(row["index_day"], row["index_kind"], current=row["index_current"])
+    graph = _derived(row["graph_day"], row["graph_weights"], current=row["graph_current"])
+    last = (row["last_checkpoint"] or "none", of, _first(row["missing"]), str(len(row["rerun"])))
+    shown.add_row(row["version"], *last, index, recall, graph)
+    return shown
+
+
+def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
+    if day is None:
+        return "none"
+    return f"{day} ({kind})" + ("" if current else ", newest day made when asked for")
+
+
 def _told(store: Facts | None) -> str:
     if store is None:
         return "none"
@@ -228,6 +294,12 @@ def _advice(facts: Facts) -> list[str]:
         last = facts["feast"]["last_day"]
         lines[0] += f" Feast serves values of up to {last}." if last else " Feast serves nothing yet."
     pending = len({day for version in facts["versions"] for day in version["rerun"]})
+    lineage = facts["embeddings"]
+    if lineage is not None and lineage["last_embedded_day"] is not None:
+        when = f"{lineage['last_embedded_at']:%Y-%m-%d %H:%M} UTC" if lineage["last_embedded_at"] else "unknown"
+        lines.append(
+            f"Embedded up to {lineage['last_embedded_day']}, last at {when}; {len(lineage['missing'])} days missing."
+        )
     if fresh["days_behind"] or pending:
         behind = f"{fresh['days_behind']} days with events are not published, {pending} wait to be run again"
         lines.append(f"{behind}: tokenlake backfill {root}")

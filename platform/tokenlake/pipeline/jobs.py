@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.errors import CorruptionError, TrainingError, VersionError, storage_error
+from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
@@ -100,9 +100,9 @@ def encode(lake: Lake, day: Day, version: str) -> JobResult:
     if not _has_events(lake, day):
         return _skipped(lake, "encode", day, version)
     require_order(lake, version, day)
-    from tokenlake.pipeline.encoding import encode_day
-
     with _job(lake, "encode", day, version) as (run, summary):
+        from tokenlake.pipeline.encoding import encode_day
+
         summary |= encode_day(lake, plan(lake, version, day))
         run.artefact(
             "instance_tokens", f"{lake.instance_tokens.path}?version={version}&ds={day}", rows=int(summary["rows"] or 0)
@@ -162,10 +162,10 @@ def embed(lake: Lake, day: Day, version: str) -> JobResult:
     """Embed every active user, and every item met, by the day's plan's checkpoint; the day is done then."""
     if not _has_events(lake, day):
         return _skipped(lake, EMBED, day, version)
-    from tokenlake.pipeline.embedding import embed_day
-
     require_order(lake, version, day)
     with _job(lake, EMBED, day, version) as (run, summary):
+        from tokenlake.pipeline.embedding import embed_day
+
         summary |= embed_day(lake, plan(lake, version, day))
         _embedded(lake, run, summary)
     lake.catalog.clear_rerun(day, version, before=run.started_at)
@@ -181,10 +181,10 @@ def embed_bucket(lake: Lake, day: Day, version: str, bucket: int, buckets: int) 
     """
     if not _has_events(lake, day):
         return _skipped(lake, "embed-bucket", day, version)
-    from tokenlake.pipeline.buckets import stage
-
     require_order(lake, version, day)
     with _job(lake, "embed-bucket", day, version) as (_, summary):
+        from tokenlake.pipeline.buckets import stage
+
         summary |= stage(lake, plan(lake, version, day), bucket, buckets)
     return JobResult("embed-bucket", day, version, "done", summary)
 
@@ -226,7 +226,7 @@ def index(lake: Lake, day: Day, version: str) -> JobResult:
 
         summary |= {"built": len(build.ensure_indexes(lake, [day]))}
         for made in _made(lake, day, version, "users", "items"):
-            summary[made.name] = made.rows
+            summary |= {made.name: made.rows, f"recall@10 of {made.name}": made.stats.get("recall@10")}
             run.artefact(f"index-{made.name}", f"{made.path}/{made.name}", rows=made.rows)
             run.metric("recall@10", made.stats.get("recall@10"), index=made.name)
     return JobResult("index", day, version, "done", summary)
@@ -324,6 +324,10 @@ def _in_our_words() -> Iterator[None]:
         ) from error
     except ModelError as error:
         raise TrainingError(str(error)) from error
+    except ModuleNotFoundError as error:
+        if (known := missing_extra(error)) is None:
+            raise
+        raise known from error
     except OSError as error:
         raise storage_error(error) from error
 

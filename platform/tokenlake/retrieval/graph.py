@@ -61,6 +61,16 @@ class Graph:
         """Place of the user that each edge leads from, int64 (edges,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def edges(self) -> pa.Table:
+        """Every edge as a row: `src`, `dst` (ids) and `weight`, as the `edges` table holds them."""
+        return pa.table(
+            {
+                "src": self.ids.take(pa.array(self.sources)),
+                "dst": self.ids.take(pa.array(self.targets)),
+                "weight": pa.array(self.weights),
+            }
+        )
+
     def row(self, place: int) -> tuple[Ints, NDArray[np.float64]]:
         """Targets and weights of one user by its place."""
         part = slice(self.offsets[place], self.offsets[place + 1])

@@ -66,12 +66,7 @@ def make_graph(lake: Lake, day: Day) -> Graph:
 
 def write_edges(lake: Lake, graph: Graph) -> None:
     """Replace a day of the `edges` table by a graph's, in one commit."""
-    rows = {
-        "src": graph.ids.take(pa.array(graph.sources)),
-        "dst": graph.ids.take(pa.array(graph.targets)),
-        "weight": pa.array(graph.weights),
-    }
-    lake.edges.replace_day(graph.identity.day, pa.table(rows), version=graph.identity.version)
+    lake.edges.replace_day(graph.identity.day, graph.edges(), version=graph.identity.version)
 
 
 def _fit(lake: Lake, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:

@@ -1,0 +1,91 @@
+"""Checks what is derived of the embeddings: checksums of the files, and that they are equal to the lake's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenlake.errors import CorruptionError
+from tokenlake.lake.lake import Lake
+from tokenlake.retrieval import artefacts
+from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, MADE
+from tokenlake.retrieval.graph import Graph
+from tokenlake.retrieval.index import Index
+from tokenlake.times import as_day
+
+_MEND = "it is derived: delete the folder, and `tokenlake backfill` or the next question makes it again"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One day's indexes and graph, found to be whole.
+
+    Attributes:
+        state: `current`; `stale` where the day's embeddings were written again since, which the next build mends.
+        edges: of its graph; None where it has none.
+    """
+
+    version: str
+    day: str
+    state: str
+    users: int
+    items: int
+    edges: int | None
+    files: int
+
+
+def verify(lake: Lake) -> Iterator[Checked]:
+    """Check every day's indexes, graph and rows of `edges`.
+
+    Raises:
+        CorruptionError: the first fault; the message names the file.
+    """
+    for folder in sorted((lake.data / "retrieval").glob("*/[0-9]*")):
+        made = artefacts.read_made(folder / MADE)
+        if made is not None:
+            yield _day(lake, folder, made)
+
+
+def _day(lake: Lake, folder: Path, made: dict[str, Any]) -> Checked:
+    _sums(folder, made["sums"])
+    counts = {name: len(Index(folder / name)) for name in artefacts.NAMES}
+    version, day = folder.parent.name, as_day(folder.name)
+    tables = artefacts.tables(lake)
+    stands = made["stamp"]["files"] == sorted(
+        Path(uri).name for table in tables.values() for uri in table.uris(day=day, version=version)
+    )
+    if stands:
+        for name, table in tables.items():
+            identity, ids, vectors = artefacts.read_vectors(table, version, day)
+            index = Index(folder / name)
+            same = index.identity == identity and index.ids.equals(ids) and np.array_equal(index.vectors, vectors)
+            if not same:
+                raise CorruptionError(f"{folder / name} is not of the rows of {table.path.name} of {day}; {_MEND}")
+    linked = artefacts.read_made(folder / GRAPH_MADE)
+    edges = None if linked is None else _graph(lake, folder, linked)
+    files = len(made["sums"]) + (0 if linked is None else len(linked["sums"]))
+    return Checked(version, str(day), "current" if stands else "stale", counts["users"], counts["items"], edges, files)
+
+
+def _sums(folder: Path, sums: dict[str, str]) -> None:
+    for name, expected in sums.items():
+        try:
+            found = artefacts.checksum(folder / name)
+        except FileNotFoundError as error:
+            raise CorruptionError(f"{folder / name} is missing; {_MEND}") from error
+        if found != expected:
+            raise CorruptionError(f"{folder / name} is not what was written; {_MEND}")
+
+
+def _graph(lake: Lake, folder: Path, linked: dict[str, Any]) -> int:
+    _sums(folder, linked["sums"])
+    graph = Graph.load(folder / GRAPH)
+    stored = lake.edges.read(day=graph.identity.day, version=graph.identity.version, columns=["src", "dst", "weight"])
+    keys = [("src", "ascending"), ("dst", "ascending")]
+    if not stored.sort_by(keys).equals(graph.edges().cast(stored.schema).sort_by(keys)):
+        raise CorruptionError(f"the table edges of {graph.identity.day} is not the graph of {folder / GRAPH}; {_MEND}")
+    return len(graph.targets)
