@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
@@ -214,6 +215,35 @@ def test_stopped_half_way_it_is_finished_by_the_next(
     assert any(row["embedding"] for row in half), "readers are served all along"
     assert [result.job for result in bring(lake).results] == ["materialize"]
     assert online(lake, users_of(lake)) == expected(lake)
+
+
+def test_killed_half_way_readers_are_served_and_the_next_finishes(built: Lake, tmp_path: Path) -> None:
+    lake = copy(built, tmp_path / "lake")
+    bring(lake)
+    rows = lake.user_statistics.read(day=day(6))
+    changed = rows.set_column(rows.column_names.index("events"), "events", pc.add(rows["events"], pa.scalar(100)))
+    before = expected(lake)
+    lake.user_statistics.replace_day(day(6), changed)
+    code = (
+        "import os; from feast.infra.online_stores.sqlite import SqliteOnlineStore as S; write = S.online_write_batch; "
+        "S.online_write_batch = lambda s, c, table, *more: os.kill(os.getpid(), 9) "
+        "if table.name == 'user_statistics' else write(s, c, table, *more); "
+        f"jobs.materialize(lake, dt.date.fromisoformat('{day(6)}'))"
+    )
+    assert subprocess.run(child(lake, code), timeout=300).returncode == -9
+    assert online(lake, users_of(lake)) == before
+    assert jobs.materialize(lake, day(6)).status == "done"
+    assert online(lake, users_of(lake)) == expected(lake) != before
+    assert [run.status for run in lake.catalog.runs(job="materialize")] == ["done", "killed", "done"]
+
+
+def test_the_daily_run_ends_in_feast(built: Lake, tmp_path: Path) -> None:
+    lake = copy(built, tmp_path / "lake")
+    done = [(result.job, result.status) for result in lake.run(day(0)).results]
+    assert done[0] == ("ingest", "done")
+    assert done[-2:] == [("statistics", "done"), ("materialize", "done")]
+    assert online(lake, users_of(lake)) == expected(lake, start(1))
+    assert [result.job for result in lake.run(day(0)).results] == ["ingest"]
 
 
 def test_two_processes_at_once(built: Lake, tmp_path: Path) -> None:
