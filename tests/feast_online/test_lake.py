@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from feast import Entity, FeatureView, Field, RepoConfig
-from feast.data_source import DataSource
+from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
-from feast.types import Array, Bool, Float32, Int64, String, UnixTimestamp
+from feast.types import Array, Bool, Float32, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
-from tokenlake.feast import TokenlakeOnlineStore, online_search
+from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource, online_search
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import DAY_US, day_start
@@ -29,23 +29,6 @@ from tokenlake.tokens.store import TokenStore
 OURS = "tokenlake.feast.TokenlakeOnlineStore"
 DIM, LENGTH = 4, 5
 NOW = time.time_ns() // 1000
-
-
-class _Source(DataSource):
-    """A source that is only looked at."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(name="source", timestamp_field="available_at")
-        vars(self).update(attributes)
-
-    @staticmethod
-    def from_proto(data_source: Any) -> Any: ...
-    def _to_proto_impl(self) -> Any: ...
-    def validate(self, config: Any) -> None: ...
-    def get_table_column_names_and_types(self, config: Any) -> Any: ...
-    def source_type(self) -> Any: ...
-    @staticmethod
-    def source_datatype_to_feast_value_type() -> Any: ...
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +51,15 @@ def config(lake: Lake, tmp_path: Path) -> RepoConfig:
     )
 
 
-def view_of(fields: dict[str, Any], **attributes: Any) -> FeatureView:
+def view_of(fields: dict[str, Any], source: Any) -> FeatureView:
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
     schema = [Field(name="user_id", dtype=Int64), *(Field(name=name, dtype=kind) for name, kind in fields.items())]
-    return FeatureView(name="view", entities=[user], schema=schema, source=_Source(**attributes))
+    return FeatureView(name="view", entities=[user], schema=schema, source=source)
 
 
 def sequences(version: str | None = None, times: Any = Int64, **fields: Any) -> FeatureView:
     shown = {"vectors": Array(Float32), "timestamps": Array(times), **fields}
-    mapping = {"tokens": "vectors"}
-    return view_of(
-        shown, stream="iat", length=LENGTH, version=version, side=True, available="realtime", field_mapping=mapping
-    )
+    return view_of(shown, TokenSource(length=LENGTH, version=version, field_mapping={"tokens": "vectors"}))
 
 
 def key(user: int) -> EntityKey:
@@ -142,6 +122,38 @@ def test_sequences_are_what_the_store_fetches(lake: Lake, config: RepoConfig, la
     assert asyncio.run(online.online_read_async(config, view, [key(u) for u in users])) == found
 
 
+def test_through_the_feature_store(lake: Lake, config: RepoConfig, labelled: TokenStore) -> None:
+    """Registered, materialized, asked for: a user's tokens, and the nearest users in the order that pairs them right."""
+    settings = {"offline_store": {"type": "tokenlake.feast.TokenlakeOfflineStore", "lake": str(lake.root)}}
+    engine = {"batch_engine": {"type": "tokenlake.feast.TokenlakeComputeEngine"}}
+    store = FeatureStore(config=RepoConfig(**{**config.model_dump(by_alias=True), **settings, **engine}))
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    tokens = sequences(clicked=Array(Int32))
+    keys = [Field(name="user_id", dtype=Int64), Field(name="embedding", dtype=Array(Float32))]
+    source = LakeSource(table="user_embeddings", version=lake.config.embedding_version)
+    near = FeatureView(name="near", entities=[user], schema=keys, source=source)
+    store.apply([user, tokens, near])
+    day_after = dt.datetime.combine(day(8), dt.time(1), dt.UTC)
+    store.materialize(day_after - dt.timedelta(days=1), day_after)
+    assert store._provider.online_store.write_arrow(store.config, tokens, pa.table({})) == 0
+    users = [0, 3, 99]
+    answer = store.get_online_features(["view:vectors", "view:clicked"], [{"user_id": u} for u in users]).to_dict()
+    batch = labelled.fetch(users, before=NOW, length=LENGTH)
+    for i, (start, stop) in enumerate(zip(batch.offsets[:-1], batch.offsets[1:], strict=True)):
+        shown = batch.values[start:stop].astype(np.float32).ravel().tolist() if stop > start else None
+        assert answer["vectors"][i] == shown
+        assert answer["clicked"][i] == (batch.side["clicked"][start:stop].tolist() if stop > start else None)
+    rows = lake.user_embeddings.read(day=day(7), version=lake.config.embedding_version).to_pylist()
+    query = np.float32(rows[3]["embedding"])
+    found = store.retrieve_online_documents_v2(["near:embedding"], top_k=3, query=query.tolist(), distance_metric="L2")
+    held = {row["user_id"]: np.float32(row["embedding"]) for row in rows}
+    told = found.to_dict()
+    assert told["user_id"] == sorted(exact(held, query, "L2"))
+    for user_id, vector, distance in zip(told["user_id"], told["embedding"], told["distance"], strict=True):
+        assert np.float32(vector).tolist() == held[user_id].tolist()
+        assert distance == pytest.approx(np.linalg.norm(held[user_id] - query), abs=1e-6)
+
+
 def test_what_a_sequence_cannot_say_is_refused(config: RepoConfig, labelled: TokenStore, tmp_path: Path) -> None:
     online = TokenlakeOnlineStore()
     for fields, message in (
@@ -202,8 +214,8 @@ def test_a_push_that_cannot_say_when_a_label_is_known_is_refused(config: RepoCon
 
 
 def embeddings(**attributes: Any) -> FeatureView:
-    given = {"table": "user_embeddings", "version": None, **attributes}
-    return view_of({"embedding": Array(Float32), "note": String}, **given)
+    given = {"table": "user_embeddings", **attributes}
+    return view_of({"embedding": Array(Float32), "note": String}, LakeSource(**given))
 
 
 def exact(vectors: dict[int, np.ndarray], query: np.ndarray, metric: str) -> dict[int, float]:
@@ -274,7 +286,10 @@ def test_what_is_no_search_for_vectors_is_refused(config: RepoConfig) -> None:
         (lambda: ask(config, view, ["note"], [1.0], 3, filters=object()), "text queries and filters"),  # type: ignore[arg-type]
         (lambda: ask(config, view, ["note"], [1.0], 3), "a vector of 1 numbers given; those of 'view' have 2"),
         (lambda: ask(config, view, ["note"], [1.0, 2.0], 3, "hamming"), "distance_metric='hamming'"),
-        (lambda: ask(config, view_of({"a": String}), [], [1.0], 3), r"has the vector features \[\]"),
+        (
+            lambda: ask(config, view_of({"a": String}, LakeSource(table="events")), [], [1.0], 3),
+            r"has the vector features \[\]",
+        ),
     ):
         with pytest.raises(SchemaError, match=message):
             call()

@@ -14,7 +14,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
 from tokenlake.feast.online import TokenlakeOnlineStore
-from tokenlake.feast.online_tokens import TokenSequences
+from tokenlake.feast.sources import TokenSource
 
 
 class TokenlakeComputeEngineConfig(FeastConfigBaseModel):
@@ -47,7 +47,7 @@ class TokenlakeComputeEngine(LocalComputeEngine):
         told = LocalMaterializationJob(
             job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED
         )
-        if isinstance(view.batch_source, TokenSequences):
+        if isinstance(view.batch_source, TokenSource):
             return told  # served straight from the token store
         try:
             context = self.get_execution_context(registry, task)

@@ -33,9 +33,10 @@ from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.feast import online_encode, online_keys, wire
 from tokenlake.feast.online_files import NO_TIME, Rows
-from tokenlake.feast.online_search import LakeIndex, LakeTable, Vectors, distances, metric_of, nearest, vector_field
+from tokenlake.feast.online_search import LakeIndex, Vectors, distances, metric_of, nearest, vector_field
 from tokenlake.feast.online_table import Found, OnlineTable
-from tokenlake.feast.online_tokens import Tokens, TokenSequences, user_ids
+from tokenlake.feast.online_tokens import Tokens, user_ids
+from tokenlake.feast.sources import LakeSource, TokenSource
 from tokenlake.times import as_micros
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -98,7 +99,7 @@ class TokenlakeOnlineStore(OnlineStore):
         """
         if not data:
             return
-        if isinstance(source := table.batch_source, TokenSequences):
+        if isinstance(source := table.batch_source, TokenSource):
             users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data]).tolist()
             self._tokens(config, table).push(
                 source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
@@ -145,7 +146,7 @@ class TokenlakeOnlineStore(OnlineStore):
             SchemaError: a column is missing, of a wrong type, or null where nothing may be.
             ConfigError: the repo serializes entity keys in another way than version 3.
         """
-        if isinstance(view.batch_source, TokenSequences):
+        if isinstance(view.batch_source, TokenSource):
             return 0
         if config.entity_key_serialization_version != 3:
             raise ConfigError(
@@ -232,7 +233,7 @@ class TokenlakeOnlineStore(OnlineStore):
     def _found(
         self, config: RepoConfig, view: FeatureView, entities: Sequence[Mapping[str, ValueProto]], names: Sequence[str]
     ) -> Sequence[Found | None]:
-        if isinstance(source := view.batch_source, TokenSequences):
+        if isinstance(source := view.batch_source, TokenSource):
             return self._tokens(config, view).read(source, view, user_ids(entities), names)
         keys = [online_keys.of_entity(entity, config.entity_key_serialization_version) for entity in entities]
         return self._table(config, view).read(keys, names)
@@ -282,7 +283,7 @@ class TokenlakeOnlineStore(OnlineStore):
     ) -> list[tuple[bytes, float]]:
         field, table = vector_field(view), self._table(config, view)
         source, lake = view.batch_source, _lake_of(config)
-        if lake is not None and isinstance(source, LakeTable) and len(view.entity_columns) == 1:
+        if lake is not None and isinstance(source, LakeSource) and len(view.entity_columns) == 1:
             near = self._indexes.setdefault(lake, LakeIndex(lake)).near(source, query, count)
             if near is not None:
                 (column,) = view.entity_columns

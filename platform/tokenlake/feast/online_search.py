@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError
 from tokenlake.feast import wire
 from tokenlake.feast.online_files import Rows
 from tokenlake.feast.online_table import OnlineTable, reduce
+from tokenlake.feast.sources import LakeSource
 from tokenlake.lake.lake import open as open_lake
 from tokenlake.retrieval.index import Index
 
@@ -32,18 +32,6 @@ _METRICS = {
 }
 #: How long a reader trusts the index that it has open, in seconds.
 _INDEX_S = 1.0
-
-
-@runtime_checkable
-class LakeTable(Protocol):
-    """What makes a data source a table of the lake: `LakeSource` is one.
-
-    Attributes:
-        table: its name; version: of the encoder, or None for the one in use.
-    """
-
-    table: str
-    version: str | None
 
 
 def metric_of(name: str | None) -> str:
@@ -132,7 +120,7 @@ class LakeIndex:
         self._lake = open_lake(lake)
         self._open: dict[str, tuple[float, Index | None]] = {}
 
-    def near(self, source: LakeTable, query: Floats, count: int) -> tuple[pa.Array, Floats] | None:
+    def near(self, source: LakeSource, query: Floats, count: int) -> tuple[pa.Array, Floats] | None:
         """The ids and vectors of the nearest; None where there is no index of such vectors.
 
         They are unit vectors: the order by cosine is that by Euclidean distance and by product, too.

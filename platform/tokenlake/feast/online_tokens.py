@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from feast import FeatureView, Field
@@ -17,35 +17,17 @@ from tokenlake import locks
 from tokenlake.errors import SchemaError
 from tokenlake.feast import wire
 from tokenlake.feast.online_table import Found
+from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.lake import Lake
 from tokenlake.lake.lake import open as open_lake
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.store import Available, TokenStore
+from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.
 PATIENCE_S = 30.0
-TOKENS, TIMESTAMPS = "tokens", "timestamps"
 _MICRO = 1_000_000
 _VARINTS = {ValueType.INT32_LIST, ValueType.INT64_LIST, ValueType.BOOL_LIST, ValueType.UNIX_TIMESTAMP_LIST}
 _FIXED = {ValueType.FLOAT_LIST: np.float32, ValueType.DOUBLE_LIST: np.float64}
-
-
-@runtime_checkable
-class TokenSequences(Protocol):
-    """What makes a data source one of token sequences: `TokenSource` is one.
-
-    Attributes:
-        stream: an encoder of the lake; version: of it, or None for its present one.
-        length: tokens of a sequence, at most.
-        available: as `TokenStore.fetch` has it.
-        field_mapping: column -> feature.
-    """
-
-    stream: str
-    version: str | None
-    length: int
-    available: Available
-    field_mapping: dict[str, str]
 
 
 class Tokens:
@@ -56,7 +38,7 @@ class Tokens:
         self._stores: dict[str, TokenStore] = {}
 
     def read(
-        self, source: TokenSequences, view: FeatureView, users: NDArray[Any], names: Sequence[str]
+        self, source: TokenSource, view: FeatureView, users: NDArray[Any], names: Sequence[str]
     ) -> list[Found | None]:
         """The last tokens of each user strictly before now; None for a user without any.
 
@@ -74,7 +56,7 @@ class Tokens:
             for i, count in enumerate(batch.lengths.tolist())
         ]
 
-    def push(self, source: TokenSequences, view: FeatureView, rows: list[tuple[Any, dict[str, Any]]]) -> int:
+    def push(self, source: TokenSource, view: FeatureView, rows: list[tuple[Any, dict[str, Any]]]) -> int:
         """Append tokens that the store doesn't hold yet to its realtime tail: durable, and seen by the next read.
 
         Args:
@@ -113,7 +95,7 @@ class Tokens:
                 users[new], times[new], tokens[new], {name: column[new] for name, column in side.items()}
             )
 
-    def _store(self, source: TokenSequences) -> TokenStore:
+    def _store(self, source: TokenSource) -> TokenStore:
         name = source.version or source.stream
         if (store := self._stores.get(name)) is None:
             store = self._stores[name] = self._lake.tokens(name)
@@ -121,7 +103,7 @@ class Tokens:
         return store
 
 
-def _columns(source: TokenSequences) -> dict[str, str]:
+def _columns(source: TokenSource) -> dict[str, str]:
     """Feature -> column, where they differ."""
     return {feature: column for column, feature in source.field_mapping.items()}
 
