@@ -375,9 +375,7 @@ def test_varints(numbers: list[int]) -> None:
 
 @given(st.integers(-(2**50), 2**50))
 def test_timestamps(micros: int) -> None:
-    vector = GetOnlineFeaturesResponse.FeatureVector.FromString(
-        wire.feature_vector([wire.NOTHING] * 2, b"", [micros, None])
-    )
+    vector = GetOnlineFeaturesResponse.FeatureVector.FromString(wire.feature_vector(b"", [micros, None]))
     assert vector.event_timestamps[0].ToMicroseconds() == micros
     assert vector.event_timestamps[1].ToMicroseconds() == 0
 

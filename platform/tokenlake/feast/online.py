@@ -380,8 +380,13 @@ def _respond(
     for name in names:
         values = [None if row is None else row.values.get(name) for row in rows]
         statuses = bytes(FieldStatus.NOT_FOUND if value is None else FieldStatus.PRESENT for value in values)
-        plain = [wire.NOTHING if value is None else value for value in values]
-        response.results.add().MergeFromString(wire.feature_vector(plain, statuses, times))
+        vector = response.results.add()
+        vector.MergeFromString(wire.feature_vector(statuses, times))
+        for value in values:
+            into = vector.values.add()
+            if value:
+                # One by one: a copy of all of them would be as large as the response, and as slow as parsing it.
+                into.MergeFromString(value[0] if len(value) == 1 else b"".join(value))
 
 
 def _count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:

@@ -6,7 +6,7 @@ Feast's descriptors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -38,7 +38,6 @@ _MICRO = 1_000_000
 Pieces = tuple[bytes | memoryview, ...]
 #: A null value: a `Value` that holds nothing.
 NULL = b""
-NOTHING: Pieces = ()
 
 
 @lru_cache(maxsize=4096)
@@ -146,19 +145,14 @@ def plain(field: int, kind: str) -> Callable[[int], bytes]:
     return lambda _: tag(field, {"varint": _VARINT, "fixed32": _FIXED32, "fixed64": _FIXED64}[kind])
 
 
-def feature_vector(values: Sequence[Pieces], statuses: bytes, micros: Iterable[int | None]) -> bytes:
-    """A `GetOnlineFeaturesResponse.FeatureVector`.
+def feature_vector(statuses: bytes, micros: Iterable[int | None]) -> bytes:
+    """A `GetOnlineFeaturesResponse.FeatureVector` without its values.
 
     Args:
-        values: wire bytes of a `Value` for each row.
         statuses: a `FieldStatus` for each row.
         micros: the event time of each row; None where there is none.
     """
-    parts: list[bytes | memoryview] = []
-    for value in values:
-        parts += (b"\x0a", varint(sum(map(len, value))), *value)
-    if statuses:
-        parts += (b"\x12", varint(len(statuses)), statuses)
+    parts = [b"\x12", varint(len(statuses)), statuses] if statuses else []
     known: dict[int | None, bytes] = {None: b"\x1a\x00"}
     for time in micros:
         if (stamp := known.get(time)) is None:
