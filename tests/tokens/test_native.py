@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
 from tokenlake.times import day_of
+from tokenlake.tokens import fast as loops_of_reading
 from tokenlake.tokens import loops, part, view
 from tokenlake.tokens.native import library
 from tokenlake.tokens.store import TokenStore
@@ -80,9 +81,14 @@ def test_finite(dtype: str, bad: float) -> None:
     assert not loops.finite(values)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_many_queries_on_threads(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_queries_on_threads(
+    tmp_path: Path, dtype: str, *, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(part, "SEGMENT_ROWS", 900)
+    if streamed:
+        monkeypatch.setattr(loops_of_reading, "_LARGE_BYTES", 0)
     rng = np.random.default_rng(1)
     store = make(tmp_path / "s", dtype)
 
@@ -99,10 +105,10 @@ def test_many_queries_on_threads(tmp_path: Path, dtype: str, monkeypatch: pytest
         store.append(**rows(day, 500))
     users, before = rng.integers(-5, 90, 5000), rng.integers(0, 8 * DAY, 5000)
     for available in ("realtime", "daily"):
-        fast = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
+        fast = TokenStore.open(store.path).fetch(users, before=before, length=300, available=available)  # type: ignore[arg-type]  # both
         with monkeypatch.context() as patch:
             patch.setattr(view, "library", lambda: None)
-            plain = TokenStore.open(store.path).fetch(users, before=before, length=100, available=available)  # type: ignore[arg-type]  # both
+            plain = TokenStore.open(store.path).fetch(users, before=before, length=300, available=available)  # type: ignore[arg-type]  # both
         for name in ("offsets", "values", "timestamps", "scales"):
             assert np.array_equal(getattr(fast, name), getattr(plain, name)), name
         for name in ("event", "clicked"):

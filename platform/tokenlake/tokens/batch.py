@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.tokens import memory
 from tokenlake.tokens.loops import widen
 from tokenlake.tokens.schema import StoreSchema
 
@@ -112,7 +113,7 @@ class TokenBatch:
             buffer = self._buffers.get(name)
             shape = schema.shape(name, total)
             if buffer is None or len(buffer) < total or buffer.dtype != dtype or buffer.shape[1:] != shape[1:]:
-                buffer = self._buffers[name] = np.empty(shape, dtype)
+                buffer = self._buffers[name] = memory.empty(shape, dtype)
             return buffer[:total]
 
         names = ["timestamp", "token", *(["scale"] if schema.dtype == "int8" else []), *schema.side]

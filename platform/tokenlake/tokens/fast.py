@@ -22,13 +22,14 @@ _LOAD, _CHECK, _NO_MEMORY = 1, 2, 4
 #: Fewer queries, or bytes, than these are not worth a second thread.
 _MANY_QUERIES = 512
 _MANY_BYTES = 1 << 20
+#: An output of so many bytes finds no room in a processor's caches.
+_LARGE_BYTES = 1 << 25
 
 _SEGMENT = np.dtype(
     [(name, np.uintp) for name in ("users", "offsets", "cells", "times", "checked")]
     + [(name, np.int64) for name in ("cell_bits", "block_shift")]
 )
 _PIECE = np.dtype([(name, np.int64) for name in ("start", "stop", "bits", "first")])
-_RUN = np.dtype([(name, np.int32) for name in ("segment", "start", "count")])
 
 
 def _struct(name: str, fields: str) -> Any:
@@ -42,7 +43,7 @@ _Find = _struct(
     "runs n_runs offsets",
 )
 _Column = _struct("_Column", "out width bases tail known tail_known known_out")
-_Gather = _struct("_Gather", "find columns n_columns moments")
+_Gather = _struct("_Gather", "find columns n_columns moments large")
 
 
 class Table:
@@ -118,8 +119,8 @@ class Found:
         slots = n * (len(table.pieces) + 1) + 2 * (len(rows) if rows is not None else 0)
         self.offsets = np.empty(n + 1, np.int64)
         self.tail_columns = tail.buffers if tail is not None and rows is not None else None
-        self._runs = np.empty(slots, _RUN)
-        self._n_runs = np.empty(n, np.int32)
+        self._runs = np.empty(3 * slots + n, np.int32)  # run_t of every slot, then the number of runs of each query
+        runs = address(self._runs)
         wanted = np.zeros(len(table.files), np.uint8)
         self._keep = (table, window, offsets, rows, times)
         self.struct = _Find(
@@ -134,8 +135,8 @@ class Found:
             address(offsets) if offsets is not None else 0,
             address(rows) if rows is not None else 0,
             address(times) if times is not None else 0,
-            address(self._runs),
-            address(self._n_runs),
+            runs,
+            runs + 12 * slots,
             address(self.offsets),
         )
         self.place = ctypes.addressof(self.struct)
@@ -165,7 +166,7 @@ def _of_tail(
     offsets = np.array([0, *accumulate(map(len, parts))])
     if not offsets[-1]:
         return None, None, None
-    return offsets, np.concatenate(parts), tail.buffers["timestamp"]
+    return offsets, parts[0] if len(parts) == 1 else np.concatenate(parts), tail.buffers["timestamp"]
 
 
 def read(
@@ -198,6 +199,6 @@ def read(
             label = (0, 0, 0)
         told[i] = (address(column), column.strides[0], table.base_places[name], base, *label)
         size += column.nbytes
-    ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments))
+    ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments), size >= _LARGE_BYTES)
     lib.tl_gather(ctypes.addressof(ask), THREADS if size >= _MANY_BYTES else 1)
     return batch

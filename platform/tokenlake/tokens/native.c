@@ -7,6 +7,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum { MAX_THREADS = 16, WANT_LOAD = 1, WANT_CHECK = 2, NO_MEMORY = 4 };
 
@@ -258,12 +261,57 @@ typedef struct {
     const column_t *columns;
     int64_t n_columns;
     const int64_t *moments;       /* by query: labels known before are shown */
+    int64_t large;                /* whether the output is larger than the caches */
 } gather_t;
 
 typedef struct {
     const gather_t *gather;
     int64_t from, to;
 } gather_job;
+
+enum { AHEAD = 1024 };
+
+/* Ask for the first bytes of a run, which is copied next. */
+static void prefetch_run(const gather_t *g, const run_t *run) {
+    if (run->segment < 0) return;
+    for (int64_t k = 0; k < g->n_columns; k++) {
+        const column_t *c = &g->columns[k];
+        const uint8_t *from = c->bases[run->segment] + run->start * c->width;
+        int64_t size = run->count * c->width < AHEAD ? run->count * c->width : AHEAD;
+        for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(from + at);
+    }
+}
+
+/* memcpy that leaves the caches alone: for an output larger than they are, it saves reading each line before it is
+ * overwritten, a third of all traffic. memcpy does the same by itself, but only for a copy that is large as a whole. */
+static void stream(uint8_t *to, const uint8_t *from, size_t size) {
+#ifdef __SSE2__
+    size_t head = -(uintptr_t)to & 63;
+    if (size >= 512) {
+        memcpy(to, from, head);
+        to += head, from += head, size -= head;
+        for (; size >= 64; to += 64, from += 64, size -= 64) {
+            if (size > AHEAD) __builtin_prefetch(from + AHEAD); /* the processor's own prefetching ends at a page */
+            __m128i a = _mm_loadu_si128((const __m128i *)from), b = _mm_loadu_si128((const __m128i *)from + 1);
+            __m128i c = _mm_loadu_si128((const __m128i *)from + 2), d = _mm_loadu_si128((const __m128i *)from + 3);
+            _mm_stream_si128((__m128i *)to, a);
+            _mm_stream_si128((__m128i *)to + 1, b);
+            _mm_stream_si128((__m128i *)to + 2, c);
+            _mm_stream_si128((__m128i *)to + 3, d);
+        }
+    }
+#endif
+    memcpy(to, from, size);
+}
+
+static void copy(uint8_t *to, const uint8_t *from, size_t size) { memcpy(to, from, size); }
+
+/* Streamed bytes are seen by other threads only after a fence. */
+static void stream_end(void) {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
 
 static void gather_label(const column_t *c, const run_t *run, int64_t at, int64_t moment) {
     const int64_t *known = (run->segment < 0 ? c->tail_known : c->known[run->segment]) + run->start;
@@ -289,6 +337,10 @@ static void *gather_some(void *argument) {
         for (int r = 0; r < f->n_runs[q]; r++) {
             const run_t *run = &runs[r];
             at -= run->count;
+            if (r + 1 < f->n_runs[q])
+                prefetch_run(g, run + 1);
+            else if (q + 1 < job->to && f->n_runs[q + 1])
+                prefetch_run(g, f->runs + slot(f, q + 1));
             for (int64_t k = 0; k < g->n_columns; k++) {
                 const column_t *c = &g->columns[k];
                 if (c->known) {
@@ -296,10 +348,11 @@ static void *gather_some(void *argument) {
                     continue;
                 }
                 const uint8_t *base = run->segment < 0 ? c->tail : c->bases[run->segment];
-                memcpy(c->out + at * c->width, base + run->start * c->width, run->count * c->width);
+                (g->large ? stream : copy)(c->out + at * c->width, base + run->start * c->width, run->count * c->width);
             }
         }
     }
+    if (g->large) stream_end();
     return NULL;
 }
 

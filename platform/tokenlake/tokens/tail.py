@@ -106,8 +106,8 @@ class Tail:
         for i, rows in enumerate(found):
             if len(rows):
                 own = times[rows]
-                first = np.searchsorted(own, since[i]) if since is not None else 0
-                found[i] = rows[first : np.searchsorted(own, before[i])]
+                first = own.searchsorted(since[i]) if since is not None else 0
+                found[i] = rows[first : own.searchsorted(before[i])]
         return found
 
     def append(self, rows: Rows) -> None:

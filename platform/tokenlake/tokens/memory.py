@@ -1,0 +1,57 @@
+"""Memory of large batches, used again when nobody holds the batch any more.
+
+The kernel clears each page of new memory before it hands it out, which takes as long as filling the page. A trainer
+drops one batch for the next of about the same size: the next one is put where the last one was.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Arrays below this are left to NumPy.
+LARGE = 1 << 22
+#: Bytes that may lie idle; more are given back to the system.
+IDLE = 1 << 28
+_LINE = 64
+
+_idle: dict[int, NDArray[np.uint8]] = {}
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As `np.empty`; large arrays begin on a cache line, and their memory is used again once they are gone."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    whole: NDArray[Any] = np.asarray(_Lease(_take(size)))
+    return whole[:size].view(dtype).reshape(shape)
+
+
+class _Lease:
+    """What an array's memory belongs to: its end gives the block back."""
+
+    __slots__ = ("__array_interface__", "_block", "_idle")
+
+    def __init__(self, block: NDArray[np.uint8]) -> None:
+        self.__array_interface__ = block.__array_interface__
+        self._block = block
+        self._idle = _idle  # the module's name may be gone when the interpreter ends
+
+    def __del__(self) -> None:
+        idle = self._idle
+        if sum(block.nbytes for block in list(idle.values())) + self._block.nbytes <= IDLE:
+            idle[id(self._block)] = self._block
+
+
+def _take(size: int) -> NDArray[np.uint8]:
+    """An idle block that fits without much waste, or a new one. Single dict calls only: safe among threads."""
+    for key, block in list(_idle.items()):
+        if size <= block.nbytes <= 2 * size and _idle.pop(key, None) is not None:
+            return block
+    room = size + size // 8  # the next batch may be a little larger
+    raw = np.empty(room + _LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % _LINE
+    return raw[start : start + room]
