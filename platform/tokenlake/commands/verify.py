@@ -9,7 +9,8 @@ import click
 
 @click.command()
 @click.argument("path", metavar="LAKE_OR_STORE", type=click.Path(path_type=Path))
-def command(path: Path) -> None:
+@click.option("--parity", type=click.Path(path_type=Path), metavar="LOG", help="Ask the fetches of a log again.")
+def command(path: Path, parity: Path | None) -> None:
     """Check a token store, or all stores, indexes and graphs of a lake; the first fault is an error that names the file."""
     from rich.console import Console
     from rich.table import Table
@@ -45,3 +46,10 @@ def command(path: Path) -> None:
                     day.version, day.day, day.state, f"{day.users:,}", f"{day.items:,}", edges, str(day.files)
                 )
         console.print(derived)
+    if parity is not None:
+        from tokenlake.tokens.replay import replay
+
+        report = replay(parity)
+        console.print(f"parity: {report.fetches:,} fetches of {report.queries:,} queries gave the same bytes again")
+        for generation, fetches in report.collected.items():
+            console.print(f"generation {generation} was collected: {fetches:,} fetches of it cannot be asked again")

@@ -97,14 +97,26 @@ class TokenStore:
         return (Path(path) / manifests.NAME).exists()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TokenStore:
+    def open(
+        cls, path: str | os.PathLike[str], *, log: str | os.PathLike[str] | None = None, keep_bytes: bool = False
+    ) -> TokenStore:
         """Open a store as it is now.
+
+        Args:
+            path: its folder.
+            log: a folder on the same disk that logs every fetch, for `tokenlake verify --parity`.
+            keep_bytes: log whole answers, not only their checksums.
 
         Raises:
             NotFoundError: there is none.
+            ConfigError: the log's folder lies on another disk.
             CorruptionError: its manifest, or a file's size, is not what was written.
         """
-        return cls(Path(path))
+        if log is None:
+            return TokenStore(Path(path))
+        from tokenlake.tokens.parity import LoggedStore
+
+        return LoggedStore(Path(path), Path(log), keep_bytes=keep_bytes)
 
     def __repr__(self) -> str:
         manifest = self._view.snapshot.manifest
