@@ -77,7 +77,7 @@ def test_a_reader_sees_what_another_writes_and_a_dropped_table_made_again(tmp_pa
     reader, writer = OnlineTable(tmp_path / "view"), OnlineTable(tmp_path / "view")
     assert reader.read([b"a"], ["x"]) == [None]
     for time in (1, 2):
-        writer.write(rows([(b"a", time, None, {"x": (b"%d" % time,)})]))
+        writer.write(rows([(b"a", time, None, {"x": b"%d" % time})]))
         found = reader.read([b"a"], ["x"])[0]
         assert found is not None
         assert (found.event, found.values) == (time, {"x": (b"%d" % time,)})
