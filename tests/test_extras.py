@@ -1,4 +1,4 @@
-"""What needs an optional package says which extra brings it."""
+"""What needs an optional package says which extra brings it; what needs none works without."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def test_neighbors_need_faiss(lake: Lake) -> None:
     assert code == 1
     assert "MissingExtraError: faiss is not installed; `pip install 'tokenlake[cpu]'` (or `[gpu]`) brings it" in told
     assert "Traceback" not in told
+
+
+def test_what_needs_none_works_without(lake: Lake) -> None:
+    for words in (("status", lake.root), ("sql", lake.root, "-c", "from freshness()"), ("verify", lake.root)):
+        code, told = without("torch faiss feast airflow networkx", *words)
+        assert code == 0, told
+
+
+def test_airflow_says_what_brings_it(lake: Lake) -> None:
+    code, told = without("airflow", "airflow", lake.root)
+    assert code == 1, told
+    assert "`pip install 'tokenlake[airflow]'`" in told
 
 
 def test_packages_and_their_extras() -> None:
