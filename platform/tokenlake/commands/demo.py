@@ -14,6 +14,7 @@ from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
     from tokenlake.lake.lake import Lake
+    from tokenlake.scheduling.client import Run
 
 #: Households of Complete Journey that a laptop's two cores take in minutes.
 _HOUSEHOLDS = 400
@@ -29,7 +30,7 @@ _HOUSEHOLDS = 400
     "--airflow-days", type=click.IntRange(min=0), default=3, show_default=True, help="Last days, run by Airflow's DAGs."
 )
 def command(dataset: str, out: Path | None, households: int, airflow_days: int) -> None:
-    """Take real interaction data through ingest, training, encoding, the token store, Airflow and SQL.
+    """Take real interaction data through the whole daily path, Airflow, SQL, candidates and Feast.
 
     What is done already is left alone, so a second run is quick and changes nothing.
     """
@@ -44,15 +45,25 @@ def command(dataset: str, out: Path | None, households: int, airflow_days: int) 
     by_hand, by_airflow = (days[:-airflow_days], days[-airflow_days:]) if airflow_days else (days, [])
     _say("2. Ingest", f"{len(by_hand)} days of raw files")
     _ingest(lake, by_hand)
-    _say("3. Back-fill", "train, encode and publish each day, for both compressors")
+    _say(
+        "3. Back-fill", "each day's tokens by both compressors, and its user embeddings; then indexes, graph and Feast"
+    )
     _backfill(lake, by_hand)
     if by_airflow:
         _say("4. Airflow", f"the last {len(by_airflow)} days through the real DAGs")
         _airflow(lake, by_airflow)
     _say("5. What came of it")
     from tokenlake.commands import _demo_report
+    from tokenlake.commands.evaluate import print_ranker
 
     _demo_report.show(lake)
+    _say("6. A sequence model", "two HSTU layers over the stored tokens, one pass in order of time")
+    print_ranker(lake)
+    if lake.config.embeddings:
+        from tokenlake.commands import _demo_retrieval
+
+        _say("7. From embeddings to neighbours", "candidates, similar users, Feast")
+        _demo_retrieval.show(lake)
     console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
     _demo_report.next_steps(folder)
 
@@ -100,17 +111,22 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
-    from tokenlake.pipeline.backfill import all_versions
+    from tokenlake.pipeline.backfill import lineages
+    from tokenlake.pipeline.lineage import finished
     from tokenlake.scheduling.services import Services
 
-    versions = all_versions(lake)
-    todo = [day for day in days if any(day not in lake.published(version) for version in versions)]
+    done = [finished(lake, version) for version in lineages(lake)]
+    todo = [day for day in days if any(day not in each for each in done)]
     if not todo:
         console.print("all done before")
         return
     with console.status("starting Airflow on loopback"), Services(lake.root) as airflow:
         for day in todo:
-            run = airflow.trigger("tokenlake_ingest", day.isoformat())
-            ended = airflow.wait("tokenlake_instance_tokens", day.isoformat(), since=run)
-            states = ", ".join(f"{task} {state}" for task, state in sorted(airflow.task_states(ended).items()))
-            console.print(f"{day}: {ended.state} ({states})")
+            first = airflow.trigger("tokenlake_ingest", day.isoformat())
+            ended = airflow.wait_all(day.isoformat(), since=first)
+            states = ", ".join(f"{dag.removeprefix('tokenlake_')} {_state(run)}" for dag, run in ended.items())
+            console.print(f"{day}: {states}", highlight=False)
+
+
+def _state(run: Run | None) -> str:
+    return "not started" if run is None else run.state

@@ -56,11 +56,11 @@ def command(
         _save(found, output)
         console.print(f"{found.num_rows:,} users of {graph.identity.day} in {output}", highlight=False)
     if key is not None:
-        console.print(_neighbors(graph, key, count, found))
+        console.print(table_of_neighbors(graph, key, count, found))
     elif found is not None and output is None:
         console.print(_communities(graph, found, count))
     if at is not None and key is not None:
-        console.print(_candidates(opened, key, at, count))
+        console.print(table_of_candidates(opened, key, at, count))
 
 
 def _key(user: str, graph: Graph) -> pa.Array:
@@ -72,7 +72,8 @@ def _key(user: str, graph: Graph) -> pa.Array:
         raise click.BadParameter(f"{user!r}: user ids are integers in this lake", param_hint="USER") from None
 
 
-def _neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table | None) -> Table:
+def table_of_neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table | None = None) -> Table:
+    """The users most like one, with what exploring `found` of them."""
     import pyarrow.compute as pc
     from rich.table import Table
 
@@ -110,7 +111,8 @@ def _communities(graph: Graph, found: pa.Table, count: int) -> Table:
     return table
 
 
-def _candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> Table:
+def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> Table:
+    """What similar users recommend to one at a time (UTC)."""
     from rich.table import Table
 
     answer = lake.candidates(key, at=at.replace(tzinfo=dt.UTC), k=count)
