@@ -78,7 +78,8 @@ def table_of_neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table 
     from rich.table import Table
 
     near = graph.neighbors(key, count)
-    table = Table(title=f"like user {key[0]} at the end of {graph.identity.day} ({graph.model.kind} weights)")
+    title = f"like user {key[0]} at the end of {graph.identity.day} ({graph.model.kind} weights)"
+    table = Table(title=title, min_width=len(title))
     table.add_column("user")
     table.add_column("weight", justify="right")
     rows = [[str(user), f"{weight:.4f}"] for user, weight in zip(near.ids.to_pylist(), near.weights, strict=True)]
@@ -99,7 +100,8 @@ def _communities(graph: Graph, found: pa.Table, count: int) -> Table:
     from rich.table import Table
 
     sizes = pc.value_counts(found["community"]).to_pylist()
-    table = Table(title=f"{len(sizes)} communities of {len(graph):,} users at the end of {graph.identity.day}")
+    title = f"{len(sizes)} communities of {len(graph):,} users at the end of {graph.identity.day}"
+    table = Table(title=title, min_width=len(title))
     for name in ("community", "users"):
         table.add_column(name, justify="right")
     table.add_column("most central")
@@ -117,7 +119,8 @@ def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) 
 
     answer = lake.candidates(key, at=at.replace(tzinfo=dt.UTC), k=count)
     served = answer.days[0] or "popularity alone: no embeddings were available"
-    table = Table(title=f"candidates at {at.isoformat()} UTC, served by {served}")
+    title = f"candidates at {at.isoformat()} UTC, served by {served}"
+    table = Table(title=title, min_width=len(title))
     table.add_column("item")
     table.add_column("score", justify="right")
     for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
