@@ -17,7 +17,8 @@ from tokenlake.errors import ConfigError, OrderError
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import embedding, jobs
 from tokenlake.pipeline.activity import Histories, Log
-from tokenlake.pipeline.backfill import backfill
+from tokenlake.pipeline.backfill import backfill, run
+from tokenlake.pipeline.lineage import finished
 from tokenlake.times import DAY_US, day_start
 
 BLOCK = """
@@ -221,3 +222,24 @@ def test_no_block_no_embeddings(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     with pytest.raises(ConfigError, match="no `embeddings` block"):
         backfill(lake, version="alure")
+
+
+def test_days_on_which_nobody_did_what_the_sources_read(tmp_path: Path) -> None:
+    """Such a day is done without a vector, holds no later day up, and has no index; a run again leaves it alone."""
+    block = BLOCK.replace("{all: all, bought: {label: bought}, g1: [{feature: genre, is: g1}, {label: clicked}]}", "%s")
+    lake = make_lake(tmp_path, CONFIG + block % "{bought: {label: bought}}")
+    events = make_events(days=5, per_day=25)
+    early = pc.less(events["timestamp"], pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC")))
+    never = {"bought": pa.scalar(0, pa.int8()), "bought_at": pa.scalar(None, events["bought_at"].type)}
+    for name, value in never.items():
+        place = events.schema.get_field_index(name)
+        events = events.set_column(place, name, pc.if_else(early, value, events[name]))
+    lake.ingest(events)
+    version = lake.config.embedding_version
+    for i in range(5):
+        run(lake, day(i))
+    assert lake.user_embeddings.days(version) == [day(2), day(3), day(4)]
+    assert finished(lake, version) == {day(i) for i in range(5)}
+    assert [r.day for r in lake.catalog.runs(job="graph", version=version, status="skipped")] == [day(0), day(1)]
+    assert len(lake.index("users")) == len(lake.user_embeddings.read(day=day(4), version=version))
+    assert all((version, day(i)) in backfill(lake, version="alure").skipped for i in range(5))

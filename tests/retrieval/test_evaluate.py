@@ -17,6 +17,7 @@ from tokenlake.lake.lake import Lake
 from tokenlake.retrieval.baselines import ItemKnn, own_past
 from tokenlake.retrieval.evaluate import ABLATIONS, BASELINE, OURS, OWN, _paired, retrieval_report
 from tokenlake.retrieval.pools import Pools, Popularity, best, ranks
+from tokenlake.retrieval.variants import variants
 from tokenlake.times import DAY_US, day_start
 
 
@@ -88,6 +89,32 @@ def test_report_counts_every_positive_of_the_days_after_the_bootstrap(lake: Lake
     assert of_all[OURS].ndcg == pytest.approx(np.mean([0 if p is None else 1 / np.log2(p + 2) for p in places]))
     stored = {m.labels["method"]: m.value for m in lake.catalog.metrics("recall") if m.labels["users"] == "all"}
     assert stored[OURS] == of_all[OURS].recall
+
+
+def test_other_encoders_are_lineages_of_their_own(tmp_path: Path) -> None:
+    lake = filled(tmp_path, SEEN_LEFT_OUT)
+    version = lake.config.embedding_version
+    before = lake.user_embeddings.read(version=version)
+    others = variants(lake)
+    assert others.keys() == {"without time encoder", "vectors of 16", "vectors of 32", "vectors of 64"}
+    assert len({version, *(other.config.embedding_version for other in others.values())}) == 5
+
+    report = retrieval_report(lake, k=5, retrain=True, resamples=10)
+    assert {s.method for s in report.scores if s.users == "all"} >= {OURS, *others}
+    for name, other in others.items():
+        rows = other.user_embeddings.read(version=other.config.embedding_version)
+        widths = {len(vector) for vector in rows["embedding"].to_pylist()}
+        assert widths == {int(name.split()[-1]) if "vectors" in name else 8}
+        # What is told of a variant is what its own lake answers.
+        clicks = [e for e in lake.events.read().to_pylist() if e["clicked"] == 1 and e["ds"] >= day(4)]
+        asked = other.candidates([e["user_id"] for e in clicks], [e["timestamp"] for e in clicks], k=5)
+        found = [e["item_id"] in asked.of(i).to_pylist() for i, e in enumerate(clicks)]
+        assert next(s.recall for s in report.scores if s.method == name) == pytest.approx(np.mean(found))
+    assert lake.user_embeddings.read(version=version).equals(before)
+
+    trained = len(lake.catalog.runs(job="train-embeddings"))
+    retrieval_report(lake, k=5, retrain=True, resamples=10)
+    assert len(lake.catalog.runs(job="train-embeddings")) == trained
 
 
 def test_places_are_those_of_the_sorted_list() -> None:

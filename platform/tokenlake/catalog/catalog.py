@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from tokenlake.catalog.connect import as_url, connect, scrub, to_json, translated
 from tokenlake.catalog.models import (
+    ArtefactRow,
     Base,
     CheckpointRow,
     IndexVersionRow,
@@ -330,6 +331,15 @@ class Catalog:
         newest = sa.select(sa.func.max(RunRow.id)).where(RunRow.status != "skipped")
         newest = newest.where(RunRow.version == version, RunRow.job == job).group_by(RunRow.day)
         query = sa.select(RunRow.day).where(RunRow.id.in_(newest), RunRow.status == "done")
+        with self._read() as session:
+            return {day for day in session.scalars(query) if day is not None}
+
+    def empty(self, version: str, job: str, kind: str) -> set[dt.date]:
+        """Days whose newest done run of a job wrote an artefact of a kind, and no row of it."""
+        newest = sa.select(sa.func.max(RunRow.id)).where(RunRow.status == "done")
+        newest = newest.where(RunRow.version == version, RunRow.job == job).group_by(RunRow.day)
+        query = sa.select(RunRow.day).join(ArtefactRow, ArtefactRow.run_id == RunRow.id)
+        query = query.where(RunRow.id.in_(newest), ArtefactRow.kind == kind, ArtefactRow.rows == 0)
         with self._read() as session:
             return {day for day in session.scalars(query) if day is not None}
 

@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     help="tokens, retrieval or ranker; default: first two.",
 )
 @click.option("--ablations", is_flag=True, help="Retrieval also without each of its parts.")
+@click.option("--retrain", is_flag=True, help="Retrieval also by other encoders, which it trains.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as_json: bool) -> None:
+def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, retrain: bool, as_json: bool) -> None:
     """Print AUC, GAUC, NE and log loss of the source models of LAKE, progressively over all days after the bootstrap chunk.
 
     Beside them: the base rate, a logistic regression on the same features, and each with and without the running counts.
     Where there are user embeddings, recall and NDCG of their candidates over the last 28 days follow, beside popularity
-    and item-kNN.
+    and item-kNN. `--retrain` adds user encoders without their time inputs and of other widths: each is trained and embedded
+    over all days first, once, as a lineage of its own that nothing else reads.
 
     `--part ranker` trains a two-layer HSTU ranker over the stored tokens, in one pass in order of time, and prints its
     metrics beside the base rate's and the source model's.
@@ -50,15 +52,15 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, as
     if part in {None, "tokens"}:
         print_tokens(opened, controls=controls, as_json=as_json)
     if part == "retrieval" or (part is None and opened.config.embeddings):
-        print_retrieval(opened, ablations=ablations, as_json=as_json)
+        print_retrieval(opened, ablations=ablations, retrain=retrain, as_json=as_json)
 
 
-def print_retrieval(opened: Lake, *, ablations: bool, as_json: bool) -> None:
+def print_retrieval(opened: Lake, *, ablations: bool, retrain: bool = False, as_json: bool) -> None:
     """Measure candidates, and print the table or JSON."""
     from tokenlake.retrieval.evaluate import retrieval_report
 
     with bar() as progress:
-        report = retrieval_report(opened, ablations=ablations, progress=progress)
+        report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
     else:

@@ -28,6 +28,7 @@ from tokenlake_models.errors import CheckpointError, ModelError
 #: Seconds that a job waits for another that materializes.
 _FEAST_PATIENCE = 120.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NOBODY = "no user had done anything that the sources read"
 Value: TypeAlias = int | float | str | None
 
 
@@ -221,6 +222,8 @@ def index(lake: Lake, day: Day, version: str) -> JobResult:
     if not _has_events(lake, day):
         return _skipped(lake, "index", day, version)
     _require_embedded(lake, day, version)
+    if day not in lake.user_embeddings.days(version):
+        return _skipped(lake, "index", day, version, reason=_NOBODY)
     with _job(lake, "index", day, version) as (run, summary):
         from tokenlake.retrieval import build
 
@@ -237,6 +240,8 @@ def graph(lake: Lake, day: Day, version: str) -> JobResult:
     if not _has_events(lake, day):
         return _skipped(lake, "graph", day, version)
     _require_embedded(lake, day, version)
+    if day not in lake.user_embeddings.days(version):
+        return _skipped(lake, "graph", day, version, reason=_NOBODY)
     with _job(lake, "graph", day, version) as (run, summary):
         from tokenlake.retrieval import build
 

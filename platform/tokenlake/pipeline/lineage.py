@@ -19,7 +19,9 @@ def is_embeddings(version: str) -> bool:
 def finished(lake: Lake, version: str) -> set[Day]:
     """Days that the last job of a lineage has done, and whose result is there."""
     if is_embeddings(version):
-        return lake.catalog.done(version, EMBED) & set(lake.user_embeddings.days(version))
+        # A day on which no user had done anything that the sources read has no rows, and is done all the same.
+        empty = lake.catalog.empty(version, EMBED, lake.user_embeddings.path.name)
+        return lake.catalog.done(version, EMBED) & (empty | set(lake.user_embeddings.days(version)))
     return lake.published(version)
 
 

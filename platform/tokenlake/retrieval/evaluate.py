@@ -19,6 +19,7 @@ from tokenlake.retrieval.baselines import ItemKnn, own_past
 from tokenlake.retrieval.build import ensure
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.pools import POPULAR, Pools, ranks
+from tokenlake.retrieval.variants import embed, variants
 from tokenlake.times import DAY_US, Day, day_of, day_start
 from tokenlake_models.metrics import Interval
 
@@ -76,6 +77,7 @@ def retrieval_report(
     days: int = 28,
     k: int = 100,
     ablations: bool = False,
+    retrain: bool = False,
     resamples: int = 500,
     progress: Progress | None = None,
 ) -> RetrievalReport:
@@ -86,16 +88,21 @@ def retrieval_report(
         days: the last days with embeddings that count.
         k: candidates a query.
         ablations: also without each part (`ABLATIONS`).
+        retrain: also by other encoders (`variants`), which are trained and embedded where they are not yet.
         resamples: of the user bootstrap.
         progress: called now and then.
 
     Raises:
         NotFoundError: no embedded day after the bootstrap chunk.
     """
-    queries = _Queries.of(lake, days)
-    ours = {OURS: Ablation()} | (ABLATIONS if ablations else {})
-    _ensure_indexes(lake, queries, max(ablation.stale for ablation in ours.values()))
-    places = dict(_places(lake, queries, k, ours, progress or (lambda *_: None)))
+    queries, tell = _Queries.of(lake, days), progress or (lambda *_: None)
+    ours = {name: (lake, a) for name, a in ({OURS: Ablation()} | (ABLATIONS if ablations else {})).items()}
+    for name, variant in variants(lake).items() if retrain else ():
+        embed(variant, name, queries.last, tell)
+        ours[name] = (variant, Ablation())
+    for made, ablation in ours.values():
+        _ensure_indexes(made, queries, ablation.stale)
+    places = dict(_places(lake, queries, k, ours, tell))
     groups = {"all": np.ones(len(queries.target), bool), "warm": queries.warm, "cold": ~queries.warm}
     scores = [
         _score(method, group, found, places[BASELINE], queries.user, chosen, resamples)
@@ -172,7 +179,7 @@ def _ensure_indexes(lake: Lake, queries: _Queries, stale: int) -> None:
 
 
 def _places(
-    lake: Lake, queries: _Queries, k: int, ours: dict[str, Ablation], progress: Progress
+    lake: Lake, queries: _Queries, k: int, ours: dict[str, tuple[Lake, Ablation]], progress: Progress
 ) -> Iterator[tuple[str, Places]]:
     pools, settings = queries.pools, lake.config.retrieval
     knn = ItemKnn(pools, settings)
@@ -189,8 +196,8 @@ def _places(
     if not settings.exclude_seen:
         yield OWN, rules(OWN, again)
     yield "item-kNN", rules("item-kNN", knn.scores)
-    for name, ablation in ours.items():
-        retriever = Retriever(lake, queries.last, ablation, pools)
+    for name, (made, ablation) in ours.items():
+        retriever = Retriever(made, queries.last, ablation, pools)
         users = pools.log.users.take(pa.array(queries.who))
         yield name, _ranked(name, queries, k, retriever.scores(users, queries.now), progress)
 
