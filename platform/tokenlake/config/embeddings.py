@@ -100,4 +100,4 @@ class Retrieval(Strict):
     #: Days of outcomes that the weights are fitted to.
     edge_days: int = Field(7, ge=1)
     #: Vectors up to which an index is exact; above, HNSW, and from a million on IVF.
-    exact_below: int = Field(20_000, ge=0)
+    exact_below: int = Field(50_000, ge=0)
