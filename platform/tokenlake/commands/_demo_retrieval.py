@@ -76,12 +76,12 @@ def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
     from feast import FeatureStore
 
     store = FeatureStore(str(lake.root / repository.FOLDER))
-    features = ["user_statistics:events", "user_statistics:active_days", "user_embeddings:embedding"]
+    features = ["user_statistics:events", "instance_tokens:timestamps", "user_embeddings:embedding"]
     now = dt.datetime.combine(lake.events.days()[-1] + dt.timedelta(days=1), dt.time(), dt.UTC)
     asked = pd.DataFrame({"user_id": [user] * 2, "event_timestamp": [at.replace(tzinfo=dt.UTC), now]})
     past = store.get_historical_features(asked, features).to_arrow().to_pylist()
     online = {name: values[0] for name, values in _online(store, features, user).items()}
-    table = Table("read", "as of", "events", "active_days", "embedding", title=f"Feast: user {user}, {features[2]}")
+    table = Table("read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}")
     for row in sorted(past, key=lambda row: row["event_timestamp"]):
         table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_told(row))
     table.add_row("online", "now", *_told(online))
@@ -96,4 +96,4 @@ def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[
 def _told(row: dict[str, Any]) -> list[str]:
     vector = row["embedding"]
     numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:5]) + " ..."
-    return [str(row["events"]), str(row["active_days"]), numbers]
+    return [str(row["events"]), str(len(row["timestamps"] or [])), numbers]

@@ -127,7 +127,7 @@ class Output:
         """Write `tokenlake.yaml`, and `feature_repo/` if asked for, and mark the folder as complete."""
         (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
         if feast:
-            repository.write(self.folder)
+            repository.write(self.folder, online="tokenlake")
         marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
         self._write_marker(marker)
         return self._report(marker, built=True)

@@ -121,9 +121,12 @@ def _span(view: FeatureView, source: DataSource, since: dt.datetime | None, unti
 
 def _write(store: FeatureStore, span: Span) -> int:
     view, provider = span.view, store.provider
-    table = _pull(store, span)
     online: Any = provider.online_store
-    if hasattr(online, "write_arrow"):
+    own = hasattr(online, "write_arrow")
+    if own and isinstance(span.source, TokenSource):
+        return 0  # our online store reads the lake's token store itself
+    table = _pull(store, span)
+    if own:
         rows = online.write_arrow(store.config, view, table) if table.num_rows else 0
     else:
         rows = 0

@@ -6,12 +6,15 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from tokenlake.config import FILE_NAME, Config
 from tokenlake.errors import ConfigError, storage_error
 
+#: Online stores that a line of `feature_store.yaml` chooses.
+Online = Literal["sqlite", "redis", "tokenlake"]
 #: Not `feast`: a folder of that name, beside whatever is started, would hide Feast.
 FOLDER = "feature_repo"
 STORE_FILE = "feature_store.yaml"
@@ -36,12 +39,16 @@ registry:
 offline_store: {{type: tokenlake.feast.TokenlakeOfflineStore, lake: ..}}
 
 # The newest values, for serving. After a change here the next daily job fills the new store.
-online_store: {{type: sqlite, path: {online}}}
-# online_store: {{type: redis, connection_string: "localhost:6379"}}
-# online_store: {{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: {files}}}
+{online}
 
 materialization: {{pull_latest_features: true}}
 """
+
+_ONLINE = {
+    "sqlite": "online_store: {{type: sqlite, path: {database}}}",
+    "redis": 'online_store: {{type: redis, connection_string: "localhost:6379"}}',
+    "tokenlake": "online_store: {{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: {files}}}",
+}
 
 _DEFINITIONS = '''\
 """What Feast knows of this lake. Edit it as any Feast file: the daily job registers it, and so does `feast apply`."""
@@ -96,11 +103,27 @@ user_statistics = FeatureView(
 '''
 
 
-def write(root: Path) -> list[Path]:
+#: What `definitions.py` says besides where our online store serves: it needs no copy of the tokens.
+_TOKENS = """
+# The last tokens of a user strictly before a time. Our online store reads them from the lake's token store; any other
+# gets a copy of each active user's newest ones.
+serving = lake.resolve()
+instance_tokens = FeatureView(
+    name="instance_tokens",
+    entities=[user],
+    schema=[Field(name="tokens", dtype=Array(Float32)), Field(name="timestamps", dtype=Array(Int64))],
+    source=TokenSource(name="instance_tokens", stream=serving, version=serving, length=64, side=False),
+    tags={"version": serving},
+)
+"""
+
+
+def write(root: Path, online: Online = "sqlite") -> list[Path]:
     """Write the two files beside a `tokenlake.yaml`, and make the folder of the registry; what is there stays.
 
     Args:
         root: folder of the `tokenlake.yaml`.
+        online: the online store that is switched on; `tokenlake` comes with a view of token sequences.
 
     Returns:
         The files that were written.
@@ -118,10 +141,9 @@ def write(root: Path) -> list[Path]:
         STORE_FILE: _STORE.format(
             project=json.dumps(_project(config.project)),
             registry=json.dumps(f"sqlite:///{data / _STATE}/registry.db?timeout=60"),
-            online=json.dumps(f"{relative}/online.db"),
-            files=json.dumps(f"{relative}/online"),
+            online=_online(online, json.dumps(f"{relative}/online.db"), json.dumps(f"{relative}/online")),
         ),
-        DEFINITIONS_FILE: _DEFINITIONS,
+        DEFINITIONS_FILE: _definitions(online),
     }
     written = []
     try:
@@ -135,6 +157,19 @@ def write(root: Path) -> list[Path]:
     except OSError as error:
         raise storage_error(error) from error
     return written
+
+
+def _online(chosen: Online, database: str, files: str) -> str:
+    """The line of the chosen online store, and after it the others', commented out."""
+    lines = {name: line.format(database=database, files=files) for name, line in _ONLINE.items()}
+    return "\n".join([lines.pop(chosen), *(f"# {line}" for line in lines.values())])
+
+
+def _definitions(online: Online) -> str:
+    if online != "tokenlake":
+        return _DEFINITIONS
+    text = _DEFINITIONS.replace("Array, Float32, String", "Array, Float32, Int64, String")
+    return text.replace("import LakeSource", "import LakeSource, TokenSource") + _TOKENS
 
 
 def exists(root: Path) -> bool:
