@@ -5,55 +5,45 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.lakes import day, make_events, make_lake
+from tests.integration.days import (
+    ALL,
+    COLUMNS,
+    CONFIG,
+    PUBLISHED,
+    SECONDS,
+    assert_feast_answers,
+    processes_of,
+    states,
+    write_feature_repository,
+)
+from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.lineage import path_of
 from tokenlake.scheduling.client import Client, Run
 from tokenlake.scheduling.services import Services
-from tokenlake.times import DAY_US, day_start
+from tokenlake.times import day_start
 
 pytestmark = pytest.mark.integration
 
-CONFIG = """
-project: small
-landing: landing/{ds}/*.parquet
-events:
-  id: event_id
-  features: {genre: {kind: categorical, of: item}, price: numeric}
-  labels: {clicked: {}}
-tokens:
-  encoders: {iat: {dim: 8, width: 16, embedding: 4, history: 16, sit_heads: 2, batch: 64}}
-embeddings: {dim: 8, width: 16, queries: 2, history: 16}
-"""
-COLUMNS = ["event_id", "user_id", "item_id", "timestamp", "genre", "price", "clicked"]
-SECONDS = 600  # for a few days, on a machine that is busy with other things
 ASSETS = "x-tokenlake://small/"
-#: Asset -> the DAG and task that publish it.
-PUBLISHED = {
-    "events": ("tokenlake_ingest", "ingest"),
-    "instance_tokens": ("tokenlake_instance_tokens", "iat.publish"),
-    "user_embeddings": ("tokenlake_user_embeddings", "gather"),
-    "index": ("tokenlake_index", "index"),
-    "graph": ("tokenlake_graph", "graph"),
-}
-ALL = [dag_id for dag_id, _ in PUBLISHED.values()]
 EMPTY = day(40).isoformat()
 TORN = day(41).isoformat()
 
@@ -77,28 +67,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     torn = lake.root / "landing" / TORN
     torn.mkdir()
     (torn / "part.parquet").write_bytes(b"PAR1, and no more of it")
+    write_feature_repository(lake.root)
     services = Services(lake.root, timeout=SECONDS)
     with services as airflow:
         yield World(lake, services, airflow)
     assert processes_of(services.home) == []
-
-
-def of_day(events: pa.Table, i: int) -> pa.Table:
-    start = pa.scalar(day_start(day(i)), pa.timestamp("us", "UTC"))
-    end = pa.scalar(day_start(day(i)) + DAY_US, pa.timestamp("us", "UTC"))
-    return events.filter(pc.and_(pc.greater_equal(events["timestamp"], start), pc.less(events["timestamp"], end)))
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """All of the services' processes: they keep the home as their current folder, whoever their parent is."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(home):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
 
 
 def listening(home: Path) -> set[tuple[str, int]]:
@@ -124,10 +97,6 @@ def first(world: World) -> str:
     return key
 
 
-def states(runs: Mapping[str, Run | None]) -> dict[str, str | None]:
-    return {dag_id: run.state if run else None for dag_id, run in runs.items()}
-
-
 def test_a_day_leaves_every_artefact(world: World, first: str) -> None:
     lake, version, embeddings = world.lake, world.lake.resolve("iat"), world.lake.config.embedding_version
     assert lake.events.count(day=day(0)) == 40
@@ -144,6 +113,8 @@ def test_a_day_leaves_every_artefact(world: World, first: str) -> None:
     graph, edges = lake.graph(day(0)), lake.edges.read(day=day(0), version=embeddings)
     assert len(graph) == len(users)
     assert len(graph.targets) == edges.num_rows > 0
+    assert set(lake.user_statistics.read(day=day(0))["user_id"].to_pylist()) == set(users.to_pylist())
+    assert_feast_answers(lake, day(0))
 
 
 def test_airflow_shows_what_ran_on_which_day_and_what_it_wrote(world: World, first: str) -> None:
@@ -173,21 +144,25 @@ def test_the_flow_is_told(world: World, first: str) -> None:
         "tokenlake_ingest": set(),
         "tokenlake_instance_tokens": {("tokenlake_ingest", "ingest")},
         "tokenlake_user_embeddings": {("tokenlake_ingest", "ingest")},
+        "tokenlake_feast": {("tokenlake_user_embeddings", "gather")},
         "tokenlake_index": {("tokenlake_user_embeddings", "gather")},
         "tokenlake_graph": {("tokenlake_index", "index")},
+        "tokenlake_feast_tokens": {("tokenlake_instance_tokens", "iat.publish")},
     }
 
 
 @pytest.fixture(scope="module")
 def backfilled(world: World, first: str) -> list[str]:
-    """Three days by `airflow backfill create`; the disk fails one of them once."""
+    """Three days by `airflow backfill create`, the latest first; the disk fails one of them once."""
     lake, airflow = world.lake, world.airflow
     keys = [day(i).isoformat() for i in (1, 2, 3)]
+    # A day waits for earlier ones whose events are there.
+    lake.ingest([str(lake.root / "landing" / key / "part.parquet") for key in keys])
     # The third day trains the checkpoint that bears the second day's name; a file keeps its place.
     broken = path_of(lake, lake.config.embedding_version, keys[0])
     broken.touch()
     command = ["backfill", "create", "--dag-id", "tokenlake_ingest", "--from-date", keys[0], "--to-date", keys[-1]]
-    command += ["--max-active-runs", "1", "--reprocess-behavior", "completed"]
+    command += ["--max-active-runs", "1", "--run-backwards", "--reprocess-behavior", "completed"]
     tokenlake = [sys.executable, "-m", "tokenlake", "airflow", str(lake.root), "--"]
     done = subprocess.run([*tokenlake, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -220,6 +195,45 @@ def test_a_backfill_retries_what_failed_once(world: World, backfilled: list[str]
     assert tries["train"] > 1
     assert tries["embed"] == tries["gather"] == 1
     assert "StorageError" in airflow.log(run, "train", attempt=1)
+
+
+def test_days_that_start_latest_first_keep_their_order(world: World, backfilled: list[str]) -> None:
+    """No job of a day begins, not even to fail, before the days before it are done."""
+    lake, airflow, days = world.lake, world.airflow, [day(i) for i in range(4)]
+    began = [airflow.tasks(airflow.runs("tokenlake_ingest", key)[0])[0]["start_date"] for key in backfilled]
+    assert began == sorted(began, reverse=True)
+    for dag_id, task, version, last in (
+        ("tokenlake_instance_tokens", "iat.earlier_days", lake.resolve("iat"), "publish"),
+        ("tokenlake_user_embeddings", "earlier_days", lake.config.embedding_version, "embed"),
+    ):
+        latest = airflow.runs(dag_id, backfilled[-1])[0]
+        tries = {each["task_id"]: each["try_number"] for each in airflow.tasks(latest)}
+        assert tries[task] > 1 or airflow.result(latest, task)["waited"] > 0
+        for one, following in pairwise(days):
+            (done,) = lake.catalog.runs(job=last, day=one, version=version, status="done")
+            assert done.ended_at is not None
+            assert done.ended_at <= min(run.started_at for run in lake.catalog.runs(day=following, version=version))
+        plans = lake.catalog.plans(version)
+        assert [plan.day for plan in plans] == days
+        assert all(plan.bootstrap or plan.train_to < plan.day for plan in plans)
+    assert_feast_answers(lake, days[-1])
+
+
+def test_the_days_are_what_they_are_without_airflow(world: World, backfilled: list[str], tmp_path: Path) -> None:
+    other = make_lake(tmp_path, CONFIG)
+    write_feature_repository(other.root)
+    shutil.copytree(world.lake.root / "landing", other.root / "landing")
+    for i in range(4):
+        other.run(day(i))
+    tables = ("instance_tokens", "user_embeddings", "item_embeddings", "edges", "user_statistics")
+    for name in tables:
+        assert rows_of(world.lake, name).equals(rows_of(other, name)), name
+
+
+def rows_of(lake: Lake, name: str) -> pa.Table:
+    rows = getattr(lake, name).read(between=(day(0), day(3)))
+    keys = [column for column in ("ds", "event_id", "user_id", "item_id", "src", "dst") if column in rows.column_names]
+    return rows.sort_by([(key, "ascending") for key in keys])
 
 
 def test_an_empty_day_skips_and_starts_nothing(world: World, first: str) -> None:
