@@ -51,8 +51,9 @@ FOLLOWING: dict[str, Any] = {
 #: Arguments of a task that waits for earlier days. It holds one of Airflow's slots for a few seconds at a time, and is
 #: tried again for about nine hours, since many days may have to be trained before its own.
 WAITING: dict[str, Any] = {"retries": 500, "max_retry_delay": dt.timedelta(minutes=1)}
-#: Seconds that such a task waits before it frees its slot, and between two looks at the catalog.
-PATIENCE, _LOOK = 20.0, 1.0
+#: Seconds that such a task waits before it frees its slot, and between two looks at the catalog: short, for the day that
+#: it waits for wants the same slot.
+PATIENCE, _LOOK = 2.0, 0.5
 
 
 def lake_folder() -> Path:
