@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from deltalake import DeltaTable
 
 import tokenlake
@@ -30,6 +32,15 @@ from tokenlake.times import DAY_US, day_start
 _KILLED = -9
 DAYS = 3
 LAST = day(DAYS - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """As in the children that `ended` starts: the order of sums, and so the last bits, depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def fresh(folder: Path) -> Lake:
