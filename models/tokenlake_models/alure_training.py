@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream, Targets
 from tokenlake_models.alure import AlureConfig, AlureEncoder
 from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError
+from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
 from tokenlake_models.jagged import row_numbers, take_rows
 from tokenlake_models.optimizers import Optimizers
 
@@ -55,20 +55,47 @@ class AlureLearner:
     >>> vectors = learner.users(activity, moments)                               # doctest: +SKIP
     """
 
-    def __init__(self, model: AlureEncoder, *, learning_rate: float, table_learning_rate: float) -> None:
+    def __init__(
+        self, model: AlureEncoder, *, learning_rate: float, table_learning_rate: float, frozen: bool = False
+    ) -> None:
         self.model = model
         self.learning_rate = learning_rate
         self.table_learning_rate = table_learning_rate
-        self._optimizers = Optimizers(
-            model, model.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
-        )
+        self._trained_by: Optimizers | None = None
+        if not frozen:  # torch takes seconds to import what its optimisers need, so whoever only reads goes without
+            self._trained_by = Optimizers(
+                model, model.table, learning_rate=learning_rate, table_learning_rate=table_learning_rate
+            )
+
+    @property
+    def _optimizers(self) -> Optimizers:
+        if self._trained_by is None:
+            raise ModelError("this learner was loaded frozen, to embed; load it without `frozen` to train it")
+        return self._trained_by
 
     @classmethod
     def create(
-        cls, config: AlureConfig, *, learning_rate: float = 1e-3, table_learning_rate: float = 0.05
+        cls,
+        config: AlureConfig,
+        *,
+        learning_rate: float = 1e-3,
+        table_learning_rate: float = 0.05,
+        frozen: bool = False,
     ) -> AlureLearner:
-        """A new, untrained model; its weights follow from `config.seed` alone."""
-        return cls(AlureEncoder(config), learning_rate=learning_rate, table_learning_rate=table_learning_rate)
+        """A new, untrained model; its weights follow from `config.seed` alone.
+
+        Args:
+            config: inputs and shape.
+            learning_rate: of the dense weights.
+            table_learning_rate: of the embedding table.
+            frozen: never to be trained.
+        """
+        return cls(
+            AlureEncoder(config),
+            learning_rate=learning_rate,
+            table_learning_rate=table_learning_rate,
+            frozen=frozen,
+        )
 
     @property
     def config(self) -> AlureConfig:
@@ -199,8 +226,12 @@ class AlureLearner:
         write_checkpoint(folder, header, dict(self.model.state_dict()), self._optimizers.state())
 
     @classmethod
-    def load(cls, folder: Path) -> AlureLearner:
+    def load(cls, folder: Path, *, frozen: bool = False) -> AlureLearner:
         """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+
+        Args:
+            folder: what `save` wrote.
+            frozen: only to embed: the optimisers' state is left where it is.
 
         Raises:
             CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
@@ -213,11 +244,13 @@ class AlureLearner:
                 AlureConfig.from_dict(header["config"]),
                 learning_rate=header["learning_rate"],
                 table_learning_rate=header["table_learning_rate"],
+                frozen=frozen,
             )
         except KeyError as error:
             raise CheckpointError(f"{folder}: config.json lacks {error}") from error
         load_weights(learner.model, weights)
-        learner._optimizers.load(optimizer)
+        if not frozen:
+            learner._optimizers.load(optimizer)
         return learner
 
     def _loss(

@@ -5,20 +5,51 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 
+from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
-from tokenlake.commands.evaluate import as_table, train_controls
+from tokenlake.commands.evaluate import as_table, missing_controls
 from tokenlake.times import day_start
 
 if TYPE_CHECKING:
     from tokenlake.lake.lake import Lake
+    from tokenlake.pipeline.backfill import Progress
 
 _TAIL = dt.timedelta(days=10)
+
+
+def work_out(lake: Lake) -> None:
+    """Train what the tables compare with, and ask the retrieval report's questions: side by side, where not done yet."""
+    from tokenlake.pipeline.parallel import each_in_its_process, parts_of_controls
+    from tokenlake.pipeline.ranker import RankerOptions, is_trained
+    from tokenlake.retrieval.reports import is_current
+
+    parts = parts_of_controls(lake, missing_controls(lake))
+    if not is_trained(lake, lake.resolve(), RankerOptions()):
+        parts.insert(0, partial(_ranker, lake))
+    if lake.config.embeddings and not is_current(lake):
+        parts.append(partial(_retrieval, lake))
+    with bar() as progress:
+        each_in_its_process(parts, progress)
+    console.print(f"{len(parts)} done" if parts else "all done before")
+
+
+def _ranker(lake: Lake, progress: Progress) -> int:
+    from tokenlake.pipeline.ranker import train_ranker
+
+    return train_ranker(lake, lake.resolve(), progress=progress)
+
+
+def _retrieval(lake: Lake, progress: Progress) -> int:
+    from tokenlake.retrieval.reports import current_report
+
+    return current_report(lake, progress).events
 
 
 def show(lake: Lake) -> None:
@@ -55,7 +86,6 @@ def _tables(lake: Lake) -> None:
 def _metrics(lake: Lake) -> None:
     from tokenlake.pipeline.evaluate import token_report
 
-    train_controls(lake)
     report = token_report(lake)
     for label in report.rows:
         console.print(as_table(report, label))

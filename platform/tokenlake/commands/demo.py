@@ -52,17 +52,19 @@ def command(dataset: str, out: Path | None, households: int, airflow_days: int) 
     if by_airflow:
         _say("4. Airflow", f"the last {len(by_airflow)} days through the real DAGs")
         _airflow(lake, by_airflow)
-    _say("5. What came of it")
     from tokenlake.commands import _demo_report
     from tokenlake.commands.evaluate import print_ranker
 
+    _say("5. Reports", "controls, a sequence model over the stored tokens, and retrieval, side by side")
+    _demo_report.work_out(lake)
+    _say("6. What came of it")
     _demo_report.show(lake)
-    _say("6. A sequence model", "two HSTU layers over the stored tokens, one pass in order of time")
+    _say("7. A sequence model", "two HSTU layers over the stored tokens, one pass in order of time")
     print_ranker(lake)
     if lake.config.embeddings:
         from tokenlake.commands import _demo_retrieval
 
-        _say("7. From embeddings to neighbours", "candidates, similar users, Feast")
+        _say("8. From embeddings to neighbours", "candidates, similar users, Feast")
         _demo_retrieval.show(lake)
     console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
     _demo_report.next_steps(folder)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tokenlake.lake.lake import Lake
+    from tokenlake.pipeline.controls import Control
     from tokenlake.pipeline.evaluate import TokenReport
     from tokenlake.retrieval.evaluate import RetrievalReport
     from tokenlake_models.metrics import Interval
@@ -121,13 +122,19 @@ def _print(report: TokenReport, *, as_json: bool) -> None:
 
 def train_controls(lake: Lake) -> None:
     """Run the controls whose predictions are not complete, with a bar each."""
-    from tokenlake.pipeline.controls import controls_of, is_complete
     from tokenlake.pipeline.parallel import run_controls
 
-    plans = lake.catalog.plans(lake.resolve())
-    if missing := [control for control in controls_of(lake) if not is_complete(lake, control, plans)]:
+    if missing := missing_controls(lake):
         with bar() as progress:
             run_controls(lake, missing, progress)
+
+
+def missing_controls(lake: Lake) -> list[Control]:
+    """The controls whose predictions are not complete."""
+    from tokenlake.pipeline.controls import controls_of, is_complete
+
+    plans = lake.catalog.plans(lake.resolve())
+    return [control for control in controls_of(lake) if not is_complete(lake, control, plans)]
 
 
 def as_table(report: TokenReport, label: str) -> Table:

@@ -243,8 +243,10 @@ class Table:
         )
         name = "-".join([self.path.name, *(str(part[c]) for c in self.partition_by if c in part)])
         with hold(self._locks / f"{name}.lock", f"replacing {name}", timeout=_PATIENCE), self._writing():
-            if data.num_rows or self.count(day=part.get("ds"), version=part.get("version")):
+            if self.count(day=part.get("ds"), version=part.get("version")):
                 self._write(data, mode="overwrite", predicate=predicate)
+            elif data.num_rows:  # there is nothing to replace, and an append plans no scan for it
+                self._write(data, mode="append")
 
     def append(self, data: pa.Table | pa.RecordBatchReader) -> None:
         """Add rows in one commit.

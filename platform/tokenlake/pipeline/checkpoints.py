@@ -89,19 +89,23 @@ def load_users(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
     Raises:
         NotFoundError: it was never trained, or its folder was deleted.
     """
-    return _load_users(path_of(lake, version, checkpoint))
+    return _load_frozen_users(path_of(lake, version, checkpoint))
 
 
 def load_users_fresh(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
     """Load a checkpoint of the user encoder that the caller may train on."""
-    return _load_users.__wrapped__(path_of(lake, version, checkpoint))
+    return _load_users(path_of(lake, version, checkpoint), frozen=False)
 
 
 @lru_cache(maxsize=4)
-def _load_users(path: Path) -> UserCheckpoint:
+def _load_frozen_users(path: Path) -> UserCheckpoint:
+    return _load_users(path, frozen=True)
+
+
+def _load_users(path: Path, *, frozen: bool) -> UserCheckpoint:
     _require(path)
     vocabulary, quantizers = Vocabulary.load(path / "vocabulary.arrow"), load_quantizers(path / _CODEBOOKS)
-    return UserCheckpoint(AlureLearner.load(path / "model"), vocabulary, quantizers)
+    return UserCheckpoint(AlureLearner.load(path / "model", frozen=frozen), vocabulary, quantizers)
 
 
 def _require(path: Path) -> None:

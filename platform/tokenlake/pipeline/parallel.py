@@ -47,7 +47,12 @@ def backfill_parallel(
 
 def run_controls(lake: Lake, controls: Sequence[Control], progress: Progress | None = None) -> int:
     """Run controls along the serving version's plans; returns the rows written to `predictions`."""
-    return sum(each_in_its_process([partial(_control, lake, control) for control in controls], progress))
+    return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
+
+
+def parts_of_controls(lake: Lake, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
+    """Each control as a part for `each_in_its_process`."""
+    return [partial(_control, lake, control) for control in controls]
 
 
 def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress: Progress | None) -> list[_Result]:

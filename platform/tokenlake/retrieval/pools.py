@@ -143,12 +143,23 @@ def ranks(scores: NDArray[np.float64], popular: Popularity, rows: Ints, items: I
         rows: int64 (n,), the row of scores that each is asked for in.
         items: int64 (n,), codes.
     """
-    mine, place = scores[rows, items], popular.place[items]
     out = np.full(len(rows), -1, np.int64)
-    ahead = popular.place[None, :] < place[:, None]
-    theirs = scores[rows]
-    scored = mine > 0
-    out[scored] = ((theirs > mine[:, None]) | ((theirs == mine[:, None]) & ahead))[scored].sum(1)
-    filled = (mine == 0) & (popular.counts[items] > 0)
-    out[filled] = ((theirs > 0) | ((theirs == 0) & ahead))[filled].sum(1)
+    by_row = np.argsort(rows, kind="stable")
+    for asked in np.split(by_row, np.flatnonzero(np.diff(rows[by_row])) + 1):
+        if len(asked):
+            _rank(scores[rows[asked[0]]], popular, asked, items, out)
     return out
+
+
+def _rank(scores: NDArray[np.float64], popular: Popularity, asked: Ints, items: Ints, out: Ints) -> None:
+    """Fill in the places of one row's items; only those with a score are compared, which are few."""
+    listed = np.flatnonzero(scores)
+    theirs, places = scores[listed], popular.place[listed]
+    scored = int(np.count_nonzero(theirs > 0))
+    for i in asked.tolist():
+        item = items[i]
+        mine, place = scores[item], popular.place[item]
+        if mine > 0:
+            out[i] = np.count_nonzero((theirs > mine) | ((theirs == mine) & (places < place)))
+        elif mine == 0 and popular.counts[item] > 0:
+            out[i] = scored + place - np.count_nonzero(places < place)

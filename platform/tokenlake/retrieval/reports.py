@@ -37,6 +37,11 @@ def current_report(lake: Lake, progress: Progress | None = None) -> RetrievalRep
     return report
 
 
+def is_current(lake: Lake) -> bool:
+    """Whether the kept report is of what is embedded now."""
+    return _kept(lake) is not None
+
+
 def _kept(lake: Lake) -> RetrievalReport | None:
     path = _path(lake)
     embedded = [
