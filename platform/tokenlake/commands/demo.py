@@ -27,7 +27,7 @@ _HOUSEHOLDS = 400
     "--households", type=click.IntRange(min=1), default=_HOUSEHOLDS, show_default=True, help="complete-journey only."
 )
 @click.option(
-    "--airflow-days", type=click.IntRange(min=0), default=3, show_default=True, help="Last days, run by Airflow's DAGs."
+    "--airflow-days", type=click.IntRange(min=0), default=2, show_default=True, help="Last days, run by Airflow's DAGs."
 )
 def command(dataset: str, out: Path | None, households: int, airflow_days: int) -> None:
     """Take real interaction data through the whole daily path, Airflow, SQL, candidates and Feast.

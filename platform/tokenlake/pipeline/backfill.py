@@ -90,6 +90,13 @@ def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress
 
     Days that are up to date are left alone.
     """
+    count_statistics(lake, days, report, progress)
+    if days and repository.exists(lake.root) and not is_current(lake, days[-1]):
+        report.results.append(jobs.materialize(lake, days[-1]))
+
+
+def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+    """Bring user statistics up to date, where the lake has a feature repository that serves them."""
     if not days or not repository.exists(lake.root):
         return
     todo = stale_days(lake, days)
@@ -97,8 +104,6 @@ def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress
         report.results.append(jobs.statistics(lake, day))
         if progress:
             progress(STATISTICS, i + 1, len(todo))
-    if not is_current(lake, days[-1]):
-        report.results.append(jobs.materialize(lake, days[-1]))
 
 
 def all_versions(lake: Lake) -> list[str]:

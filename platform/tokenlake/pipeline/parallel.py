@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.backfill import Progress, Report, backfill, days_of, lineages, to_feast
+from tokenlake.pipeline.backfill import Progress, Report, backfill, count_statistics, days_of, lineages, to_feast
 from tokenlake.pipeline.controls import Control, run_control
 from tokenlake.times import Day
 
@@ -28,13 +28,14 @@ def backfill_parallel(
     chunk_days: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Do what `backfill` does for every encoder, each in a process of its own, the cores shared out.
+    """Do what `backfill` does for every encoder and for the statistics, each in a process of its own.
 
     Raises:
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
     parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in lineages(lake)]
+    parts.append(partial(_statistics, lake, first, last))
     reports = each_in_its_process(parts, progress)
     whole = Report(
         [result for report in reports for result in report.results],
@@ -56,13 +57,15 @@ def parts_of_controls(lake: Lake, controls: Sequence[Control]) -> list[Callable[
 
 
 def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress: Progress | None) -> list[_Result]:
-    """Call every part with a progress callback, at most one process a core, the cores shared out.
+    """Call every part with a progress callback, the cores shared out among the processes.
+
+    One process more than there are cores, since parts wait for the disk too, and are seldom of one length.
 
     Spawned, since torch's threads don't survive a fork. Results come in the order of the parts.
     """
     if not parts:
         return []
-    workers = min(len(parts), _CORES)
+    workers = min(len(parts), _CORES + 1)
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
         news: Queue[Any] = manager.Queue()
@@ -82,6 +85,12 @@ def _backfill(
     lake: Lake, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
 ) -> Report:
     return backfill(lake, first, last, version=version, chunk_days=chunk_days, progress=progress)
+
+
+def _statistics(lake: Lake, first: Day | None, last: Day | None, progress: Progress) -> Report:
+    report = Report()
+    count_statistics(lake, days_of(lake, first, last), report, progress)
+    return report
 
 
 def _control(lake: Lake, control: Control, progress: Progress) -> int:
