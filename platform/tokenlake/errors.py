@@ -110,6 +110,7 @@ _EXTRAS = {
     "psutil": "airflow",
     "ray": "ray",
     "fastapi": "serve",
+    "redis": "serve",
     "uvicorn": "serve",
 }
 

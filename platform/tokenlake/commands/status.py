@@ -160,6 +160,7 @@ def _store(lake: Lake, version: str) -> Facts | None:
         "days": len(status.days),
         "bytes": status.bytes,
         "tail_rows": status.tail_rows,
+        "tail": status.tail,
         "unmatched": status.unmatched,
     }
 
@@ -255,7 +256,8 @@ def _told(store: Facts | None) -> str:
     if store is None:
         return "none"
     tail = f", tail {store['tail_rows']:,} ({store['unmatched']:,} in no day)" if store["tail_rows"] else ""
-    return f"{store['rows']:,} rows{tail}"
+    place = "" if store["tail"] == "disk" else f", tail in {store['tail']}"
+    return f"{store['rows']:,} rows{tail}{place}"
 
 
 def _runs(title: str, runs: list[Facts]) -> Shown:

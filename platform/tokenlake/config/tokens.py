@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from tokenlake.config.embeddings import EMBEDDINGS
 from tokenlake.config.values import Strict
+from tokenlake.errors import ConfigError
+from tokenlake.tokens.address import check_address
 
 Scheme = Literal["user-order", "temporal-order"]
 
@@ -54,6 +56,16 @@ class Tokens(Strict):
     negatives: int = Field(4, ge=1)
     #: Days of a back-fill that one training covers.
     chunk_days: int = Field(7, ge=1)
+    #: Where stores made from now on keep appended rows: a Redis (docs/store.md), or without it their own folder.
+    tail: str | None = None
+
+    @field_validator("tail")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        try:
+            return url if url is None else check_address(url)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("encoders", mode="before")
     @classmethod

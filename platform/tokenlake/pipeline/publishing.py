@@ -56,7 +56,12 @@ def open_or_create(lake: Lake, version: str) -> TokenStore:
         if TokenStore.exists(path):  # another process was first
             return TokenStore.open(path)
         return TokenStore.create(
-            path, dim=dim, dtype=lake.config.tokens.dtype, side=dict.fromkeys(labels, "int8"), known_at=labels
+            path,
+            dim=dim,
+            dtype=lake.config.tokens.dtype,
+            side=dict.fromkeys(labels, "int8"),
+            known_at=labels,
+            tail=lake.config.tokens.tail,
         )
 
 

@@ -68,6 +68,22 @@ class Ids:
             codes = self._lookup(users)
         return codes
 
+    def known(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
+        """Codes of ids, if none is new to the store.
+
+        Raises:
+            SchemaError: integers given where the store holds strings, or the reverse.
+        """
+        self.refresh()
+        if self.kind is None:
+            return None
+        kind = kind_of(users)
+        self._expect(kind)
+        if kind == "int64":
+            return users
+        codes = self._lookup(users)
+        return None if (codes == UNKNOWN).any() else codes
+
     def assign(self, users: NDArray[Any]) -> NDArray[np.int64]:
         """Codes of ids, new and durable for strings never seen; the caller holds the log's lock.
 

@@ -28,6 +28,27 @@ def frame(kind: int, payload: bytes) -> bytes:
     return head + _SUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
 
 
+def frames(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
+    """The whole frames at the start of some bytes: kinds and payloads, their size, and whether all are sound.
+
+    What is cut short is left alone; a frame that is not sound ends the list.
+    """
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while (head := data[at : at + HEADER]) and len(head) == HEADER and any(head):
+        magic, kind, size, digest = _HEAD.unpack_from(head)
+        if magic != MAGIC or _SUM.unpack_from(head, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(head[: _HEAD.size]):
+            return found, at, False
+        payload = data[at + HEADER : at + HEADER + size]
+        if len(payload) < size:
+            break
+        if xxhash.xxh3_64_intdigest(payload) != digest:
+            return found, at, False
+        found.append((kind, payload))
+        at += HEADER + size
+    return found, at, True
+
+
 class LogReader:
     """The frames of a growing file; holds it open, so that it stays readable after its name is gone.
 
@@ -50,27 +71,23 @@ class LogReader:
         """Whether there is something new, perhaps a part of a frame."""
         return os.fstat(self._fd).st_size > self.at
 
+    def passed(self, data: bytes) -> None:
+        """Go past a frame that was just written here."""
+        self.at += len(data)
+
     def read(self) -> list[tuple[int, bytes]]:
         """The new whole frames: kind and payload.
 
         Raises:
             CorruptionError: a frame's bytes are not what was written.
         """
-        data = self._bytes(os.fstat(self._fd).st_size - self.at)
-        found: list[tuple[int, bytes]] = []
-        at = 0
-        while (head := data[at : at + HEADER]) and len(head) == HEADER and any(head):
-            magic, kind, size, digest = _HEAD.unpack_from(head)
-            if magic != MAGIC or _SUM.unpack_from(head, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(head[: _HEAD.size]):
-                raise self._corrupt(at)
-            payload = data[at + HEADER : at + HEADER + size]
-            if len(payload) < size:
-                break
-            if xxhash.xxh3_64_intdigest(payload) != digest:
-                raise self._corrupt(at)
-            found.append((kind, payload))
-            at += HEADER + size
-        self.at += at
+        found, size, sound = frames(self._bytes(os.fstat(self._fd).st_size - self.at))
+        if not sound:
+            raise CorruptionError(
+                f"{self.path}: the checksum of the frame at byte {self.at + size} does not match; "
+                f"restore the file, or rebuild the store from its table"
+            )
+        self.at += size
         return found
 
     def _bytes(self, size: int) -> bytes:
@@ -81,12 +98,6 @@ class LogReader:
             at += len(piece)
             size -= len(piece)
         return b"".join(pieces)
-
-    def _corrupt(self, at: int) -> CorruptionError:
-        return CorruptionError(
-            f"{self.path}: the checksum of the frame at byte {self.at + at} does not match; "
-            f"restore the file, or rebuild the store from its table"
-        )
 
 
 def append(path: Path, at: int, data: bytes) -> None:

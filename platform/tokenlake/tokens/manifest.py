@@ -22,6 +22,8 @@ from tokenlake.tokens import files
 from tokenlake.tokens.schema import StoreSchema
 
 FORMAT = 1
+#: Stores whose tail lies elsewhere, so that a version that only knows of files refuses them.
+FORMAT_ELSEWHERE = 2
 NAME = "manifest"
 
 
@@ -66,6 +68,14 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A tail that does not lie on the store's disk: the URL of a Redis, and what the store is called there."""
+
+    url: str
+    store: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One published state.
 
@@ -76,6 +86,7 @@ class Manifest:
         days: rows of each day that was written, sorted; an empty day has 0.
         slices: sorted by day.
         parts: the parts that slices name.
+        tail: where the tail's logs lie; None: in the store's folder.
     """
 
     schema: StoreSchema
@@ -84,6 +95,7 @@ class Manifest:
     days: dict[Day, int] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     parts: dict[str, Part] = field(default_factory=dict)
+    tail: Elsewhere | None = None
 
     def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
         """The next state, in which a day is read from a new part (or is empty)."""
@@ -147,10 +159,11 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """A line with the XXH3-64 of the rest, then JSON."""
         body = {
-            "format": FORMAT,
+            "format": FORMAT if self.tail is None else FORMAT_ELSEWHERE,
             "schema": self.schema.to_json(),
             "generation": self.generation,
             "log": self.log,
+            **({} if self.tail is None else {"tail": asdict(self.tail)}),
             "days": {day.isoformat(): rows for day, rows in self.days.items()},
             "slices": [[s.first.isoformat(), s.last.isoformat(), s.part] for s in self.slices],
             "parts": {
@@ -202,8 +215,10 @@ def load(folder: Path) -> Manifest:
     if xxhash.xxh3_64_hexdigest(text).encode() != digest:
         raise CorruptionError(f"{path}: its checksum does not match; restore it, or rebuild the store from its table")
     body = json.loads(text)
-    if body["format"] != FORMAT:
-        raise CorruptionError(f"{path}: format {body['format']}, this version reads {FORMAT}; rebuild the store")
+    if body["format"] not in (FORMAT, FORMAT_ELSEWHERE):
+        raise CorruptionError(
+            f"{path}: format {body['format']}, this version reads up to {FORMAT_ELSEWHERE}; rebuild the store"
+        )
     return _parse(body)
 
 
@@ -222,4 +237,5 @@ def _parse(body: dict[str, Any]) -> Manifest:
             )
             for name, part in body["parts"].items()
         },
+        tail=Elsewhere(**body["tail"]) if "tail" in body else None,
     )

@@ -3,6 +3,7 @@
 A log is a folder on the store's disk. `<generation>-<time>-<process>.fetches` holds the fetches of one process, as
 frames (log.py). `generations/<generation>/` is a store of its own: hard links to the segments and tail logs of that
 state, which cost no bytes until the store itself lets go of them, and stay whatever it merges, drops or writes again.
+Logs that lie in Redis are copied as far as they were read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -27,9 +29,10 @@ from tokenlake.tokens import ids, log
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.inputs import check_queries
+from tokenlake.tokens.places import LogFiles
 from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import Available, TokenStore
-from tokenlake.tokens.tail import Tail, log_path
+from tokenlake.tokens.tail import Tail
 from tokenlake.tokens.view import View
 
 FETCH = 1
@@ -53,6 +56,7 @@ class LoggedStore(TokenStore):
         self._fd: int | None = None
         self._pinned: View | None = None
         self._linked = 0
+        self._kept = (0, 0)
         with self._logging:
             self._pin()
 
@@ -116,7 +120,7 @@ class LoggedStore(TokenStore):
                         f"choose a folder on the store's disk"
                     ) from error
                 raise storage_error(error) from error
-            self._pinned, self._linked = self._view, self._view.tail.first
+            self._pinned, self._linked, self._kept = self._view, self._view.tail.first, (0, 0)
             _bound(self._folder)
             return
 
@@ -125,20 +129,18 @@ class LoggedStore(TokenStore):
             (place / name).mkdir(parents=True, exist_ok=True)
         for file in self._view.snapshot.manifest.segment_files():
             _link(self.path / "segments" / file.name, place / "segments" / file.name)
-        _link(log_path(self.path, self._view.tail.first), log_path(place, self._view.tail.first))
+        self._view.tail.place.keep(self._view.tail.first, place)
         if (self.path / ids.NAME).exists():
             _link(self.path / ids.NAME, place / ids.NAME)
         if not (place / manifests.NAME).exists():
-            self._view.snapshot.manifest.publish(place)  # last: it says that the rest is there
+            replace(self._view.snapshot.manifest, tail=None).publish(place)  # last: it says that the rest is there
 
     def _write(self, users: object, before: object, length: int, available: str, batch: TokenBatch) -> None:
         place = self._folder / "generations" / f"{self.generation:08d}"
         tail = self._view.tail
         try:
-            while self._linked < tail.number:  # it followed a seal
-                self._linked += 1
-                if log_path(self.path, self._linked).exists():
-                    _link(log_path(self.path, self._linked), log_path(place, self._linked))
+            if self._kept != (tail.number, tail.next) and not self._keep(place):
+                return
             if not (place / ids.NAME).exists() and (self.path / ids.NAME).exists():
                 _link(self.path / ids.NAME, place / ids.NAME)
             keys, times = check_queries(users, before, "before")
@@ -152,6 +154,21 @@ class LoggedStore(TokenStore):
             os.write(self._fd, data)
         except OSError as error:
             raise storage_error(error) from error
+
+    def _keep(self, place: Path) -> bool:
+        """Keep the tail's logs as far as this handle read them; False: they are gone, and so a new state is pinned."""
+        tail = self._view.tail
+        for number in range(self._linked, tail.number + 1):
+            try:
+                tail.place.keep(number, place)
+            except FileNotFoundError:
+                if not tail.place.shared:
+                    continue  # swept away before this handle came to it
+                super().refresh()
+                self._pin()
+                return False
+        self._linked, self._kept = tail.number, (tail.number, tail.next)
+        return True
 
 
 def parts(batch: TokenBatch) -> dict[str, NDArray[Any]]:
@@ -187,15 +204,17 @@ class _TailThen(Tail):
     """The tail as it was: rows of all kept logs, up to a number."""
 
     def __init__(self, folder: Path, schema: Any, number: int, following: int) -> None:
-        super().__init__(folder, schema, number)
-        fresh: list[tuple[NDArray[np.int64], Rows]] = []
-        self._read(fresh)
-        for later in sorted(int(p.stem) for p in (folder / "tail").glob("*.log") if int(p.stem) > number):
-            self._log = log.LogReader(log_path(folder, later))
-            self._read(fresh)
-        then = [(sequence[sequence < following], rows.take(sequence < following)) for sequence, rows in fresh]
-        if then := [(sequence, rows) for sequence, rows in then if len(rows)]:
-            self._add(then)
+        self._following = following
+        kept = LogFiles(folder)
+        super().__init__(kept, schema, number)
+        self._take(self._log.read())
+        for later in (n for n in kept.numbers() if n > number):
+            self._take(kept.reader(later).read())
+
+    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
+        then = [(sequence < self._following, sequence, rows) for sequence, rows in fresh]
+        if held := [(sequence[old], rows.take(old)) for old, sequence, rows in then if old.any()]:
+            super()._add(held)
 
     def poll(self, *, follow: bool = True) -> None:
         """It does not grow."""

@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from tokenlake import locks
-from tokenlake.errors import ConfigError, LockedError, SchemaError, storage_error
+from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.times import DAY_US, Day, DayLike, as_day
 from tokenlake.tokens import compaction, files, verify
 from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.address import check_address
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import ALL, Window
-from tokenlake.tokens.ids import Ids
+from tokenlake.tokens.handle import Handle, locked
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
-from tokenlake.tokens.manifest import Manifest
+from tokenlake.tokens.manifest import Elsewhere, Manifest
 from tokenlake.tokens.part import write_part
+from tokenlake.tokens.places import place_of
 from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.snapshot import Snapshot
-from tokenlake.tokens.tail import create_log, seal_predecessor
-from tokenlake.tokens.view import StoreStatus, View, open_view
+from tokenlake.tokens.tail import create_log
+from tokenlake.tokens.view import StoreStatus
 
 Available = Literal["realtime", "daily"]
-#: How long an append waits for another one, or for the instant of a publication.
-TAIL_WAIT_S = 10.0
 _START_OF_TIME = np.iinfo(np.int64).min
 
 
-class TokenStore:
+class TokenStore(Handle):
     """A timestamp-keyed store of tokens: many readers and one writer, across processes.
 
     A handle keeps the state of days that it opened until `refresh`, or until it writes; appended rows are seen by the
@@ -48,12 +45,6 @@ class TokenStore:
     array([[1., 2.]], dtype=float32)
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._ids = Ids(path)
-        self._view = open_view(path)
-        self._sealed = 0
-
     @classmethod
     def create(
         cls,
@@ -63,6 +54,7 @@ class TokenStore:
         dtype: object = "float16",
         side: Mapping[str, Any] | None = None,
         known_at: Iterable[str] = (),
+        tail: str | None = None,
     ) -> TokenStore:
         """Make an empty store.
 
@@ -72,22 +64,25 @@ class TokenStore:
             dtype: `float32`, `float16` or `int8` (floats are quantized with a scale per row).
             side: name -> dtype of columns beside the tokens.
             known_at: those of them that are labels, known only from an instant of their own.
+            tail: where appended rows lie until their day is written: in the folder, or for many writers in a Redis,
+                such as `redis://host:6379/0`.
 
         Raises:
             SchemaError: a width, dtype or name that cannot be.
-            ConfigError: the folder holds something already.
+            ConfigError: the folder holds something already; or the Redis would lose rows, or its address a password.
+            ServiceError: the Redis does not answer.
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        with _locked(folder, "create"):
+        manifest = Manifest(schema, tail=None if tail is None else Elsewhere(check_address(tail), uuid.uuid4().hex))
+        with locked(folder, "create"):
             if cls.exists(folder):
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
                 raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
             (folder / "segments").mkdir(exist_ok=True)
-            files.unlink((folder / "tail").glob("*.log"))
-            create_log(folder, 1)
-            Manifest(schema).publish(folder)
+            create_log(place_of(folder, manifest))
+            manifest.publish(folder)
             files.sync_folder(folder.parent)
         return cls(folder)
 
@@ -127,16 +122,6 @@ class TokenStore:
 
     def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:
         return TokenStore.open, (self.path,)  # a worker process opens its own
-
-    @property
-    def schema(self) -> StoreSchema:
-        """Width, dtype and columns."""
-        return self._view.snapshot.manifest.schema
-
-    @property
-    def generation(self) -> int:
-        """Number of the published state that this handle sees."""
-        return self._view.snapshot.manifest.generation
 
     @property
     def ids(self) -> Literal["int64", "string"] | None:
@@ -233,11 +218,10 @@ class TokenStore:
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         check_day(day, columns["timestamp"])
         with self._writing(f"write_day {day}"):
-            with self._appending():
-                rows = Rows(self._ids.assign(ids) if len(ids) else ids, columns)
+            rows = Rows(self._codes(ids) if len(ids) else ids, columns)
             name = f"{self.generation + 1:08d}"
             part = write_part(self.path / "segments", self.schema, name, rows)
-            with self._appending():
+            with self._alone():
                 self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, part))
             try:
                 self._merge(compaction.due)
@@ -263,30 +247,12 @@ class TokenStore:
         Raises:
             SchemaError: something is wrong with the rows; nothing was added.
             LockedError: another process kept the tail locked for too long.
+            ServiceError: the tail's Redis does not answer; the rows may have been added all the same.
         """
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         if not len(ids):
             return 0
-        with self._appending():
-            rows = Rows(self._ids.assign(ids), columns)
-            new = ~self._view.holds(rows.users, rows.timestamps)
-            if not new.all():
-                rows = rows.take(new)
-            if len(rows):
-                self._view.tail.append(rows)
-        return len(rows)
-
-    def refresh(self) -> bool:
-        """See the newest state.
-
-        Returns:
-            Whether it differs from the one before.
-        """
-        self._view.tail.poll()
-        if self._view.pin.newest:
-            return False
-        self._view = open_view(self.path, self._view)
-        return True
+        return self._append(Rows(self._codes(ids), columns))
 
     def compact(self, *, keep_days: int | None = None, keep_rows: int | None = None) -> None:
         """Merge all days into one slice; readers go on meanwhile.
@@ -331,84 +297,5 @@ class TokenStore:
         view.tail.poll()
         return view.read(window, moment, out)
 
-    @contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        """Be the one writer, at the newest state, with nothing left over by a killed one."""
-        with _locked(self.path, what):
-            self.refresh()
-            self._sweep()
-            yield
-
-    @contextmanager
-    def _appending(self) -> Iterator[None]:
-        """Hold the tail, at the newest state."""
-        with _tail_locked(self.path):
-            self.refresh()
-            if self._sealed < (log := self._view.snapshot.manifest.log):
-                seal_predecessor(self.path, self.schema, log)
-                self._sealed = log
-            yield
-
-    def _publish(self, manifest: Manifest) -> None:
-        """Swap the manifest, and supersede the tail's rows that its days now hold; both locks are held."""
-        before = self._view
-        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.pin)
-        kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
-        if not kept.all():
-            manifest = manifest.with_log(before.tail.carry(kept))
-        manifest.publish(self.path)
-        if not kept.all():
-            before.tail.seal(manifest.log)
-            self._sealed = manifest.log
-        self._view = open_view(self.path, before)
-        self._sweep()
-
-    def _merge(self, choose: Callable[[Manifest], tuple[int, int] | None]) -> None:
-        while (span := choose(self._view.snapshot.manifest)) is not None:
-            self._merge_span(span)
-
-    def _merge_span(self, span: tuple[int, int], keep: int | None = None) -> None:
-        manifest, pieces = self._view.snapshot.manifest, self._view.snapshot.pieces[slice(*span)]
-        name = f"{manifest.generation + 1:08d}"
-        part, days = compaction.merge(self.path / "segments", self.schema, name, pieces, keep)
-        self._swap(manifest.replace_slices(*span, name, part, days))
-
-    def _swap(self, manifest: Manifest) -> None:
-        manifest.publish(self.path)
-        self._view = open_view(self.path, self._view)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
-        used = {s.name for s in self._view.snapshot.manifest.segment_files()}
-        files.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
-        log = self._view.snapshot.manifest.log
-        files.unlink(p for p in (self.path / "tail").glob("*.log") if not log - 2 <= int(p.stem) <= log)
-
 
 _OWN_NAMES = {"segments", "tail", "write.lock", "write.lock.holder", "tail.lock", f"{manifests.NAME}.new"}
-
-
-@contextmanager
-def _locked(folder: Path, what: str) -> Iterator[None]:
-    with locks.hold(folder / "write.lock", f"{what} in {folder}"), _refusals():
-        yield
-
-
-@contextmanager
-def _tail_locked(folder: Path) -> Iterator[None]:
-    """Without a note of who holds it, which would cost each append a write."""
-    with _refusals():
-        try:
-            with FileLock(folder / "tail.lock", timeout=TAIL_WAIT_S, poll_interval=0.002):
-                yield
-        except Timeout:
-            raise LockedError(f"{folder}: other processes held the tail for {TAIL_WAIT_S:g} s; try again") from None
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error) from error

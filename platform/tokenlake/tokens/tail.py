@@ -3,46 +3,60 @@
 Each row has a sequence number for life. When a day is written, its tail rows with the same (user, timestamp) go: the
 others are carried to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
 snapshot follows the seal, and takes only the numbers that it has not seen.
+
+Where no lock keeps appends out (places.py), a publication fences the log: nobody appends behind a fence, until it is
+lifted, or the log is sealed.
 """
 
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from collections.abc import Iterator
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens import files, log
+from tokenlake.tokens.log import frame
+from tokenlake.tokens.places import FENCE, LIFT, ROWS, SEAL, START, Place
 from tokenlake.tokens.schema import Rows, StoreSchema
 
-_ROWS, _SEAL, _START = 1, 2, 3
 _NUMBER = struct.Struct("<Q")
-#: Rows of one frame when a log is carried over.
+#: Most rows and bytes of one frame when a log is carried over.
 _CARRY = 1 << 16
+_CARRY_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
 
 
-def log_path(folder: Path, number: int) -> Path:
-    """File of a tail log."""
-    return folder / "tail" / f"{number:08d}.log"
+class Mark(NamedTuple):
+    """Where a log ended when it was looked at: what is appended there has missed nothing.
+
+    Attributes:
+        number: the log; at: its next position; next: number of the next row.
+    """
+
+    number: int
+    at: int
+    next: int
 
 
 class Tail:
     """What one handle knows of the tail: every row that its snapshot may see.
 
     Attributes:
+        place: where the logs lie.
         first: number of the log that it began with; number: of the one that it reads.
+        sealed: that log has a successor; fenced: a publication keeps appends out of it.
+        next: number of the next row.
         count: rows.
         users: (count,) int64; columns: name -> (count, ...), in order of arrival.
         buffers: the columns, with room behind the rows.
     """
 
     @classmethod
-    def open(cls, folder: Path, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
+    def open(cls, place: Place, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
         """Open the log of a snapshot; a `known` tail that holds just that is used on.
 
         Raises:
@@ -50,16 +64,17 @@ class Tail:
         """
         if known is not None and known.first == known.number == number:
             return known
-        return cls(folder, schema, number)
+        return cls(place, schema, number)
 
-    def __init__(self, folder: Path, schema: StoreSchema, number: int) -> None:
-        self._folder = folder
+    def __init__(self, place: Place, schema: StoreSchema, number: int) -> None:
+        self.place = place
         self._schema = schema
         self._lock = Lock()
-        self._log = log.LogReader(log_path(folder, number))
+        self._log = place.reader(number)
         self.first = number
         self.number = number
         self.sealed = False
+        self.fenced = False
         self._successor = number
         self.next = 0
         self._seen = 0
@@ -89,10 +104,11 @@ class Tail:
             return
         with self._lock:
             while True:
-                fresh: list[tuple[NDArray[np.int64], Rows]] = []
-                self._read(fresh)
-                if fresh:
-                    self._add(fresh)
+                try:
+                    self._take(self._log.read())
+                except FileNotFoundError:
+                    # Swept away while this handle slept; the next log holds what is left of it.
+                    self.sealed, self._successor = True, self.number + 1
                 if not self.sealed or not follow:
                     return
                 self._follow()
@@ -110,55 +126,101 @@ class Tail:
                 found[i] = rows[first : own.searchsorted(before[i])]
         return found
 
-    def append(self, rows: Rows) -> None:
-        """Add rows to the log, durably; the caller holds the log's lock and has polled."""
-        sequence = np.arange(self.next, self.next + len(rows), dtype=np.int64)
-        log.append(self._log.path, self._log.at, log.frame(_ROWS, _pack(sequence, rows)))
+    def mark(self) -> Mark | None:
+        """The end of the log as far as it was read; None: nothing may be appended there, or nothing was read yet."""
+        with self._lock:
+            if self.sealed or self.fenced or not self._log.at:
+                return None
+            return Mark(self.number, self._log.at, self.next)
+
+    def append(self, rows: Rows, mark: Mark) -> bool:
+        """Add rows at a mark, durably; False: somebody else added something there, so look again.
+
+        In a place that is not shared, the caller holds the tail's lock and has polled.
+        """
+        sequence = np.arange(mark.next, mark.next + len(rows), dtype=np.int64)
+        return self._put(mark, ROWS, _pack(sequence, rows))
+
+    def fence(self) -> None:
+        """Keep appends out of the log from here on, all of which was read then; the caller is the one writer.
+
+        A fence that a killed writer left gets another: what it had sent last may still be on its way, and must not
+        lift this one.
+        """
+        while not self.sealed and not self._put_here(FENCE, b""):
+            self.poll(follow=False)
+
+    def lift(self) -> None:
+        """Let appends in again, if there is a fence; the caller is the one writer, and publishes nothing."""
+        while self.fenced and not self.sealed and not self._put_here(LIFT, b""):
+            self.poll(follow=False)
+
+    def seal(self, successor: int) -> None:
+        """Point readers of this log to its successor, which is published; nobody appends meanwhile."""
         self.poll(follow=False)
+        while not self.sealed and not self._put_here(SEAL, _NUMBER.pack(successor)):
+            self.poll(follow=False)
 
     def carry(self, keep: NDArray[np.bool_]) -> int:
         """Write the next log with only the rows to keep; the caller publishes its number and then calls `seal`."""
-        number = self.number + 1
-        path = log_path(self._folder, number)
-        files.unlink([path])
-        sink = files.Sink(path)
-        sink.write(log.frame(_START, _NUMBER.pack(self.next)))
-        index = np.flatnonzero(keep)
-        for start in range(0, len(index), _CARRY):
-            part = index[start : start + _CARRY]
-            sink.write(log.frame(_ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part))))
-        sink.close()
-        files.sync_folder(path.parent)
-        return number
+        self.place.write(self.number + 1, self._carried(np.flatnonzero(keep)))
+        return self.number + 1
 
-    def seal(self, successor: int) -> None:
-        """Point readers of this log to its successor, which is published; the caller holds the log's lock."""
-        self.poll(follow=False)
-        if not self.sealed:
-            log.append(self._log.path, self._log.at, log.frame(_SEAL, _NUMBER.pack(successor)))
+    def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        yield frame(START, _NUMBER.pack(self.next))
+        step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
+        for start in range(0, len(index), step):
+            part = index[start : start + step]
+            yield frame(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
 
-    def _read(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
-        for kind, payload in self._log.read():
-            if kind == _ROWS:
+    def _put_here(self, kind: int, payload: bytes) -> bool:
+        return self._put(Mark(self.number, self._log.at, self.next), kind, payload)
+
+    def _put(self, mark: Mark, kind: int, payload: bytes) -> bool:
+        data = frame(kind, payload)
+        if not self.place.append(mark.number, mark.at, data):
+            return False
+        with self._lock:
+            if (self.number, self._log.at) == (mark.number, mark.at):  # else another thread has read it meanwhile
+                self._log.passed(data)
+                self._take([(kind, payload)])
+        return True
+
+    def _take(self, frames: list[tuple[int, bytes]]) -> None:
+        fresh: list[tuple[NDArray[np.int64], Rows]] = []
+        for kind, payload in frames:
+            if kind == ROWS:
                 sequence, rows = _unpack(payload, self._schema)
                 new = sequence >= self._seen
                 if new.any():
                     fresh.append((sequence[new], rows if new.all() else rows.take(new)))
                     self._seen = int(sequence[-1]) + 1
                     self.next = max(self.next, self._seen)
-            elif kind == _START:
+            elif kind == START:
                 self.next = max(self.next, *_NUMBER.unpack(payload))
-            elif kind == _SEAL:
+            elif kind == SEAL:
                 self.sealed = True
                 (self._successor,) = _NUMBER.unpack(payload)
+            elif kind in (FENCE, LIFT):
+                self.fenced = kind == FENCE
             else:
-                raise CorruptionError(f"{self._log.path}: unknown kind of frame {kind}; written by a later version?")
+                raise CorruptionError(
+                    f"{self.place.name(self.number)}: unknown kind of frame {kind}; written by a later version?"
+                )
+        if fresh:
+            self._add(fresh)
 
     def _follow(self) -> None:
         # A reader that slept through several days' writes finds its successor gone, and goes on with the next one.
-        later = sorted(int(p.stem) for p in (self._folder / "tail").glob("*.log") if int(p.stem) >= self._successor)
-        self._log = log.LogReader(log_path(self._folder, later[0]))
-        self.number, self.sealed = later[0], False
+        while True:
+            number = self.place.later(self._successor)
+            try:
+                self._log = self.place.reader(number)
+            except FileNotFoundError:
+                self._successor = number + 1
+                continue
+            self.number, self.sealed, self.fenced = number, False, False
+            return
 
     def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
         start, stop = self.count, self.count + sum(len(rows) for _, rows in fresh)
@@ -186,20 +248,21 @@ class Tail:
         self.count = stop
 
 
-def create_log(folder: Path, number: int) -> None:
-    """Make an empty log."""
-    path = log_path(folder, number)
-    path.parent.mkdir(exist_ok=True)
-    sink = files.Sink(path)
-    sink.write(log.frame(_START, _NUMBER.pack(0)))
-    sink.close()
-    files.sync_folder(path.parent)
+def create_log(place: Place) -> None:
+    """Make the empty first log of a store."""
+    place.sweep(1)  # of a folder that held one whose making was cut short
+    place.write(1, [frame(START, _NUMBER.pack(0))])
 
 
-def seal_predecessor(folder: Path, schema: StoreSchema, number: int) -> None:
-    """Do what a writer that was killed after its publication left undone; the caller holds the log's lock."""
-    if log_path(folder, number - 1).exists():
-        Tail(folder, schema, number - 1).seal(number)
+def seal_log(place: Place, number: int, successor: int) -> None:
+    """Do what a writer that was killed after its publication left undone; nobody appends to this log any more."""
+    try:
+        reader = place.reader(number)
+        while all(kind != SEAL for kind, _ in reader.read()):
+            if place.append(number, reader.at, frame(SEAL, _NUMBER.pack(successor))):
+                return
+    except FileNotFoundError:
+        return  # swept away, long after it was sealed
 
 
 def _grown(array: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from tokenlake.errors import CorruptionError
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
+from tokenlake.tokens.places import place_of
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Piece, open_snapshot
 from tokenlake.tokens.tail import Tail
@@ -35,7 +36,7 @@ def verify(folder: Path) -> None:
             f"{path}: {np.datetime64(day, 'D')} should have {told.get(day, 0)} rows, its files hold {counts.get(day, 0)}"
         )
     Ids(folder).refresh()
-    Tail.open(folder, snapshot.manifest.schema, snapshot.manifest.log).poll()
+    Tail.open(place_of(folder, snapshot.manifest), snapshot.manifest.schema, snapshot.manifest.log).poll()
 
 
 def _check_segment(segment: Segment) -> None:

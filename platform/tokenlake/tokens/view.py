@@ -19,8 +19,14 @@ from tokenlake.tokens.find import Window, find
 from tokenlake.tokens.gather import gather
 from tokenlake.tokens.manifest import Pin
 from tokenlake.tokens.native import library
+from tokenlake.tokens.places import place_of
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
 from tokenlake.tokens.tail import Tail
+
+_MISSING = {
+    False: "this file of the store is missing; rebuild the store",
+    True: "Redis has lost this stream of the store's tail; restore its data, or rebuild the store",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class StoreStatus:
         unmatched: those of them whose day was written without them.
         slices: runs of days that a fetch may have to look into.
         segments: files; bytes: their size.
+        tail: where the tail lies: `disk`, or the URL of a Redis.
     """
 
     generation: int
@@ -45,6 +52,7 @@ class StoreStatus:
     slices: int
     segments: int
     bytes: int
+    tail: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class View:
             slices=len(manifest.slices),
             segments=len(segments),
             bytes=sum(s.size for s in segments),
+            tail=str(self.tail.place),
         )
 
 
@@ -106,9 +115,8 @@ def open_view(folder: Path, known: View | None = None) -> View:
         snapshot = open_snapshot(folder, snapshot)
         manifest = snapshot.manifest
         try:
-            return View(snapshot, Tail.open(folder, manifest.schema, manifest.log, tail), pin)
+            place = tail.place if tail is not None else place_of(folder, manifest)
+            return View(snapshot, Tail.open(place, manifest.schema, manifest.log, tail), pin)
         except FileNotFoundError as error:
             if manifests.load(folder).log == manifest.log:
-                raise CorruptionError(
-                    f"{error.filename}: this file of the store is missing; rebuild the store"
-                ) from None
+                raise CorruptionError(f"{error.filename}: {_MISSING[place.shared]}") from None

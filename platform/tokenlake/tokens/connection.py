@@ -1,0 +1,141 @@
+"""A Redis that keeps rows: reached again when it was away, held to its promises, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, TypeVar
+
+from tokenlake.errors import ConfigError, ServiceError, StorageError, missing_extra
+from tokenlake.tokens.address import PASSWORD, USERNAME, check_address
+
+_T = TypeVar("_T")
+#: Seconds: to be let in, and for one answer, which may wait for the server's disk.
+_CONNECT_S, _ANSWER_S = 3.0, 10.0
+
+
+class Connection:
+    """Connections to a server, made when first needed; threads share them, a forked process makes its own.
+
+    Args:
+        url: its address.
+        what: what it is needed for, to end the sentence "Redis does not answer, which holds ...".
+    """
+
+    def __init__(self, url: str, what: str) -> None:
+        self.url = check_address(url)
+        self._what = what
+
+    @cached_property
+    def client(self) -> Any:
+        """The client; it repeats nothing by itself, since a command that adds must not run twice."""
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ModuleNotFoundError as error:
+            raise (missing_extra(error) or error) from error
+        return redis.Redis.from_url(
+            self.url,
+            username=os.environ.get(USERNAME),
+            password=os.environ.get(PASSWORD),
+            socket_connect_timeout=_CONNECT_S,
+            socket_timeout=_ANSWER_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def run(self, command: Callable[[Any], _T], again: Callable[[Any], _T] | None = None) -> _T:
+        """Run a command; and once more on a new connection, when the old one broke.
+
+        Args:
+            command: given the client.
+            again: what to run in its place the second time; None: it may run twice.
+
+        Raises:
+            ServiceError: Redis does not answer.
+            ConfigError, StorageError: it refuses.
+        """
+        client = self.client
+        from redis import exceptions as refused
+
+        with self._errors():
+            try:
+                return command(client)
+            except (refused.ConnectionError, refused.TimeoutError):
+                return (again or command)(client)
+
+    @cached_property
+    def waits(self) -> bool:
+        """Whether each append has to wait for the server's disk, since the server acknowledges before.
+
+        A server that does not tell (a managed one forbids CONFIG) is trusted.
+
+        Raises:
+            ConfigError: it would lose acknowledged rows.
+        """
+        from redis import exceptions as refused
+
+        def ask(client: Any) -> dict[str, str]:
+            try:
+                told: dict[str, str] = {}
+                for name in ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy"):
+                    told |= client.config_get(name)
+                return told
+            except refused.ResponseError:
+                return {}
+
+        told = self.run(ask)
+        if int(told.get("maxmemory", 0)) and told["maxmemory-policy"].startswith("allkeys"):
+            raise ConfigError(
+                f"{self.url} drops keys when its memory is full (maxmemory-policy {told['maxmemory-policy']}), and so "
+                f"rows; set `maxmemory-policy noeviction`"
+            )
+        if not told or (told["appendonly"], told["appendfsync"]) == ("yes", "always"):
+            return False
+        version: str = self.run(lambda client: client.info("server")["redis_version"])
+        if told["appendonly"] == "yes" and tuple(map(int, version.split(".")[:2])) >= (7, 2):
+            return True
+        raise ConfigError(
+            f"{self.url} has appendonly {told['appendonly']} and appendfsync {told['appendfsync']}: a crash would lose "
+            f"rows that it acknowledged; set `appendonly yes` and `appendfsync always` in its configuration (from "
+            f"Redis 7.2 on `appendonly yes` is enough)"
+        )
+
+    def execute(self, pipe: Any) -> list[Any]:
+        """Run a pipeline that writes; what it wrote is on the server's disk when this returns.
+
+        Returns:
+            The answers; errors among them are not raised.
+        """
+        if not self.waits:
+            answers: list[Any] = pipe.execute(raise_on_error=False)
+            return answers
+        pipe.execute_command("WAITAOF", 1, 0, int(_ANSWER_S * 500))
+        *answers, waited = pipe.execute(raise_on_error=False)
+        if isinstance(waited, Exception):
+            raise waited
+        if not waited[0]:
+            raise StorageError(
+                f"{self.url} did not write its file within {_ANSWER_S / 2:g} s; the rows may have been added"
+            )
+        return answers
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        from redis import exceptions as refused
+
+        try:
+            yield
+        except (refused.AuthenticationError, refused.AuthorizationError, refused.NoPermissionError) as error:
+            raise ConfigError(
+                f"{self.url} refuses access ({error}); {USERNAME} and {PASSWORD} in the environment say who asks"
+            ) from error
+        except (refused.ConnectionError, refused.TimeoutError) as error:
+            raise ServiceError(
+                f"{self.url}, which holds {self._what}, does not answer ({error}); start it, or try again. Rows of an "
+                f"append that failed so may have been added"
+            ) from error
+        except refused.RedisError as error:
+            raise StorageError(f"{self.url} refuses ({error}); mend it, then do the same again") from error

@@ -1,0 +1,222 @@
+"""The state that one handle of a store sees, and how writers change it: appends, days and their publication."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from tokenlake import locks
+from tokenlake.errors import LockedError, TransientError, storage_error
+from tokenlake.tokens import compaction, files
+from tokenlake.tokens.ids import Ids
+from tokenlake.tokens.manifest import Manifest
+from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.snapshot import Snapshot
+from tokenlake.tokens.tail import seal_log
+from tokenlake.tokens.view import View, open_view
+
+#: How long an append waits for another one, or for the instant of a publication.
+TAIL_WAIT_S = 10.0
+#: How long a writer of a shared tail's store waits for an append that tidies up after a killed writer.
+_REPAIR_S = 2.0
+
+
+class Handle:
+    """A store's newest state as this handle knows it, and the ways to change it.
+
+    Two places keep a tail (places.py). In one that is not shared, whoever appends or publishes holds `tail.lock`. In a
+    shared one nobody does: an append fails when something came between, a publication fences the log, and only the one
+    writer, who holds `write.lock`, may lift a fence.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids = Ids(path)
+        self._view = open_view(path)
+        self._sealed = 0
+
+    @property
+    def schema(self) -> StoreSchema:
+        """Width, dtype and columns."""
+        return self._view.snapshot.manifest.schema
+
+    @property
+    def generation(self) -> int:
+        """Number of the published state that this handle sees."""
+        return self._view.snapshot.manifest.generation
+
+    def refresh(self) -> bool:
+        """See the newest state.
+
+        Returns:
+            Whether it differs from the one before.
+        """
+        self._view.tail.poll()
+        if self._view.pin.newest:
+            return False
+        self._view = open_view(self.path, self._view)
+        return True
+
+    def _codes(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """Codes of ids; the lock is taken only for those that are new."""
+        if (codes := self._ids.known(ids)) is None:
+            with tail_locked(self.path):
+                codes = self._ids.assign(ids)
+        return codes
+
+    def _append(self, rows: Rows) -> int:
+        """Add those rows to the tail whose keys no day holds."""
+        if self._view.tail.place.shared:
+            return self._append_shared(rows)
+        with tail_locked(self.path):
+            self._catch_up()
+            while (added := self._try_append(rows)) is None:
+                self._catch_up()
+            return added
+
+    def _append_shared(self, rows: Rows) -> int:
+        """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
+        started = time.monotonic()
+        with refusals():
+            while (added := self._try_append(rows)) is None:
+                if time.monotonic() - started > TAIL_WAIT_S:
+                    raise LockedError(
+                        f"{self.path}: for {TAIL_WAIT_S:g} s a day was being published, or other writers were faster; "
+                        f"try again"
+                    )
+                self._catch_up()
+                if self._view.tail.fenced and not self._repair():
+                    time.sleep(0.002)
+            return added
+
+    def _try_append(self, rows: Rows) -> int | None:
+        """Append where the tail ended when it was last read; None: that was not the end, or not the newest state."""
+        view = self._view
+        # In this order: a day that is published after the look at the manifest has a fence behind the mark.
+        mark = view.tail.mark()
+        if mark is None or self._sealed < view.snapshot.manifest.log or not view.pin.newest:
+            return None
+        new = ~view.holds(rows.users, rows.timestamps)
+        rows = rows if new.all() else rows.take(new)
+        return len(rows) if not len(rows) or view.tail.append(rows, mark) else None
+
+    def _catch_up(self) -> None:
+        """See the newest state and all of its tail; seal what a killed writer left open."""
+        while self.refresh():
+            pass
+        view = self._view
+        if self._sealed < (log := view.snapshot.manifest.log):
+            seal_log(view.tail.place, log - 1, log)
+            self._sealed = log
+
+    def _repair(self) -> bool:
+        """Lift the fence of a killed writer; False: a writer is at work."""
+        try:
+            with locks.hold(self.path / "write.lock", f"repair of {self.path}"):
+                self._settle()
+                return True
+        except LockedError:
+            return False
+
+    def _settle(self) -> None:
+        """Let appends go on, at the state that was published; the caller is the one writer."""
+        self._catch_up()
+        self._view.tail.lift()
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Be the one writer, at the newest state, with nothing left over by a killed one."""
+        shared = self._view.tail.place.shared
+        with locked(self.path, what, _REPAIR_S if shared else 0):
+            if shared:
+                self._settle()
+            self.refresh()
+            self._sweep()
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep appends out, at the newest state; the caller is the one writer."""
+        if not self._view.tail.place.shared:
+            with tail_locked(self.path):
+                self._catch_up()
+                yield
+            return
+        self._catch_up()
+        try:
+            self._view.tail.fence()
+            yield
+        except BaseException:
+            with contextlib.suppress(TransientError):  # the first error tells more, and the next writer settles too
+                self._settle()
+            raise
+        self._settle()
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Swap the manifest, and supersede the tail's rows that its days now hold; no append comes between."""
+        before = self._view
+        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.pin)
+        kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
+        if not kept.all():
+            manifest = manifest.with_log(before.tail.carry(kept))
+        manifest.publish(self.path)
+        if not kept.all():
+            before.tail.seal(manifest.log)
+            self._sealed = manifest.log
+        self._view = open_view(self.path, before)
+        self._sweep()
+
+    def _merge(self, choose: Callable[[Manifest], tuple[int, int] | None]) -> None:
+        while (span := choose(self._view.snapshot.manifest)) is not None:
+            self._merge_span(span)
+
+    def _merge_span(self, span: tuple[int, int], keep: int | None = None) -> None:
+        manifest, pieces = self._view.snapshot.manifest, self._view.snapshot.pieces[slice(*span)]
+        name = f"{manifest.generation + 1:08d}"
+        part, days = compaction.merge(self.path / "segments", self.schema, name, pieces, keep)
+        self._swap(manifest.replace_slices(*span, name, part, days))
+
+    def _swap(self, manifest: Manifest) -> None:
+        manifest.publish(self.path)
+        self._view = open_view(self.path, self._view)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
+        used = {s.name for s in self._view.snapshot.manifest.segment_files()}
+        files.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
+        self._view.tail.place.sweep(self._view.snapshot.manifest.log)
+
+
+@contextmanager
+def locked(folder: Path, what: str, timeout: float = 0) -> Iterator[None]:
+    """Be a store's one writer."""
+    with locks.hold(folder / "write.lock", f"{what} in {folder}", timeout), refusals():
+        yield
+
+
+@contextmanager
+def tail_locked(folder: Path) -> Iterator[None]:
+    """Hold the tail's files and the ids, without a note of who holds them, which would cost each append a write."""
+    with refusals():
+        try:
+            with FileLock(folder / "tail.lock", timeout=TAIL_WAIT_S, poll_interval=0.002):
+                yield
+        except Timeout:
+            raise LockedError(f"{folder}: other processes held the tail for {TAIL_WAIT_S:g} s; try again") from None
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the operating system refuses, as errors of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error) from error

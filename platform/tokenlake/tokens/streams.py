@@ -1,0 +1,200 @@
+"""A store's tail in Redis, for many writers: one stream a log, one entry a frame.
+
+Entry n of a stream has the id `n-0`. Redis refuses an id that is not above the newest one, so that an `XADD` of the id
+behind the entries that a writer has seen is an append and a comparison in one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenlake.errors import CorruptionError, SchemaError, StorageError
+from tokenlake.tokens import log
+from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.connection import Connection
+from tokenlake.tokens.kept import KeptLog
+from tokenlake.tokens.manifest import Elsewhere
+
+#: Entries of one answer, so that a long log comes in pieces.
+_ENTRIES = 64
+#: Redis takes no value above 512 MB.
+_LARGEST = 256 << 20
+
+
+class Streams:
+    """The logs of a store as the streams `tokenlake:{store}:tail:<number>`."""
+
+    shared = True
+
+    def __init__(self, folder: Path, where: Elsewhere) -> None:
+        self._folder = folder
+        self._prefix = f"tokenlake:{{{where.store}}}"  # in braces: a cluster keeps them on one node
+        self.redis = Connection(where.url, f"the tail of the store at {folder}")
+        self._kept: KeptLog | None = None
+
+    def __str__(self) -> str:
+        """The URL, which holds no password."""
+        return self.redis.url
+
+    def name(self, number: int) -> str:
+        """The stream's key."""
+        return f"{self._prefix}:tail:{number}"
+
+    def reader(self, number: int) -> StreamReader:
+        """Read a stream from its start."""
+        if not self.redis.run(lambda client: client.exists(self.name(number))):
+            raise self.gone(number)
+        return StreamReader(self, number)
+
+    def append(self, number: int, at: int, data: bytes) -> bool:
+        """Add the entry behind `at`, unless there is one."""
+        return self._add(number, at, data, make=False)
+
+    def write(self, number: int, frames: Iterable[bytes]) -> None:
+        """Make the stream anew."""
+        self.redis.run(lambda client: client.unlink(self.name(number)))
+        for at, data in enumerate(frames):
+            if not self._add(number, at, data, make=at == 0):
+                raise StorageError(f"{self.name(number)} of {self}: somebody else writes it too; do the same again")
+
+    def later(self, number: int) -> int:
+        """Look among the logs that the newest manifest and the two before it named."""
+
+        def ask(client: Any) -> list[int]:
+            with client.pipeline(transaction=False) as pipe:
+                for candidate in candidates:
+                    pipe.exists(self.name(candidate))
+                return [n for n, there in zip(candidates, pipe.execute(), strict=True) if there]
+
+        while True:
+            newest = manifests.load(self._folder).log
+            candidates = range(max(number, newest - 2), newest + 1)
+            if found := self.redis.run(ask):
+                return found[0]
+            if manifests.load(self._folder).log == newest:
+                raise self.lost(newest)
+
+    def sweep(self, newest: int) -> None:
+        """Remove the log that a killed writer did not publish, and old ones as far back as there are any."""
+        self.redis.run(lambda client: client.unlink(self.name(newest + 1)))
+        for stop in range(newest - 2, 1, -16):
+            names = [self.name(n) for n in range(max(1, stop - 16), stop)]
+            if not self.redis.run(lambda client, names=names: client.unlink(*names)):  # type: ignore[misc]  # bound here
+                return
+
+    def keep(self, number: int, folder: Path) -> None:
+        """Copy what is not copied yet."""
+        if self._kept is None or (self._kept.folder, self._kept.number) != (folder, number):
+            self._kept = KeptLog(folder, number)
+        self._kept.extend(lambda at: StreamReader(self, number, at).read())
+
+    def gone(self, number: int) -> FileNotFoundError:
+        """That a log is not there, which may be right."""
+        return FileNotFoundError(errno.ENOENT, f"no such stream in {self}", self.name(number))
+
+    def lost(self, number: int) -> CorruptionError:
+        """That a log is not there, or not whole, which is wrong."""
+        return CorruptionError(
+            f"{self.name(number)}: {self} has lost rows of this stream, which the store at {self._folder} needs; "
+            f"restore Redis's data, or rebuild the store"
+        )
+
+    def _add(self, number: int, at: int, data: bytes, *, make: bool) -> bool:
+        if len(data) > _LARGEST:
+            raise SchemaError(
+                f"{len(data):,} bytes of rows in one append; a tail in Redis takes {_LARGEST:,}: split them"
+            )
+        # An answer that does not come leaves open whether the entry is there. The same entry is sent again: its id
+        # lets it in only once, and its mark tells whether it is ours.
+        entry = {b"f": data, b"by": os.urandom(16)}
+        name = f"{at + 1}-0"
+
+        def add(client: Any) -> bool:
+            with client.pipeline(transaction=False) as pipe:
+                pipe.xadd(self.name(number), entry, id=name, nomkstream=not make)
+                (added,) = self.redis.execute(pipe)
+            if isinstance(added, Exception):
+                if "equal or smaller" in str(added):
+                    return False
+                raise added
+            return added is not None
+
+        def again(client: Any) -> bool:
+            if add(client):
+                return True
+            found = client.xrange(self.name(number), name, name)
+            if not found or found[0][1].get(b"by") != entry[b"by"]:
+                return False
+            if self.redis.waits:
+                # A connection waits for its own writes alone: one that follows the entry in the file brings it too.
+                with client.pipeline(transaction=False) as pipe:
+                    pipe.set(f"{self._prefix}:sync", b"", ex=60)
+                    self.redis.execute(pipe)
+            return True
+
+        self.redis.waits  # noqa: B018  # asked before anything is sent: a server that loses rows gets none
+        return self.redis.run(add, again)
+
+
+class StreamReader:
+    """The entries of a stream; `at` counts those that were read."""
+
+    def __init__(self, place: Streams, number: int, at: int = 0) -> None:
+        self._place = place
+        self._number = number
+        self._key = place.name(number)
+        self.at = at
+
+    @property
+    def grown(self) -> bool:
+        """Whether the stream's length is another one; that of a stream that is gone is 0."""
+        length: int = self._place.redis.run(lambda client: client.xlen(self._key))
+        return length != self.at
+
+    def passed(self, data: bytes) -> None:
+        """Go past an entry."""
+        self.at += 1
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """The new frames."""
+        found: list[tuple[int, bytes]] = []
+        while True:
+            at = self.at + len(found)
+            length, entries = self._ask(at)
+            if not length:
+                raise self._place.gone(self._number)
+            if length < at:
+                raise self._place.lost(self._number)
+            for number, (name, fields) in enumerate(entries, start=at + 1):
+                if name != b"%d-0" % number:
+                    raise self._place.lost(self._number)
+                found.append(self._frame(name, fields))
+            if len(entries) < _ENTRIES:
+                self.at += len(found)
+                return found
+
+    def _ask(self, at: int) -> tuple[int, list[tuple[bytes, dict[bytes, bytes]]]]:
+        """The stream's length, and its entries behind `at`."""
+
+        def ask(client: Any) -> Any:
+            with client.pipeline() as pipe:  # a transaction: the stream is whole, or gone
+                pipe.xlen(self._key)
+                pipe.xrange(self._key, min=f"({at}-0", count=_ENTRIES)
+                return pipe.execute()
+
+        length, entries = self._place.redis.run(ask)
+        return length, entries
+
+    def _frame(self, name: bytes, fields: dict[bytes, bytes]) -> tuple[int, bytes]:
+        data = fields.get(b"f", b"")
+        frames, size, _ = log.frames(data)
+        if len(frames) != 1 or size != len(data):
+            raise CorruptionError(
+                f"{self._key}: the checksum of entry {name.decode()} does not match; restore the data of {self._place}, "
+                f"or rebuild the store from its table"
+            )
+        return frames[0]
