@@ -1,6 +1,7 @@
 """Kill a writer at every write, sync, rename and removal in turn, and look at what is left.
 
-Run by test_crash.py as `python -m tests.tokens.crash FOLDER`; prints how many points were tried.
+Run by test_crash.py as `python -m tests.tokens.crash FOLDER [REDIS]`; prints how many points were tried. With a tail in
+Redis the writer also dies before each command, and behind it with the answer unread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from redis.connection import AbstractConnection
+
+from tests.tokens import helpers
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
@@ -98,6 +103,16 @@ def arm(point: int) -> Callable[[], int]:
 
     for name in ("write", "sync", "sync_folder", "rename", "truncate", "unlink"):
         wrap(name)
+    send = AbstractConnection.send_packed_command
+
+    def command(*given: Any, **named: Any) -> None:
+        if due():
+            os._exit(KILLED)
+        send(*given, **named)
+        if due():
+            os._exit(KILLED)
+
+    AbstractConnection.send_packed_command = command  # type: ignore[method-assign]  # what is tested
     return lambda: count
 
 
@@ -153,6 +168,13 @@ def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point
     now = next((n for n in (done + 1, done) if n < len(states) and holds(reader, states[n])), None)
     assert now is not None, f"point {point}: after {done} steps the store holds something else"
     reader.verify()
+    # Whatever the writer left, appends of others go on, and readers of before see them.
+    later = Row("d", 20 * DAY, 1000, 1, 0)
+    assert TokenStore.open(folder).append(**arguments([later])) == 1
+    states = [state.copy() for state in states]
+    for state in states:
+        state.append([later])
+    assert holds(reader, states[now]), f"point {point}: an append after it gives something else"
     writer = TokenStore.open(folder)
     for step, state in zip(plan[now:], states[now + 1 :], strict=True):
         apply(writer, step)
@@ -165,4 +187,5 @@ def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point
 
 
 if __name__ == "__main__":
+    helpers.TAIL = sys.argv[2] if len(sys.argv) > 2 else None
     main(Path(sys.argv[1]))

@@ -11,11 +11,13 @@ from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
 DIM = 3
+#: Where `make` puts tails; the fixture `place` says.
+TAIL: str | None = None
 
 
 def make(path: Path, dtype: str = "float16") -> TokenStore:
     return TokenStore.create(
-        path, dim=DIM, dtype=dtype, side={"event": "int32", "clicked": "int8"}, known_at=["clicked"]
+        path, dim=DIM, dtype=dtype, side={"event": "int32", "clicked": "int8"}, known_at=["clicked"], tail=TAIL
     )
 
 

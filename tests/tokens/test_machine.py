@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
@@ -147,7 +154,10 @@ class Machine(RuleBasedStateMachine):
         self.store.verify()
 
 
-TestMachine = pytest.mark.filterwarnings("error")(Machine.TestCase)
-TestMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+SETTINGS = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("place")
+def test_any_sequence() -> None:
+    run_state_machine_as_test(Machine, settings=SETTINGS)

@@ -7,6 +7,7 @@ import multiprocessing.synchronize
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.tokens.helpers import arguments, make
 from tests.tokens.oracle import DAY, Row
@@ -59,6 +60,7 @@ def read(path: Path, done: multiprocessing.synchronize.Event, refreshing: bool) 
     assert len(store.fetch(TAIL, before=NEVER).values) == ROUNDS
 
 
+@pytest.mark.usefixtures("place")
 def test_readers_beside_a_writer(tmp_path: Path) -> None:
     path = make(tmp_path / "store").path
     spawn = multiprocessing.get_context("spawn")

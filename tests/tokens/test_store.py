@@ -27,6 +27,10 @@ T0 = 1_488_326_400_000_000  # 2017-03-01
 NAIVE = dt.datetime(2017, 3, 1, tzinfo=dt.UTC).replace(tzinfo=None)
 
 
+#: What a tail has a part in is tested in each place of it.
+both = pytest.mark.usefixtures("place")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> TokenStore:
     return make(tmp_path / "store")
@@ -226,6 +230,7 @@ BAD_ROWS = [
 ]
 
 
+@both
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS)
 def test_a_bad_row_refuses_the_whole_call(store: TokenStore, change: dict[str, object], message: str) -> None:
     good = arguments(rows())
@@ -278,6 +283,7 @@ def test_a_store_that_cannot_be(tmp_path: Path, arguments_: dict[str, object], m
         TokenStore.create(tmp_path / "s", **arguments_)  # type: ignore[arg-type]  # what is tested
 
 
+@both
 def test_a_store_is_made_once(tmp_path: Path) -> None:
     plain(tmp_path / "s")
     with pytest.raises(ConfigError, match="already"):
@@ -290,6 +296,7 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
         TokenStore.open(tmp_path / "nowhere")
 
 
+@both
 def test_there_is_one_writer(store: TokenStore) -> None:
     with locks.hold(store.path / "write.lock", "a test"):
         with pytest.raises(LockedError, match="a test"):
@@ -300,12 +307,14 @@ def test_there_is_one_writer(store: TokenStore) -> None:
     store.write_day("2017-03-01", **arguments(rows()))
 
 
+@both
 def test_ids_are_of_one_kind(store: TokenStore) -> None:
     store.append(**arguments(rows()))
     with pytest.raises(SchemaError, match="ids are integers"):
         store.append(**{**arguments(rows()), "users": ["a"] * 4})
 
 
+@both
 def test_a_reader_keeps_its_snapshot_when_the_files_are_gone(store: TokenStore) -> None:
     old = rows(3)
     store.write_day("2017-03-01", **arguments(old))
@@ -319,6 +328,7 @@ def test_a_reader_keeps_its_snapshot_when_the_files_are_gone(store: TokenStore) 
     same(reader.fetch(1, before=T0 + DAY), [new], [T0 + DAY])
 
 
+@both
 def test_a_reader_follows_the_tail_into_a_new_log(store: TokenStore) -> None:
     reader = TokenStore.open(store.path)
     first, second, third = rows(3)
@@ -332,6 +342,7 @@ def test_a_reader_follows_the_tail_into_a_new_log(store: TokenStore) -> None:
     same(reader.fetch(1, before=NEVER), [[first, second, third]], [NEVER])
 
 
+@both
 def test_rows_of_a_day_precede_the_tail_at_equal_times(store: TokenStore) -> None:
     early = Row(1, T0, 1, 0, 0)
     late = [Row(1, T0, 2, 0, 0), Row(1, T0 + 1, 3, 0, 0)]
@@ -341,6 +352,7 @@ def test_rows_of_a_day_precede_the_tail_at_equal_times(store: TokenStore) -> Non
     assert store.append(**arguments([Row(1, T0 + 1, 5, 0, 0), Row(2, T0 + 1, 6, 0, 0)])) == 1
 
 
+@both
 def test_threads_fetch_while_one_appends(store: TokenStore) -> None:
     store.write_day("2017-03-01", **arguments(rows(5)))
     done = threading.Event()
@@ -367,6 +379,7 @@ def test_threads_fetch_while_one_appends(store: TokenStore) -> None:
     assert not errors
 
 
+@both
 def test_a_worker_opens_its_own(store: TokenStore) -> None:
     store.write_day("2017-03-01", **arguments(rows(2)))
     copy = pickle.loads(pickle.dumps(store))
@@ -408,6 +421,7 @@ def test_a_full_disk_changes_nothing(store: TokenStore, monkeypatch: pytest.Monk
     store.verify()
 
 
+@both
 def test_merging_that_fails_does_not_undo_the_day(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
