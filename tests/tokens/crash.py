@@ -118,16 +118,29 @@ def arm(point: int) -> Callable[[], int]:
 
 def run(folder: Path, point: int) -> tuple[bool, int]:
     """Run the steps in a child that dies at `point`: whether it did, and how many steps it acknowledged."""
+
+    def write(acknowledge: Callable[[], None]) -> None:
+        store = make(folder)
+        for step in steps():
+            apply(store, step)
+            acknowledge()
+
+    return die(write, point)
+
+
+def acknowledge(tell: int) -> None:
+    os.write(tell, b".")
+
+
+def die(write: Callable[[Callable[[], None]], None], point: int) -> tuple[bool, int]:
+    """Run something in a child that dies at `point`: whether it did, and how often it acknowledged."""
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(told)
         try:
             arm(point)
-            store = make(folder)
-            for step in steps():
-                apply(store, step)
-                os.write(tell, b".")
+            write(lambda: acknowledge(tell))
         except BaseException as error:
             os.write(2, repr(error).encode())
             os._exit(1)
@@ -186,6 +199,43 @@ def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point
     writer.verify()
 
 
+def publication(base: Path, *, supersedes: bool) -> int:
+    """Kill a writer at each operation of one publication, while a reader keeps the state before it."""
+    tail = [Row("a", hour, hour, 1, 0) for hour in range(3)]
+    day = [Row("a", 1 if supersedes else 7, 50, 1, 0)]
+    later = Row("a", DAY, 60, 1, 0)
+    for point in range(1, 1000):
+        folder = base / f"{supersedes}-{point}"
+        store = make(folder)
+        store.append(**arguments(tail))
+        reader = TokenStore.open(folder)
+        assert len(reader.fetch("a", before=NEVER)) == 1
+
+        def write(acknowledge: Callable[[], None], folder: Path = folder) -> None:
+            TokenStore.open(folder).write_day(day_of(0), **arguments(day))
+            acknowledge()
+
+        died, done = die(write, point)
+        # A handle of before goes on, a reader that never refreshes sees it, and the day is there whole or not at all.
+        assert store.append(**arguments([later])) == 1
+        same(reader.fetch("a", before=NEVER), [[*tail, later]], [NEVER])
+        states = [Oracle(), Oracle()]
+        for state in states:
+            state.append(tail)
+        states[1].write_day(0, day)
+        rows = [state.append([later]) and state.fetch("a", NEVER, 99) for state in states]
+        found = TokenStore.open(folder).fetch("a", before=NEVER).side["event"].tolist()
+        assert found in [[r.event for r in held] for held in rows[done:]], f"point {point}: {found}"
+        TokenStore.open(folder).write_day(day_of(0), **arguments(day))
+        same(TokenStore.open(folder).fetch("a", before=NEVER), [rows[1]], [NEVER])
+        if not died:
+            return point - 1
+    raise AssertionError("a publication without an end")
+
+
 if __name__ == "__main__":
     helpers.TAIL = sys.argv[2] if len(sys.argv) > 2 else None
-    main(Path(sys.argv[1]))
+    if sys.argv[3:] == ["publication"]:
+        print(min(publication(Path(sys.argv[1]), supersedes=supersedes) for supersedes in (True, False)))
+    else:
+        main(Path(sys.argv[1]))

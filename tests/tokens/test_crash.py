@@ -19,6 +19,10 @@ def test_a_killed_writer_of_a_tail_in_redis(tmp_path: Path, server: Server) -> N
     assert points(tmp_path, server.url) >= 400
 
 
+def test_a_publication_cut_short_stops_nobody(tmp_path: Path, server: Server) -> None:
+    assert points(tmp_path, server.url, "publication") >= 40
+
+
 def points(*given: object) -> int:
     command = [sys.executable, "-m", "tests.tokens.crash", *map(str, given)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)

@@ -153,7 +153,7 @@ class StreamReader:
     def grown(self) -> bool:
         """Whether the stream's length is another one; that of a stream that is gone is 0."""
         length: int = self._place.redis.run(lambda client: client.xlen(self._key))
-        return length != self.at
+        return length != self.at or not length
 
     def passed(self, data: bytes) -> None:
         """Go past an entry."""

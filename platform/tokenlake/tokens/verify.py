@@ -10,10 +10,9 @@ from tokenlake.errors import CorruptionError
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
-from tokenlake.tokens.places import place_of
 from tokenlake.tokens.segment import Segment
-from tokenlake.tokens.snapshot import Piece, open_snapshot
-from tokenlake.tokens.tail import Tail
+from tokenlake.tokens.snapshot import Piece
+from tokenlake.tokens.view import open_view
 
 
 def verify(folder: Path) -> None:
@@ -22,7 +21,8 @@ def verify(folder: Path) -> None:
     Raises:
         CorruptionError: something is not what was written; the message names the file.
     """
-    snapshot = open_snapshot(folder)
+    view = open_view(folder)
+    snapshot = view.snapshot
     for segment in snapshot.segments.values():
         _check_segment(segment)
     counts: dict[int, int] = {}
@@ -36,7 +36,7 @@ def verify(folder: Path) -> None:
             f"{path}: {np.datetime64(day, 'D')} should have {told.get(day, 0)} rows, its files hold {counts.get(day, 0)}"
         )
     Ids(folder).refresh()
-    Tail.open(place_of(folder, snapshot.manifest), snapshot.manifest.schema, snapshot.manifest.log).poll()
+    view.tail.poll()
 
 
 def _check_segment(segment: Segment) -> None:
