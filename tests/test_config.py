@@ -31,6 +31,8 @@ WRONG = [
     ("tokens: {encoders: {../x: {}}}", "'../x' becomes a folder's name"),
     ("tokens: {encoders: {}}", "`encoders` is empty"),
     ("tokens: {serving: nope}", "'nope' is none of the encoders"),
+    ("tokens: {tail: localhost:6379}", "tokens.tail: .* write redis://host:6379/0"),
+    ("tokens: {tail: 'redis://:x@host/0'}", "tokens.tail: .* holds a user or a password"),
     ("landing: raw/{day}.parquet", "is no pattern of a day's files"),
     ("landing: raw/all.parquet", "is no pattern of a day's files"),
     ("landing: /raw/{ds}.parquet", "is no pattern of a day's files"),
@@ -77,3 +79,9 @@ def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TOKENLAKE_EVENTS", "{half")
     with pytest.raises(ConfigError, match="a TOKENLAKE_ variable of the environment cannot be read"):
         Config.load(file)
+
+
+def test_where_tails_lie_makes_no_other_version(tmp_path: Path) -> None:
+    file = tmp_path / "tokenlake.yaml"
+    file.write_text("tokens: {tail: 'redis://localhost:6379/0'}")
+    assert Config.load(file).version_of("iat") == Config().version_of("iat")

@@ -15,19 +15,23 @@ import pytest
 import redis
 from redis.connection import AbstractConnection
 
+from tests.pipeline.lakes import CONFIG, make_lake
 from tests.tokens import helpers
 from tests.tokens.helpers import DIM, arguments, make, same
 from tests.tokens.oracle import DAY, Row
 from tests.tokens.servers import Server
+from tokenlake.commands.status import _store, _told
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError, ServiceError
+from tokenlake.pipeline.publishing import open_or_create
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import handle, manifest, streams
+from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import TokenStore
+from tokenlake.tokens.tail import Tail
 
 WRITERS = 4
 DAYS = 4
-ROUNDS = 60
-#: The user id of each appender is its number; its rows have the keys (number, day, i).
+ROUNDS = 100
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ def key(store: TokenStore, number: int = 1) -> str:
 
 
 def row(writer: int, i: int, event: int | None = None) -> Row:
+    """Row i of an appender, whose number is the user's id."""
     return Row(writer, i % DAYS * DAY + i, i if event is None else event, 1, 0)
 
 
@@ -68,7 +73,7 @@ def write(store: TokenStore, busy: list[Any]) -> dict[int, list[Row]]:
         day = rounds % DAYS
         held = {(r.user, r.ts) for r in days[day]}
         chosen = {
-            (int(w), int(i)) for w, i in zip(rng.integers(0, WRITERS, 20), rng.integers(0, 3 * ROUNDS, 20), strict=True)
+            (int(w), int(i)) for w, i in zip(rng.integers(0, WRITERS, 60), rng.integers(0, 3 * ROUNDS, 60), strict=True)
         }
         rows = [row(w, i, 10_000 + i) for w, i in sorted(chosen) if i % DAYS == day]
         days[day] += [r for r in rows if (r.user, r.ts) not in held]
@@ -148,6 +153,22 @@ def test_an_append_waits_for_a_publication_and_no_longer(store: TokenStore, monk
             other.append(**arguments([row(0, 1)]))
         assert len(other.fetch(0, before=NEVER).values) == 1  # readers go on
     assert other.append(**arguments([row(0, 1)])) == 1
+
+
+def test_an_append_that_missed_a_publication_is_refused(store: TokenStore) -> None:
+    store.append(**arguments([row(0, 0)]))
+    for supersedes in (False, True):  # the fence is lifted; the log is sealed
+        store.refresh()
+        mark, tail = store._view.tail.mark(), store._view.tail
+        assert mark is not None
+        other = TokenStore.open(store.path)
+        other.write_day(day_of(0), **arguments([row(0, 0 if supersedes else 4)]))
+        assert not tail.append(tail_rows(tail), mark)
+    assert TokenStore.open(store.path).status().tail_rows == 0
+
+
+def tail_rows(tail: Tail) -> Rows:
+    return Rows(tail.users.copy(), {name: column.copy() for name, column in tail.columns.items()})
 
 
 def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore) -> None:
@@ -345,6 +366,13 @@ def test_what_a_store_says_of_its_tail(store: TokenStore, server: Server, tmp_pa
     assert TokenStore.create(tmp_path / "plain", dim=DIM).status().tail == "disk"
     assert b'"format":2' in (store.path / manifest.NAME).read_bytes()  # what knows no streams refuses it
     assert not list((store.path).glob("tail/*"))
+
+
+def test_a_lake_makes_its_stores_so(tmp_path: Path, server: Server) -> None:
+    lake = make_lake(tmp_path / "lake", CONFIG.replace("tokens:", f"tokens:\n  tail: {server.url}"))
+    store = open_or_create(lake, lake.config.version_of("iat"))
+    assert store.status().tail == server.url
+    assert f"0 rows, tail in {server.url}" in _told(_store(lake, lake.config.version_of("iat")))
 
 
 def test_without_the_package_it_is_said(store: TokenStore) -> None:

@@ -43,6 +43,7 @@ tokens:
     # second: {{scheme: temporal-order, dim: 64}}
   # serving: iat        # the first, unless another is named or promoted
   # dtype: float16      # float32, float16 or int8
+  # tail: redis://localhost:6379/0    # where stores made from now on keep appended rows; default: their own folder
 
 # A vector per user and day, an index, and candidates; `embeddings: {{}}` takes the defaults.
 # embeddings:

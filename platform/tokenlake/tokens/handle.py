@@ -26,6 +26,8 @@ from tokenlake.tokens.view import View, open_view
 TAIL_WAIT_S = 10.0
 #: How long a writer of a shared tail's store waits for an append that tidies up after a killed writer.
 _REPAIR_S = 2.0
+#: How long an append waits at a fence before it looks again, at first; and from when on it asks whether its writer died.
+_PAUSE_S, _DEAD_S = 0.001, 0.016
 
 
 class Handle:
@@ -83,17 +85,20 @@ class Handle:
 
     def _append_shared(self, rows: Rows) -> int:
         """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
-        started = time.monotonic()
+        until, pause = time.monotonic() + TAIL_WAIT_S, _PAUSE_S
         with refusals():
             while (added := self._try_append(rows)) is None:
-                if time.monotonic() - started > TAIL_WAIT_S:
+                if time.monotonic() > until:
                     raise LockedError(
                         f"{self.path}: for {TAIL_WAIT_S:g} s a day was being published, or other writers were faster; "
                         f"try again"
                     )
                 self._catch_up()
-                if self._view.tail.fenced and not self._repair():
-                    time.sleep(0.002)
+                if not self._view.tail.fenced:
+                    pause = _PAUSE_S
+                elif pause < _DEAD_S or not self._repair():
+                    time.sleep(pause)
+                    pause = min(2 * pause, 2 * _DEAD_S)
             return added
 
     def _try_append(self, rows: Rows) -> int | None:
@@ -109,11 +114,13 @@ class Handle:
 
     def _catch_up(self) -> None:
         """See the newest state and all of its tail; seal what a killed writer left open."""
+        before = self._view.tail
         while self.refresh():
             pass
         view = self._view
         if self._sealed < (log := view.snapshot.manifest.log):
-            seal_log(view.tail.place, log - 1, log)
+            if (before.first, before.number) != (log - 1, log):  # else it came here by the seal
+                seal_log(view.tail.place, log - 1, log)
             self._sealed = log
 
     def _repair(self) -> bool:
