@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ class Connection:
             from redis.retry import Retry
         except ModuleNotFoundError as error:
             raise (missing_extra(error) or error) from error
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             self.url,
             username=os.environ.get(USERNAME),
             password=os.environ.get(PASSWORD),
@@ -45,6 +46,9 @@ class Connection:
             socket_timeout=_ANSWER_S,
             retry=Retry(NoBackoff(), 0),
         )
+        # Closed here, before the collector comes to the sockets and complains that they are open.
+        weakref.finalize(self, client.connection_pool.disconnect)
+        return client
 
     def run(self, command: Callable[[Any], _T], again: Callable[[Any], _T] | None = None) -> _T:
         """Run a command; and once more on a new connection, when the old one broke.
