@@ -25,6 +25,7 @@ from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaEr
 from tokenlake.pipeline.publishing import open_or_create
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import handle, manifest, streams
+from tokenlake.tokens.replay import replay
 from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import TokenStore
 from tokenlake.tokens.tail import Tail
@@ -212,6 +213,50 @@ def test_rows_outlive_the_server(own: Server, tmp_path: Path, monkeypatch: pytes
     store.write_day(day_of(0), **arguments([row(0, 0, 5)]))
     same(TokenStore.open(store.path).fetch(0, before=NEVER), [[row(0, 0, 5), row(0, 1)]], [NEVER])
     store.verify()
+
+
+@pytest.mark.parametrize("superseding", [True, False])
+def test_a_server_that_goes_within_a_publication(
+    own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, superseding: bool
+) -> None:
+    monkeypatch.setattr(helpers, "TAIL", own.url)
+    store = make(tmp_path / "store")
+    store.append(**arguments([row(0, 0), row(0, 4)]))
+    reader = TokenStore.open(store.path)
+    assert reader.status().tail_rows == 2
+    plain = manifest.Manifest.publish
+
+    def publish(self: manifest.Manifest, folder: Path) -> None:
+        plain(self, folder)
+        own.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest.Manifest, "publish", publish)
+        day = [row(0, 0, 7)] if superseding else [row(0, 8, 7)]
+        with pytest.raises(ServiceError):
+            store.write_day(day_of(0), **arguments(day))
+    own.start()
+    # The manifest is there: the day is. Whoever appends first does what is left to do, and all readers go on.
+    assert TokenStore.open(store.path).append(**arguments([row(0, 12)])) == 1
+    same(reader.fetch(0, before=NEVER), [[row(0, 0), row(0, 4), row(0, 12)]], [NEVER])
+    store.refresh()
+    old = [row(0, 4)] if superseding else [row(0, 0), row(0, 4)]
+    same(store.fetch(0, before=NEVER), [sorted([*old, *day, row(0, 12)], key=lambda r: r.ts)], [NEVER])
+
+
+def test_a_logged_reader_that_slept(store: TokenStore, tmp_path: Path) -> None:
+    reader = TokenStore.open(store.path, log=tmp_path / "log")
+    reader.fetch(0, before=NEVER)
+    for i in range(6):
+        store.append(**arguments([row(0, 4 * i), row(1, 4 * i)]))
+        store.write_day(day_of(0), **arguments([row(0, 4 * k) for k in range(i + 1)]))
+    # What it sees now cannot be kept with the state that it opened: it goes on at the newest.
+    assert reader.fetch(1, before=NEVER).lengths.tolist() == [6]
+    assert reader.generation == store.generation
+    for _ in range(2):
+        assert reader.fetch([0, 1], before=NEVER).lengths.tolist() == [6, 6]
+        store.append(**arguments([row(2, 0)]))
+    assert replay(tmp_path / "log").fetches == 3
 
 
 def test_an_answer_that_is_lost_adds_rows_once(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
