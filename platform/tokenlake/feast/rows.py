@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import glob
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from tokenlake.feast.instants import as_nanos
 from tokenlake.tokens.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
-_KEY_BATCH = 1 << 20
+_KEY_BATCH = 1 << 18
 #: Bytes of other columns that are decoded at a time, about.
 _BATCH_BYTES = 16 << 20
 #: Bytes of a column that are read from a disk at a time.
@@ -155,16 +155,14 @@ class Rows:
 
     def _read(self, columns: Sequence[str], groups: Sequence[Group], reader: Reader, rows: int) -> None:
         schema = self._selected(columns)
-        alone = len(groups) < THREADS
+        if len(groups) < THREADS:
+            _read_ahead((found for group in groups for found in _batches(group, schema, rows, threads=True)), reader)
+            return
 
         def one(group: Group) -> None:
-            for first, batch in _batches(group, schema, rows, threads=alone):
+            for first, batch in _batches(group, schema, rows, threads=False):
                 reader(first, batch)
 
-        if alone:
-            for group in groups:
-                one(group)
-            return
         with ThreadPoolExecutor(THREADS) as pool:
             for _ in pool.map(one, groups):
                 pass
@@ -185,6 +183,18 @@ class Rows:
                 if leaf.path_in_schema.partition(".")[0] in columns:
                     size += leaf.total_uncompressed_size
         return max(1024, min(_KEY_BATCH, _BATCH_BYTES * count // max(size, 1)))
+
+
+def _read_ahead(batches: Iterable[tuple[int, pa.RecordBatch]], reader: Reader) -> None:
+    """Decode the next batch while one is read: a row group is decoded by one thread, however many there are."""
+    with ThreadPoolExecutor(1) as pool:
+        before: Future[None] | None = None
+        for first, batch in batches:
+            if before is not None:
+                before.result()
+            before = pool.submit(reader, first, batch)
+        if before is not None:
+            before.result()
 
 
 def _batches(group: Group, schema: pa.Schema, rows: int, *, threads: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
