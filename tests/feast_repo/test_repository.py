@@ -106,27 +106,6 @@ def test_items_are_read_likewise(full: Lake) -> None:
     assert dict(zip(items, found["embedding"], strict=True)) == {row["item_id"]: row["embedding"] for row in rows}
 
 
-def test_token_sequences_are_those_of_the_store_and_need_no_copy(tmp_path: Path) -> None:
-    lake = build(tmp_path / "lake", days=4)
-    backfill(lake)
-    repository.write(lake.root, online="tokenlake")
-    report = bring(lake)
-    assert report.results[-1].status == "done"
-    wanted = ["instance_tokens:tokens", "instance_tokens:timestamps"]
-    users, feast = users_of(lake), store_of(lake)
-    asked = pa.table({"user_id": users, "event_timestamp": pa.array([start(2)] * len(users))}).to_pandas()
-    past = feast.get_historical_features(asked, wanted).to_arrow().sort_by("user_id").to_pydict()
-    now = feast.get_online_features(wanted, [{"user_id": user} for user in users]).to_dict()
-    close(feast)
-    for at, answer in ((LATER, now), (start(2), past)):
-        batch = lake.tokens().fetch(users, before=at, length=64)
-        assert len(batch.values)
-        for i in range(len(users)):
-            span = slice(batch.offsets[i], batch.offsets[i + 1])
-            assert (answer["timestamps"][i] or []) == batch.timestamps[span].tolist()
-            assert (answer["tokens"][i] or []) == batch.floats()[span].reshape(-1).tolist()
-
-
 def test_the_session_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "feast.md"), module_relative=False)
@@ -155,7 +134,7 @@ def test_a_backfill_materializes_once_and_again_does_nothing(built: Lake, tmp_pa
             ("item_embeddings", lake.item_embeddings, "item_id"),
             ("user_statistics", lake.user_statistics, "user_id"),
         )
-    }
+    } | {f"instance_tokens&ds={day(6)}": 0}, "nothing of the tokens' encoder was made"
 
 
 def _artefacts(lake: Lake, run: int) -> list[dict[str, Any]]:

@@ -24,11 +24,13 @@ from tests.feast_repo.helpers import (
     setting,
     users_of,
 )
+from tests.feast_repo.sequences import LENGTH, TOKENS, Portions, fetched, lake_of, only, served, trained, write
 from tests.feast_repo.test_repository import LATER, start
 from tests.pipeline.lakes import CONFIG, day, make_lake
 from tokenlake.errors import ServiceError
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
+from tokenlake.times import day_start
 
 pytestmark = pytest.mark.integration
 
@@ -113,6 +115,28 @@ def test_another_encoder_leaves_no_old_vector_behind(lake: Lake) -> None:
     answers = online(other, users_of(other))
     assert all(row["embedding"] is None for row in answers)
     assert any(row["events"] is not None for row in answers)
+
+
+def test_token_sequences_of_many_users_go_in_portions(
+    redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast.infra.online_stores.redis import RedisOnlineStore
+
+    lake = lake_of(tmp_path, users=300, each=70)
+    setting(lake.root, "online_store", f'{{type: redis, connection_string: "{redis}"}}')
+    setting(lake.root, "project", "portions")
+    row = LENGTH * 8 * 4
+    watched = Portions(monkeypatch, RedisOnlineStore, size=100 * row)
+    jobs.materialize(lake, day(0))
+    assert watched.rows == [100] * 3
+    assert max(watched.bytes) <= 100 * (row + 16)
+    users = list(range(0, 300, 7))
+    assert served(lake, users) == trained(lake, users, start(1)) == only(fetched(lake, users, start(1)), TOKENS)
+    write(lake, 1, [5, 301], 3)
+    lake.tokens().append([7], [day_start(day(1)) + 1], [[1.0] * 8], {"bought": [0]}, {"bought": [day_start(day(1))]})
+    jobs.materialize(lake, day(1))
+    users += [5, 301]
+    assert served(lake, users) == only(fetched(lake, users, start(2)), TOKENS)
 
 
 def test_two_processes_at_once_on_one_registry(lake: Lake) -> None:

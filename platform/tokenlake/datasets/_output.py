@@ -121,13 +121,10 @@ class Output:
                 rows += part.num_rows
         self._files[file] = (path.stat().st_size, rows)
 
-    def finish(
-        self, config: str, *, users: int, items: int, counts: Mapping[str, int], feast: bool = False
-    ) -> DatasetReport:
-        """Write `tokenlake.yaml`, and `feature_repo/` if asked for, and mark the folder as complete."""
+    def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
+        """Write `tokenlake.yaml` and `feature_repo/`, and mark the folder as complete."""
         (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
-        if feast:
-            repository.write(self.folder, online="tokenlake")
+        repository.write(self.folder, online="tokenlake")
         marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
         self._write_marker(marker)
         return self._report(marker, built=True)

@@ -217,7 +217,7 @@ def _write(output: Output, data: Journey, log: _Log, tell: Progress) -> DatasetR
         "trips": len(data.basket_ids),
     }
     users = len(np.unique(data.trips["household"]))
-    return output.finish(COMPLETE_JOURNEY, feast=True, users=users, items=len(np.unique(log.product)), counts=counts)
+    return output.finish(COMPLETE_JOURNEY, users=users, items=len(np.unique(log.product)), counts=counts)
 
 
 def _rows(data: Journey, log: _Log, rows: slice) -> pa.Table:

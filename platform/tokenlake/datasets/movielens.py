@@ -103,7 +103,6 @@ def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
         users=len(np.unique(data.users)),
         items=len(np.unique(data.films)),
         counts={"liked": int((data.ratings >= LIKED).sum()), "not liked": int((data.ratings < LIKED).sum())},
-        feast=True,
     )
 
 

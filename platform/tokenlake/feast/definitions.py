@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 from feast import Field, ValueType
-from feast.types import Float64, Int64, UnixTimestamp
+from feast.types import Array, Bool, Float64, Int32, Int64, UnixTimestamp
 
 from tokenlake.errors import SchemaError
+from tokenlake.feast.sources import KNOWN
 from tokenlake.lake.lake import Lake
 
 
@@ -34,4 +35,13 @@ def statistics(lake: Lake) -> list[Field]:
         *(Field(name=name, dtype=Int64) for name in counts),
         *(Field(name=f"{name}_rate", dtype=Float64) for name in lake.config.events.labels),
         Field(name="last_event_at", dtype=UnixTimestamp),
+    ]
+
+
+def label_lists(lake: Lake) -> list[Field]:
+    """Fields of a `TokenSource` with `side=True`: two lists for every label of the config, a number a token."""
+    return [
+        field
+        for name in lake.config.events.labels
+        for field in (Field(name=name, dtype=Array(Int32)), Field(name=name + KNOWN, dtype=Array(Bool)))
     ]

@@ -18,7 +18,7 @@ from tokenlake.feast.entities import Entities
 from tokenlake.feast.joining import join
 from tokenlake.feast.opening import open_rows
 from tokenlake.feast.retrieval import Retrieval
-from tokenlake.feast.sequences import fetch_columns
+from tokenlake.feast.sequences import fetch_columns, store_of
 from tokenlake.feast.snapshot import entities_at, limited
 from tokenlake.feast.sources import TokenSource, open_lake
 from tokenlake.feast.views import View, on_demand_views, requested, strict_by_default
@@ -58,7 +58,8 @@ def historical(
     def features_of(view: View) -> list[pa.ChunkedArray]:
         if isinstance(view.source, TokenSource):
             users = entities.table[view.user].combine_chunks()
-            return fetch_columns(view.source, open_lake(config), users, entities.times, list(view.features.values()))
+            tokens = store_of(view.source, open_lake(config))
+            return fetch_columns(view.source, tokens, users, entities.times, list(view.features.values()))
         return join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
 
     def compute() -> pa.Table:

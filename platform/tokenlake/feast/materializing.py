@@ -9,7 +9,7 @@ chunks loses all but the first on its way into the store.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,16 @@ from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.feast import LakeSource, TokenSource, online_encode
 from tokenlake.feast.registering import register
 from tokenlake.feast.repository import STORE_FILE
+from tokenlake.feast.sequences import portions
+from tokenlake.feast.sources import open_lake
+from tokenlake.tokens.store import TokenStore
 
 #: Rows that go into the online store at a time.
 _BATCH_ROWS = 20_000
 _ONE_DAY = dt.timedelta(days=1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+#: Called as (view, users done, users to do) while token sequences are copied.
+Progress: TypeAlias = Callable[[str, int, int], None]
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], dt.datetime, dt.datetime | None]
 
 
@@ -45,7 +50,9 @@ class Span:
     end: dt.datetime
 
 
-def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime) -> dict[str, int]:
+def materialize(
+    repo: Path, since: dt.datetime | None, until: dt.datetime, progress: Progress | None = None
+) -> dict[str, int]:
     """Register what a repository defines, and bring its online store up to a time.
 
     Args:
@@ -54,6 +61,7 @@ def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime) -> di
             and everything is pulled.
         until: what became available later is left out, unless the store holds newer values already: then it is
             brought up to those, so that nothing old is written over them.
+        progress: told of views that are copied portion by portion.
 
     Returns:
         Rows written, by view.
@@ -69,7 +77,7 @@ def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime) -> di
             for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name)
             if view.online and view.batch_source is not None
         ]
-        return {span.view.name: _write(store, span) for span in spans}
+        return {span.view.name: _write(store, span, progress) for span in spans}
 
 
 @contextmanager
@@ -119,29 +127,53 @@ def _span(view: FeatureView, source: DataSource, since: dt.datetime | None, unti
     return Span(view, source, start, max(until, held))
 
 
-def _write(store: FeatureStore, span: Span) -> int:
-    view, provider = span.view, store.provider
-    online: Any = provider.online_store
-    own = hasattr(online, "write_arrow")
-    if own and isinstance(span.source, TokenSource):
-        return 0  # our online store reads the lake's token store itself
-    table = _pull(store, span)
-    if own:
-        rows = online.write_arrow(store.config, view, table) if table.num_rows else 0
+def _write(store: FeatureStore, span: Span, progress: Progress | None) -> int:
+    view = span.view
+    online: Any = store.provider.online_store
+    rows = 0
+    if isinstance(span.source, TokenSource):
+        if hasattr(online, "write_arrow") or not _published(store, span.source):
+            return 0  # our online store reads the lake's token store itself
+        for table, done, users in _sequences(store, span, span.source):
+            rows += _put(store, span, table)
+            if progress is not None:
+                progress(view.name, done, users)
     else:
-        rows = 0
-        for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
-            online.online_write_batch(store.config, view, _rows(span, batch), None)
-            rows += batch.num_rows
+        rows = _put(store, span, _pull(store, span))
     if view.most_recent_end_time is None or span.end > view.most_recent_end_time:
         store.registry.apply_materialization(view, store.project, span.start, span.end)
     return rows
 
 
+def _put(store: FeatureStore, span: Span, table: pa.Table) -> int:
+    online: Any = store.provider.online_store
+    if hasattr(online, "write_arrow"):
+        rows: int = online.write_arrow(store.config, span.view, table) if table.num_rows else 0
+        return rows
+    for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
+        online.online_write_batch(store.config, span.view, _rows(span, batch), None)
+    return int(table.num_rows)
+
+
+def _published(store: FeatureStore, source: TokenSource) -> bool:
+    lake = open_lake(store.config)
+    return TokenStore.exists(lake.store_path(lake.resolve(source.version or source.stream)))
+
+
+def _sequences(store: FeatureStore, span: Span, source: TokenSource) -> Iterator[tuple[pa.Table, int, int]]:
+    keys, features, _, _ = _columns(store, span.view)
+    mapping = source.field_mapping or {}
+    for table, done, users in portions(source, open_lake(store.config), [*keys, *features], span.start, span.end):
+        yield _run_pyarrow_field_mapping(table, mapping), done, users
+
+
+def _columns(store: FeatureStore, view: FeatureView) -> Any:
+    """Join keys, features, event and created time, as the view's source calls them."""
+    return _get_column_names(view, [store.registry.get_entity(name, store.project) for name in view.entities])
+
+
 def _pull(store: FeatureStore, span: Span) -> pa.Table:
-    view = span.view
-    entities = [store.registry.get_entity(name, store.project) for name in view.entities]
-    keys, features, timestamp, created = _get_column_names(view, entities)
+    keys, features, timestamp, created = _columns(store, span.view)
     job = store.provider.offline_store.pull_latest_from_table_or_query(
         config=store.config,
         data_source=span.source,

@@ -79,7 +79,7 @@ class TokenlakeOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The latest row of each key from `start_date` to `end_date`, both included.
 
-        Of a `TokenSource` the sequence before `end_date` of each user who has a published token since `start_date`.
+        Of a `TokenSource` the sequence before `end_date` of each user who has a token since `start_date`.
         """
         pull = Pull(
             join_key_columns,

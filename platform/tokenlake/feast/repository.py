@@ -56,11 +56,11 @@ _DEFINITIONS = '''\
 from pathlib import Path
 
 from feast import Entity, FeatureView, Field
-from feast.types import Array, Float32, String
+from feast.types import Array, Float32, Int64, String
 
 import tokenlake
-from tokenlake.feast import LakeSource
-from tokenlake.feast.definitions import id_type, statistics
+from tokenlake.feast import LakeSource, TokenSource
+from tokenlake.feast.definitions import id_type, label_lists, statistics
 
 lake = tokenlake.open(Path(__file__).parents[1])
 
@@ -100,13 +100,9 @@ user_statistics = FeatureView(
     schema=statistics(lake),
     source=LakeSource(name="user_statistics", table="user_statistics", timestamp_field="available_at"),
 )
-'''
 
-
-#: What `definitions.py` says besides where our online store serves: it needs no copy of the tokens.
-_TOKENS = """
-# The last tokens of a user strictly before a time. Our online store reads them from the lake's token store; any other
-# gets a copy of each active user's newest ones.
+# The last tokens of a user strictly before a time. `TokenlakeOnlineStore` reads them from the lake's token store at that
+# moment; any other online store gets a copy of them, of each user who did something since the last time.
 serving = lake.resolve()
 instance_tokens = FeatureView(
     name="instance_tokens",
@@ -115,7 +111,19 @@ instance_tokens = FeatureView(
     source=TokenSource(name="instance_tokens", stream=serving, version=serving, length=64, side=False),
     tags={"version": serving},
 )
-"""
+
+# The labels of these very tokens as they were known at that time. A copy of them would go on saying "unknown" of what
+# became known since, so only history tells them, and `TokenlakeOnlineStore`, which copies nothing: `online=True` there.
+if lake.config.events.labels:
+    instance_labels = FeatureView(
+        name="instance_labels",
+        entities=[user],
+        schema=[Field(name="timestamps", dtype=Array(Int64)), *label_lists(lake)],
+        source=TokenSource(name="instance_labels", stream=serving, version=serving, length=64, side=True),
+        online=__ONLINE__,
+        tags={"version": serving},
+    )
+'''
 
 
 def write(root: Path, online: Online = "sqlite") -> list[Path]:
@@ -123,7 +131,7 @@ def write(root: Path, online: Online = "sqlite") -> list[Path]:
 
     Args:
         root: folder of the `tokenlake.yaml`.
-        online: the online store that is switched on; `tokenlake` comes with a view of token sequences.
+        online: the online store that is switched on; `tokenlake` also serves the labels of token sequences.
 
     Returns:
         The files that were written.
@@ -143,7 +151,7 @@ def write(root: Path, online: Online = "sqlite") -> list[Path]:
             registry=json.dumps(f"sqlite:///{data / _STATE}/registry.db?timeout=60"),
             online=_online(online, json.dumps(f"{relative}/online.db"), json.dumps(f"{relative}/online")),
         ),
-        DEFINITIONS_FILE: _definitions(online),
+        DEFINITIONS_FILE: _DEFINITIONS.replace("__ONLINE__", str(online == "tokenlake")),
     }
     written = []
     try:
@@ -163,13 +171,6 @@ def _online(chosen: Online, database: str, files: str) -> str:
     """The line of the chosen online store, and after it the others', commented out."""
     lines = {name: line.format(database=database, files=files) for name, line in _ONLINE.items()}
     return "\n".join([lines.pop(chosen), *(f"# {line}" for line in lines.values())])
-
-
-def _definitions(online: Online) -> str:
-    if online != "tokenlake":
-        return _DEFINITIONS
-    text = _DEFINITIONS.replace("Array, Float32, String", "Array, Float32, Int64, String")
-    return text.replace("import LakeSource", "import LakeSource, TokenSource") + _TOKENS
 
 
 def exists(root: Path) -> bool:

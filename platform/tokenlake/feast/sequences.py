@@ -18,23 +18,25 @@ from tokenlake.feast.instants import nanos_of
 from tokenlake.feast.keys import aligned
 from tokenlake.feast.sources import KNOWN, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
 from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.store import TokenStore
 
 if TYPE_CHECKING:
     from tokenlake.lake.lake import Lake
-    from tokenlake.tokens.store import TokenStore
 
+#: Bytes of tokens that are held at a time when sequences are copied to where they are served.
+_PORTION_BYTES = 16 << 20
 #: Elements of one Arrow list array, whose offsets are 32 bits wide.
 _LIST_LIMIT = (1 << 31) - 1
 
 
 def fetch_columns(
-    source: TokenSource, lake: Lake, users: pa.Array, times: Ints, columns: Sequence[str]
+    source: TokenSource, store: TokenStore, users: pa.Array, times: Ints, columns: Sequence[str]
 ) -> list[pa.ChunkedArray]:
     """The columns of a token source as of some times: tokens strictly before them.
 
     Args:
         source: it.
-        lake: where its tokens are.
+        store: where its tokens are, as `store_of` opens it.
         users: (n,) ids; null: no sequence.
         times: (n,) int64 nanoseconds, `asof.NONE` for no sequence.
         columns: those that are wanted.
@@ -43,10 +45,8 @@ def fetch_columns(
         (n,) lists each, empty for a user without tokens before.
 
     Raises:
-        NotFoundError: the version has no tokens yet.
         SchemaError: a column that the source lacks.
     """
-    store = lake.tokens(source.version or source.stream)
     kind = pa.string() if store.ids == "string" else pa.int64()
     users = aligned(users, kind, USER)
     asked = users.is_valid().to_numpy(zero_copy_only=False) & (times != NONE)
@@ -54,7 +54,7 @@ def fetch_columns(
     # A token of microsecond m is before nanosecond t when m is before t, rounded up.
     before = np.where(asked, -(-times // 1000), np.iinfo(np.int64).min)
     parts: list[list[pa.Array]] = [[] for _ in columns]
-    for part in _portions(store, source, len(ids)):
+    for part in _slices(len(ids), _LIST_LIMIT // (source.length * store.schema.dim)):
         batch = store.fetch(ids[part], before=before[part], length=source.length, available=source.available)
         for i, name in enumerate(columns):
             parts[i].append(_column(batch, name, ~asked[part], source))
@@ -64,16 +64,57 @@ def fetch_columns(
     return [pa.chunked_array(part) for part in parts]
 
 
+def store_of(source: TokenSource, lake: Lake) -> TokenStore:
+    """The token store behind a source.
+
+    Raises:
+        NotFoundError: the version has no tokens yet.
+    """
+    return lake.tokens(source.version or source.stream)
+
+
 def latest(
     source: TokenSource, lake: Lake, columns: Sequence[str], start: dt.datetime | None, end: dt.datetime | None
 ) -> pa.Table:
-    """The sequence at `end` of every user who has a published token from `start` on, and the time of its last token."""
-    users = active(source, lake, start, end)
+    """The sequence at `end` of every user who has a token from `start` on, and the time of its last token."""
+    return pa.concat_tables(table for table, _, _ in portions(source, lake, columns, start, end))
+
+
+def portions(
+    source: TokenSource,
+    lake: Lake,
+    columns: Sequence[str],
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    size: int = _PORTION_BYTES,
+) -> Iterator[tuple[pa.Table, int, int]]:
+    """What `latest` gives, some users at a time, so that memory is bounded however many there are.
+
+    All portions are of one state of the store. There is at least one, perhaps of no rows.
+
+    Args:
+        source: it; lake: its lake; columns: those that are wanted.
+        start: users without a token from then on are left out; end: tokens are strictly before it, by default now.
+        size: bytes of tokens in a portion, at most, unless one user has more.
+
+    Yields:
+        The portion's rows, how many users are done with it, and how many there are.
+    """
     end = end or dt.datetime.now(dt.UTC)
+    store, users = store_of(source, lake), active(source, lake, start, end)
+    step = size // (source.length * store.schema.dim * np.dtype(np.float32).itemsize)
+    for part in _slices(len(users), step) or [slice(0, 0)]:
+        own = users[part]
+        yield _latest(source, store, own, columns, end), part.start + len(own), len(users)
+
+
+def _latest(
+    source: TokenSource, store: TokenStore, users: pa.Array, columns: Sequence[str], end: dt.datetime
+) -> pa.Table:
     times = np.full(len(users), nanos_of(end))
     others = [name for name in columns if name not in (USER, TIMESTAMP)]
     wanted = list(dict.fromkeys([*others, TIMESTAMPS]))
-    found = dict(zip(wanted, fetch_columns(source, lake, users, times, wanted), strict=True))
+    found = dict(zip(wanted, fetch_columns(source, store, users, times, wanted), strict=True))
     lists = found[TIMESTAMPS].combine_chunks()
     full = pc.greater(pc.list_value_length(lists), 0)
     offsets = lists.offsets.to_numpy()
@@ -89,7 +130,7 @@ def latest(
 
 
 def active(source: TokenSource, lake: Lake, start: dt.datetime | None, end: dt.datetime | None) -> pa.Array:
-    """Sorted ids of the users who have a published token from `start` on and before `end`."""
+    """Sorted ids of the users who have a token from `start` on and before `end`, a day's or one of the realtime tail."""
     version = lake.resolve(source.version or source.stream)
     days = lake.instance_tokens.days(version)
     first, last = (None if t is None else dt.datetime.fromtimestamp(t.timestamp(), dt.UTC) for t in (start, end))
@@ -103,13 +144,26 @@ def active(source: TokenSource, lake: Lake, start: dt.datetime | None, end: dt.d
     if last is not None:
         keep &= pc.field("timestamp") < pa.scalar(last)
     kind = lake.instance_tokens.schema.field("user_id").type
-    if not days:
-        return pa.array([], kind)
-    batches = lake.instance_tokens.batches(
-        between=(days[0], days[-1]), version=version, columns=["user_id"], filter=keep
-    )
-    users = pc.unique(pa.chunked_array([pc.unique(batch.column(0)) for batch in batches], kind))
+    found = [_appended(lake, version, first, last, kind)]
+    if days:
+        batches = lake.instance_tokens.batches(
+            between=(days[0], days[-1]), version=version, columns=["user_id"], filter=keep
+        )
+        found += [pc.unique(batch.column(0)) for batch in batches]
+    users = pc.unique(pa.chunked_array(found, kind))
     return users.take(pc.sort_indices(users))
+
+
+def _appended(
+    lake: Lake, version: str, first: dt.datetime | None, last: dt.datetime | None, kind: pa.DataType
+) -> pa.Array:
+    """Users of the realtime tail, whose tokens no day holds yet."""
+    if not TokenStore.exists(lake.store_path(version)):
+        return pa.array([], kind)
+    limits = np.iinfo(np.int64)
+    since = limits.min if first is None else nanos_of(first) // 1000
+    before = limits.max if last is None else nanos_of(last) // 1000
+    return pa.array(lake.tokens(version).appended(since, before).tolist(), kind)
 
 
 def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, dim: int | None = None) -> TokenBatch:
@@ -161,9 +215,9 @@ def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, 
     return batch
 
 
-def _portions(store: TokenStore, source: TokenSource, count: int) -> Iterator[slice]:
-    step = max(1, _LIST_LIMIT // (source.length * store.schema.dim))
-    return (slice(at, at + step) for at in range(0, count, step))
+def _slices(count: int, step: int) -> list[slice]:
+    """Slices of `step` rows, or of one where not even that many are allowed."""
+    return [slice(at, at + max(1, step)) for at in range(0, count, max(1, step))]
 
 
 def _column(batch: TokenBatch, name: str, missing: NDArray[np.bool_], source: TokenSource) -> pa.Array:

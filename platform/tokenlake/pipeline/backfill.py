@@ -46,7 +46,7 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
             _retrieve(lake, version, day, report)
             if progress:
                 progress(version, 1, 1)
-        to_feast(lake, [day], report)
+        to_feast(lake, [day], report, progress)
     report.seconds = time.monotonic() - began
     return report
 
@@ -92,7 +92,7 @@ def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress
     """
     count_statistics(lake, days, report, progress)
     if days and repository.exists(lake.root) and not is_current(lake, days[-1]):
-        report.results.append(jobs.materialize(lake, days[-1]))
+        report.results.append(jobs.materialize(lake, days[-1], progress))
 
 
 def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:

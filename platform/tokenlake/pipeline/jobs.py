@@ -285,11 +285,12 @@ def statistics(lake: Lake, day: Day) -> JobResult:
     return JobResult(STATISTICS, day, None, "done", summary)
 
 
-def materialize(lake: Lake, day: Day) -> JobResult:
+def materialize(lake: Lake, day: Day, progress: Callable[[str, int, int], None] | None = None) -> JobResult:
     """Register the lake's Feast definitions, and bring Feast's online store up to the end of the day.
 
     A rerun of an old day writes what is newest by now, never an old value over a newer one. Skipped where the lake has
-    no feature repository, or Feast is not installed.
+    no feature repository, or Feast is not installed. `progress` is told of each view of token sequences how many users'
+    are written, and of how many.
 
     Raises:
         LockedError: another process is at it, for long.
@@ -305,7 +306,7 @@ def materialize(lake: Lake, day: Day) -> JobResult:
         _job(lake, MATERIALIZE, day) as (run, summary),
         hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=_FEAST_PATIENCE),
     ):
-        summary |= materialize_day(lake, day, run)
+        summary |= materialize_day(lake, day, run, progress)
     return JobResult(MATERIALIZE, day, None, "done", summary)
 
 

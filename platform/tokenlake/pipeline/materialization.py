@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 from tokenlake.catalog import Run, RunRecord
-from tokenlake.catalog.catalog import EMBED
+from tokenlake.catalog.catalog import EMBED, PUBLISH
 from tokenlake.feast import repository
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.statistics import STATISTICS
@@ -17,7 +18,9 @@ _VIEWS = "views"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
+def materialize_day(
+    lake: Lake, day: Day, run: Run, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, int]:
     """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
 
     Returns:
@@ -30,7 +33,7 @@ def materialize_day(lake: Lake, day: Day, run: Run) -> dict[str, int]:
     since = None
     if last is not None and last.day is not None:
         since = _end(min({day, last.day + dt.timedelta(days=1), *_written(lake, last.started_at)}))
-    rows = materialize(folder, since, _end(day))
+    rows = materialize(folder, since, _end(day), progress)
     for view, written in rows.items():
         run.artefact("feast", f"{folder}?view={view}&ds={day}", rows=written)
     run.metric(_VIEWS, len(rows), store=store)
@@ -64,8 +67,8 @@ def _last(lake: Lake) -> RunRecord | None:
 
 
 def _written(lake: Lake, since: dt.datetime) -> set[Day]:
-    """Days that were embedded or counted since a time."""
-    runs = lake.catalog.runs(job=STATISTICS, status="done")
+    """Days that were embedded, counted, or whose tokens were published since a time."""
+    runs = [run for job in (STATISTICS, PUBLISH) for run in lake.catalog.runs(job=job, status="done")]
     if lake.config.embeddings:
         runs += lake.catalog.runs(job=EMBED, version=lake.config.embedding_version, status="done")
     return {run.day for run in runs if run.day is not None and run.ended_at is not None and run.ended_at >= since}

@@ -286,6 +286,14 @@ class TokenStore(Handle):
         verify.verify(self.path)
         return TokenStore.open(self.path).status()
 
+    def appended(self, since: int, before: int) -> NDArray[Any]:
+        """Ids of the users who have a row in the realtime tail with since <= timestamp < before, in microseconds."""
+        tail = self._view.tail
+        tail.poll()
+        times = tail.columns["timestamp"]
+        codes = np.unique(tail.users[(since <= times) & (times < before)])
+        return np.array(self._ids.names(), object)[codes] if self.ids == "string" else codes
+
     def status(self) -> StoreStatus:
         """What this handle's state holds."""
         return self._view.status()
