@@ -3,10 +3,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 from contextlib import suppress
+from pathlib import Path
 
 from click.testing import CliRunner
 
 from tests.sql.conftest import DAY
+from tests.tokens.servers import Server
 from tokenlake.cli import app
 from tokenlake.errors import OrderError
 from tokenlake.lake.lake import Lake
@@ -62,6 +64,18 @@ def test_what_is_there_and_what_is_missing(lake: Lake) -> None:
     assert "1/3" in shown
     assert "published up to 2017-03-01" in shown
     assert "2 days with events are not published, 1 wait to be run again: tokenlake backfill" in shown
+
+
+def test_a_tail_whose_server_is_away(lake: Lake, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    store = TokenStore.create(lake.store_path(lake.resolve()), dim=2, tail=server.url)
+    store.append([1], [0], [[0.0, 1.0]])
+    facts = json.loads(show(lake, "--json"))
+    assert facts["versions"][0]["store"]["tail"] == server.url
+    server.kill()
+    assert "unreachable" in show(lake)
+    facts = json.loads(show(lake, "--json"))
+    assert "does not answer" in facts["versions"][0]["store"]["unreachable"]
 
 
 def test_a_mended_error_is_not_told(lake: Lake) -> None:

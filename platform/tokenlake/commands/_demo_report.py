@@ -61,12 +61,13 @@ def show(lake: Lake) -> None:
         _saved_query(lake, query)
 
 
-def next_steps(folder: Path) -> None:
+def next_steps(lake: Lake, folder: Path) -> None:
     """Name the commands that go on from here."""
+    before = lake.events.days()[-1] - _TAIL
     for command, what in (
         (f"tokenlake status {folder}", "days, freshness, versions, last runs"),
         (f"tokenlake sql {folder}", "ask your own questions; .queries lists the saved ones"),
-        (f"tokenlake fetch {folder} USER --before 2017-06-01", "any user's tokens at any time"),
+        (f"tokenlake fetch {folder} USER --before {before}", "any user's tokens at any time"),
         (f"tokenlake airflow {folder}", "Airflow's page, with this lake's DAGs"),
         ("docs/", "what may be seen when, the store's format, how tokens are made"),
     ):

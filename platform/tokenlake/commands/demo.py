@@ -67,7 +67,7 @@ def command(dataset: str, out: Path | None, households: int, airflow_days: int) 
         _say("8. From embeddings to neighbours", "candidates, similar users, Feast")
         _demo_retrieval.show(lake)
     console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
-    _demo_report.next_steps(folder)
+    _demo_report.next_steps(lake, folder)
 
 
 def _say(step: str, what: str = "") -> None:

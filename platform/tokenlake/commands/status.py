@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from tokenlake.commands._common import console, lake_argument
+from tokenlake.errors import ServiceError
 
 if TYPE_CHECKING:
     from rich.table import Table as Shown
@@ -154,7 +155,10 @@ def _store(lake: Lake, version: str) -> Facts | None:
     path = lake.store_path(version)
     if not TokenStore.exists(path):
         return None
-    status = TokenStore.open(path).status()
+    try:
+        status = TokenStore.open(path).status()
+    except ServiceError as error:  # the rest of the page is what one wants to see just then
+        return {"unreachable": str(error)}
     return {
         "rows": status.rows,
         "days": len(status.days),
@@ -255,6 +259,8 @@ def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
 def _told(store: Facts | None) -> str:
     if store is None:
         return "none"
+    if "unreachable" in store:
+        return f"unreachable: {store['unreachable']}"
     tail = f", tail {store['tail_rows']:,} ({store['unmatched']:,} in no day)" if store["tail_rows"] else ""
     place = "" if store["tail"] == "disk" else f", tail in {store['tail']}"
     return f"{store['rows']:,} rows{tail}{place}"
