@@ -260,10 +260,10 @@ class Lake:
 
     def published(self, version: str) -> set[Day]:
         """Days that a version's publish job has done, and that its token store holds: a store can be deleted."""
-        from tokenlake.tokens.store import TokenStore
+        from tokenlake.tokens import manifest
 
         path = self.store_path(version)
-        stored = set(TokenStore.open(path).status().days) if TokenStore.exists(path) else set()
+        stored = set(manifest.load(path).days) if (path / manifest.NAME).exists() else set()
         return self.catalog.done(version, "publish") & stored
 
     def store_path(self, version: str) -> Path:
