@@ -23,11 +23,14 @@ COMMANDS = {
     "ingest": "Bring raw events into a lake.",
     "init": "Write a commented tokenlake.yaml.",
     "neighbors": "Print similar users, and candidates at a time.",
+    "promote": "Let an encoder version serve.",
+    "rollback": "Let the version that served before serve again.",
     "run": "Run every daily job of one day.",
     "simulate": "Write an ads-like event log.",
     "sql": "Explore a lake in SQL, read-only.",
     "status": "Show days, freshness, versions and last errors.",
     "verify": "Check every checksum, order and count on disk.",
+    "versions": "Show encoder versions, and which one serves.",
 }
 
 
