@@ -75,8 +75,12 @@ def uniform(batch: int = BATCH, longest: int = LONGEST, fill: float | None = Non
     if fill is None:
         return torch.randint(1, longest + 1, (batch,), generator=generator)
     spread = torch.randn(batch, generator=generator).exp()
-    lengths = (spread / spread.mean() * fill * longest).round().clamp(1, longest).long()
-    lengths[int(lengths.argmax())] = longest  # the block that others pad to
+    spread[int(spread.argmax())] = float("inf")  # the block that others pad to
+    low, high = 0.0, float(longest)
+    for _ in range(40):  # cutting at the longest takes from the mean: look for the size that keeps it
+        size = (low + high) / 2
+        lengths = (spread * size).round().clamp(1, longest).long()
+        low, high = (low, size) if lengths.sum() > fill * longest * batch else (size, high)
     return lengths
 
 
@@ -161,32 +165,40 @@ def sparse() -> None:
         line(f"dim {dim} vs sdpa", ours, best(lambda d=dense: scaled_dot_product_attention(*d)), 14)
 
 
+def by_row(q: Tensor, k: Tensor, v: Tensor, rows: list[int]) -> Tensor:
+    """Jagged, but scores written out: no padding, no flash."""
+    out = []
+    for a, b in pairwise(rows):
+        part = [x[a:b].movedim(0, 1) for x in (q, k, v)]
+        out.append(((part[0] @ part[1].mT * q.shape[2] ** -0.5).softmax(-1) @ part[2]).movedim(0, 1))
+    return torch.cat(out)
+
+
 def arms() -> None:
     """The four arms of arXiv 2409.15373 over length and fill, dim 32, not causal."""
-    header("Four arms: ours is jagged flash, the peer padded sdpa; noted: padded unfused, jagged unfused")
-    for longest in (128, 512, 1024, 4096):
-        for fill in (0.1, 0.5, 1.0):
-            batch = max(2, BATCH * 512 // longest)
-            lengths = torch.full((batch,), longest) if fill == 1 else uniform(batch, longest, fill)
-            offsets, total = offsets_of(lengths), int(lengths.sum())
-            q, k, v = jagged(total, 32)
-            dense = padded(32, batch, longest)
-            mask = additive_mask(lengths, longest, causal=False)
-            ours = best(lambda q=q, k=k, v=v, o=offsets: kernels.jagged_attention(q, k, v, o), 0.3)
-            flash = best(lambda d=dense: scaled_dot_product_attention(*d), 0.3)
-            slow = best(lambda d=dense, m=mask: unfused(*d, m, 32**-0.5), 0.3)
-            rows = offsets.tolist()
+    for way, both in (("forward", False), ("forward + backward", True)):
+        header(f"Four arms, {way}: ours is jagged flash, the peer padded sdpa; noted: the two that write scores out")
+        for longest in (128, 512, 1024, 4096):
+            for fill in (0.1, 0.5, 1.0):
+                _arm(longest, fill, both=both)
 
-            def by_row(q: Tensor = q, k: Tensor = k, v: Tensor = v, rows: list[int] = rows) -> list[Tensor]:
-                out = []
-                for a, b in pairwise(rows):
-                    part = [x[a:b].movedim(0, 1) for x in (q, k, v)]
-                    out.append((part[0] @ part[1].mT * 32**-0.5).softmax(-1) @ part[2])
-                return out
 
-            middle = best(by_row, 0.3)
-            note = f"unfused {slow * 1e3:.1f} ms, jagged unfused {middle * 1e3:.1f} ms "
-            line(f"B={batch}, max {longest}, fill {total / batch / longest:.0%}", ours, flash, None, note)
+def _arm(longest: int, fill: float, *, both: bool) -> None:
+    batch = max(2, BATCH * 512 // longest)
+    lengths = torch.full((batch,), longest) if fill == 1 else uniform(batch, longest, fill)
+    offsets, total = offsets_of(lengths), int(lengths.sum())
+    mask, rows = additive_mask(lengths, longest, causal=False), offsets.tolist()
+    values, dense = jagged(total, 32), padded(32, batch, longest)
+
+    def timed(run: Callable[..., Tensor], inputs: list[Tensor]) -> float:
+        return best(both_ways(run, inputs) if both else lambda: run(*inputs), 0.3)
+
+    ours = timed(lambda *x: kernels.jagged_attention(*x, offsets), values)
+    flash = timed(scaled_dot_product_attention, dense)
+    slow = timed(lambda *x: unfused(*x, mask, 32**-0.5), dense)
+    middle = timed(lambda *x: by_row(*x, rows), values)
+    note = f"padded unfused {slow * 1e3:.1f} ms, jagged unfused {middle * 1e3:.1f} ms "
+    line(f"B={batch}, max {longest}, fill {total / batch / longest:.0%}", ours, flash, None, note)
 
 
 def padded_hstu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, norm: float) -> Tensor:
@@ -275,26 +287,26 @@ def peak(what: str, dim: int) -> None:
     """In that process: build the inputs, note the resident set, run, and print by how much its peak rose."""
     lengths = uniform()
     offsets, total = offsets_of(lengths), int(lengths.sum())
-    with torch.no_grad():
-        if what.startswith("jagged"):
-            q, k, v = jagged(total, dim)
-            run = {
-                "jagged": lambda: kernels.jagged_attention(q, k, v, offsets),
-                "jagged hstu": lambda: kernels.hstu_attention(q, k, v, offsets, norm=LONGEST),
-            }[what]
-            small, cut = [x[:2] for x in (q, k, v)], torch.tensor([0, 2])
-            kernels.jagged_attention(*small, cut)  # the library itself is not the op's memory
-        else:
-            dense = padded(dim)
-            mask = additive_mask(lengths, LONGEST, causal=False)
-            run = {
-                "unfused": lambda: unfused(*dense, mask, dim**-0.5),
-                "unfused hstu": lambda: padded_hstu(*dense, mask, dim**-0.5, LONGEST),
-            }[what]
-            torch.ones(2, 2) @ torch.ones(2, 2)
-        before = _high_water()
-        run()
-        print(_high_water() - before)
+    arm = what.removesuffix(" + backward")
+    inputs = jagged(total, dim) if arm.startswith("jagged") else padded(dim)
+    mask = additive_mask(lengths, LONGEST, causal=False) if arm.startswith("padded unfused") else offsets
+    run: Callable[..., Tensor] = {
+        "jagged flash": lambda *x: kernels.jagged_attention(*x, offsets),
+        "jagged hstu": lambda *x: kernels.hstu_attention(*x, offsets, norm=LONGEST),
+        "jagged unfused": lambda *x: by_row(*x, offsets.tolist()),
+        "padded flash": scaled_dot_product_attention,
+        "padded unfused": lambda *x: unfused(*x, mask, dim**-0.5),
+        "padded unfused hstu": lambda *x: padded_hstu(*x, mask, dim**-0.5, LONGEST),
+    }[arm]
+    small, cut = [x[:2] for x in jagged(2, dim)], torch.tensor([0, 2])
+    kernels.jagged_attention(*small, cut)  # the library itself is not the op's memory
+    torch.ones(2, 2) @ torch.ones(2, 2)
+    leaves = [x.requires_grad_(arm != what) for x in inputs]
+    before = _high_water()
+    out = run(*leaves)
+    if arm != what:
+        out.sum().backward()
+    print(_high_water() - before)
 
 
 def _high_water() -> int:
@@ -303,17 +315,24 @@ def _high_water() -> int:
 
 
 def memory() -> None:
-    print(
-        "\n### Peak memory of one forward, beyond the inputs\n\n| work | ours, MB | peer, MB | ratio | bar | |\n|---|---|---|---|---|---|"
-    )
-    for ours, theirs, bar in (("jagged", "unfused", 22), ("jagged hstu", "unfused hstu", 22)):
+    bars = {"padded unfused": 22, "padded unfused hstu": 22}
+    for way in ("", " + backward"):
+        print(
+            f"\n### Peak memory of one forward{way}, beyond the inputs\n\n"
+            "| work | ours, MB | peer, MB | ratio | bar | |\n|---|---|---|---|---|---|"
+        )
         for dim in (32, 64):
-            a, b = _peak(ours, dim), _peak(theirs, dim)
-            reached = "reached" if b >= bar * a else "MISSED"
-            print(
-                f"| {ours} vs {theirs}, dim {dim} | {a / 1e6:.1f} | {b / 1e6:.1f} | {b / a:.0f}x | {bar}x | {reached} |",
-                flush=True,
-            )
+            for ours, peers in (
+                ("jagged flash", ("padded unfused", "padded flash", "jagged unfused")),
+                ("jagged hstu", ("padded unfused hstu",)),
+            ):
+                a = _peak(ours + way, dim)
+                for peer in peers:
+                    b, bar = _peak(peer + way, dim), None if way else bars.get(peer)
+                    reached = "" if bar is None else ("reached" if b >= bar * a else "MISSED")
+                    wanted = "" if bar is None else f"{bar}x"
+                    numbers = f"{a / 1e6:.1f} | {b / 1e6:.1f} | {b / a:.1f}x | {wanted} | {reached}"
+                    print(f"| {ours} vs {peer}, dim {dim} | {numbers} |", flush=True)
 
 
 SECTIONS = {"attention": attention, "hstu": hstu, "interaction": interaction, "memory": memory, "arms": arms}

@@ -20,12 +20,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .gpu import attention, hstu, interaction, layer, prefix, samoyeds
+from .gpu import attention, flash, hstu, interaction, layer, prefix, samoyeds
 from .gpu.launch import Config, Kernel, options
 
-KERNELS = {k.name: k for module in (attention, prefix, hstu, interaction, layer, samoyeds) for k in module.KERNELS}
+KERNELS = {
+    k.name: k for module in (flash, attention, prefix, hstu, interaction, layer, samoyeds) for k in module.KERNELS
+}
 DTYPES = ("bf16", "fp16")
-DIMS = (32, 64, 128, 256)
 
 
 class Target(NamedTuple):
@@ -99,8 +100,8 @@ class Result:
 def cases(*, defaults: bool) -> Iterator[Case]:
     """Everything that ships; with `defaults`, the first configuration of each kernel in its fullest form."""
     for kernel, target in itertools.product(KERNELS.values(), TARGETS):
-        sized = kernel.sizes(DIMS[0]) != kernel.sizes(DIMS[-1])
-        dims = DIMS if sized and not defaults else (64,)
+        sized = kernel.sizes(kernel.dims[0]) != kernel.sizes(kernel.dims[-1])
+        dims = kernel.dims if sized and not defaults else kernel.dims[1:2]
         for dim, dtype in itertools.product(dims, DTYPES[:1] if defaults else DTYPES):
             configs = kernel.configs(dim, target.vendor)
             flags = kernel.flags

@@ -13,136 +13,77 @@ from . import checks
 from .cpu import compiled, eager
 from .errors import ShapeError
 from .masks import FAR, band
+from .plans import SoftmaxPlan
 from .registry import define
 
+_PLAN = "Tensor? bias, Tensor offsets, SymInt queries, int left, int right, float scale, SymInt max_len"
 
-def _forward_cpu(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
-    save: int,
-) -> tuple[Tensor, Tensor]:
-    checks.offsets_values("offsets", offsets, k.shape[0], max_len)
+
+def _forward_cpu(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    plan, save = SoftmaxPlan(*rest[:-1]), bool(rest[-1])
+    checks.offsets_values("offsets", plan.offsets, k.shape[0], plan.max_len)
     run = compiled.attention_forward if compiled.usable(q) else eager.attention_forward
-    return run(q, k, v, bias, offsets, queries, left, right, scale, save=bool(save))
+    return run(q, k, v, plan, save=save)
 
 
-def _forward_cuda(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
-    save: int,
-) -> tuple[Tensor, Tensor]:
+def _forward_cuda(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     from .gpu import attention as gpu
 
-    checks.offsets_values("offsets", offsets, k.shape[0], max_len)
-    return gpu.attention_forward(q, k, v, bias, offsets, queries, left, right, scale, max_len, save=bool(save))
+    plan, save = SoftmaxPlan(*rest[:-1]), bool(rest[-1])
+    checks.offsets_values("offsets", plan.offsets, k.shape[0], plan.max_len)
+    return gpu.attention_forward(q, k, v, plan, save=save)
 
 
-def _forward_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
-    save: int,
-) -> tuple[Tensor, Tensor]:
+def _forward_fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     lse = torch.float64 if q.dtype == torch.float64 and q.device.type == "cpu" else torch.float32
-    return q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0] if save else 0, dtype=lse)
+    return q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0] if rest[-1] else 0, dtype=lse)
 
 
 def _backward_cpu(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
+    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if compiled.usable(q):
-        return compiled.attention_backward(g, q, k, v, bias, out, lse, offsets, queries, left, right, scale)
-    return eager.attention_backward(g, q, k, v, bias, out, offsets, queries, left, right, scale)
+        return compiled.attention_backward(g, q, k, v, out, lse, SoftmaxPlan(*rest))
+    return eager.attention_backward(g, q, k, v, out, SoftmaxPlan(*rest))
 
 
 def _backward_cuda(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
+    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from .gpu import attention as gpu
 
-    return gpu.attention_backward(g, q, k, v, bias, out, lse, offsets, queries, left, right, scale, max_len)
+    return gpu.attention_backward(g, q, k, v, out, lse, SoftmaxPlan(*rest))
 
 
 def _backward_fake(
-    g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any
+    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, bias, offsets, queries, left, right, scale, max_len, _ = inputs
-    out, lse = output
-    ctx.save_for_backward(q, k, v, bias, out, lse, offsets)
-    ctx.rest = (queries, left, right, scale, max_len)
-    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(*output, *inputs[:5])
+    ctx.rest = inputs[5:-1]
+    ctx.mark_non_differentiable(output[1])
 
 
 def _gradients(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, bias, out, lse, offsets = ctx.saved_tensors
-    dq, dk, dv, dbias = _backward(g, q, k, v, bias, out, lse, offsets, *ctx.rest)
+    dq, dk, dv, dbias = _backward(g, *ctx.saved_tensors, *ctx.rest)
+    bias = ctx.saved_tensors[5]
     return dq, dk, dv, None if bias is None else dbias, *(None,) * 7
 
 
 _backward = define(
     "attention_backward",
-    "(Tensor g, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor lse, Tensor offsets, SymInt queries, "
-    "int left, int right, float scale, SymInt max_len) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor g, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, {_PLAN}) -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=_backward_cpu,
     cuda=_backward_cuda,
     fake=_backward_fake,
 )
 _forward = define(
     "attention_forward",
-    "(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor offsets, SymInt queries, int left, int right, float scale, "
-    "SymInt max_len, int save) -> (Tensor, Tensor)",
+    f"(Tensor q, Tensor k, Tensor v, {_PLAN}, int save) -> (Tensor, Tensor)",
     cpu=_forward_cpu,
     cuda=_forward_cuda,
     fake=_forward_fake,

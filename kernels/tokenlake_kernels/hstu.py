@@ -11,6 +11,7 @@ from . import checks
 from .cpu import compiled, eager
 from .errors import ArgumentError, ShapeError
 from .masks import FAR, Hstu
+from .plans import HstuPlan
 from .registry import define
 
 _INPUTS = (
@@ -19,49 +20,25 @@ _INPUTS = (
 )
 
 
-def _check_values(k: Tensor, offsets: Tensor, targets: Tensor | None, max_len: int) -> None:
-    checks.offsets_values("offsets", offsets, k.shape[0], max_len)
-    if targets is not None:
-        checks.row_counts("num_targets", targets, offsets)
+def _check_values(k: Tensor, plan: HstuPlan) -> None:
+    checks.offsets_values("offsets", plan.offsets, k.shape[0], plan.max_len)
+    if plan.targets is not None:
+        checks.row_counts("num_targets", plan.targets, plan.offsets)
 
 
-def _forward_cpu(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: list[int],
-    max_len: int,
-) -> Tensor:
-    _check_values(k, offsets, targets, max_len)
+def _forward_cpu(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+    plan = HstuPlan.of(*rest)
+    _check_values(k, plan)
     run = compiled.hstu_forward if compiled.usable(q) else eager.hstu_forward
-    return run(q, k, v, offsets, targets, timestamps, position, time, scale, norm, Hstu(*mask))
+    return run(q, k, v, plan)
 
 
-def _forward_cuda(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: list[int],
-    max_len: int,
-) -> Tensor:
+def _forward_cuda(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     from .gpu import hstu as gpu
 
-    _check_values(k, offsets, targets, max_len)
-    return gpu.hstu_forward(q, k, v, offsets, targets, timestamps, position, time, scale, norm, Hstu(*mask), max_len)
+    plan = HstuPlan.of(*rest)
+    _check_values(k, plan)
+    return gpu.hstu_forward(q, k, v, plan)
 
 
 def _forward_fake(q: Tensor, *rest: Any) -> Tensor:
@@ -69,59 +46,24 @@ def _forward_fake(q: Tensor, *rest: Any) -> Tensor:
 
 
 def _backward_cpu(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: list[int],
-    max_len: int,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     run = compiled.hstu_backward if compiled.usable(q) else eager.hstu_backward
-    return run(g, q, k, v, offsets, targets, timestamps, position, time, scale, norm, Hstu(*mask))
+    return run(g, q, k, v, HstuPlan.of(*rest))
 
 
 def _backward_cuda(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: list[int],
-    max_len: int,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from .gpu import hstu as gpu
 
-    return gpu.hstu_backward(
-        g, q, k, v, offsets, targets, timestamps, position, time, scale, norm, Hstu(*mask), max_len
-    )
+    return gpu.hstu_backward(g, q, k, v, HstuPlan.of(*rest))
 
 
 def _backward_fake(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    *rest: Any,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dposition, dtime = (q.new_empty(0) if t is None else t.new_empty(t.shape) for t in (position, time))
+    dposition, dtime = (q.new_empty(0) if t is None else t.new_empty(t.shape) for t in rest[3:5])
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dposition, dtime
 
 

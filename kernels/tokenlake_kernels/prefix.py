@@ -13,8 +13,8 @@ from . import checks
 from .attention import check_heads
 from .cpu import compiled
 from .cpu import prefix as cpu
-from .cpu.prefix import Layout
 from .errors import ArgumentError, ShapeError
+from .plans import PrefixPlan
 from .registry import define
 
 _INPUTS = (
@@ -23,26 +23,26 @@ _INPUTS = (
 )
 
 
-def _check_values(layout: Layout, queries: int, keys: int, max_len: int) -> None:
-    checks.offsets_values("offsets", layout.offsets, keys, max_len)
-    checks.offsets_values("q_offsets", layout.q_offsets, queries, max_len)
-    checks.places_in_rows("limits", layout.limits, layout.q_offsets, layout.offsets, last=0)
-    checks.places_in_rows("own", layout.own, layout.q_offsets, layout.offsets, last=-1)
+def _check_values(plan: PrefixPlan, queries: int, keys: int) -> None:
+    checks.offsets_values("offsets", plan.offsets, keys, plan.max_len)
+    checks.offsets_values("q_offsets", plan.q_offsets, queries, plan.max_len)
+    checks.places_in_rows("limits", plan.limits, plan.q_offsets, plan.offsets, last=0)
+    checks.places_in_rows("own", plan.own, plan.q_offsets, plan.offsets, last=-1)
 
 
-def _forward_cpu(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-    layout, (scale, max_len) = Layout(*rest[:6]), rest[6:]
-    _check_values(layout, q.shape[0], k.shape[0], max_len)
+def _forward_cpu(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    plan = PrefixPlan(*rest)
+    _check_values(plan, q.shape[0], k.shape[0])
     run = cpu.compiled_forward if compiled.usable(q) else cpu.eager_forward
-    return run(q, k, v, layout, table, scale)
+    return run(q, k, v, plan)
 
 
-def _forward_cuda(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+def _forward_cuda(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     from .gpu import prefix as gpu
 
-    layout, (scale, max_len) = Layout(*rest[:6]), rest[6:]
-    _check_values(layout, q.shape[0], k.shape[0], max_len)
-    return gpu.forward(q, k, v, layout, table, scale, max_len)
+    plan = PrefixPlan(*rest)
+    _check_values(plan, q.shape[0], k.shape[0])
+    return gpu.forward(q, k, v, plan)
 
 
 def _forward_fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -51,21 +51,19 @@ def _forward_fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _backward_cpu(
-    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *rest: Any
+    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    layout, scale = Layout(*rest[:6]), rest[6]
     if compiled.usable(q):
-        return cpu.compiled_backward(g, q, k, v, out, lse, layout, table, scale)
-    return cpu.eager_backward(g, q, k, v, out, layout, table, scale)
+        return cpu.compiled_backward(g, q, k, v, out, lse, PrefixPlan(*rest))
+    return cpu.eager_backward(g, q, k, v, out, PrefixPlan(*rest))
 
 
 def _backward_cuda(
-    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *rest: Any
+    g: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from .gpu import prefix as gpu
 
-    layout, (scale, max_len) = Layout(*rest[:6]), rest[6:]
-    return gpu.backward(g, out, lse, q, k, v, layout, table, scale, max_len)
+    return gpu.backward(g, q, k, v, out, lse, PrefixPlan(*rest))
 
 
 def _backward_fake(

@@ -30,6 +30,7 @@ from tokenlake_kernels.cpu import eager
 from tokenlake_kernels.cpu import prefix as cpu_prefix
 from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, prefix, samoyeds
 from tokenlake_kernels.masks import FAR, Hstu
+from tokenlake_kernels.plans import HstuPlan, PrefixPlan, SoftmaxPlan
 
 FEW = settings(max_examples=4, deadline=None, derandomize=True)
 SHORT = st.lists(st.sampled_from([0, 1, 7, 32, 33, 70]), min_size=1, max_size=3)
@@ -54,12 +55,13 @@ def test_attention(lengths: list[int], heads: tuple[int, int, int], band: tuple[
     offsets, n, (h, kv, dim) = offsets_of(lengths, torch.int32), sum(lengths), heads
     q, g = (normal(n, h, dim, dtype=dtype, seed=x) for x in (0, 3))
     k, v = (normal(n, kv, dim, dtype=dtype, seed=x) for x in (1, 2))
-    ours = attention.attention_forward(q, k, v, None, offsets, 0, *band, 0.25, -1, save=True)
-    theirs = eager.attention_forward(q, k, v, None, offsets, 0, *band, 0.25, save=True)
+    plan = SoftmaxPlan(None, offsets, 0, *band, 0.25, -1)
+    ours = attention.attention_forward(q, k, v, plan, save=True)
+    theirs = eager.attention_forward(q, k, v, plan, save=True)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-2
     assert_close(ours, theirs, tolerance)
-    ours = attention.attention_backward(g, q, k, v, None, *ours, offsets, 0, *band, 0.25, -1)
-    theirs = eager.attention_backward(g, q, k, v, None, theirs[0], offsets, 0, *band, 0.25)
+    ours = attention.attention_backward(g, q, k, v, *ours, plan)
+    theirs = eager.attention_backward(g, q, k, v, theirs[0], plan)
     assert_close(ours, theirs, tolerance)
 
 
@@ -70,18 +72,35 @@ def test_cross_attention(queries: int, biased: bool) -> None:
     q, g = (normal(3 * queries, 2, 16, seed=x) for x in (0, 3))
     k, v = (normal(43, 1, 16, seed=x) for x in (1, 2))
     bias = normal(3, queries, 45) if biased else None
-    how = (offsets, queries, FAR, FAR, 0.25)
-    ours = attention.attention_forward(q, k, v, bias, *how, 45, save=True)
-    theirs = eager.attention_forward(q, k, v, bias, *how, save=True)
+    plan = SoftmaxPlan(bias, offsets, queries, FAR, FAR, 0.25, 45)
+    ours = attention.attention_forward(q, k, v, plan, save=True)
+    theirs = eager.attention_forward(q, k, v, plan, save=True)
     assert_close(ours, theirs)
-    ours = attention.attention_backward(g, q, k, v, bias, *ours, *how, 45)
-    assert_close(ours, eager.attention_backward(g, q, k, v, bias, theirs[0], *how))
+    ours = attention.attention_backward(g, q, k, v, *ours, plan)
+    assert_close(ours, eager.attention_backward(g, q, k, v, theirs[0], plan))
 
 
-def _layout(lengths: list[int], share: float) -> cpu_prefix.Layout:
+@pytest.mark.parametrize("dim", [128, 256])
+def test_wide_heads_and_strided_inputs(dim: int) -> None:
+    """Views of one projection, int32 offsets, the widest tiles that ship."""
+    offsets = offsets_of([40, 0, 3], torch.int32)
+    q, k, v, g = normal(43, 4, 2, dim).unbind(1)
+    plan = SoftmaxPlan(None, offsets, 0, FAR, 0, 0.1, -1)
+    ours = attention.attention_forward(q, k, v, plan, save=True)
+    theirs = eager.attention_forward(q, k, v, plan, save=True)
+    assert_close(ours, theirs)
+    assert_close(
+        attention.attention_backward(g, q, k, v, *ours, plan), eager.attention_backward(g, q, k, v, theirs[0], plan)
+    )
+    silu = HstuPlan(offsets, None, None, None, None, 0.1, 9.0, Hstu(local=7), 40)
+    assert_close((hstu.hstu_forward(q, k, v, silu),), (eager.hstu_forward(q, k, v, silu),))
+    assert_close(hstu.hstu_backward(g, q, k, v, silu), eager.hstu_backward(g, q, k, v, silu))
+
+
+def _prefix(lengths: list[int], share: float, table: Tensor | None, max_len: int = -1) -> PrefixPlan:
     given = places(lengths, share) | {"offsets": offsets_of(lengths)}
     names = ("q_offsets", "offsets", "limits", "own", "q_timestamps", "timestamps")
-    return cpu_prefix.Layout(*(given[name] for name in names))
+    return PrefixPlan(table, *(given[name] for name in names), 0.25, max_len)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +111,14 @@ def test_prefix_attention(
     tables: int, heads: tuple[int, int], deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENLAKE_DETERMINISTIC", str(int(deterministic)))
-    layout, n = _layout([3, 0, 80], 1.2), 83
-    queries = len(layout.limits)
+    plan, n = _prefix([3, 0, 80], 1.2, normal(tables, 19) if tables else None, 96), 83
+    queries = len(plan.limits)
     q, g = (normal(queries, heads[0], 16, seed=x) for x in (0, 3))
     k, v = (normal(n, heads[1], 16, seed=x) for x in (1, 2))
-    table = normal(tables, 19) if tables else None
-    ours = prefix.forward(q, k, v, layout, table, 0.25, -1)
-    theirs = cpu_prefix.eager_forward(q, k, v, layout, table, 0.25)
+    ours = prefix.forward(q, k, v, plan._replace(max_len=-1))
+    theirs = cpu_prefix.eager_forward(q, k, v, plan)
     assert_close(ours, theirs)
-    ours = prefix.backward(g, *ours, q, k, v, layout, table, 0.25, 96)
-    assert_close(ours, cpu_prefix.eager_backward(g, q, k, v, theirs[0], layout, table, 0.25))
+    assert_close(prefix.backward(g, q, k, v, *ours, plan), cpu_prefix.eager_backward(g, q, k, v, theirs[0], plan))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -123,9 +140,10 @@ def test_hstu(mask: Hstu, tables: int, deterministic: bool, monkeypatch: pytest.
     q, k, v, g = (normal(n, 2, 16, seed=x) for x in range(4))
     times = torch.randint(0, 100_000, (n,), generator=torch.Generator().manual_seed(0)).sort().values
     position, time = (normal(tables, 30) * 0.3, normal(1, 12) * 0.3) if tables else (None, None)
-    how = (offsets, torch.tensor([1, 0, 35]), times if tables else None, position, time, 0.25, 50.0, mask)
-    assert_close((hstu.hstu_forward(q, k, v, *how, -1),), (eager.hstu_forward(q, k, v, *how),))
-    assert_close(hstu.hstu_backward(g, q, k, v, *how, 80), eager.hstu_backward(g, q, k, v, *how))
+    targets = torch.tensor([1, 0, 35])
+    plan = HstuPlan(offsets, targets, times if tables else None, position, time, 0.25, 50.0, mask, 80)
+    assert_close((hstu.hstu_forward(q, k, v, plan._replace(max_len=-1)),), (eager.hstu_forward(q, k, v, plan),))
+    assert_close(hstu.hstu_backward(g, q, k, v, plan), eager.hstu_backward(g, q, k, v, plan))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -194,11 +212,11 @@ def _dispatched() -> dict[str, tuple[object, str, tuple[object, ...]]]:
     out, lse = attention_op._forward_cpu(q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)
     rows = (torch.tensor([1, 0, 2]), torch.arange(23), normal(2, 9), normal(1, 9), 0.3, 5.0, [2, 0, 1, 0, 0], -1)
     packed = kernels.SamoyedsWeight.encode(normal(8, 128))
-    sight = (normal(2, 9), *_layout([3, 0, 20], 1.0), 0.3, -1)
+    sight = tuple(_prefix([3, 0, 20], 1.0, normal(2, 9)))
     seen = prefix_op._forward_cpu(q, k, v, *sight)
     return {
         "attention": (attention_op, "_forward", (q, k, v, None, offsets, 0, FAR, 0, 0.3, -1, 1)),
-        "attention backward": (attention_op, "_backward", (g, q, k, v, None, out, lse, offsets, 0, FAR, 0, 0.3, -1)),
+        "attention backward": (attention_op, "_backward", (g, out, lse, q, k, v, None, offsets, 0, FAR, 0, 0.3, -1)),
         "prefix": (prefix_op, "_forward", (q, k, v, *sight)),
         "prefix backward": (prefix_op, "_backward", (g, *seen, q, k, v, *sight)),
         "hstu": (hstu_op, "_forward", (q, k, v, offsets, *rows)),
@@ -228,9 +246,13 @@ def test_the_dispatcher_finds_the_same_on_both_devices(name: str) -> None:
 
 def test_nothing_at_all() -> None:
     empty, offsets = torch.zeros(0, 2, 16), torch.zeros(1, dtype=torch.int64)
-    out, lse = attention.attention_forward(empty, empty, empty, None, offsets, 0, FAR, 0, 1.0, -1, save=True)
+    plan = SoftmaxPlan(None, offsets, 0, FAR, 0, 1.0, -1)
+    out, lse = attention.attention_forward(empty, empty, empty, plan, save=True)
     assert out.shape == (0, 2, 16)
-    attention.attention_backward(out, empty, empty, empty, None, out, lse, offsets, 0, FAR, 0, 1.0, -1)
+    attention.attention_backward(out, empty, empty, empty, out, lse, plan)
+    silu = HstuPlan(offsets, None, None, None, None, 1.0, 1.0, Hstu(), -1)
+    assert hstu.hstu_forward(empty, empty, empty, silu).shape == (0, 2, 16)
+    hstu.hstu_backward(empty, empty, empty, empty, silu)
     assert interaction.jagged_bmm(torch.zeros(0, 3), torch.zeros(0, 4), torch.tensor([0, 0]), None).eq(0).all()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -14,22 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 import tokenlake_kernels as kernels
 from tests.kernels.batches import LENGTHS, assert_same, normal, offsets_of, places
 from tokenlake_kernels import reference
-from tokenlake_kernels.cpu import native
 
+pytestmark = pytest.mark.usefixtures("path")
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
-
-
-@pytest.fixture(params=["compiled", "torch"], scope="module", autouse=True)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each test runs on the compiled kernels and on the PyTorch path."""
-    if request.param == "compiled" and native.library() is None:
-        pytest.skip("no C++ compiler here")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setenv("TOKENLAKE_CPU", "torch")
-        native.library.cache_clear()
-        yield request.param
-    native.library.cache_clear()
 
 
 @FEW
@@ -267,45 +253,6 @@ def test_gated_norm(shape: tuple[int, int], concat: bool) -> None:
         lambda a, u, w, b, o: reference.gated_norm(a, u, w, b, concat=concat) @ o.T,
         [*inputs, normal(11, 3 * dim if concat else dim)],
     )
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_accumulates_in_float32(dtype: torch.dtype) -> None:
-    offsets = offsets_of([40, 0, 70])
-    q, k, v = (normal(110, 2, 32, dtype=dtype, seed=n) for n in range(3))
-    close = {"atol": 2e-2, "rtol": 2e-2}
-    for causal in (False, True):
-        assert_same(
-            lambda q, k, v, c=causal: kernels.jagged_attention(q, k, v, offsets, causal=c),
-            lambda q, k, v, c=causal: reference.jagged_attention(q, k, v, offsets, causal=c),
-            (q, k, v),
-            **close,
-        )
-    assert_same(
-        lambda q, k, v: kernels.hstu_attention(q, k, v, offsets, norm=10, local=9),
-        lambda q, k, v: reference.hstu_attention(q, k, v, offsets, norm=10, local=9),
-        (q, k, v),
-        **close,
-    )
-    x = normal(110, 8, dtype=dtype)
-    assert_same(
-        lambda x: kernels.jagged_softmax(x, offsets), lambda x: reference.jagged_softmax(x, offsets), (x,), **close
-    )
-
-
-def test_non_contiguous_inputs() -> None:
-    offsets = offsets_of([33, 90])
-    views = normal(123, 3, 2, 32).unbind(1)  # a projection's output, cut
-    tight = [x.contiguous() for x in views]
-    turned = [x.movedim(0, 2).contiguous().movedim(2, 0) for x in tight]  # not even the last dimension is dense
-    x, w = normal(123, 32), normal(2, 7, 32).mT
-    for fast, slow in (
-        (kernels.jagged_attention(*views, offsets), kernels.jagged_attention(*tight, offsets)),
-        (kernels.jagged_attention(*turned, offsets), kernels.jagged_attention(*tight, offsets)),
-        (kernels.hstu_attention(*turned, offsets, norm=9), kernels.hstu_attention(*tight, offsets, norm=9)),
-        (kernels.jagged_dense_bmm(x, w, offsets), kernels.jagged_dense_bmm(x, w.contiguous(), offsets)),
-    ):
-        torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
 def test_a_row_longer_than_any_block() -> None:

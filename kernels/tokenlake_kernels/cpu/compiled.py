@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from ..masks import Hstu
+from ..plans import HstuPlan, SoftmaxPlan
 from .native import library
 
 SMALL = 1 << 14  # below this many elements a second thread costs more than it brings
@@ -59,49 +59,34 @@ def long(x: Tensor) -> Tensor:
     return x.long().contiguous()
 
 
-def _ends(
-    offsets: Int[Tensor, " rows_plus_one"], queries: int
-) -> tuple[Int[Tensor, " rows_plus_one"], Int[Tensor, " rows_plus_one"]]:
-    keys = long(offsets)
-    return (torch.arange(keys.shape[0]) * queries if queries else keys), keys
+def _ends(plan: SoftmaxPlan) -> tuple[Int[Tensor, " rows_plus_one"], Int[Tensor, " rows_plus_one"]]:
+    keys = long(plan.offsets)
+    return (torch.arange(keys.shape[0]) * plan.queries if plan.queries else keys), keys
+
+
+def _sizes(q: Tensor, k: Tensor, plan: SoftmaxPlan, bias: Tensor | None) -> tuple[int | float, ...]:
+    """Rows, heads, kv_heads and dim; queries and columns of the bias; the band and the scale."""
+    shape = (plan.offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2])
+    return *shape, *((0, 0) if bias is None else bias.shape[1:]), plan.left, plan.right, plan.scale
 
 
 def attention_forward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    bias: Float[Tensor, "rows dense max_len"] | None,
-    offsets: Int[Tensor, " rows_plus_one"],
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
+    plan: SoftmaxPlan,
     *,
     save: bool,
 ) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads saved"]]:
     """As `eager.attention_forward`."""
     qs, ks, vs = as_float(q), as_float(k), as_float(v)
-    flat = None if bias is None else flat_float(bias)
-    q_ends, k_ends = _ends(offsets, queries)
+    flat = None if plan.bias is None else flat_float(plan.bias)
     out = torch.empty(q.shape)
     lse = torch.empty(q.shape[1], q.shape[0] if save else 0)
     call(
         "tl_attention_forward",
-        *(
-            qs,
-            ks,
-            vs,
-            strides(qs, ks, vs),
-            flat,
-            q_ends,
-            k_ends,
-            offsets.shape[0] - 1,
-            q.shape[1],
-            k.shape[1],
-            q.shape[2],
-        ),
-        *((0, 0) if flat is None else flat.shape[1:]),
-        *(left, right, scale, out, lse if save else None),
+        *(qs, ks, vs, strides(qs, ks, vs), flat, *_ends(plan), *_sizes(q, k, plan, flat)),
+        *(out, lse if save else None),
         threads=threads_for(q.numel() * 8),
     )
     return out.to(q.dtype), lse
@@ -112,52 +97,33 @@ def attention_backward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    bias: Float[Tensor, "rows dense max_len"] | None,
     out: Float[Tensor, "queries heads dim"],
     lse: Float[Tensor, "heads queries"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
+    plan: SoftmaxPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `eager.attention_backward`."""
     qs, ks, vs, gs = as_float(q), as_float(k), as_float(v), as_float(g)
-    flat = None if bias is None else flat_float(bias)
-    q_ends, k_ends = _ends(offsets, queries)
+    flat = None if plan.bias is None else flat_float(plan.bias)
     # Rows without keys are skipped, so the gradient of their queries must start as zero.
     dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
     dbias = None if flat is None else torch.zeros_like(flat)
     call(
         "tl_attention_backward",
-        *(
-            qs,
-            ks,
-            vs,
-            gs,
-            strides(qs, ks, vs, gs),
-            flat,
-            lse,
-            (gs * out.float()).sum(-1).T.contiguous(),
-            q_ends,
-            k_ends,
-        ),
-        *(offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2]),
-        *((0, 0) if flat is None else flat.shape[1:]),
-        *(left, right, scale, dq, dk, dv, dbias),
+        *(qs, ks, vs, gs, strides(qs, ks, vs, gs), flat, lse, (gs * out.float()).sum(-1).T.contiguous()),
+        *(*_ends(plan), *_sizes(q, k, plan, flat), dq, dk, dv, dbias),
         threads=threads_for(q.numel() * 8),
     )
-    given = q.new_zeros(0) if bias is None or dbias is None else dbias.to(bias.dtype)
+    given = q.new_zeros(0) if plan.bias is None or dbias is None else dbias.to(plan.bias.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), given
 
 
 class _Tables:
     """The bias tables of HSTU attention as the C interface wants them."""
 
-    def __init__(self, position: Tensor | None, time: Tensor | None, timestamps: Tensor | None) -> None:
-        self.position = None if position is None else flat_float(position)
-        self.time = None if time is None else flat_float(time)
-        self.timestamps = None if timestamps is None else long(timestamps)
+    def __init__(self, plan: HstuPlan) -> None:
+        self.position = None if plan.position is None else flat_float(plan.position)
+        self.time = None if plan.time is None else flat_float(plan.time)
+        self.timestamps = None if plan.timestamps is None else long(plan.timestamps)
         sizes = [
             (0, 0) if t is None else (t.shape[1], 0 if t.shape[0] == 1 else t.shape[1])
             for t in (self.position, self.time)
@@ -165,28 +131,25 @@ class _Tables:
         self.sizes = torch.tensor(sizes).flatten()
 
 
+def _rows(plan: HstuPlan) -> tuple[Tensor | int | None, ...]:
+    return long(plan.offsets), None if plan.targets is None else long(plan.targets), plan.offsets.shape[0] - 1
+
+
 def hstu_forward(
     q: Float[Tensor, "total heads dim"],
     k: Float[Tensor, "total heads dim"],
     v: Float[Tensor, "total heads dim"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    targets: Int[Tensor, " rows"] | None,
-    timestamps: Int[Tensor, " total"] | None,
-    position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "time_tables buckets"] | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
+    plan: HstuPlan,
 ) -> Float[Tensor, "total heads dim"]:
     """As `eager.hstu_forward`."""
     qs, ks, vs = as_float(q), as_float(k), as_float(v)
-    tables = _Tables(position, time, timestamps)
+    tables = _Tables(plan)
     out = torch.empty(q.shape)
     call(
         "tl_hstu_forward",
-        *(qs, ks, vs, strides(qs, ks, vs), long(offsets), None if targets is None else long(targets)),
-        *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask)),
-        *(tables.position, tables.time, tables.sizes, tables.timestamps, scale, norm, out),
+        *(qs, ks, vs, strides(qs, ks, vs), *_rows(plan)),
+        *(q.shape[1], q.shape[2], torch.tensor(plan.mask)),
+        *(tables.position, tables.time, tables.sizes, tables.timestamps, plan.scale, plan.norm, out),
         threads=threads_for(q.numel() * 8),
     )
     return out.to(q.dtype)
@@ -197,32 +160,25 @@ def hstu_backward(
     q: Float[Tensor, "total heads dim"],
     k: Float[Tensor, "total heads dim"],
     v: Float[Tensor, "total heads dim"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    targets: Int[Tensor, " rows"] | None,
-    timestamps: Int[Tensor, " total"] | None,
-    position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "time_tables buckets"] | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
+    plan: HstuPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `eager.hstu_backward`."""
     qs, ks, vs, gs = as_float(q), as_float(k), as_float(v), as_float(g)
-    tables = _Tables(position, time, timestamps)
+    tables = _Tables(plan)
     dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
     threads = threads_for(q.numel() * 8)
     given = (tables.position, tables.time)
     grads = [None if t is None else torch.zeros(threads, *t.shape) for t in given]
     call(
         "tl_hstu_backward",
-        *(qs, ks, vs, gs, strides(qs, ks, vs, gs), long(offsets), None if targets is None else long(targets)),
-        *(offsets.shape[0] - 1, q.shape[1], q.shape[2], torch.tensor(mask), *given, tables.sizes, tables.timestamps),
-        *(scale, norm, dq, dk, dv, *grads, *(0 if t is None else t.numel() for t in given)),
+        *(qs, ks, vs, gs, strides(qs, ks, vs, gs), *_rows(plan)),
+        *(q.shape[1], q.shape[2], torch.tensor(plan.mask), *given, tables.sizes, tables.timestamps),
+        *(plan.scale, plan.norm, dq, dk, dv, *grads, *(0 if t is None else t.numel() for t in given)),
         threads=threads,
     )
     dposition, dtime = (
         q.new_zeros(0) if grad is None or like is None else grad.sum(0).to(like.dtype)
-        for grad, like in zip(grads, (position, time), strict=True)
+        for grad, like in zip(grads, (plan.position, plan.time), strict=True)
     )
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dposition, dtime
 

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from ..masks import FAR, Hstu
+from ..masks import FAR
+from ..plans import HstuPlan, SoftmaxPlan
 
 BLOCK = 256
 
@@ -54,12 +55,7 @@ def attention_forward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    bias: Float[Tensor, "rows dense max_len"] | None,
-    offsets: Int[Tensor, " rows_plus_one"],
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
+    plan: SoftmaxPlan,
     *,
     save: bool,
 ) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads saved"]]:
@@ -67,17 +63,17 @@ def attention_forward(
     heads = q.shape[1]
     out = torch.zeros(q.shape, dtype=q.dtype)
     lse = torch.full((heads, q.shape[0] if save else 0), float("-inf"), dtype=_wide(q).dtype)
-    for row, a, b in _bounds(offsets):
-        start, end = _query_rows(row, a, b, queries)
+    for row, a, b in _bounds(plan.offsets):
+        start, end = _query_rows(row, a, b, plan.queries)
         qs, ks, vs = q[start:end], k[a:b], v[a:b]
-        if not save and bias is None and left >= FAR:
+        if not save and plan.bias is None and plan.left >= FAR:
             heads_first = [x.movedim(0, 1)[None] for x in (qs, ks, vs)]
             fused = scaled_dot_product_attention(
                 heads_first[0],
                 heads_first[1],
                 heads_first[2],
-                is_causal=right == 0,
-                scale=scale,
+                is_causal=plan.right == 0,
+                scale=plan.scale,
                 enable_gqa=k.shape[1] != heads,
             )
             out[start:end] = fused[0].movedim(0, 1)
@@ -85,8 +81,8 @@ def attention_forward(
         kt, vt = _heads_first(ks, heads), _heads_first(vs, heads)
         for i0 in range(0, end - start, BLOCK):
             i1 = min(end - start, i0 + BLOCK)
-            j0, j1, mask = _band_block(i0, i1, b - a, left, right)
-            scores = _scores(qs[i0:i1], kt[:, j0:j1], bias, row, i0, j0, mask, scale)
+            j0, j1, mask = _band_block(i0, i1, b - a, plan.left, plan.right)
+            scores = _scores(qs[i0:i1], kt[:, j0:j1], plan, row, i0, j0, mask)
             total = scores.logsumexp(-1)
             out[start + i0 : start + i1] = ((scores - total[..., None]).exp() @ vt[:, j0:j1]).movedim(0, 1).to(q.dtype)
             if save:
@@ -97,16 +93,15 @@ def attention_forward(
 def _scores(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "heads keys dim"],
-    bias: Float[Tensor, "rows dense max_len"] | None,
+    plan: SoftmaxPlan,
     row: int,
     i0: int,
     j0: int,
     mask: Bool[Tensor, "queries keys"] | None,
-    scale: float,
 ) -> Float[Tensor, "heads queries keys"]:
-    scores = _wide(q).movedim(0, 1) @ k.mT * scale
-    if bias is not None:
-        scores += _wide(bias[row, i0 : i0 + q.shape[0], j0 : j0 + k.shape[1]])
+    scores = _wide(q).movedim(0, 1) @ k.mT * plan.scale
+    if plan.bias is not None:
+        scores += _wide(plan.bias[row, i0 : i0 + q.shape[0], j0 : j0 + k.shape[1]])
     return scores if mask is None else scores.masked_fill_(~mask, float("-inf"))
 
 
@@ -115,26 +110,21 @@ def attention_backward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    bias: Float[Tensor, "rows dense max_len"] | None,
     out: Float[Tensor, "queries heads dim"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
+    plan: SoftmaxPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and of the bias (empty without one); probabilities are recomputed."""
-    heads, kv_heads = q.shape[1], k.shape[1]
+    heads, kv_heads, bias, scale = q.shape[1], k.shape[1], plan.bias, plan.scale
     dq, dk, dv = (torch.zeros(x.shape, dtype=_wide(x).dtype) for x in (q, k, v))
     dbias = q.new_zeros(0) if bias is None else torch.zeros(bias.shape, dtype=_wide(bias).dtype)
-    for row, a, b in _bounds(offsets):
-        start, end = _query_rows(row, a, b, queries)
+    for row, a, b in _bounds(plan.offsets):
+        start, end = _query_rows(row, a, b, plan.queries)
         kt, vt = _heads_first(k[a:b], heads), _heads_first(v[a:b], heads)
         for i0 in range(0, end - start, BLOCK):
             i1 = min(end - start, i0 + BLOCK)
             at = slice(start + i0, start + i1)
-            j0, j1, mask = _band_block(i0, i1, b - a, left, right)
-            p = _scores(q[at], kt[:, j0:j1], bias, row, i0, j0, mask, scale).softmax(-1)
+            j0, j1, mask = _band_block(i0, i1, b - a, plan.left, plan.right)
+            p = _scores(q[at], kt[:, j0:j1], plan, row, i0, j0, mask).softmax(-1)
             gs, os, qs = (_wide(x[at]).movedim(0, 1) for x in (g, out, q))
             ds = p * (gs @ vt[:, j0:j1].mT - (gs * os).sum(-1, keepdim=True))
             dq[at] = (ds @ kt[:, j0:j1]).movedim(0, 1) * scale
@@ -159,60 +149,48 @@ class _HstuBlock:
         q: Float[Tensor, "queries heads dim"],
         keys: Int[Tensor, " keys"],
         kt: Float[Tensor, "heads keys dim"],
+        start: int,
         i0: int,
         history: int,
-        mask: Hstu,
-        at: Int[Tensor, " len"] | None,
-        position: Float[Tensor, "tables positions"] | None,
-        time: Float[Tensor, "time_tables buckets"] | None,
-        scale: float,
+        plan: HstuPlan,
     ) -> None:
         i = torch.arange(i0, i0 + q.shape[0], device=q.device)
-        self.seen = mask.seen(i[:, None], keys[None, :], history)
-        self.scores = _wide(q).movedim(0, 1) @ kt.mT * scale
+        position, time = plan.position, plan.time
+        self.seen = plan.mask.seen(i[:, None], keys[None, :], history)
+        self.scores = _wide(q).movedim(0, 1) @ kt.mT * plan.scale
         self.positions = self.times = None
         if position is not None:
             self.positions = (i[:, None] - keys[None, :]).clamp_(0, position.shape[1] - 1)
             self.scores = self.scores + _wide(position)[:, self.positions]
-        if time is not None and at is not None:
+        if time is not None and plan.timestamps is not None:
+            at = plan.timestamps[start:]
             self.times = buckets(at[i][:, None] - at[keys][None, :], time.shape[1])
             self.scores = self.scores + _wide(time)[:, self.times]
 
 
-def _hstu_blocks(
-    offsets: Int[Tensor, " rows_plus_one"], targets: Int[Tensor, " rows"] | None, mask: Hstu
-) -> Iterator[tuple[int, int, int, int, int, Int[Tensor, " keys"]]]:
-    for row, a, b in _bounds(offsets):
-        history = b - a - (0 if targets is None else int(targets[row]))
+def _hstu_blocks(plan: HstuPlan) -> Iterator[tuple[int, int, int, int, Int[Tensor, " keys"]]]:
+    for row, a, b in _bounds(plan.offsets):
+        history = b - a - (0 if plan.targets is None else int(plan.targets[row]))
         for i0 in range(0, b - a, BLOCK):
             i1 = min(b - a, i0 + BLOCK)
-            keys = torch.cat(
-                [torch.arange(lo, min(hi, b - a), device=offsets.device) for lo, hi in mask.keys(i0, i1, history)]
-            )
-            yield a, b, i0, i1, history, keys
+            runs = plan.mask.keys(i0, i1, history)
+            keys = torch.cat([torch.arange(lo, min(hi, b - a), device=plan.offsets.device) for lo, hi in runs])
+            yield a, i0, i1, history, keys
 
 
 def hstu_forward(
     q: Float[Tensor, "total heads dim"],
     k: Float[Tensor, "total heads dim"],
     v: Float[Tensor, "total heads dim"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    targets: Int[Tensor, " rows"] | None,
-    timestamps: Int[Tensor, " total"] | None,
-    position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "time_tables buckets"] | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
+    plan: HstuPlan,
 ) -> Float[Tensor, "total heads dim"]:
     """SiLU attention under the masks of HSTU."""
     out = torch.zeros(q.shape, dtype=q.dtype)
-    for a, b, i0, i1, history, keys in _hstu_blocks(offsets, targets, mask):
+    for a, i0, i1, history, keys in _hstu_blocks(plan):
         kt, vt = (_wide(x[a + keys]).movedim(0, 1) for x in (k, v))
-        times = None if timestamps is None else timestamps[a:b]
-        block = _HstuBlock(q[a + i0 : a + i1], keys, kt, i0, history, mask, times, position, time, scale)
+        block = _HstuBlock(q[a + i0 : a + i1], keys, kt, a, i0, history, plan)
         weights = torch.nn.functional.silu(block.scores).masked_fill_(~block.seen, 0)
-        out[a + i0 : a + i1] = ((weights @ vt) / norm).movedim(0, 1).to(q.dtype)
+        out[a + i0 : a + i1] = ((weights @ vt) / plan.norm).movedim(0, 1).to(q.dtype)
     return out
 
 
@@ -221,38 +199,29 @@ def hstu_backward(
     q: Float[Tensor, "total heads dim"],
     k: Float[Tensor, "total heads dim"],
     v: Float[Tensor, "total heads dim"],
-    offsets: Int[Tensor, " rows_plus_one"],
-    targets: Int[Tensor, " rows"] | None,
-    timestamps: Int[Tensor, " total"] | None,
-    position: Float[Tensor, "tables positions"] | None,
-    time: Float[Tensor, "time_tables buckets"] | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
+    plan: HstuPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and of both tables (empty without them). Works on any device."""
+    given = (plan.position, plan.time)
     dq, dk, dv = (torch.zeros_like(x, dtype=_wide(x).dtype) for x in (q, k, v))
-    tables = [q.new_zeros(0) if t is None else torch.zeros_like(t, dtype=_wide(t).dtype) for t in (position, time)]
-    for a, b, i0, i1, history, keys in _hstu_blocks(offsets, targets, mask):
+    tables = [q.new_zeros(0) if t is None else torch.zeros_like(t, dtype=_wide(t).dtype) for t in given]
+    for a, i0, i1, history, keys in _hstu_blocks(plan):
         at = slice(a + i0, a + i1)
         kt, vt = (_wide(x[a + keys]).movedim(0, 1) for x in (k, v))
-        times = None if timestamps is None else timestamps[a:b]
-        block = _HstuBlock(q[at], keys, kt, i0, history, mask, times, position, time, scale)
+        block = _HstuBlock(q[at], keys, kt, a, i0, history, plan)
         sigma = block.scores.sigmoid()
-        weights = (block.scores * sigma).masked_fill_(~block.seen, 0) / norm
-        slope = (sigma * (1 + block.scores * (1 - sigma))).masked_fill_(~block.seen, 0) / norm
+        weights = (block.scores * sigma).masked_fill_(~block.seen, 0) / plan.norm
+        slope = (sigma * (1 + block.scores * (1 - sigma))).masked_fill_(~block.seen, 0) / plan.norm
         gs, qs = (_wide(x[at]).movedim(0, 1) for x in (g, q))
         ds = gs @ vt.mT * slope
-        dq[at] = (ds @ kt).movedim(0, 1) * scale
-        dk[a + keys] += (ds.mT @ qs).movedim(0, 1) * scale
+        dq[at] = (ds @ kt).movedim(0, 1) * plan.scale
+        dk[a + keys] += (ds.mT @ qs).movedim(0, 1) * plan.scale
         dv[a + keys] += (weights.mT @ gs).movedim(0, 1)
         for table, index in zip(tables, (block.positions, block.times), strict=True):
             if index is not None:
                 flat = ds.sum(0, keepdim=True) if table.shape[0] == 1 else ds
                 table.index_add_(1, index.flatten(), flat.flatten(1).to(table.dtype))
-    dposition, dtime = (
-        t if like is None else t.to(like.dtype) for t, like in zip(tables, (position, time), strict=True)
-    )
+    dposition, dtime = (t if like is None else t.to(like.dtype) for t, like in zip(tables, given, strict=True))
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dposition, dtime
 
 

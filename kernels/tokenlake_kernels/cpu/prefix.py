@@ -7,30 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..plans import PrefixPlan
 from . import compiled
 from .eager import BLOCK, buckets
 
 _PADDING = 64  # the compiled kernels read whole vectors past the last query
-
-
-class Layout(NamedTuple):
-    """Which keys each query sees, and when both happened.
-
-    Attributes:
-        q_offsets: `(batch + 1,)` into the queries.
-        offsets: `(batch + 1,)` into the keys.
-        limits: `(queries,)`: a query sees the first so many keys of its row.
-        own: `(queries,)`: the place of a query's own key in its row.
-        q_times: `(queries,)`, or None where there is no bias.
-        times: `(total,)`, likewise.
-    """
-
-    q_offsets: Int[Tensor, " rows_plus_one"]
-    offsets: Int[Tensor, " rows_plus_one"]
-    limits: Int[Tensor, " queries"]
-    own: Int[Tensor, " queries"]
-    q_times: Int[Tensor, " queries"] | None
-    times: Int[Tensor, " total"] | None
 
 
 class _Block(NamedTuple):
@@ -54,33 +35,33 @@ def _heads_first(x: Tensor, heads: int) -> Tensor:
     return first if first.shape[0] == heads else first.repeat_interleave(heads // first.shape[0], 0)
 
 
-def _blocks(q: Tensor, k: Tensor, v: Tensor, layout: Layout, table: Tensor | None) -> Iterator[_Block]:
-    heads, ends, q_ends = q.shape[1], layout.offsets.tolist(), layout.q_offsets.tolist()
+def _blocks(q: Tensor, k: Tensor, v: Tensor, plan: PrefixPlan) -> Iterator[_Block]:
+    heads, ends, q_ends = q.shape[1], plan.offsets.tolist(), plan.q_offsets.tolist()
     for row in range(len(ends) - 1):
         keys = slice(ends[row], ends[row + 1])
         for i in range(q_ends[row], q_ends[row + 1], BLOCK):
             at = slice(i, min(q_ends[row + 1], i + BLOCK))
             j = torch.arange(keys.stop - keys.start, device=q.device)
-            mine = layout.own[at, None] == j
+            mine = plan.own[at, None] == j
             entries = None
-            if table is not None and layout.q_times is not None and layout.times is not None:
-                gaps = layout.q_times[at, None] - layout.times[None, keys]
-                entries = (1 + buckets(gaps, table.shape[1] - 1)).masked_fill_(mine, 0)
+            if plan.table is not None and plan.q_times is not None and plan.times is not None:
+                gaps = plan.q_times[at, None] - plan.times[None, keys]
+                entries = (1 + buckets(gaps, plan.table.shape[1] - 1)).masked_fill_(mine, 0)
             yield _Block(
                 at,
                 keys,
                 _wide(q[at]).movedim(0, 1),
                 _heads_first(k[keys], heads),
                 _heads_first(v[keys], heads),
-                mine | (j < layout.limits[at, None]),
+                mine | (j < plan.limits[at, None]),
                 entries,
             )
 
 
-def _scores(block: _Block, table: Tensor | None, scale: float) -> Float[Tensor, "heads queries keys"]:
-    scores = block.q @ block.k.mT * scale
-    if table is not None and block.entries is not None:
-        scores = scores + _wide(table)[:, block.entries]
+def _scores(block: _Block, plan: PrefixPlan) -> Float[Tensor, "heads queries keys"]:
+    scores = block.q @ block.k.mT * plan.scale
+    if plan.table is not None and block.entries is not None:
+        scores = scores + _wide(plan.table)[:, block.entries]
     return scores.masked_fill(~block.seen, float("-inf"))
 
 
@@ -88,15 +69,13 @@ def eager_forward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    layout: Layout,
-    table: Float[Tensor, "tables entries"] | None,
-    scale: float,
+    plan: PrefixPlan,
 ) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads queries"]]:
     """Softmax over the keys seen, and its log-sum-exps."""
     out = torch.zeros_like(q)
     lse = q.new_zeros(q.shape[1], q.shape[0], dtype=_wide(q).dtype)
-    for block in _blocks(q, k, v, layout, table):
-        scores = _scores(block, table, scale)
+    for block in _blocks(q, k, v, plan):
+        scores = _scores(block, plan)
         total = scores.logsumexp(-1)
         out[block.at] = ((scores - total[..., None]).exp() @ block.v).movedim(0, 1).to(q.dtype)
         lse[:, block.at] = total
@@ -109,19 +88,18 @@ def eager_backward(
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
     out: Float[Tensor, "queries heads dim"],
-    layout: Layout,
-    table: Float[Tensor, "tables entries"] | None,
-    scale: float,
+    plan: PrefixPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the table (empty without one). Works on any device."""
     dq, dk, dv = (torch.zeros_like(x, dtype=_wide(x).dtype) for x in (q, k, v))
+    table, scale = plan.table, plan.scale
     dtable = q.new_zeros(0) if table is None else torch.zeros_like(table, dtype=_wide(table).dtype)
 
     def fold(x: Tensor) -> Tensor:  # (heads, keys, dim) to (keys, kv_heads, dim)
         return x.view(k.shape[1], -1, *x.shape[1:]).sum(1).movedim(0, 1)
 
-    for block in _blocks(q, k, v, layout, table):
-        p = _scores(block, table, scale).softmax(-1)
+    for block in _blocks(q, k, v, plan):
+        p = _scores(block, plan).softmax(-1)
         gs, os = (_wide(x[block.at]).movedim(0, 1) for x in (g, out))
         ds = p * (gs @ block.v.mT - (gs * os).sum(-1, keepdim=True))
         dq[block.at] = (ds @ block.k).movedim(0, 1) * scale
@@ -137,32 +115,28 @@ def _padded(x: Int[Tensor, " queries"]) -> Int[Tensor, " padded"]:
     return torch.cat([x.int(), torch.zeros(_PADDING, dtype=torch.int32)])
 
 
-def _places(layout: Layout) -> tuple[Tensor | None, ...]:
-    times = (None if x is None else compiled.long(x) for x in (layout.q_times, layout.times))
-    ends = (compiled.long(layout.q_offsets), compiled.long(layout.offsets))
-    return *ends, _padded(layout.limits), _padded(layout.own), *times
-
-
-def _sizes(table: Tensor | None) -> Tensor:
-    return torch.tensor((0, 0) if table is None else (table.shape[1] - 1, 0 if table.shape[0] == 1 else table.shape[1]))
+def _arguments(q: Tensor, k: Tensor, plan: PrefixPlan, table: Tensor | None) -> tuple[Tensor | int | float | None, ...]:
+    """What stands in the middle of both C functions: places, table, sizes and scale."""
+    times = (None if x is None else compiled.long(x) for x in (plan.q_times, plan.times))
+    ends = (compiled.long(plan.q_offsets), compiled.long(plan.offsets))
+    sizes = (0, 0) if table is None else (table.shape[1] - 1, 0 if table.shape[0] == 1 else table.shape[1])
+    places = (*ends, _padded(plan.limits), _padded(plan.own), *times, table, torch.tensor(sizes))
+    return *places, plan.offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2], plan.scale
 
 
 def compiled_forward(
     q: Float[Tensor, "queries heads dim"],
     k: Float[Tensor, "total kv_heads dim"],
     v: Float[Tensor, "total kv_heads dim"],
-    layout: Layout,
-    table: Float[Tensor, "tables entries"] | None,
-    scale: float,
+    plan: PrefixPlan,
 ) -> tuple[Float[Tensor, "queries heads dim"], Float[Tensor, "heads queries"]]:
     """As `eager_forward`."""
     qs, ks, vs = (compiled.as_float(x) for x in (q, k, v))
-    flat = None if table is None else compiled.flat_float(table)
+    flat = None if plan.table is None else compiled.flat_float(plan.table)
     out, lse = torch.empty(q.shape), torch.empty(q.shape[1], q.shape[0])
     compiled.call(
         "tl_prefix_forward",
-        *(qs, ks, vs, compiled.strides(qs, ks, vs), *_places(layout), flat, _sizes(flat)),
-        *(layout.offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2], scale, out, lse),
+        *(qs, ks, vs, compiled.strides(qs, ks, vs), *_arguments(q, k, plan, flat), out, lse),
         threads=compiled.threads_for(q.numel() * 8),
     )
     return out.to(q.dtype), lse
@@ -175,23 +149,20 @@ def compiled_backward(
     v: Float[Tensor, "total kv_heads dim"],
     out: Float[Tensor, "queries heads dim"],
     lse: Float[Tensor, "heads queries"],
-    layout: Layout,
-    table: Float[Tensor, "tables entries"] | None,
-    scale: float,
+    plan: PrefixPlan,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `eager_backward`, with what the forward pass saved."""
     qs, ks, vs, gs = (compiled.as_float(x) for x in (q, k, v, g))
-    flat = None if table is None else compiled.flat_float(table)
+    flat = None if plan.table is None else compiled.flat_float(plan.table)
     dq, dk, dv = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
     threads = compiled.threads_for(q.numel() * 8)
     dtable = None if flat is None else torch.zeros(threads, *flat.shape)
     delta = (gs * out.float()).sum(-1).T.contiguous()
     compiled.call(
         "tl_prefix_backward",
-        *(qs, ks, vs, gs, compiled.strides(qs, ks, vs, gs), lse, delta, *_places(layout), flat, _sizes(flat)),
-        *(layout.offsets.shape[0] - 1, q.shape[1], k.shape[1], q.shape[2], scale, dq, dk, dv, dtable),
-        0 if flat is None else flat.numel(),
+        *(qs, ks, vs, gs, compiled.strides(qs, ks, vs, gs), lse, delta, *_arguments(q, k, plan, flat)),
+        *(dq, dk, dv, dtable, 0 if flat is None else flat.numel()),
         threads=threads,
     )
-    given = q.new_zeros(0) if table is None or dtable is None else dtable.sum(0).to(table.dtype)
+    given = q.new_zeros(0) if plan.table is None or dtable is None else dtable.sum(0).to(plan.table.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), given

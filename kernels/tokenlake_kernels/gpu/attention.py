@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Config, Kernel, head_sizes, launch, longest, precision, tiles
-
-# Triton reads these functions' source, not their bytecode: the checks of tests must not wrap them (@no_type_check).
+from ..plans import SoftmaxPlan
+from .flash import QKV, QKVG, absorb, delta, dense_last, pairs, row_bounds, strides, weights_and_slopes
+from .launch import Config, Grid, Kernel, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -41,8 +41,7 @@ def attention_forward_kernel(
 ):  # fmt: skip
     """One tile of queries of one row and head, over all the keys that it sees."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    keys = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
         q0, n = row.to(tl.int64) * queries, queries
@@ -68,38 +67,12 @@ def attention_forward_kernel(
         held = (j < keys)[None, :]
         kt = tl.load(K + j[None, :] * k_token + d[:, None], mask=held & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
-        new = tl.maximum(top, tl.max(s, 1))
-        base = tl.where(new == float("-inf"), 0.0, new)
-        p = tl.exp2(s - base[:, None])
-        fade = tl.exp2(top - base)
-        total = total * fade + tl.sum(p, 1)
         v = tl.load(V + j[:, None] * v_token + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
-        top = new
-    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    Out += (q0 * heads + head) * DIM
-    tl.store(
-        Out + i[:, None] * (heads * DIM) + d[None, :], acc.to(Out.dtype.element_ty), mask=(i < n)[:, None] & within
-    )
-    lse = tl.where(
-        total == 0.0, float("-inf"), (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * 0.6931471805599453
-    )
-    tl.store(Lse + head.to(tl.int64) * q_total + q0 + i, lse, mask=i < n)
-
-
-@triton.jit
-@no_type_check
-def delta_kernel(
-    G, Out, Delta, g_token, g_head, heads, total, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr
-):
-    """`sum(g * out)` of every query and head."""
-    head = tl.program_id(1)
-    i, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    mask = (i < total)[:, None] & (d < DIM)[None, :]
-    at = i.to(tl.int64)
-    g = tl.load(G + at[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0).to(tl.float32)
-    o = tl.load(Out + (at[:, None] * heads + head) * DIM + d[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(Delta + head.to(tl.int64) * total + at, tl.sum(g * o, 1), mask=i < total)
+        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
+    total = tl.where(total == 0.0, 1.0, total)  # without keys the maximum is -inf, and so is the log-sum-exp
+    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
+    tl.store(Lse + head.to(tl.int64) * q_total + q0 + i, (top + tl.log2(total)) * 0.6931471805599453, mask=i < n)
 
 
 @triton.jit
@@ -107,14 +80,13 @@ def delta_kernel(
 def attention_dkdv_kernel(
     Q, K, V, G, Bias, Lse, Delta, DK, DV, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    kv_heads, group, queries, q_total, bias_len, left, right, scale,
+    heads, group, queries, q_total, bias_len, left, right, scale,
     DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DK and dV of one tile of keys: over the query heads that share them and the queries that see them."""
     row, kv = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    keys = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
         q0, n = row.to(tl.int64) * queries, queries
@@ -145,10 +117,10 @@ def attention_dkdv_kernel(
             lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
             delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
             s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
-            p = tl.exp2(s - lse[:, None])
+            p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
-            ds = p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
+    kv_heads = heads // group
     out = (start * kv_heads + kv) * DIM + j[:, None] * (kv_heads * DIM) + d[None, :]
     tl.store(DK + out, (dk * scale).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + out, dv.to(DV.dtype.element_ty), mask=held)
@@ -165,8 +137,7 @@ def attention_dq_kernel(
 ):  # fmt: skip
     """DQ of one tile of queries: over the keys that it sees."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    keys = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
         q0, n = row.to(tl.int64) * queries, queries
@@ -197,10 +168,10 @@ def attention_dq_kernel(
         k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
         v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
-        ds = tl.exp2(s - lse[:, None]) * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    DQ += (q0 * heads + head) * DIM
-    tl.store(DQ + i[:, None] * (heads * DIM) + d[None, :], (dq * scale).to(DQ.dtype.element_ty), mask=mask)
+    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -208,13 +179,13 @@ def attention_dq_kernel(
 def attention_dbias_kernel(
     Q, K, V, G, Bias, Lse, Delta, DBias, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, queries, q_total, bias_len, scale,
-    PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    heads, group, queries, q_total, bias_len, left, right, scale,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The bias gradient of one tile: summed over the heads, which share the bias."""
     row = tl.program_id(2)
-    start = tl.load(Offsets + row)
-    keys = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, keys = row_bounds(Offsets, row)
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
@@ -224,7 +195,6 @@ def attention_dbias_kernel(
     mask = (i < queries)[:, None] & (d < DIM)[None, :]
     held = (j < keys)[:, None] & (d < DIM)[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    far = 1 << 30
     for head in range(heads):
         kv = head // group
         q = tl.load(Q + q0 * q_token + head * q_head + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
@@ -235,10 +205,9 @@ def attention_dbias_kernel(
         lse = tl.load(Lse + line, mask=i < queries, other=0.0) * 1.4426950408889634
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
-        s = _scores(
-            q, tl.trans(k), Bias, i, j, queries, keys, bias_len, far, far, scale, BIAS=True, PRECISION=PRECISION
-        )
-        total += tl.exp2(s - lse[:, None]) * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+        s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION)
+        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        total += ds
     tl.store(
         DBias + i[:, None] * bias_len + j[None, :],
         total.to(DBias.dtype.element_ty),
@@ -249,42 +218,36 @@ def attention_dbias_kernel(
 # Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
 
 
-def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
-    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
-
-
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else _pairs((64, 32, 4, 1))
+        return pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else pairs((64, 32, 4, 1))
     if dim <= 64:
-        return _pairs((64, 64, 8, 2), (64, 32, 4, 3))
-    return _pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((64, 64, 8, 2), (64, 32, 4, 3))
+    return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
-        return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
-    return _pairs((32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 8, 1))
+        return pairs((64, 32, 4, 1), (32, 32, 4, 1))
+    return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
 def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
-        return _pairs((32, 64, 4, 1), (32, 32, 4, 1))
-    return _pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((32, 64, 4, 1), (32, 32, 4, 1))
+    return pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return _pairs((32, 32, 4, 1)) if dim <= 128 else _pairs((16, 32, 8, 1))
+    return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})
 _FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
-_QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
-_QKVG = _QKV | {"g_token": "i32", "g_head": "i32"}
 _COUNTS = {"heads": "i32", "group": "i32", "queries": "i32", "q_total": "i32", "bias_len": "i32"}
 _BAND = {"left": "i32", "right": "i32", "scale": "fp32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Bias": "*T", "Lse": "*fp32", "Delta": "*fp32"}
@@ -292,135 +255,99 @@ _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Bias": "*T", "Lse": "*fp3
 FORWARD = Kernel(
     attention_forward_kernel,
     {"Q": "*T", "K": "*T", "V": "*T", "Bias": "*T", "Out": "*T", "Lse": "*fp32", "Offsets": "*i64"}
-    | _QKV
+    | QKV
     | _COUNTS
     | _BAND,
     _FLAGS,
     _forward_configs,
     head_sizes,
 )
-DELTA = Kernel(
-    delta_kernel,
-    {"G": "*T", "Out": "*T", "Delta": "*fp32", "g_token": "i32", "g_head": "i32", "heads": "i32", "total": "i32"},
-    ({},),
-    lambda dim, vendor: (tiles(4, 1, BLOCK_M=32),),
-    head_sizes,
-    dots=False,
-)
 DKDV = Kernel(
     attention_dkdv_kernel,
-    _SAVED | {"DK": "*T", "DV": "*T", "Offsets": "*i64"} | _QKVG | {"kv_heads": "i32"}
-    | {name: kind for name, kind in _COUNTS.items() if name != "heads"} | _BAND,
+    _SAVED | {"DK": "*T", "DV": "*T", "Offsets": "*i64"} | QKVG | _COUNTS | _BAND,
     _FLAGS,
     _dkdv_configs,
     head_sizes,
-)  # fmt: skip
+)
 DQ = Kernel(
     attention_dq_kernel,
-    _SAVED | {"DQ": "*T", "Offsets": "*i64"} | _QKVG | _COUNTS | _BAND,
+    _SAVED | {"DQ": "*T", "Offsets": "*i64"} | QKVG | _COUNTS | _BAND,
     _FLAGS,
     _dq_configs,
     head_sizes,
 )
 DBIAS = Kernel(
     attention_dbias_kernel,
-    _SAVED | {"DBias": "*T", "Offsets": "*i64"} | _QKVG | _COUNTS | {"scale": "fp32"},
-    ({"PRECISION": "ieee"},),
+    _SAVED | {"DBias": "*T", "Offsets": "*i64"} | QKVG | _COUNTS | _BAND,
+    _FLAGS[-1:],
     _dbias_configs,
     head_sizes,
 )
-KERNELS = (FORWARD, DELTA, DKDV, DQ, DBIAS)
+KERNELS = (FORWARD, DKDV, DQ, DBIAS)
 
 
-def dense_last(x: Tensor) -> Tensor:
-    """The kernels take any strides but that of the last dimension."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+class _Call:
+    """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], plan: SoftmaxPlan) -> None:
+        q, k = tensors[:2]
+        ends = plan.offsets.long()
+        self.keys = longest(ends, plan.max_len)
+        self.most = plan.queries or self.keys
+        self.batch, self.heads, self.kv_heads = ends.shape[0] - 1, q.shape[1], k.shape[1]
+        self.bias = None if plan.bias is None else plan.bias.contiguous()
+        self.width = 0 if plan.bias is None else plan.bias.shape[2]
+        self.rest = (
+            *(ends, *strides(*tensors), self.heads, self.heads // self.kv_heads, plan.queries, q.shape[0], self.width),
+            *(plan.left, plan.right, plan.scale),
+        )
+        self.form: dict[str, Any] = {
+            "dim": q.shape[2], "like": q, "DENSE": plan.queries > 0, "BIAS": plan.bias is not None, "PRECISION": precision(q.dtype)
+        }  # fmt: skip
+
+    def over_queries(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
+        """Launch over (tiles of queries, heads, rows)."""
+        self._launch(kernel, lambda t: (triton.cdiv(self.most, t["BLOCK_M"]), self.heads, self.batch), tensors)
+
+    def over_keys(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
+        """Launch over (tiles of keys, key-value heads, rows)."""
+        self._launch(kernel, lambda t: (triton.cdiv(self.keys, t["BLOCK_N"]), self.kv_heads, self.batch), tensors)
+
+    def over_bias(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
+        """Launch over (tiles of queries, tiles of the bias's columns, rows)."""
+        tall, wide = self.most, self.width
+        self._launch(
+            kernel, lambda t: (triton.cdiv(tall, t["BLOCK_M"]), triton.cdiv(wide, t["BLOCK_N"]), self.batch), tensors
+        )
+
+    def _launch(self, kernel: Kernel, grid: Grid, tensors: tuple[Tensor | None, ...]) -> None:
+        launch(kernel, grid, (*tensors, *self.rest), rows=max(self.most, self.keys), **self.form)
 
 
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(s for x in tensors for s in x.stride()[:2])
-
-
-def attention_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
-    *,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    """As `cpu.eager.attention_forward`, with the longest row to size the grid."""
-    q, k, v = dense_last(q), dense_last(k), dense_last(v)
-    ends = offsets.long()
-    n, heads, dim = q.shape
-    out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(heads, n, dtype=torch.float32)
-    most = queries or longest(ends, max_len)
-    batch = offsets.shape[0] - 1
-    if n and most:
-        width = 0 if bias is None else bias.shape[2]
-        args = (q, k, v, None if bias is None else bias.contiguous(), out, lse, ends, *_strides(q, k, v))
-        counts = (heads, heads // k.shape[1], queries, n, width, left, right, scale)
-        launch(
-            FORWARD, lambda t: (triton.cdiv(most, t["BLOCK_M"]), heads, batch), (*args, *counts),
-            dim=dim, like=q, rows=most, DENSE=queries > 0, BIAS=bias is not None, PRECISION=precision(q.dtype),
-        )  # fmt: skip
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, plan: SoftmaxPlan, *, save: bool) -> tuple[Tensor, Tensor]:
+    """As `cpu.eager.attention_forward`."""
+    q, k, v = dense_last(q, k, v)
+    out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
+    call = _Call((q, k, v), plan)
+    if q.shape[0] and call.most:
+        call.over_queries(FORWARD, (q, k, v, call.bias, out, lse))
     return out, lse if save else lse[:, :0]
 
 
 def attention_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    offsets: Tensor,
-    queries: int,
-    left: int,
-    right: int,
-    scale: float,
-    max_len: int,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: SoftmaxPlan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `cpu.eager.attention_backward`."""
-    q, k, v, g = dense_last(q), dense_last(k), dense_last(v), dense_last(g)
-    out, ends = out.contiguous(), offsets.long()
-    n, heads, dim = q.shape
-    kv_heads, batch = k.shape[1], offsets.shape[0] - 1
+    """As `cpu.eager.attention_backward`, with what the forward pass saved."""
+    q, k, v, g = dense_last(q, k, v, g)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    bias = plan.bias
     dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias, memory_format=torch.contiguous_format)
-    width = 0 if bias is None else bias.shape[2]
-    keys = longest(ends, max_len)
-    most = queries or keys
-    if not n or not most or not keys:
+    call = _Call((q, k, v, g), plan)
+    if not q.shape[0] or not call.keys:
         return dq.zero_(), dk.zero_(), dv.zero_(), dbias
-    delta = torch.empty_like(lse)
-    launch(
-        DELTA,
-        lambda t: (triton.cdiv(n, t["BLOCK_M"]), heads),
-        (g, out, delta, *g.stride()[:2], heads, n),
-        dim=dim,
-        like=q,
-        rows=n,
-    )
-    saved = (q, k, v, g, None if bias is None else bias.contiguous(), lse, delta)
-    strides, group = _strides(q, k, v, g), heads // kv_heads
-    counts = (group, queries, n, width, left, right, scale)
-    form: dict[str, Any] = {"dim": dim, "like": q, "rows": keys, "PRECISION": precision(q.dtype)}
-    flags = form | {"DENSE": queries > 0, "BIAS": bias is not None}
-    over_keys = (*saved, dk, dv, ends, *strides, kv_heads, *counts)
-    launch(DKDV, lambda t: (triton.cdiv(keys, t["BLOCK_N"]), kv_heads, batch), over_keys, **flags)
-    over_queries = (*saved, dq, ends, *strides, heads, *counts)
-    launch(DQ, lambda t: (triton.cdiv(most, t["BLOCK_M"]), heads, batch), over_queries, **flags)
+    saved = (q, k, v, g, call.bias, lse, delta(g, out))
+    call.over_keys(DKDV, (*saved, dk, dv))
+    call.over_queries(DQ, (*saved, dq))
     if bias is not None:
-        both = (*saved, dbias, ends, *strides, heads, group, queries, n, width, scale)
-        launch(
-            DBIAS, lambda t: (triton.cdiv(queries, t["BLOCK_M"]), triton.cdiv(width, t["BLOCK_N"]), batch), both, **form
-        )
+        call.over_bias(DBIAS, (*saved, dbias))
     return dq, dk, dv, dbias

@@ -5,6 +5,7 @@ contextual rows), the band before it, and for targets their own diagonal; a tile
 tiles. The runs are counted first and walked in one loop, so the cost grows with what is seen.
 """
 
+import itertools
 from typing import Any, no_type_check
 
 import torch
@@ -13,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..cpu import eager
-from ..masks import Hstu
-from .attention import dense_last
-from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision, tiles
+from ..plans import HstuPlan
+from .flash import QKV, QKVG, dense_last, half_octaves, pairs, row_bounds, strides, table_sizes
+from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -65,12 +66,11 @@ def _run_tile(t, first_end, second_start, second_end, third_start):
 @triton.jit
 @no_type_check
 def _buckets(times, i, j, length, size):
-    """Half-octave buckets of |t_i - t_j|, read from the bits of float32 (reference.time_buckets)."""
+    """Half-octave buckets of |t_i - t_j|."""
     ti = tl.load(times + i, mask=i < length, other=0)
     tj = tl.load(times + j, mask=j < length, other=0)
     gap = ti[:, None] - tj[None, :]
-    wide = tl.maximum(tl.where(gap < 0, -gap, gap), 1).to(tl.float32)
-    return tl.minimum((wide.to(tl.int32, bitcast=True) - 0x3F800000) >> 22, size - 1)
+    return half_octaves(gap, size)
 
 
 @triton.jit
@@ -81,17 +81,35 @@ def _positions(i, j, size):
 
 @triton.jit
 @no_type_check
-def _biased(
-    s, i, j, start, length, seen, head, Times, Position, Time, position_size, position_step, time_size, time_step,
-    POSITION: tl.constexpr, TIME: tl.constexpr,
+def _scores(
+    q, k, i, j, length, seen, Times, Position, Time, position_size, time_size, scale,
+    POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """Scores of a tile with their biases. Times points at the row's own, Position and Time at the head's."""
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
     if POSITION:
-        at = Position + head * position_step + _positions(i, j, position_size)
-        s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
+        s += tl.load(Position + _positions(i, j, position_size), mask=seen, other=0.0).to(tl.float32)
     if TIME:
-        at = Time + head * time_step + _buckets(Times + start, i, j, length, time_size)
-        s += tl.load(at, mask=seen, other=0.0).to(tl.float32)
+        s += tl.load(Time + _buckets(Times, i, j, length, time_size), mask=seen, other=0.0).to(tl.float32)
     return s
+
+
+@triton.jit
+@no_type_check
+def _history(Targets, row, length, contextual, TARGETS: tl.constexpr):
+    """How many values of a row come before its targets, and how many of those see each other fully."""
+    history = length
+    if TARGETS:
+        history -= tl.load(Targets + row).to(tl.int32)
+    return history, tl.minimum(contextual, history)
+
+
+@triton.jit
+@no_type_check
+def _slopes(g, v, s, gate, seen, PRECISION: tl.constexpr):
+    """The gradient of a tile's scores, before norm; gate is their sigmoid."""
+    slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
+    return tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
 
 
 @triton.jit
@@ -105,15 +123,11 @@ def hstu_forward_kernel(
 ):  # fmt: skip
     """One tile of queries of one row and head, over the key tiles that its mask leaves."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, length = row_bounds(Offsets, row)
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= length:
         return
-    history = length
-    if TARGETS:
-        history -= tl.load(Targets + row).to(tl.int32)
-    first = tl.minimum(contextual, history)
+    history, first = _history(Targets, row, length, contextual, TARGETS)
     Q += start * q_token + head * q_head
     K += start * k_token + head * k_head
     V += start * v_token + head * v_head
@@ -130,10 +144,9 @@ def hstu_forward_kernel(
         k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
         v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        s = _biased(
-            s, i, j, start, length, seen, head, Times, Position, Time,
-            position_size, position_step, time_size, time_step, POSITION, TIME,
+        s = _scores(
+            q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
+            position_size, time_size, scale, POSITION, TIME, PRECISION,
         )  # fmt: skip
         p = tl.where(seen, s * tl.sigmoid(s), 0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
@@ -153,15 +166,11 @@ def hstu_dkdv_kernel(
 ):  # fmt: skip
     """DK and dV of one tile of keys, over the query tiles that see it."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, length = row_bounds(Offsets, row)
     j0 = tl.program_id(0) * BLOCK_N
     if j0 >= length:
         return
-    history = length
-    if TARGETS:
-        history -= tl.load(Targets + row).to(tl.int32)
-    first = tl.minimum(contextual, history)
+    history, first = _history(Targets, row, length, contextual, TARGETS)
     Q += start * q_token + head * q_head
     K += start * k_token + head * k_head
     V += start * v_token + head * v_head
@@ -186,16 +195,14 @@ def hstu_dkdv_kernel(
         q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
         g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        s = _biased(
-            s, i, j, start, length, seen, head, Times, Position, Time,
-            position_size, position_step, time_size, time_step, POSITION, TIME,
+        s = _scores(
+            q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
+            position_size, time_size, scale, POSITION, TIME, PRECISION,
         )  # fmt: skip
         gate = tl.sigmoid(s)
         p = tl.where(seen, s * gate, 0.0)
         dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
-        slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
-        ds = tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
+        ds = _slopes(g, v, s, gate, seen, PRECISION)
         dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     at = (start * heads + head) * DIM + j[:, None] * (heads * DIM) + d[None, :]
     tl.store(DK + at, (dk * (scale * inverse_norm)).to(DK.dtype.element_ty), mask=held)
@@ -214,15 +221,11 @@ def hstu_dq_kernel(
 ):  # fmt: skip
     """DQ of one tile of queries; with TABLES it also adds dS into the gradients of the bias tables."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start = tl.load(Offsets + row)
-    length = (tl.load(Offsets + row + 1) - start).to(tl.int32)
+    start, length = row_bounds(Offsets, row)
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= length:
         return
-    history = length
-    if TARGETS:
-        history -= tl.load(Targets + row).to(tl.int32)
-    first = tl.minimum(contextual, history)
+    history, first = _history(Targets, row, length, contextual, TARGETS)
     Q += start * q_token + head * q_head
     K += start * k_token + head * k_head
     V += start * v_token + head * v_head
@@ -241,14 +244,11 @@ def hstu_dq_kernel(
         k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
         v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        s = _biased(
-            s, i, j, start, length, seen, head, Times, Position, Time,
-            position_size, position_step, time_size, time_step, POSITION, TIME,
+        s = _scores(
+            q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
+            position_size, time_size, scale, POSITION, TIME, PRECISION,
         )  # fmt: skip
-        gate = tl.sigmoid(s)
-        slope = tl.where(seen, gate * (1 + s * (1 - gate)), 0.0)
-        ds = tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
+        ds = _slopes(g, v, s, tl.sigmoid(s), seen, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         if TABLES:
             if POSITION:
@@ -261,45 +261,42 @@ def hstu_dq_kernel(
     tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
 
 
-def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
-    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
-
-
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 32, 4, 1))
+        return pairs((64, 32, 4, 1))
     if dim <= 32:
-        return _pairs((64, 32, 4, 2), (64, 64, 8, 2))
+        return pairs((64, 32, 4, 2), (64, 64, 8, 2))
     if dim <= 64:
-        return _pairs((32, 64, 4, 2), (64, 32, 4, 2))
-    return _pairs((32, 64, 4, 2)) if dim <= 128 else _pairs((32, 32, 8, 1))
+        return pairs((32, 64, 4, 2), (64, 32, 4, 2))
+    return pairs((32, 64, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if dim > 128:
-        return _pairs((16, 32, 8, 1)) if vendor == "cuda" else _pairs((32, 32, 4, 1))
+        return pairs((16, 32, 8, 1)) if vendor == "cuda" else pairs((32, 32, 4, 1))
     if vendor == "cuda" and dim > 64:
-        return _pairs((32, 32, 4, 1))
+        return pairs((32, 32, 4, 1))
     if vendor == "cuda" and dim <= 32:
-        return _pairs((64, 32, 4, 1), (32, 64, 4, 1))
-    return _pairs((64, 32, 4, 1), (32, 32, 4, 1))
+        return pairs((64, 32, 4, 1), (32, 64, 4, 1))
+    return pairs((64, 32, 4, 1), (32, 32, 4, 1))
 
 
 def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "cuda":
-        return _pairs((32, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else _pairs((16, 32, 4, 1))
-    return _pairs((64, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((32, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((16, 32, 4, 1))
+    return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
-_FORMS = (
-    {"TARGETS": False, "POSITION": False, "TIME": False},
-    {"TARGETS": True, "POSITION": True, "TIME": True},
+_FLAGS = tuple(
+    dict(zip(("TARGETS", "POSITION", "TIME"), form, strict=True)) | {"PRECISION": "ieee"}
+    for form in itertools.product((False, True), repeat=3)
 )
-_FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
-_TABLE_FLAGS = (_FLAGS[0] | {"TABLES": False}, _FLAGS[1] | {"TABLES": False}, _FLAGS[1] | {"TABLES": True})
+_TABLE_FLAGS = tuple(
+    form | {"TABLES": adds}
+    for form in _FLAGS
+    for adds in ((False, True) if form["POSITION"] or form["TIME"] else (False,))
+)
 _ROWS = {"Offsets": "*i64", "Targets": "*i64", "Times": "*i64", "Position": "*T", "Time": "*T"}
-_QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
-_G = {"g_token": "i32", "g_head": "i32"}
 _COUNTS = dict.fromkeys(
     (
         "heads",
@@ -317,19 +314,17 @@ _COUNTS = dict.fromkeys(
 ) | {"scale": "fp32", "inverse_norm": "fp32"}
 _IN = {"Q": "*T", "K": "*T", "V": "*T"}
 
-FORWARD = Kernel(
-    hstu_forward_kernel, _IN | {"Out": "*T"} | _ROWS | _QKV | _COUNTS, _FLAGS, _forward_configs, head_sizes
-)
+FORWARD = Kernel(hstu_forward_kernel, _IN | {"Out": "*T"} | _ROWS | QKV | _COUNTS, _FLAGS, _forward_configs, head_sizes)
 DKDV = Kernel(
     hstu_dkdv_kernel,
-    _IN | {"G": "*T", "DK": "*T", "DV": "*T"} | _ROWS | _QKV | _G | _COUNTS,
+    _IN | {"G": "*T", "DK": "*T", "DV": "*T"} | _ROWS | QKVG | _COUNTS,
     _FLAGS,
     _dkdv_configs,
     head_sizes,
 )
 DQ = Kernel(
     hstu_dq_kernel,
-    _IN | {"G": "*T", "DQ": "*T", "DPosition": "*fp32", "DTime": "*fp32"} | _ROWS | _QKV | _G | _COUNTS,
+    _IN | {"G": "*T", "DQ": "*T", "DPosition": "*fp32", "DTime": "*fp32"} | _ROWS | QKVG | _COUNTS,
     _TABLE_FLAGS,
     _dq_configs,
     head_sizes,
@@ -340,23 +335,18 @@ KERNELS = (FORWARD, DKDV, DQ)
 class _Call:
     """What the three kernels share: arguments in their order, flags, and the size of the grid."""
 
-    def __init__(
-        self, tensors: tuple[Tensor, ...], offsets: Tensor, targets: Tensor | None, timestamps: Tensor | None,
-        position: Tensor | None, time: Tensor | None, scale: float, norm: float, mask: Hstu, max_len: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, tensors: tuple[Tensor, ...], plan: HstuPlan) -> None:
         q = tensors[0]
         self.like, self.heads, self.dim = q, q.shape[1], q.shape[2]
-        ends = offsets.long()
-        self.batch, self.most = offsets.shape[0] - 1, longest(ends, max_len)
-        rows = (ends, *(None if x is None else x.long() for x in (targets, timestamps)))
-        tables = [None if t is None else t.contiguous() for t in (position, time)]
-        self.rows = (*rows, *tables)
-        sizes = [(0, 0) if t is None else (t.shape[1], 0 if t.shape[0] == 1 else t.shape[1]) for t in tables]
-        strides = (s for x in tensors for s in x.stride()[:2])
-        self.numbers = (*strides, self.heads, *sizes[0], *sizes[1], *mask, scale, 1 / norm)
-        self.flags = {
-            "TARGETS": targets is not None, "POSITION": position is not None, "TIME": time is not None, "PRECISION": precision(q.dtype)
-        }  # fmt: skip
+        ends = plan.offsets.long()
+        self.batch, self.most = ends.shape[0] - 1, longest(ends, plan.max_len)
+        rows = (None if x is None else x.long() for x in (plan.targets, plan.timestamps))
+        tables = (plan.position, plan.time)
+        self.rows = (ends, *rows, *(None if t is None else t.contiguous() for t in tables))
+        sizes = (n for t in tables for n in table_sizes(t))
+        self.numbers = (*strides(*tensors), self.heads, *sizes, *plan.mask, plan.scale, 1 / plan.norm)
+        given = {"TARGETS": plan.targets, "POSITION": plan.position, "TIME": plan.time}
+        self.flags = {name: x is not None for name, x in given.items()} | {"PRECISION": precision(q.dtype)}
 
     def run(
         self, kernel: Kernel, tensors: tuple[Tensor | None, ...], axis: str, *, repeatable: bool = True, **flags: Any
@@ -371,56 +361,29 @@ class _Call:
         )  # fmt: skip
 
 
-def hstu_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
-    max_len: int,
-) -> Tensor:
-    """As `cpu.eager.hstu_forward`, with the longest row to size the grid."""
-    q, k, v = dense_last(q), dense_last(k), dense_last(v)
+def hstu_forward(q: Tensor, k: Tensor, v: Tensor, plan: HstuPlan) -> Tensor:
+    """As `cpu.eager.hstu_forward`."""
+    q, k, v = dense_last(q, k, v)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    call = _Call((q, k, v), offsets, targets, timestamps, position, time, scale, norm, mask, max_len)
-    call.run(FORWARD, (q, k, v, out), "BLOCK_M")
+    _Call((q, k, v), plan).run(FORWARD, (q, k, v, out), "BLOCK_M")
     return out
 
 
 def hstu_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    targets: Tensor | None,
-    timestamps: Tensor | None,
-    position: Tensor | None,
-    time: Tensor | None,
-    scale: float,
-    norm: float,
-    mask: Hstu,
-    max_len: int,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, plan: HstuPlan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `cpu.eager.hstu_backward`. In deterministic mode the tables' gradients come from there."""
-    q, k, v, g = dense_last(q), dense_last(k), dense_last(v), dense_last(g)
+    q, k, v, g = dense_last(q, k, v, g)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    call = _Call((q, k, v, g), offsets, targets, timestamps, position, time, scale, norm, mask, max_len)
+    call = _Call((q, k, v, g), plan)
     call.run(DKDV, (q, k, v, g, dk, dv), "BLOCK_N")
-    given = (position, time)
+    given = (plan.position, plan.time)
     grads = [None if t is None else torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in given]
     adds = any(t is not None for t in given) and not deterministic()
     call.run(DQ, (q, k, v, g, dq, *grads), "BLOCK_M", repeatable=not adds, TABLES=adds)
     if any(t is not None for t in given) and not adds:
-        *_, dposition, dtime = eager.hstu_backward(g, q, k, v, offsets, targets, timestamps, *given, scale, norm, mask)
-        return dq, dk, dv, dposition, dtime
-    tables = [
+        return dq, dk, dv, *eager.hstu_backward(g, q, k, v, plan)[3:]
+    dposition, dtime = (
         q.new_zeros(0) if t is None or grad is None else grad.to(t.dtype) for t, grad in zip(given, grads, strict=True)
-    ]
-    return dq, dk, dv, tables[0], tables[1]
+    )
+    return dq, dk, dv, dposition, dtime

@@ -60,6 +60,7 @@ class Kernel(NamedTuple):
         configs: (head dim, vendor "cuda" or "hip") to configurations, the default first.
         sizes: dim to the constants that follow from it.
         dots: Whether it has matrix products, and so must use tensor cores.
+        dims: The dimensions that are compiled ahead of time.
     """
 
     fn: Any
@@ -68,6 +69,7 @@ class Kernel(NamedTuple):
     configs: Callable[[int, str], tuple[Config, ...]]
     sizes: Callable[[int], dict[str, int]]
     dots: bool = True
+    dims: tuple[int, ...] = (32, 64, 128, 256)
 
     @property
     def name(self) -> str:
@@ -196,7 +198,7 @@ def launch(
     Args:
         kernel: What to run.
         grid: Tile sizes to programs.
-        args: The arguments of the signature, in order.
+        args: The arguments of the signature, in order; None for a tensor that these flags have no use for.
         dim: The head dimension, or whatever `kernel.sizes` wants.
         like: A tensor that gives dtype and device.
         rows: About how long the work is; its power of two is part of the autotune key.
@@ -205,10 +207,12 @@ def launch(
     """
     sizes = kernel.sizes(dim)
     configs = kernel.configs(dim, vendor())
+    # An absent tensor goes down as a pointer that nobody follows, so that what runs has the types that were checked.
+    given = tuple(like if x is None else x for x in args)
 
     def run(config: Config) -> None:
         chosen = dict(config.tiles)
-        kernel.fn[grid(chosen)](*args, **flags, **sizes, **chosen, **options(config, vendor()))
+        kernel.fn[grid(chosen)](*given, **flags, **sizes, **chosen, **options(config, vendor()))
 
     if not repeatable or like.device.type != "cuda":
         run(configs[0])

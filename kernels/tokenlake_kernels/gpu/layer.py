@@ -97,7 +97,8 @@ def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
 _IN = {"A": "*T", "U": "*T", "Weight": "*T", "Bias": "*T"}
 _COUNTS = {"total": "i32", "dim": "i32", "eps": "fp32"}
 _FLAGS = ({"CONCAT": False}, {"CONCAT": True})
-FORWARD = Kernel(gated_norm_kernel, _IN | {"Out": "*T"} | _COUNTS, _FLAGS, _configs, _sizes, dots=False)
+_WIDTHS = (128, 256, 512, 1024, 2048)  # heads times their dimension
+FORWARD = Kernel(gated_norm_kernel, _IN | {"Out": "*T"} | _COUNTS, _FLAGS, _configs, _sizes, dots=False, dims=_WIDTHS)
 BACKWARD = Kernel(
     gated_norm_backward_kernel,
     _IN | {"G": "*T", "DA": "*T", "DU": "*T", "DWeight": "*fp32", "DBias": "*fp32"} | _COUNTS,
@@ -105,6 +106,7 @@ BACKWARD = Kernel(
     _configs,
     _sizes,
     dots=False,
+    dims=_WIDTHS,
 )
 KERNELS = (FORWARD, BACKWARD)
 _PROGRAMS = 256  # partial sums of the backward; fixed, so that the order of adding is

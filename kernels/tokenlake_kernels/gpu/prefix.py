@@ -11,16 +11,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu.prefix import Layout, eager_backward
-from .attention import DELTA, dense_last
-from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision, tiles
-
-
-@triton.jit
-@no_type_check
-def _row(Offsets, row):
-    start = tl.load(Offsets + row)
-    return start, (tl.load(Offsets + row + 1) - start).to(tl.int32)
+from ..cpu.prefix import eager_backward
+from ..plans import PrefixPlan
+from .flash import (
+    QKV,
+    QKVG,
+    absorb,
+    delta,
+    dense_last,
+    half_octaves,
+    pairs,
+    row_bounds,
+    strides,
+    table_sizes,
+    weights_and_slopes,
+)
+from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -28,9 +34,7 @@ def _row(Offsets, row):
 def _entries(q_times, Times, own, j, keys, buckets):
     """Entries of the bias table: 0 for a query's own key, else 1 + the half-octave bucket of the time gap."""
     gap = q_times[:, None] - tl.load(Times + j, mask=j < keys, other=0)[None, :]
-    wide = tl.maximum(tl.where(gap < 0, -gap, gap), 1).to(tl.float32)
-    bucket = tl.minimum((wide.to(tl.int32, bitcast=True) - 0x3F800000) >> 22, buckets - 1)
-    return tl.where(own[:, None] == j[None, :], 0, 1 + bucket)
+    return tl.where(own[:, None] == j[None, :], 0, 1 + half_octaves(gap, buckets))
 
 
 @triton.jit
@@ -69,8 +73,8 @@ def prefix_forward_kernel(
 ):  # fmt: skip
     """One tile of queries of one row and head, over all the keys that it sees."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start, keys = _row(Offsets, row)
-    q0, n = _row(QOffsets, row)
+    start, keys = row_bounds(Offsets, row)
+    q0, n = row_bounds(QOffsets, row)
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= n:
         return
@@ -91,14 +95,8 @@ def prefix_forward_kernel(
         j = j0 + tl.arange(0, BLOCK_N)
         kt = tl.load(K + j[None, :] * k_token + d[:, None], mask=(j < keys)[None, :] & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION)
-        new = tl.maximum(top, tl.max(s, 1))
-        base = tl.where(new == float("-inf"), 0.0, new)
-        p = tl.exp2(s - base[:, None])
-        fade = tl.exp2(top - base)
-        total = total * fade + tl.sum(p, 1)
         v = tl.load(V + j[:, None] * v_token + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
-        top = new
+        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)
     at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
@@ -116,8 +114,8 @@ def prefix_dkdv_kernel(
 ):  # fmt: skip
     """DK and dV of one tile of keys: over the query heads that share them and the queries that see them."""
     row, kv = tl.program_id(2), tl.program_id(1)
-    start, keys = _row(Offsets, row)
-    q0, n = _row(QOffsets, row)
+    start, keys = row_bounds(Offsets, row)
+    q0, n = row_bounds(QOffsets, row)
     j0 = tl.program_id(0) * BLOCK_N
     if j0 >= keys:
         return
@@ -147,9 +145,8 @@ def prefix_dkdv_kernel(
                     q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table + head * step, buckets, scale,
                     TABLE, PRECISION,
                 )  # fmt: skip
-                p = tl.exp2(s - lse[:, None])
+                p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
                 dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
-                ds = p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
                 dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
     out = (start * kv_heads + kv) * DIM + j[:, None] * (kv_heads * DIM) + d[None, :]
@@ -168,8 +165,8 @@ def prefix_dq_kernel(
 ):  # fmt: skip
     """DQ of one tile of queries, and with ADDS its part of the table's gradient."""
     row, head = tl.program_id(2), tl.program_id(1)
-    start, keys = _row(Offsets, row)
-    q0, n = _row(QOffsets, row)
+    start, keys = row_bounds(Offsets, row)
+    q0, n = row_bounds(QOffsets, row)
     i0 = tl.program_id(0) * BLOCK_M
     if i0 >= n:
         return
@@ -197,7 +194,7 @@ def prefix_dq_kernel(
         s = _scores(
             q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION
         )
-        ds = tl.exp2(s - lse[:, None]) * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         if ADDS:
             at = DTable + head * step + _entries(q_times, Times + start, own, j, keys, buckets)
@@ -206,50 +203,44 @@ def prefix_dq_kernel(
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
-def _pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
-    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
-
-
 def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     if vendor == "hip":
-        return _pairs((64, 32, 4, 1)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
-        return _pairs((64, 32, 4, 2), (32, 32, 4, 2))
-    return _pairs((32, 32, 4, 2)) if dim <= 128 else _pairs((32, 32, 4, 1))
+        return pairs((64, 32, 4, 2), (32, 32, 4, 2))
+    return pairs((32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return _pairs((32, 32, 4 if vendor == "hip" or dim <= 128 else 8, 1))
+    return pairs((32, 32, 4 if vendor == "hip" or dim <= 128 else 8, 1))
 
 
 def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return _pairs((32, 32, 4, 1)) if vendor == "hip" or dim <= 128 else _pairs((16, 32, 8, 1))
+    return pairs((32, 32, 4, 1)) if vendor == "hip" or dim <= 128 else pairs((16, 32, 8, 1))
 
 
 _PLACES = {"QOffsets": "*i64", "Offsets": "*i64", "Limits": "*i32", "Own": "*i32", "QTimes": "*i64", "Times": "*i64"}
-_QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
-_QKVG = _QKV | {"g_token": "i32", "g_head": "i32"}
 _COUNTS = dict.fromkeys(("heads", "group", "q_total", "buckets", "step"), "i32") | {"scale": "fp32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Table": "*T", "Lse": "*fp32", "Delta": "*fp32"}
 _FLAGS = ({"TABLE": False, "PRECISION": "ieee"}, {"TABLE": True, "PRECISION": "ieee"})
 
 FORWARD = Kernel(
     prefix_forward_kernel,
-    {"Q": "*T", "K": "*T", "V": "*T", "Table": "*T", "Out": "*T", "Lse": "*fp32"} | _PLACES | _QKV | _COUNTS,
+    {"Q": "*T", "K": "*T", "V": "*T", "Table": "*T", "Out": "*T", "Lse": "*fp32"} | _PLACES | QKV | _COUNTS,
     _FLAGS,
     _forward_configs,
     head_sizes,
 )
 DKDV = Kernel(
     prefix_dkdv_kernel,
-    _SAVED | {"DK": "*T", "DV": "*T"} | _PLACES | _QKVG | _COUNTS,
+    _SAVED | {"DK": "*T", "DV": "*T"} | _PLACES | QKVG | _COUNTS,
     _FLAGS,
     _dkdv_configs,
     head_sizes,
 )
 DQ = Kernel(
     prefix_dq_kernel,
-    _SAVED | {"DQ": "*T", "DTable": "*fp32"} | _PLACES | _QKVG | _COUNTS,
+    _SAVED | {"DQ": "*T", "DTable": "*fp32"} | _PLACES | QKVG | _COUNTS,
     (_FLAGS[0] | {"ADDS": False}, _FLAGS[1] | {"ADDS": False}, _FLAGS[1] | {"ADDS": True}),
     _dq_configs,
     head_sizes,
@@ -260,32 +251,29 @@ KERNELS = (FORWARD, DKDV, DQ)
 class _Call:
     """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
 
-    def __init__(
-        self, tensors: tuple[Tensor, ...], layout: Layout, table: Tensor | None, scale: float, max_len: int
-    ) -> None:
+    def __init__(self, tensors: tuple[Tensor, ...], plan: PrefixPlan) -> None:
         q, k = tensors[:2]
-        ends = [x.long() for x in (layout.q_offsets, layout.offsets)]
-        places = [x.int() for x in (layout.limits, layout.own)]
-        times = [None if x is None else x.long() for x in (layout.q_times, layout.times)]
-        self.most = [longest(x, max_len) for x in ends]
+        ends = [x.long() for x in (plan.q_offsets, plan.offsets)]
+        places = [x.int() for x in (plan.limits, plan.own)]
+        times = [None if x is None else x.long() for x in (plan.q_times, plan.times)]
+        self.most = [longest(x, plan.max_len) for x in ends]
         self.batch, self.heads, self.kv_heads = ends[0].shape[0] - 1, q.shape[1], k.shape[1]
-        size, step = (1, 0) if table is None else (table.shape[1], 0 if table.shape[0] == 1 else table.shape[1])
-        strides = [s for x in tensors for s in x.stride()[:2]]
-        counts = (self.heads, self.heads // self.kv_heads, q.shape[0], size - 1, step, scale)
-        self.rest = (*ends, *places, *times, *strides, *counts)
-        self.table = q if table is None else table.contiguous()  # a pointer that is never followed
+        entries, step = table_sizes(plan.table)
+        counts = (self.heads, self.heads // self.kv_heads, q.shape[0], entries - 1, step, plan.scale)
+        self.rest = (*ends, *places, *times, *strides(*tensors), *counts)
+        self.table = None if plan.table is None else plan.table.contiguous()
         self.form: dict[str, Any] = {
-            "dim": q.shape[2], "like": q, "rows": max(self.most), "TABLE": table is not None, "PRECISION": precision(q.dtype)
+            "dim": q.shape[2], "like": q, "rows": max(self.most), "TABLE": plan.table is not None, "PRECISION": precision(q.dtype)
         }  # fmt: skip
 
-    def over_queries(self, kernel: Kernel, tensors: tuple[Tensor, ...], **form: bool) -> None:
+    def over_queries(self, kernel: Kernel, tensors: tuple[Tensor | None, ...], **form: bool) -> None:
         """Launch over (tiles of queries, heads, rows)."""
         launch(
             kernel, lambda t: (triton.cdiv(self.most[0], t["BLOCK_M"]), self.heads, self.batch),
             (*tensors, *self.rest), **(self.form | form),
         )  # fmt: skip
 
-    def over_keys(self, kernel: Kernel, tensors: tuple[Tensor, ...]) -> None:
+    def over_keys(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
         """Launch over (tiles of keys, key-value heads, rows)."""
         launch(
             kernel, lambda t: (triton.cdiv(self.most[1], t["BLOCK_N"]), self.kv_heads, self.batch),
@@ -293,47 +281,30 @@ class _Call:
         )  # fmt: skip
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, table: Tensor | None, scale: float, max_len: int
-) -> tuple[Tensor, Tensor]:
-    """As `cpu.prefix.eager_forward`, with the longest row to size the grid."""
-    q, k, v = dense_last(q), dense_last(k), dense_last(v)
+def forward(q: Tensor, k: Tensor, v: Tensor, plan: PrefixPlan) -> tuple[Tensor, Tensor]:
+    """As `cpu.prefix.eager_forward`."""
+    q, k, v = dense_last(q, k, v)
     out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
-    call = _Call((q, k, v), layout, table, scale, max_len)
+    call = _Call((q, k, v), plan)
     if q.shape[0] and call.most[0]:
         call.over_queries(FORWARD, (q, k, v, call.table, out, lse))
     return out, lse
 
 
 def backward(
-    g: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: Layout,
-    table: Tensor | None,
-    scale: float,
-    max_len: int,
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: PrefixPlan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `cpu.prefix.eager_backward`."""
-    q, k, v, g = dense_last(q), dense_last(k), dense_last(v), dense_last(g)
-    out = out.contiguous()
+    """As `cpu.prefix.eager_backward`, with what the forward pass saved."""
+    q, k, v, g = dense_last(q, k, v, g)
+    table = plan.table
     dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     dtable = q.new_zeros(0) if table is None else torch.zeros(table.shape, dtype=torch.float32, device=q.device)
-    call = _Call((q, k, v, g), layout, table, scale, max_len)
+    call = _Call((q, k, v, g), plan)
     adds = table is not None and not deterministic()
     if q.shape[0] and min(call.most):
-        delta = torch.empty_like(lse)
-        n, heads, dim = q.shape
-        launch(
-            DELTA, lambda t: (triton.cdiv(n, t["BLOCK_M"]), heads), (g, out, delta, *g.stride()[:2], heads, n),
-            dim=dim, like=q, rows=n,
-        )  # fmt: skip
-        saved = (q, k, v, g, call.table, lse, delta)
+        saved = (q, k, v, g, call.table, lse, delta(g, out))
         call.over_keys(DKDV, (*saved, dk, dv))
         call.over_queries(DQ, (*saved, dq, dtable), ADDS=adds, repeatable=not adds)
     if table is not None and not adds:
-        return dq, dk, dv, eager_backward(g, q, k, v, out, layout, table, scale)[3]
+        return dq, dk, dv, eager_backward(g, q, k, v, out, plan)[3]
     return dq, dk, dv, dtable if table is None else dtable.to(table.dtype)

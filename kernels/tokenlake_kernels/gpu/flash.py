@@ -1,0 +1,109 @@
+"""What the attention kernels share: where a row lies, the steps of flash attention, and their host's tables.
+
+Triton puts these functions into the kernels that call them; nothing is called at run time.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Config, Kernel, head_sizes, launch, tiles
+
+# Triton reads these functions' source, not their bytecode: the checks of tests must not wrap them (@no_type_check).
+
+
+@triton.jit
+@no_type_check
+def row_bounds(Offsets, row):
+    """Start and length of a row."""
+    start = tl.load(Offsets + row)
+    return start, (tl.load(Offsets + row + 1) - start).to(tl.int32)
+
+
+@triton.jit
+@no_type_check
+def half_octaves(gap, size):
+    """Buckets of |gap|, read from the bits of float32 (reference.time_buckets)."""
+    wide = tl.maximum(tl.where(gap < 0, -gap, gap), 1).to(tl.float32)
+    return tl.minimum((wide.to(tl.int32, bitcast=True) - 0x3F800000) >> 22, size - 1)
+
+
+@triton.jit
+@no_type_check
+def absorb(s, v, top, total, acc, PRECISION: tl.constexpr):
+    """A tile of base-2 scores and its values join the running maximum, sum and weighted sum of the queries."""
+    new = tl.maximum(top, tl.max(s, 1))
+    base = tl.where(new == float("-inf"), 0.0, new)
+    p = tl.exp2(s - base[:, None])
+    fade = tl.exp2(top - base)
+    total = total * fade + tl.sum(p, 1)
+    acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+    return new, total, acc
+
+
+@triton.jit
+@no_type_check
+def weights_and_slopes(g, v, s, lse, delta, PRECISION: tl.constexpr):
+    """Probabilities of a tile of base-2 scores, recomputed, and the gradient of its scores."""
+    p = tl.exp2(s - lse[:, None])
+    return p, p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+
+
+@triton.jit
+@no_type_check
+def delta_kernel(
+    G, Out, Delta, g_token, g_head, heads, total, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr
+):
+    """`sum(g * out)` of every query and head."""
+    head = tl.program_id(1)
+    i, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    mask = (i < total)[:, None] & (d < DIM)[None, :]
+    at = i.to(tl.int64)
+    g = tl.load(G + at[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(Out + (at[:, None] * heads + head) * DIM + d[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(Delta + head.to(tl.int64) * total + at, tl.sum(g * o, 1), mask=i < total)
+
+
+QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
+QKVG = QKV | {"g_token": "i32", "g_head": "i32"}
+DELTA = Kernel(
+    delta_kernel,
+    {"G": "*T", "Out": "*T", "Delta": "*fp32", "g_token": "i32", "g_head": "i32", "heads": "i32", "total": "i32"},
+    ({},),
+    lambda dim, vendor: (tiles(4, 1, BLOCK_M=32),),
+    head_sizes,
+    dots=False,
+)
+KERNELS = (DELTA,)
+
+
+def pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    """Configurations from (queries, keys, warps, stages)."""
+    return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
+
+
+def dense_last(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The kernels take any strides but that of the last dimension."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
+
+
+def strides(*tensors: Tensor) -> tuple[int, ...]:
+    """The (token, head) strides of all, one after the other."""
+    return tuple(s for x in tensors for s in x.stride()[:2])
+
+
+def table_sizes(table: Tensor | None) -> tuple[int, int]:
+    """(entries, step from head to head) of a bias table."""
+    return (0, 0) if table is None else (table.shape[1], 0 if table.shape[0] == 1 else table.shape[1])
+
+
+def delta(g: Tensor, out: Tensor) -> Tensor:
+    """`(heads, queries)` float32: `sum(g * out)`."""
+    n, heads, dim = g.shape
+    found = torch.empty(heads, n, dtype=torch.float32, device=g.device)
+    args = (g, out.contiguous(), found, *g.stride()[:2], heads, n)
+    launch(DELTA, lambda t: (triton.cdiv(n, t["BLOCK_M"]), heads), args, dim=dim, like=g, rows=n)
+    return found

@@ -1,0 +1,88 @@
+"""What an attention op is told besides its q, k and v, in the order of its schema: the form in which back ends get it."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .masks import Hstu
+
+
+class SoftmaxPlan(NamedTuple):
+    """How softmax attention goes.
+
+    Attributes:
+        bias: `(rows, queries, max_len)`, added to the scores of all heads, or None.
+        offsets: `(rows + 1,)` into k and v, and into q where that is jagged too.
+        queries: How many a row has where q is dense; 0 where it is jagged.
+        left: Query i sees key j when `-left <= j - i <= right`.
+        right: See `left`.
+        scale: Multiplies q k^T.
+        max_len: At least the longest row; -1: unknown.
+    """
+
+    bias: Float[Tensor, "rows dense max_len"] | None
+    offsets: Int[Tensor, " rows_plus_one"]
+    queries: int
+    left: int
+    right: int
+    scale: float
+    max_len: int
+
+
+class PrefixPlan(NamedTuple):
+    """How prefix attention goes.
+
+    Attributes:
+        table: `(1 or heads, 1 + buckets)`: the bias of the own key, then of the time gap, or None.
+        q_offsets: `(rows + 1,)` into q.
+        offsets: `(rows + 1,)` into k and v.
+        limits: `(queries,)`: a query sees the first so many keys of its row.
+        own: `(queries,)`: the place of a query's own key in its row.
+        q_times: `(queries,)`, there where `table` is.
+        times: `(total,)`, likewise.
+        scale: Multiplies q k^T.
+        max_len: At least the longest row; -1: unknown.
+    """
+
+    table: Float[Tensor, "tables entries"] | None
+    q_offsets: Int[Tensor, " rows_plus_one"]
+    offsets: Int[Tensor, " rows_plus_one"]
+    limits: Int[Tensor, " queries"]
+    own: Int[Tensor, " queries"]
+    q_times: Int[Tensor, " queries"] | None
+    times: Int[Tensor, " total"] | None
+    scale: float
+    max_len: int
+
+
+class HstuPlan(NamedTuple):
+    """How HSTU attention goes.
+
+    Attributes:
+        offsets: `(rows + 1,)` into q, k and v.
+        targets: `(rows,)`: how many values at the end of each row are targets, or None.
+        timestamps: `(total,)`, there where `time` is.
+        position: `(1 or heads, positions)`: the bias of the distance, or None.
+        time: `(1 or heads, buckets)`: the bias of the time gap, or None.
+        scale: Multiplies q k^T.
+        norm: Divides the weights.
+        mask: Who sees whom.
+        max_len: At least the longest row; -1: unknown.
+    """
+
+    offsets: Int[Tensor, " rows_plus_one"]
+    targets: Int[Tensor, " rows"] | None
+    timestamps: Int[Tensor, " total"] | None
+    position: Float[Tensor, "tables positions"] | None
+    time: Float[Tensor, "time_tables buckets"] | None
+    scale: float
+    norm: float
+    mask: Hstu
+    max_len: int
+
+    @classmethod
+    def of(cls, *arguments: Any) -> "HstuPlan":
+        """From the op's arguments, whose mask is a plain list."""
+        *rest, mask, max_len = arguments
+        return cls._make((*rest, Hstu(*mask), max_len))
