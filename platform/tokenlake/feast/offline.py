@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
@@ -130,6 +132,19 @@ class TokenlakeOfflineStore(OfflineStore):
         append(config, feature_view, table)
         if progress is not None:
             progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Add what a feature service served to its log, a folder of Parquet files."""
+        from tokenlake.feast.writing import write_logs
+
+        write_logs(config, data, source.get_schema(registry), logging_config.destination)
 
 
 def _sequences(config: RepoConfig, source: TokenSource, pull: Pull) -> Retrieval:

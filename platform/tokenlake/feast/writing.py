@@ -1,4 +1,4 @@
-"""Tables into files: more rows of a feature view, and saved datasets."""
+"""Tables into files: more rows of a feature view, saved datasets, and logs of what was served."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_logging import LoggingDestination
 from feast.feature_view import FeatureView
-from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_utils import cast_arrow_table_to_schema
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
@@ -66,6 +68,47 @@ def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfi
         _write_whole(table, place, filesystem)
     else:
         pq.write_to_dataset(table, place, filesystem=filesystem, existing_data_behavior="delete_matching")
+
+
+def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, destination: LoggingDestination) -> None:
+    """Add served features to a log: one more file in its folder, or in each of its partitions (`logs/2024-03-01/`).
+
+    Args:
+        config: of the feature repository.
+        logs: the rows, or a Parquet file or folder that holds them.
+        schema: columns that they must have, as the feature service tells; others are kept behind them.
+        destination: where the log is.
+
+    Raises:
+        ConfigError: a destination that is no file.
+        SchemaError: a column is missing, or of another type.
+    """
+    if not isinstance(destination, FileLoggingDestination):
+        raise ConfigError(f"{type(destination).__name__} given; TokenlakeOfflineStore logs to a FileLoggingDestination")
+    table = pq.read_table(logs) if isinstance(logs, Path) else logs
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise SchemaError(f"the logs have no columns {missing}; they have {table.column_names}")
+    others = [table.schema.field(name) for name in table.column_names if name not in schema.names]
+    whole = pa.schema([*schema, *others])
+    source = destination.to_data_source()
+    assert isinstance(source, FileSource)
+    _, filesystem, place = _place(source, config)
+    table = _cast(table.select(whole.names), whole)
+    # Arrow leaves a partition's column out of its files, and a reader could not name it: copies of them go instead.
+    copies = [f"partition {name}" for name in destination.partition_by or ()]
+    for copy, name in zip(copies, destination.partition_by or (), strict=True):
+        if name not in table.column_names:
+            raise SchemaError(f"partition_by={name!r} is no column of the logs; they have {table.column_names}")
+        table = table.append_column(copy, table[name])
+    pds.write_dataset(
+        table,
+        place,
+        filesystem=filesystem,
+        format="parquet",
+        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+        partitioning=copies or None,
+        existing_data_behavior="overwrite_or_ignore",
+    )
 
 
 def _place(source: FileSource, config: RepoConfig) -> tuple[str, Any, str]:
