@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from feast import FeatureService
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.feast_offline.repositories import (
@@ -62,7 +63,11 @@ class Stores:
             view("mapped", mapped, [driver], {"renamed": Int64}),
             view("pair", plain, [driver, city], numbers, ttl),
         ]
-        return repository(self.folder / name, [driver, city, *views], offline)
+        own = views[2].with_name("own").with_join_key_map({"driver": "other"})
+        # duckdb's store joins by the keys of this map alone, so it names both.
+        mixed = views[4].with_name("mixed").with_join_key_map({"driver": "other", "city": "city"})
+        renamed = FeatureService(name="renamed", features=[views[0][["x"]], own, mixed])
+        return repository(self.folder / name, [driver, city, *views, renamed], offline)
 
     def write(self, once: list[tuple[Any, ...]], ties: list[tuple[Any, ...]], *, aware: bool) -> None:
         for name, rows in (("once", once), ("ties", ties)):
@@ -178,6 +183,53 @@ def test_same_rows(
     kept = kept[[not any(dropped_by_dask(stores, v, row) for v in views) for _, row in kept.iterrows()]]
     assert list(dasks.columns) == columns
     assert records(kept, columns) == records(dasks, columns)
+
+
+#: Keys that may be null, and entity rows of two drivers each, the second under a name of its own.
+_unsure = st.one_of(st.none(), _drivers)
+_keyed = st.lists(
+    st.tuples(_unsure, st.one_of(st.none(), _cities), st.integers(0, 9), st.integers(0, 12), _values),
+    min_size=1,
+    max_size=16,
+    unique_by=lambda r: (r[0], r[2]),
+)
+_pairs = st.lists(
+    st.tuples(_unsure, st.one_of(st.none(), _cities), st.integers(-2, 12), _unsure), min_size=1, max_size=8
+)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(_keyed, _pairs)
+@example(
+    [(None, "a", 0, 0, 1.0), (1, None, 1, 0, 2.0), (1, "a", 2, 0, 3.0), (2, "b", 3, 0, 4.0)],
+    [(None, "a", 5, None), (1, "a", 5, 2), (2, None, 5, 1), (1, "b", 5, None), (2, "b", 5, 2)],
+)
+def test_same_rows_of_null_and_renamed_keys(stores: Stores, once: list[Any], entities: list[Any]) -> None:
+    """A null key equals nothing, not even another null; a view may be joined by a column of another name."""
+    stores.write(once, once, aware=True)
+    asked = frame(entities, aware=True)
+    for name, place in (("driver", 0), ("other", 3)):
+        asked[name] = pd.array([row[place] for row in entities], dtype="Int64")
+    found = []
+    for store, rows in ((stores.ours, asked), (stores.duckdb, asked), (stores.dask, asked.dropna())):
+        with feast_warns():
+            service = store.get_feature_service("renamed")
+            found.append(store.get_historical_features(rows.copy(), service, full_feature_names=True).to_df())
+    ours, theirs, dasks = found
+    columns = [*asked.columns, "plain__x", "own__x", "own__z", "mixed__x", "mixed__z"]
+    assert list(ours.columns) == columns
+    assert records(ours, columns) == records(theirs, columns)
+    # dask drops rows whose key has no row in time, and all but one of equal keys and times: the others are as ours.
+    kept = ours[ours["label"].isin(dasks["label"])]
+    assert records(kept, columns) == records(dasks, columns)
+    for i, row in ours.iterrows():
+        assert asked["driver"][i] is not pd.NA or pd.isna(row["plain__x"])
+        assert asked["other"][i] is not pd.NA or pd.isna(row["own__x"])
 
 
 @settings(
