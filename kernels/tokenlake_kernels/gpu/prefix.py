@@ -208,7 +208,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
         return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
         return pairs((64, 32, 4, 2), (32, 32, 4, 2))
-    return pairs((32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 4, 1))
+    return pairs((32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
