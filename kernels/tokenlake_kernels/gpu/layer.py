@@ -91,7 +91,8 @@ def _sizes(dim: int) -> dict[str, int]:
 
 
 def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return (tiles(4, 1, BLOCK_M=max(1, min(16, 2048 // max(16, triton.next_power_of_2(dim))))),)
+    width = max(16, triton.next_power_of_2(dim))
+    return (tiles(min(16, max(4, width // 256)), 1, BLOCK_M=max(1, min(16, 2048 // width))),)
 
 
 _IN = {"A": "*T", "U": "*T", "Weight": "*T", "Bias": "*T"}
