@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource, onlin
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import DAY_US, day_start
+from tokenlake.tokens import loops
 from tokenlake.tokens.store import TokenStore
 
 OURS = "tokenlake.feast.TokenlakeOnlineStore"
@@ -120,6 +122,32 @@ def test_sequences_are_what_the_store_fetches(lake: Lake, config: RepoConfig, la
         whole = (batch.timestamps[own] // 1_000_000).tolist()
         assert list(times["timestamps"].unix_timestamp_list_val.val) == whole
     assert asyncio.run(online.online_read_async(config, view, [key(u) for u in users])) == found
+
+
+def test_answers_share_no_memory_whoever_asks_at_once(
+    lake: Lake, config: RepoConfig, labelled: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread fills one buffer again and again: no answer may hold what a later one, or another thread's, says."""
+    online, view = TokenlakeOnlineStore(), sequences()
+    wanted = {}
+    for user in range(6):
+        batch = labelled.fetch([user], before=NOW, length=LENGTH)
+        wanted[user] = (batch.floats().reshape(-1).tolist(), batch.timestamps.tolist())
+
+    def ask(turn: int) -> list[bool]:
+        users = np.random.default_rng(turn).permutation(6).tolist()
+        first = online.online_read(config, view, [key(user) for user in users])
+        online.online_read(config, view, [key(user) for user in reversed(users)])
+        told = [values or {} for _, values in first]
+        return [
+            (list(row["vectors"].float_list_val.val), list(row["timestamps"].int64_list_val.val)) == wanted[user]
+            for row, user in zip(told, users, strict=True)
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(same for each in pool.map(ask, range(200)) for same in each)
+    monkeypatch.setattr(loops, "library", lambda: None)
+    assert all(ask(0)), "also where NumPy widens"
 
 
 def test_through_the_feature_store(lake: Lake, config: RepoConfig, labelled: TokenStore) -> None:

@@ -148,3 +148,8 @@ def test_every_half_is_widened_as_numpy_does(compiled: bool, monkeypatch: pytest
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     wide = loops.widen(halves.reshape(-1, 2)[::-1])
     assert wide.view(np.uint32).tolist() == halves.astype(np.float32).reshape(-1, 2)[::-1].view(np.uint32).tolist()
+    room = np.zeros(1 + 4 * len(halves) + 3, np.uint8)
+    for out in (room, room[1:]):  # aligned, and not
+        loops.widener(halves.reshape(-1, 2), out)(100, 30_000)
+        assert out[: 8 * 29_900].tobytes() == halves[200:60_000].astype(np.float32).tobytes()
+        assert not out[8 * 29_900 :].any()

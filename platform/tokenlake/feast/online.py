@@ -195,7 +195,7 @@ class TokenlakeOnlineStore(OnlineStore):
         return [
             (None, None)
             if row is None
-            else (_instant(row.event), {name: ValueProto.FromString(b"".join(v)) for name, v in row.values.items()})
+            else (_instant(row.event), {name: ValueProto.FromString(wire.whole(v)) for name, v in row.values.items()})
             for row in found
         ]
 
@@ -377,16 +377,17 @@ def _respond(
         for place in own:
             rows[place] = row
     times = [None if row is None else row.event for row in rows]
+    present, missing = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each look-up goes through Python
     for name in names:
         values = [None if row is None else row.values.get(name) for row in rows]
-        statuses = bytes(FieldStatus.NOT_FOUND if value is None else FieldStatus.PRESENT for value in values)
+        statuses = bytes([missing if value is None else present for value in values])
         vector = response.results.add()
         vector.MergeFromString(wire.feature_vector(statuses, times))
         for value in values:
             into = vector.values.add()
             if value:
                 # One by one: a copy of all of them would be as large as the response, and as slow as parsing it.
-                into.MergeFromString(value[0] if len(value) == 1 else b"".join(value))
+                into.MergeFromString(wire.whole(value))
 
 
 def _count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,34 @@ from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.lake import Lake
 from tokenlake.lake.lake import open as open_lake
 from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.loops import widener
 from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.
 PATIENCE_S = 30.0
 _MICRO = 1_000_000
+#: Room for what stands before a list's numbers, which then lie as floats should.
+_HEAD_BYTES = 64
+#: Memory that a thread keeps for its next answer.
+_KEPT_BYTES = 64 << 20
 _VARINTS = {ValueType.INT32_LIST, ValueType.INT64_LIST, ValueType.BOOL_LIST, ValueType.UNIX_TIMESTAMP_LIST}
 _FIXED = {ValueType.FLOAT_LIST: np.float32, ValueType.DOUBLE_LIST: np.float64}
+
+
+class _Room(threading.local):
+    """Memory that each thread fills anew, since fresh pages cost more than what is written to them."""
+
+    batch: TokenBatch | None = None
+    wire: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> NDArray[np.uint8]:
+        """So many bytes, of any content."""
+        if len(self.wire) >= size:
+            return self.wire
+        made = np.empty(size, np.uint8)
+        if size <= _KEPT_BYTES:
+            self.wire = made
+        return made
 
 
 class Tokens:
@@ -36,20 +58,26 @@ class Tokens:
     def __init__(self, lake: Path) -> None:
         self._lake: Lake = open_lake(lake)
         self._stores: dict[str, TokenStore] = {}
+        self._room = _Room()
 
     def read(
         self, source: TokenSource, view: FeatureView, users: NDArray[Any], names: Sequence[str]
     ) -> list[Found | None]:
         """The last tokens of each user strictly before now; None for a user without any.
 
+        The values lie in buffers that the thread's next call fills again.
+
         Raises:
             NotFoundError: nothing was published for the version yet.
             SchemaError: a feature that the store doesn't hold, or ids of another type.
         """
-        store = self._store(source)
-        batch = store.fetch(users, before=time.time_ns() // 1000, length=source.length, available=source.available)
+        store, room = self._store(source), self._room
+        batch = store.fetch(
+            users, before=time.time_ns() // 1000, length=source.length, available=source.available, out=room.batch
+        )
+        room.batch = batch if batch.values.nbytes <= _KEPT_BYTES else None
         fields, back = {field.name: field for field in view.features}, _columns(source)
-        columns = {name: _encode(store, batch, fields[name], back.get(name, name)) for name in names}
+        columns = {name: _encode(store, batch, fields[name], back.get(name, name), room) for name in names}
         last = batch.timestamps[batch.offsets[1:] - 1].tolist() if len(batch.timestamps) else []
         return [
             Found(last[i], {name: column[i] for name, column in columns.items()}) if count else None
@@ -123,9 +151,11 @@ def user_ids(entities: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
     return np.array(plain, np.int64 if plain and isinstance(plain[0], int) else object)
 
 
-def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str) -> list[wire.Pieces]:
+def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room: _Room) -> list[wire.Pieces]:
     """Wire bytes of one list per query."""
     kind = field.dtype.to_value_type()
+    if name == TOKENS and kind == ValueType.FLOAT_LIST and batch.values.dtype == np.float16:
+        return _widened(batch, room)
     column = _column(store, batch, name, kind)
     if kind in _FIXED:
         data = np.ascontiguousarray(column, _FIXED[kind])
@@ -135,6 +165,26 @@ def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str) -> li
         packed, sizes = wire.varints(column.astype(np.int64))
         return _lists(packed, np.concatenate([[0], np.cumsum(sizes)])[batch.offsets], wire.FIELDS[kind.name])
     raise SchemaError(f"feature {field.name!r} is of type {field.dtype}; token sequences are lists of numbers")
+
+
+def _widened(batch: TokenBatch, room: _Room) -> list[wire.Pieces]:
+    """Half precision, widened one query at a time, when it is asked for: its bytes are then read from the cache."""
+    prefix = wire.packed_list(wire.FIELDS["FLOAT_LIST"])
+    sizes = (batch.lengths * (batch.values.shape[1] * 4)).tolist()
+    out = room.of(_HEAD_BYTES + max(sizes, default=0))
+    widen, view = widener(batch.values, out[_HEAD_BYTES:]), out.data
+
+    def late(run: tuple[int, int], size: int) -> Callable[[], memoryview]:
+        def whole() -> memoryview:
+            head = prefix(size)
+            first = _HEAD_BYTES - len(head)
+            view[first:_HEAD_BYTES] = head
+            widen(*run)
+            return view[first : _HEAD_BYTES + size]
+
+        return whole
+
+    return [late(run, size) for run, size in zip(pairwise(batch.offsets.tolist()), sizes, strict=True)]
 
 
 def _lists(data: NDArray[Any], ends: NDArray[np.int64], field: int) -> list[wire.Pieces]:

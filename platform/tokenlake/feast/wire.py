@@ -34,10 +34,17 @@ FIELDS = {
 }
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MICRO = 1_000_000
-#: Wire bytes of a `Value`, in pieces that follow each other.
-Pieces = tuple[bytes | memoryview, ...]
+#: Wire bytes of a `Value`: pieces that follow each other, or what makes them, in a buffer that it fills again and again.
+Pieces = tuple[bytes | memoryview, ...] | Callable[[], bytes | memoryview]
 #: A null value: a `Value` that holds nothing.
 NULL = b""
+
+
+def whole(value: Pieces) -> bytes | memoryview:
+    """The wire bytes in one piece, to be read before the next one is asked for."""
+    if callable(value):
+        return value()
+    return value[0] if len(value) == 1 else b"".join(value)
 
 
 @lru_cache(maxsize=4096)
@@ -58,6 +65,8 @@ def varints(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.i
         The bytes, and (n,) how many of them each number takes.
     """
     plain = np.ascontiguousarray(numbers, np.int64).view(np.uint64)
+    if len(plain) and plain.min() >= 1 << 49 and plain.max() < 1 << 56:
+        return _eight_bytes(plain), np.full(len(plain), 8)
     width = len(varint(int(plain.max(initial=0))))
     table = np.empty((len(plain), width), np.uint8)
     for i in range(width):
@@ -71,6 +80,14 @@ def varints(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.i
     place = np.arange(width)
     table[place < sizes[:, None] - 1] |= 0x80
     return table[place < sizes[:, None]], sizes
+
+
+def _eight_bytes(plain: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Varints of numbers of 50 to 56 bits, as microseconds are from 1987 to 4253: groups of 7 bits, drawn apart by halves."""
+    wide = plain & np.uint64(0x0FFFFFFF) | (plain << np.uint64(4)) & np.uint64(0x0FFFFFFF00000000)
+    wide = wide & np.uint64(0x00003FFF00003FFF) | (wide << np.uint64(2)) & np.uint64(0x3FFF00003FFF0000)
+    wide = wide & np.uint64(0x007F007F007F007F) | (wide << np.uint64(1)) & np.uint64(0x7F007F007F007F00)
+    return (wide | np.uint64(0x0080808080808080)).astype("<u8", copy=False).view(np.uint8)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,21 @@ def widen(values: NDArray[np.float16]) -> NDArray[np.float32]:
     out = np.empty(values.shape, np.float32)
     lib.tl_widen(address(values), address(out), values.size)
     return out
+
+
+def widener(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[int, int], None]:
+    """A callable that writes rows `start` to `stop` as float32 to the beginning of some bytes.
+
+    Args:
+        values: (total, dim), contiguous; out: bytes, enough for any such rows. Both must outlive the callable.
+    """
+    width, lib = values.shape[1], library()
+
+    def plain(start: int, stop: int) -> None:
+        run = values[start:stop].astype(np.float32).reshape(-1).view(np.uint8)
+        out[: len(run)] = run
+
+    if lib is None:
+        return plain
+    source, target, size = address(values), address(out), values.itemsize * width
+    return lambda start, stop: lib.tl_widen(source + start * size, target, (stop - start) * width)

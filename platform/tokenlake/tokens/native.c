@@ -505,7 +505,7 @@ int tl_finite(const void *values, int64_t n, int64_t width) {
 }
 
 /* float16 as float32: the bits in their new places, and the exponent's other bias by a product, which is exact. */
-void tl_widen(const uint16_t *from, float *to, int64_t n) {
+void tl_widen(const uint16_t *restrict from, unsigned char *restrict to, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits = (uint32_t)(from[i] & 0x7FFF) << 13;
         uint32_t special = (from[i] & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0; /* infinities and NaN */
@@ -514,6 +514,6 @@ void tl_widen(const uint16_t *from, float *to, int64_t n) {
         value *= 0x1p112f;
         memcpy(&bits, &value, 4);
         bits |= special | (uint32_t)(from[i] & 0x8000) << 16;
-        memcpy(&to[i], &bits, 4);
+        memcpy(to + 4 * i, &bits, 4);
     }
 }
