@@ -77,6 +77,68 @@ def test_a_changed_byte_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest
     assert isinstance(run.exception, CorruptionError) or run.exit_code == 1
 
 
+def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: int) -> None:
+    """Put a state in the place of generation 1 that differs in the value of one event."""
+    monkeypatch.setattr(helpers, "TAIL", None)  # a kept state has its tail in files
+    other = make(tmp_path / "other")
+    changed = [r._replace(event=r.event + 1) if i == event else r for i, r in enumerate(rows(0, 0))]
+    other.write_day(day_of(0), **arguments(changed))
+    place = tmp_path / "log" / "generations" / "00000001"
+    shutil.rmtree(place)
+    shutil.copytree(other.path, place)
+
+
+def test_without_bytes_the_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path / "store")
+    write(store, 0, 0)
+    reader = TokenStore.open(store.path, log=tmp_path / "log")
+    reader.fetch([0, 1], before=NEVER)
+    replaced(tmp_path, monkeypatch, event=13)
+    with pytest.raises(
+        CorruptionError,
+        match=r"query 1 \(user 1 before .*\['values', 'event'\]: first in row 3 of 5, now of 1970-01-01T00:00:00.000013 ",
+    ):
+        replay(tmp_path / "log")
+
+
+def test_fetches_of_keys_are_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path / "store")
+    write(store, 0, 0)
+    reader = TokenStore.open(store.path, log=tmp_path / "log")
+    users, times = [1, 2, 2, 99], [5, 6, 7, 5]
+    answers = [reader.fetch_at(users, times, as_of=as_of) for as_of in (None, 13, [NEVER, 0, 5, 5], 10)]
+    assert answers[0].missing is not None
+    assert answers[0].missing.tolist() == [False, False, True, True]
+    assert [a.known["clicked"].sum() for a in answers] == [0, 2, 1, 0], "labels as known at each time"
+    write(store, 0, 50)
+    store.append(**arguments([Row(2, 7, 3, 1, 0)]))
+    report = replay(tmp_path / "log")
+    assert (report.fetches, report.queries) == (4, 16)
+    replaced(tmp_path, monkeypatch, event=6)
+    with pytest.raises(
+        CorruptionError, match=r"fetch 0 .*query 1 \(user 2 at 1970-01-01T00:00:00.000006\) .*first in row 0"
+    ):
+        replay(tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("f2", (64,)), ("f4", (3,)), ("i1", ()), ("i1", (5,)), ("i8", ()), ("?", ())]
+)
+def test_a_row_is_told_by_any_of_its_bits(dtype: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    data = rng.integers(0, 2 if dtype == "?" else 256, (8, size), np.uint8)
+    plain = parity.row_sums(data.view(dtype).reshape(8, *shape))
+    assert plain.shape == (8,)
+    for byte in range(size):
+        for bit in range(1 if dtype == "?" else 8):
+            other = data.copy()
+            other[3, byte] ^= 1 << bit
+            differs = parity.row_sums(other.view(dtype).reshape(8, *shape)) != plain
+            assert differs.tolist() == [i == 3 for i in range(8)]
+    assert parity.row_sums(np.empty((0, *shape), dtype)).shape == (0,)
+
+
 def test_a_collected_generation_is_said_to_be(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
     write(store, 0, 0)

@@ -28,14 +28,15 @@ from tokenlake.errors import ConfigError, SchemaError, storage_error
 from tokenlake.tokens import ids, log
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.inputs import check_queries
+from tokenlake.tokens.inputs import as_instants, check_queries
+from tokenlake.tokens.loops import mix
 from tokenlake.tokens.places import LogFiles
 from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import Available, TokenStore
 from tokenlake.tokens.tail import Tail
 from tokenlake.tokens.view import View
 
-FETCH = 1
+FETCH, FETCH_AT = 1, 2
 #: A file of a log is closed at this size, and this many are kept of a folder, so that a log is bounded.
 FILE_BYTES = 64 << 20
 FILES = 16
@@ -81,7 +82,21 @@ class LoggedStore(TokenStore):
             if self._pinned is not self._view:
                 self._pin()
             batch = super().fetch(users, before=before, length=length, available=available, out=out)
-            self._write(users, before, length, available, batch)
+            asked = check_queries(users, before, "before")
+            self._write(FETCH, asked, {"length": int(length), "available": available}, [], batch)
+        return batch
+
+    def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
+        """As `TokenStore.fetch_at`, and logged."""
+        with self._logging:
+            if self._pinned is not self._view:
+                self._pin()
+            batch = super().fetch_at(users, timestamps, as_of=as_of)
+            asked = check_queries(users, timestamps, "timestamps")
+            masked, moment = as_of is None, np.zeros(len(batch), np.int64)
+            if not masked:
+                moment[:] = as_instants(as_of, "as_of").reshape(-1)
+            self._write(FETCH_AT, asked, {"masked": masked}, [moment], batch)
         return batch
 
     def append(self, *args: Any, **columns: Any) -> int:
@@ -135,7 +150,14 @@ class LoggedStore(TokenStore):
         if not (place / manifests.NAME).exists():
             replace(self._view.snapshot.manifest, tail=None).publish(place)  # last: it says that the rest is there
 
-    def _write(self, users: object, before: object, length: int, available: str, batch: TokenBatch) -> None:
+    def _write(
+        self,
+        kind: int,
+        asked: tuple[NDArray[Any], NDArray[np.int64]],
+        how: dict[str, Any],
+        more: list[NDArray[np.int64]],
+        batch: TokenBatch,
+    ) -> None:
         place = self._folder / "generations" / f"{self.generation:08d}"
         tail = self._view.tail
         try:
@@ -143,8 +165,8 @@ class LoggedStore(TokenStore):
                 return
             if not (place / ids.NAME).exists() and (self.path / ids.NAME).exists():
                 _link(self.path / ids.NAME, place / ids.NAME)
-            keys, times = check_queries(users, before, "before")
-            data = log.frame(FETCH, _pack(keys, times, length, available, tail.next, batch, whole=self._keep_bytes))
+            how = how | {"tail": tail.next, "whole": self._keep_bytes}
+            data = log.frame(kind, _pack(*asked, how, more, batch))
             if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
                 generation = self.generation
                 self._pin()
@@ -189,6 +211,19 @@ def checksums(batch: TokenBatch) -> NDArray[np.uint64]:
         for start, stop in pairwise(bounds)
     ]
     return np.array(sums, np.uint64).reshape(len(batch), len(views))
+
+
+def row_sums(array: NDArray[Any]) -> NDArray[np.uint32]:
+    """(rows,) a sum of each row's bytes, of all rows at once; it shows where a query differs, which its checksum proves.
+
+    Multilinear: each word of 8 bytes times an odd number of its own, added modulo 2^64; the upper half.
+    """
+    width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    words = np.zeros((len(array), -(-width // 8) * 8), np.uint8)
+    words[:, :width] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(len(array), width)
+    factors = mix(np.arange(1, words.shape[1] // 8 + 1)) | np.uint64(1)
+    found: NDArray[np.uint64] = (words.view("<u8") * factors).sum(axis=1, dtype=np.uint64)
+    return (found >> np.uint64(32)).astype(np.uint32)
 
 
 def at(folder: Path, following: int) -> TokenStore:
@@ -241,20 +276,21 @@ def _bound(folder: Path) -> None:
 
 
 def _pack(
-    keys: NDArray[Any], times: NDArray[np.int64], length: int, available: str, following: int, batch: TokenBatch, *,
-    whole: bool,
-) -> bytes:  # fmt: skip
+    keys: NDArray[Any],
+    times: NDArray[np.int64],
+    how: dict[str, Any],
+    more: list[NDArray[np.int64]],
+    batch: TokenBatch,
+) -> bytes:
     strings = keys.tolist() if keys.dtype == object else None
     arrays = {name: [a.dtype.str, list(a.shape)] for name, a in parts(batch).items()}
-    head = {
-        "queries": len(keys), "length": int(length), "available": available, "tail": following, "users": strings,
-        "arrays": arrays, "whole": whole,
-    }  # fmt: skip
+    head = how | {"queries": len(keys), "users": strings, "arrays": arrays}
     text = json.dumps(head, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
     body = [] if strings is not None else [keys.tobytes()]
-    body += [times.tobytes(), checksums(batch).tobytes()]
-    if whole:
-        body += [batch.offsets.tobytes(), *(np.ascontiguousarray(a).tobytes() for a in parts(batch).values())]
+    body += [times.tobytes(), *(each.tobytes() for each in more), checksums(batch).tobytes(), batch.offsets.tobytes()]
+    body += [row_sums(array).tobytes() for array in parts(batch).values()]
+    if how["whole"]:
+        body += [np.ascontiguousarray(array).tobytes() for array in parts(batch).values()]
     return text + b"".join(body)
 
 
@@ -262,27 +298,37 @@ class Logged:
     """One logged fetch.
 
     Attributes:
-        users, before, length, available: what was asked.
+        users, times, how: what was asked; times are those before which, or at which by `fetch_at`.
+        moment: (queries,) of `fetch_at`: labels as known then; None for a fetch, or where every label was masked.
         tail: number that the tail's next row would have had.
         names: arrays of the answer; sums: (queries, arrays) their checksums.
-        offsets, arrays: the answer itself; None unless the log keeps bytes.
+        offsets: of the answer; rows: `row_sums` of each array; arrays: the answer itself, None unless the log keeps bytes.
     """
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, kind: int, payload: bytes) -> None:
         text, _, body = payload.partition(b"\n")
         head = json.loads(text)
-        n, self.length, self.available, self.tail = head["queries"], head["length"], head["available"], head["tail"]
+        self.kind, n, self.tail = kind, head["queries"], head["tail"]
+        self.how = {name: head[name] for name in ("length", "available") if name in head}
         self.names = list(head["arrays"])
         self._body, self._at = body, 0
         strings = head["users"]
         self.users = self._take("<i8", (n,)) if strings is None else np.array(strings, object)
-        self.before = self._take("<i8", (n,))
+        self.times = self._take("<i8", (n,))
+        moment = self._take("<i8", (n,)) if kind == FETCH_AT else None
+        self.moment = None if head.get("masked") else moment
         self.sums = self._take("<u8", (n, len(self.names)))
-        self.offsets: NDArray[np.int64] | None = None
+        self.offsets: NDArray[np.int64] = self._take("<i8", (n + 1,))
+        self.rows = {name: self._take("<u4", (int(self.offsets[-1]),)) for name in self.names}
         self.arrays: dict[str, NDArray[Any]] | None = None
         if head["whole"]:
-            self.offsets = self._take("<i8", (n + 1,))
             self.arrays = {name: self._take(dtype, tuple(shape)) for name, (dtype, shape) in head["arrays"].items()}
+
+    def ask(self, store: TokenStore) -> TokenBatch:
+        """The answer of a store to the same question."""
+        if self.kind == FETCH_AT:
+            return store.fetch_at(self.users, self.times, as_of=self.moment)
+        return store.fetch(self.users, before=self.times, **self.how)
 
     def _take(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         count = int(np.prod(shape))

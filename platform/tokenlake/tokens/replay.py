@@ -11,7 +11,7 @@ from tokenlake.errors import CorruptionError, NotFoundError
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.log import LogReader
-from tokenlake.tokens.parity import FETCH, Logged, at, checksums, parts
+from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, at, checksums, parts, row_sums
 
 
 @dataclass
@@ -46,22 +46,20 @@ def replay(folder: Path) -> Replayed:
         generation = path.name.split("-")[0]
         place = folder / "generations" / generation
         for number, (kind, payload) in enumerate(LogReader(path).read()):
-            if kind != FETCH:
+            if kind not in (FETCH, FETCH_AT):
                 raise CorruptionError(f"{path}: unknown kind of frame {kind}; written by a later version?")
             if not (place / manifests.NAME).exists():
                 report.collected[int(generation)] = report.collected.get(int(generation), 0) + 1
                 continue
-            logged = Logged(payload)
+            logged = Logged(kind, payload)
             _compare(logged, place, f"{path}, fetch {number} of generation {int(generation)}")
             report.fetches += 1
-            report.queries += len(logged.before)
+            report.queries += len(logged.times)
     return report
 
 
 def _compare(logged: Logged, place: Path, where: str) -> None:
-    batch = at(place, logged.tail).fetch(
-        logged.users, before=logged.before, length=logged.length, available=logged.available
-    )
+    batch = logged.ask(at(place, logged.tail))
     if list(parts(batch)) != logged.names:
         raise CorruptionError(f"{where}: it had the columns {logged.names}, now {list(parts(batch))}")
     differs = checksums(batch) != logged.sums
@@ -69,21 +67,26 @@ def _compare(logged: Logged, place: Path, where: str) -> None:
         return
     query = int(differs.any(axis=1).argmax())
     names = [name for name, wrong in zip(logged.names, differs[query], strict=True) if wrong]
-    asked = (
-        f"query {query} (user {logged.users.tolist()[query]!r} before {np.datetime64(int(logged.before[query]), 'us')})"
-    )
+    word, moment = "before" if logged.kind == FETCH else "at", np.datetime64(int(logged.times[query]), "us")
+    asked = f"query {query} (user {logged.users.tolist()[query]!r} {word} {moment})"
     raise CorruptionError(f"{where}: {asked} has other bytes in {names}{_byte(logged, batch, query, names[0])}")
 
 
 def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
-    """Where the first differing byte is, as far as the log can tell."""
-    now = parts(batch)[name][batch.offsets[query] : batch.offsets[query + 1]]
-    if logged.arrays is None or logged.offsets is None:
-        return f"; it has {len(now)} rows now (a log with keep_bytes=True tells the byte)"
-    then = logged.arrays[name][logged.offsets[query] : logged.offsets[query + 1]]
+    """Where the first difference is: the byte, or the row where the log keeps no bytes."""
+    span, present = (slice(*offsets[query : query + 2]) for offsets in (logged.offsets, batch.offsets))
+    now = parts(batch)[name][present]
+    then = logged.rows[name][span]
     if len(then) != len(now):
         return f": {len(then)} rows then, {len(now)} now"
-    old, new = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (then, now))
+    differs = then != row_sums(now)
+    if logged.arrays is None:
+        if not differs.any():  # the sums of rows may miss what those of queries do not
+            return f", somewhere in {len(now)} rows"
+        row = int(differs.argmax())
+        when = np.datetime64(int(batch.timestamps[present][row]), "us")
+        return f": first in row {row} of {len(now)}, now of {when} (a log with keep_bytes=True names the byte)"
+    old, new = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (logged.arrays[name][span], now))
     byte = int((old != new).argmax())
-    row = byte // (len(old) // len(then))
+    row = byte // (len(old) // len(now))
     return f": first in row {row}, byte {byte}, {old[byte]:#04x} then and {new[byte]:#04x} now"
