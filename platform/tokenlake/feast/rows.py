@@ -25,7 +25,7 @@ from tokenlake.tokens.native import THREADS
 #: Rows of key columns that are decoded at a time.
 _KEY_BATCH = 1 << 18
 #: Bytes of other columns that are decoded at a time, about.
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 2 << 20
 #: Bytes of a column that are read from a disk at a time.
 _BUFFER = 1 << 20
 #: Reads a batch of some rows: the number of the first one, and their columns.
