@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -62,9 +63,9 @@ class LogReader:
         self.at = 0
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
         if (fd := getattr(self, "_fd", None)) is not None:
-            os.close(fd)
+            close(fd)
 
     @property
     def grown(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,9 @@ class Pin:
         except (FileNotFoundError, NotADirectoryError):
             raise _nothing(folder) from None
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
         if (fd := getattr(self, "_fd", None)) is not None:
-            os.close(fd)
+            close(fd)
 
     @property
     def newest(self) -> bool:

@@ -40,9 +40,9 @@ class _Lease:
         self._block = block
         self._idle = _idle  # the module's name may be gone when the interpreter ends
 
-    def __del__(self) -> None:
+    def __del__(self, most: int = IDLE) -> None:  # when Python exits, this module's names may be gone already
         idle = self._idle
-        if sum(block.nbytes for block in list(idle.values())) + self._block.nbytes <= IDLE:
+        if sum(block.nbytes for block in list(idle.values())) + self._block.nbytes <= most:
             idle[id(self._block)] = self._block
 
 

@@ -64,9 +64,9 @@ class LoggedStore(TokenStore):
     def __reduce__(self) -> tuple[Callable[..., TokenStore], tuple[Any, ...]]:
         return _reopen, (self.path, self._folder, self._keep_bytes)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
         if (fd := getattr(self, "_fd", None)) is not None:
-            os.close(fd)
+            close(fd)
 
     def fetch(
         self,
