@@ -33,6 +33,8 @@ def as_nanos(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
     if scale == 1:
         return np.asarray(plain)
     top = _LAST // scale
+    if len(plain) and plain.min() >= -top and plain.max() <= top:
+        return np.asarray(plain * scale)
     nanos = np.clip(plain, -top, top) * scale
     nanos[plain == NONE] = NONE
     return np.asarray(nanos)
