@@ -100,6 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, databases: dict[str, str], c
         patch.setenv("TOKENLAKE_CATALOG", databases["tokenlake"])
         patch.setenv("TOKENLAKE_REGISTRY", databases["feast"])
         patch.setenv("TOKENLAKE_REDIS", f"127.0.0.1:{port},password=secret")
+        patch.setenv("TOKENLAKE_REDIS_PASSWORD", "secret")
         make_lake(root, CONFIG)
         write_feature_repository(root)
         setting(root, "  path", "${TOKENLAKE_REGISTRY}")
