@@ -23,7 +23,7 @@ from tokenlake.feast.instants import as_nanos
 from tokenlake.tokens.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
-_KEY_BATCH = 1 << 18
+_KEY_BATCH = 1 << 16
 #: Bytes of other columns that are decoded at a time, about.
 _BATCH_BYTES = 2 << 20
 #: Bytes of a column that are read from a disk at a time.
