@@ -69,7 +69,7 @@ class Keys:
 
 
 class _Table:
-    """Positions of integers by their value, where they lie close together: a tenth of the time of hashing each row."""
+    """Positions of integers by their value, where they lie close together: no row is hashed."""
 
     def __init__(self, plain: NDArray[Any], low: int, span: int) -> None:
         self._low, self._span = np.uint64(low % (1 << 64)), np.uint64(span)
