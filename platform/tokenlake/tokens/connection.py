@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from tokenlake.errors import ConfigError, ServiceError, StorageError, missing_extra
+from tokenlake.tokens import tls
 from tokenlake.tokens.address import PASSWORD, USERNAME, check_address
 
 _T = TypeVar("_T")
@@ -38,6 +39,7 @@ class Connection:
             from redis.retry import Retry
         except ModuleNotFoundError as error:
             raise (missing_extra(error) or error) from error
+        tls.check_files(self.url)
         client = redis.Redis.from_url(
             self.url,
             username=os.environ.get(USERNAME),
@@ -137,9 +139,15 @@ class Connection:
                 f"{self.url} refuses access ({error}); {USERNAME} and {PASSWORD} in the environment say who asks"
             ) from error
         except (refused.ConnectionError, refused.TimeoutError) as error:
+            if refusal := tls.refusal(self.url, error):
+                raise refusal from error
             raise ServiceError(
-                f"{self.url}, which holds {self._what}, does not answer ({error}); start it, or try again. Rows of an "
-                f"append that failed so may have been added"
+                f"{self.url}, which holds {self._what}, does not answer ({error}{tls.hint(self.url, error)}); start it, "
+                f"or try again. Rows of an append that failed so may have been added"
+            ) from error
+        except refused.InvalidResponse as error:
+            raise ConfigError(
+                f"{self.url} does not speak as a Redis does ({error}); is that its port? One that takes TLS wants rediss://"
             ) from error
         except refused.RedisError as error:
             raise StorageError(f"{self.url} refuses ({error}); mend it, then do the same again") from error
