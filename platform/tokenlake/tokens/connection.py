@@ -29,6 +29,7 @@ class Connection:
     def __init__(self, url: str, what: str) -> None:
         self.url = check_address(url)
         self._what = what
+        self._durable = False
 
     @cached_property
     def client(self) -> Any:
@@ -72,15 +73,18 @@ class Connection:
             except (refused.ConnectionError, refused.TimeoutError):
                 return (again or command)(client)
 
-    @cached_property
-    def waits(self) -> bool:
-        """Whether each append has to wait for the server's disk, since the server acknowledges before.
+    def require_durable(self) -> None:
+        """See once, before anything is sent, that the server acknowledges only what its disk holds, and keeps it.
 
+        `WAITAOF` is no way out for one that syncs every second: it takes a second, and Valkey (8.1 and 9.1 were tried)
+        answers it before it has synced.
         A server that does not tell (a managed one forbids CONFIG) is trusted.
 
         Raises:
             ConfigError: it would lose acknowledged rows.
         """
+        if self._durable:
+            return
         from redis import exceptions as refused
 
         def ask(client: Any) -> dict[str, str]:
@@ -98,35 +102,12 @@ class Connection:
                 f"{self.url} drops keys when its memory is full (maxmemory-policy {told['maxmemory-policy']}), and so "
                 f"rows; set `maxmemory-policy noeviction`"
             )
-        if not told or (told["appendonly"], told["appendfsync"]) == ("yes", "always"):
-            return False
-        version: str = self.run(lambda client: client.info("server")["redis_version"])
-        if told["appendonly"] == "yes" and tuple(map(int, version.split(".")[:2])) >= (7, 2):
-            return True
-        raise ConfigError(
-            f"{self.url} has appendonly {told['appendonly']} and appendfsync {told['appendfsync']}: a crash would lose "
-            f"rows that it acknowledged; set `appendonly yes` and `appendfsync always` in its configuration (from "
-            f"Redis 7.2 on `appendonly yes` is enough)"
-        )
-
-    def execute(self, pipe: Any) -> list[Any]:
-        """Run a pipeline that writes; what it wrote is on the server's disk when this returns.
-
-        Returns:
-            The answers; errors among them are not raised.
-        """
-        if not self.waits:
-            answers: list[Any] = pipe.execute(raise_on_error=False)
-            return answers
-        pipe.execute_command("WAITAOF", 1, 0, int(_ANSWER_S * 500))
-        *answers, waited = pipe.execute(raise_on_error=False)
-        if isinstance(waited, Exception):
-            raise waited
-        if not waited[0]:
-            raise StorageError(
-                f"{self.url} did not write its file within {_ANSWER_S / 2:g} s; the rows may have been added"
+        if told and (told["appendonly"], told["appendfsync"]) != ("yes", "always"):
+            raise ConfigError(
+                f"{self.url} has appendonly {told['appendonly']} and appendfsync {told['appendfsync']}: a crash would "
+                f"lose rows that it acknowledged; set `appendonly yes` and `appendfsync always` in its configuration"
             )
-        return answers
+        self._durable = True
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -108,35 +108,28 @@ class Streams:
             raise SchemaError(
                 f"{len(data):,} bytes of rows in one append; a tail in Redis takes {_LARGEST:,}: split them"
             )
+        from redis import exceptions as refused
+
         # An answer that does not come leaves open whether the entry is there. The same entry is sent again: its id
         # lets it in only once, and its mark tells whether it is ours.
         entry = {b"f": data, b"by": os.urandom(16)}
         name = f"{at + 1}-0"
 
         def add(client: Any) -> bool:
-            with client.pipeline(transaction=False) as pipe:
-                pipe.xadd(self.name(number), entry, id=name, nomkstream=not make)
-                (added,) = self.redis.execute(pipe)
-            if isinstance(added, Exception):
-                if "equal or smaller" in str(added):
+            try:
+                return client.xadd(self.name(number), entry, id=name, nomkstream=not make) is not None
+            except refused.ResponseError as error:
+                if "equal or smaller" in str(error):
                     return False
-                raise added
-            return added is not None
+                raise
 
         def again(client: Any) -> bool:
             if add(client):
                 return True
             found = client.xrange(self.name(number), name, name)
-            if not found or found[0][1].get(b"by") != entry[b"by"]:
-                return False
-            if self.redis.waits:
-                # A connection waits for its own writes alone: one that follows the entry in the file brings it too.
-                with client.pipeline(transaction=False) as pipe:
-                    pipe.set(f"{self._prefix}:sync", b"", ex=60)
-                    self.redis.execute(pipe)
-            return True
+            return bool(found) and found[0][1].get(b"by") == entry[b"by"]
 
-        self.redis.waits  # noqa: B018  # asked before anything is sent: a server that loses rows gets none
+        self.redis.require_durable()
         return self.redis.run(add, again)
 
 

@@ -1,0 +1,99 @@
+"""Rows that a server acknowledged, when its machine loses power: what it had not synced is gone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tokens import helpers
+from tests.tokens.helpers import arguments, make, same
+from tests.tokens.oracle import Row
+from tests.tokens.servers import Server, redis_6, valkey
+from tokenlake.errors import ConfigError
+from tokenlake.times import NEVER, day_of
+from tokenlake.tokens.connection import Connection
+from tokenlake.tokens.store import TokenStore
+
+ROWS = [Row(1, i, i, 1, 0) for i in range(5)]
+
+
+class Fragile(Server):
+    """Its files lose what was not synced when its power goes."""
+
+    def __init__(self, folder: Path, binary: str, **settings: str) -> None:
+        library = folder / "power.so"
+        source = Path(__file__).with_name("power.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)  # whichever there is
+        self.hold, self._told = folder / "hold", folder / "told"
+        self.data = folder / "data"
+        self.data.mkdir()
+        environment = {"LD_PRELOAD": str(library), "HOLD": str(self.hold), "TOLD": str(self._told)}
+        super().__init__(self.data, binary=binary, environment=environment, **settings)
+
+    def lose_power(self) -> None:
+        self.kill()
+        self.hold.unlink(missing_ok=True)
+        synced = dict(map(int, line.split()) for line in self._told.read_text().splitlines())
+        for file in self.data.rglob("*.aof"):  # the older server's file, and the newer one's folder of files
+            with file.open("r+b") as held:
+                held.truncate(synced.get(file.stat().st_ino, 0))
+        self.start()
+
+
+@pytest.fixture(params=[("redis", "always"), ("valkey", "always")], ids="-".join)
+def fragile(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fragile]:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler to make the library that watches syncs")
+    kind, sync = request.param
+    server = Fragile(tmp_path, {"redis": redis_6, "valkey": valkey()}[kind], appendfsync=sync)
+    monkeypatch.setattr(helpers, "TAIL", server.url)
+    yield server
+    server.kill()
+
+
+def test_acknowledged_rows_are_on_the_disk(fragile: Fragile, tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    assert store.append(**arguments(ROWS[:1])) == 1
+    fragile.lose_power()
+    assert store.append(**arguments(ROWS[1:3])) == 2
+    store.write_day(day_of(0), **arguments(ROWS[:2]))  # a log of its own, with what is left
+    fragile.lose_power()
+    same(store.fetch(1, before=NEVER), [ROWS[:3]], [NEVER])
+    done = threading.Event()
+
+    def append() -> None:
+        TokenStore.open(store.path).append(**arguments(ROWS[3:4]))
+        done.set()
+
+    worker = threading.Thread(target=append)
+    fragile.hold.touch()
+    worker.start()
+    assert not done.wait(0.5), "acknowledged while nothing can have been synced"
+    fragile.hold.unlink()
+    worker.join(20)
+    fragile.lose_power()
+    assert store.append(**arguments(ROWS[4:])) == 1
+    same(TokenStore.open(store.path).fetch(1, before=NEVER), [ROWS], [NEVER])
+    store.verify()
+
+
+@pytest.mark.parametrize("fragile", [("redis", "everysec"), ("valkey", "everysec")], indirect=True, ids="-".join)
+def test_a_server_that_syncs_later_is_refused_since_it_loses_them(
+    fragile: Fragile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"appendfsync everysec.*would lose rows"):
+        make(tmp_path / "store")
+    monkeypatch.setattr(Connection, "require_durable", lambda _: None)
+    store = make(tmp_path / "store")
+    assert store.append(**arguments(ROWS[:1])) == 1
+    time.sleep(1.5)  # it is synced by itself
+    fragile.hold.touch()
+    assert TokenStore.open(store.path).append(**arguments(ROWS[1:2])) == 1
+    fragile.lose_power()
+    same(TokenStore.open(store.path).fetch(1, before=NEVER), [ROWS[:1]], [NEVER])
