@@ -41,6 +41,13 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
+def _order(codes: NDArray[np.int32], times: Ints) -> Ints:
+    """The order by (code, time): two sorts of plain numbers are faster than `lexsort`."""
+    rank = np.empty(len(times), np.int64)
+    rank[np.argsort(times)] = np.arange(len(times))
+    return np.argsort(codes * np.int64(len(times)) + rank)
+
+
 class AsOf:
     """One join under way.
 
@@ -56,7 +63,7 @@ class AsOf:
         self, codes: NDArray[np.int32], times: Ints, keys: int, *, strict: bool = False, known: bool = False
     ) -> None:
         asked = np.flatnonzero((codes >= 0) & (times != NONE))
-        self._order = asked[np.lexsort((times[asked], codes[asked]))]
+        self._order = asked[_order(codes[asked], times[asked])]
         self._count = len(codes)
         self._codes = codes[self._order]
         self._times = np.ascontiguousarray(times[self._order])

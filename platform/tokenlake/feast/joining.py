@@ -12,11 +12,12 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.asof import NONE, AsOf, Ints
 from tokenlake.feast.instants import as_nanos
 from tokenlake.feast.keys import Keys, aligned
+from tokenlake.feast.picking import pick
 from tokenlake.feast.rows import Group, Rows
 from tokenlake.feast.views import View
 
 
-def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array | pa.ChunkedArray]:
+def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
     """The features of a view as of some times.
 
     Args:
@@ -57,16 +58,14 @@ def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool
     return state.finish(view.ttl)
 
 
-def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array | pa.ChunkedArray]:
+def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
     """Columns of rows by their numbers, null for -1."""
     if not columns:
         return []
     wanted, place = np.unique(found, return_inverse=True)
     absent = int(len(wanted) > 0 and wanted[0] < 0)
     taken = rows.take(list(dict.fromkeys(columns)), wanted[absent:])
-    index = pa.array(place.ravel() - absent, mask=(found < 0))
-    taken = taken.take(index)
-    return [taken[column] for column in columns]
+    return [pick(taken[column], place.ravel() - absent) for column in columns]
 
 
 def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:

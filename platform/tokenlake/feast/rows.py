@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.feast.instants import as_nanos
+from tokenlake.feast.picking import pick
 from tokenlake.tokens.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
@@ -148,7 +149,9 @@ class Rows:
         def reader(first: int, batch: pa.RecordBatch) -> None:
             start, stop = np.searchsorted(rows, (first, first + batch.num_rows))
             if start < stop:
-                found[first] = batch.take(pa.array(rows[start:stop] - first))
+                inside = rows[start:stop] - first
+                picked = [pick(pa.chunked_array([column]), inside) for column in batch.columns]
+                found[first] = pa.record_batch(picked, batch.schema)
 
         self._read(columns, wanted, reader, self._fitting(columns, wanted))
         return pa.Table.from_batches([found[first] for first in sorted(found)], schema)

@@ -60,7 +60,7 @@ def move(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, coun
 
     Both arrays are contiguous and of one dtype; all runs lie within them.
     """
-    lib = library() if len(start) > _FEW else None
+    lib = library() if count.sum() > _FEW else None
     if lib is None:
         out[expand(place, count)] = column[expand(start, count)]
         return
