@@ -6,17 +6,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from tokenlake import locks
 from tokenlake.errors import LockedError, TransientError, storage_error
 from tokenlake.tokens import compaction, files
+from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
-from tokenlake.tokens.manifest import Manifest
+from tokenlake.tokens.manifest import Elsewhere, Manifest
+from tokenlake.tokens.places import place_of
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import seal_log
@@ -60,8 +64,8 @@ class Handle:
         Returns:
             Whether it differs from the one before.
         """
-        self._view.tail.poll()
-        if self._view.pin.newest:
+        if self._view.pin.newest:  # before the tail: its log is gone with a store that is
+            self._view.tail.poll()
             return False
         self._view = open_view(self.path, self._view)
         return True
@@ -69,6 +73,8 @@ class Handle:
     def _codes(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Codes of ids; the lock is taken only for those that are new."""
         if (codes := self._ids.known(ids)) is None:
+            self._view.tail.place.claim()
+            manifests.require(self.path)
             with tail_locked(self.path):
                 codes = self._ids.assign(ids)
         return codes
@@ -77,6 +83,7 @@ class Handle:
         """Add those rows to the tail whose keys no day holds."""
         if self._view.tail.place.shared:
             return self._append_shared(rows)
+        manifests.require(self.path)  # else the lock would make the folder of a removed store again
         with tail_locked(self.path):
             self._catch_up()
             while (added := self._try_append(rows)) is None:
@@ -87,6 +94,7 @@ class Handle:
         """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
         until, pause = time.monotonic() + TAIL_WAIT_S, _PAUSE_S
         with refusals():
+            self._view.tail.place.claim()
             while (added := self._try_append(rows)) is None:
                 if time.monotonic() > until:
                     raise LockedError(
@@ -141,12 +149,33 @@ class Handle:
     def _writing(self, what: str) -> Iterator[None]:
         """Be the one writer, at the newest state, with nothing left over by a killed one."""
         shared = self._view.tail.place.shared
+        manifests.require(self.path)  # as above
         with locked(self.path, what, _REPAIR_S if shared else 0):
-            if shared:
-                self._settle()
             self.refresh()
+            if shared:
+                self._view.tail.place.claim(again=True)
+                self._settle()
+                self.refresh()
             self._sweep()
             yield
+
+    def _fork(self) -> int:
+        """Go on in streams of its own; the caller is the one writer, at the newest state."""
+        view = self._view
+        view.tail.poll()
+        manifest = replace(view.snapshot.manifest, generation=self.generation + 1, tail=Elsewhere(str(view.tail.place)))
+        place = place_of(self.path, manifest)
+        place.claim()
+        unknown = self._unknown(view.tail.users)
+        view.tail.copy(place, ~unknown)
+        manifest.publish(self.path)
+        self._view = open_view(self.path, view)
+        return int(unknown.sum())
+
+    def _unknown(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which users' strings this folder does not hold, since they came to the original after it was copied."""
+        self._ids.refresh()
+        return users >= len(self._ids.names()) if self._ids.kind == "string" else np.zeros(len(users), np.bool_)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

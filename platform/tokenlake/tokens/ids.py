@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.tokens import files
+from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.log import LogReader, append, frame
 
 NAME = "ids"
@@ -38,10 +39,15 @@ class Ids:
         self.kind: Kind | None = None
 
     def refresh(self) -> None:
-        """Read what other processes added."""
+        """Read what other processes added.
+
+        Raises:
+            NotFoundError: the store was removed before this handle read them.
+        """
         with self._lock:
             if self._log is None:
                 if not self._path.exists():
+                    manifests.require(self._path.parent)  # else every string of a removed store would be unknown
                     return
                 self._log = LogReader(self._path)
             if self._log.grown:

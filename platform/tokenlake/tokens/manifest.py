@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,8 @@ FORMAT = 1
 #: Stores whose tail lies elsewhere, so that a version that only knows of files refuses them.
 FORMAT_ELSEWHERE = 2
 NAME = "manifest"
+#: The manifest of a store that is being removed.
+REMOVED = "manifest.removed"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Elsewhere:
     """A tail that does not lie on the store's disk: the URL of a Redis, and what the store is called there."""
 
     url: str
-    store: str
+    store: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Manifest:
         slices: sorted by day.
         parts: the parts that slices name.
         tail: where the tail's logs lie; None: in the store's folder.
+        made: tells this store from others that were in its place before; None: made by an earlier version.
     """
 
     schema: StoreSchema
@@ -97,6 +101,7 @@ class Manifest:
     slices: tuple[Slice, ...] = ()
     parts: dict[str, Part] = field(default_factory=dict)
     tail: Elsewhere | None = None
+    made: str | None = None
 
     def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
         """The next state, in which a day is read from a new part (or is empty)."""
@@ -165,6 +170,7 @@ class Manifest:
             "generation": self.generation,
             "log": self.log,
             **({} if self.tail is None else {"tail": asdict(self.tail)}),
+            **({} if self.made is None else {"made": self.made}),
             "days": {day.isoformat(): rows for day, rows in self.days.items()},
             "slices": [[s.first.isoformat(), s.last.isoformat(), s.part] for s in self.slices],
             "parts": {
@@ -192,22 +198,39 @@ class Pin:
 
     @property
     def newest(self) -> bool:
-        """Whether this is still the one."""
-        return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        """Whether this is still the one.
+
+        Raises:
+            NotFoundError: the store was removed.
+        """
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except FileNotFoundError:
+            raise _nothing(self._path.parent) from None
+
+
+def require(folder: Path) -> None:
+    """See that there is a store.
+
+    Raises:
+        NotFoundError: there is none, or it was removed.
+    """
+    if not (folder / NAME).exists():
+        raise _nothing(folder)
 
 
 def _nothing(folder: Path) -> NotFoundError:
     return NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one")
 
 
-def load(folder: Path) -> Manifest:
-    """Read a store's manifest.
+def load(folder: Path, name: str = NAME) -> Manifest:
+    """Read a store's manifest, or that of one that is being removed.
 
     Raises:
         NotFoundError: there is no store.
         CorruptionError: its bytes are not what was written.
     """
-    path = folder / NAME
+    path = folder / name
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -239,4 +262,5 @@ def _parse(body: dict[str, Any]) -> Manifest:
             for name, part in body["parts"].items()
         },
         tail=Elsewhere(**body["tail"]) if "tail" in body else None,
+        made=body.get("made"),
     )

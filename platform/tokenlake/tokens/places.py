@@ -58,6 +58,20 @@ class Place(Protocol):
     def name(self, number: int) -> str:
         """What a log is called there, for messages."""
 
+    def claim(self, *, again: bool = False) -> None:
+        """See that it is this folder that writes these logs, and not one that it was copied from; the first one does.
+
+        Args:
+            again: look though it was seen before.
+
+        Raises:
+            ConfigError: another folder does; nothing was written.
+        """
+
+    @property
+    def owned(self) -> bool:
+        """Whether `claim` would go through."""
+
     def reader(self, number: int) -> Reader:
         """Read a log from its start.
 
@@ -81,8 +95,14 @@ class Place(Protocol):
             CorruptionError: there is none.
         """
 
+    def lost(self, number: int) -> CorruptionError:
+        """That a published log is not there."""
+
     def sweep(self, newest: int) -> None:
         """Remove every log but the newest and the two before it."""
+
+    def erase(self, newest: int) -> None:
+        """Remove every log, for good; what is gone already is fine."""
 
     def keep(self, number: int, folder: Path) -> None:
         """Make a log stay readable as a file of another store's folder, however this one goes on.
@@ -96,6 +116,7 @@ class LogFiles:
     """Logs as files of the store's folder, `tail/00000007.log`."""
 
     shared = False
+    owned = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "tail"
@@ -115,6 +136,9 @@ class LogFiles:
     def numbers(self) -> list[int]:
         """Every log there is."""
         return sorted(int(path.stem) for path in self._folder.glob("*.log"))
+
+    def claim(self, *, again: bool = False) -> None:
+        """A copied folder has copied files."""
 
     def reader(self, number: int) -> log.LogReader:
         """Open the file."""
@@ -139,12 +163,20 @@ class LogFiles:
         """Look for the files: those that are not published yet come after one that is."""
         found = [n for n in self.numbers() if n >= number]
         if not found:
-            raise CorruptionError(f"{self.name(number)}: this file of the store is missing; rebuild the store")
+            raise self.lost(number)
         return found[0]
+
+    def lost(self, number: int) -> CorruptionError:
+        """That a file is gone."""
+        return CorruptionError(f"{self.name(number)}: this file of the store is missing; rebuild the store")
 
     def sweep(self, newest: int) -> None:
         """Remove the files."""
         files.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
+
+    def erase(self, newest: int) -> None:
+        """Remove the files."""
+        files.unlink(self.path(n) for n in self.numbers())
 
     def keep(self, number: int, folder: Path) -> None:
         """Link it, which costs no bytes until this store lets go of it."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, files, verify
+from tokenlake.tokens import compaction, files, removal, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.address import check_address
 from tokenlake.tokens.batch import TokenBatch
@@ -74,17 +74,36 @@ class TokenStore(Handle):
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        manifest = Manifest(schema, tail=None if tail is None else Elsewhere(check_address(tail), uuid.uuid4().hex))
+        elsewhere = None if tail is None else Elsewhere(check_address(tail))
+        manifest = Manifest(schema, tail=elsewhere, made=uuid.uuid4().hex)
         with locked(folder, "create"):
             if cls.exists(folder):
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
+            if (folder / manifests.REMOVED).exists():
+                raise ConfigError(f"{folder} holds a store whose removal was cut short; `TokenStore.remove` it again")
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
                 raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
             (folder / "segments").mkdir(exist_ok=True)
-            create_log(place_of(folder, manifest))
+            place = place_of(folder, manifest)
+            place.claim()
+            create_log(place)
             manifest.publish(folder)
             files.sync_folder(folder.parent)
         return cls(folder)
+
+    @staticmethod
+    def remove(path: str | os.PathLike[str]) -> None:
+        """Remove a store for good: its folder, and its streams where its tail lies in Redis.
+
+        A removal that was cut short is ended by another. A copied folder goes alone: the streams are its original's.
+        Handles that are open get NotFoundError from then on, but for fetches of what they have open.
+
+        Raises:
+            NotFoundError: there is none.
+            LockedError: a process writes a day there, or merges; nothing was removed.
+            ServiceError: its Redis does not answer; nothing was removed, or do it again.
+        """
+        removal.remove(Path(path))
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
@@ -277,6 +296,27 @@ class TokenStore(Handle):
                 self._merge_span((0, len(self._view.snapshot.pieces)), rows)
             self._merge(compaction.everything)
 
+    def fork(self) -> None:
+        """Give a copied folder, whose tail lies in Redis, streams of its own; its original goes on as if there were no copy.
+
+        For a copy, a restored backup, or a folder that came from another disk: it takes the rows along that its tail
+        shows, and can be written from then on. Rows of string ids that the original met only after it was copied are
+        left out, with a warning. A store that writes its own tail stays as it is.
+
+        Raises:
+            LockedError: another process writes.
+            CorruptionError: the original went on so far that the rows of this copy are gone.
+            ServiceError: the Redis does not answer.
+        """
+        with locked(self.path, "fork"):
+            self.refresh()
+            if self._view.tail.place.owned:
+                return
+            if left := self._fork():
+                warnings.warn(
+                    f"{self.path}: {left} rows of users whom this copy does not know were left out", stacklevel=2
+                )
+
     def verify(self) -> StoreStatus:
         """Check every checksum, order and count on disk.
 
@@ -306,4 +346,4 @@ class TokenStore(Handle):
         return view.read(window, moment, out)
 
 
-_OWN_NAMES = {"segments", "tail", "write.lock", "write.lock.holder", "tail.lock", f"{manifests.NAME}.new"}
+_OWN_NAMES = {"segments", "tail", *removal.LOCKS, f"{manifests.NAME}.new"}

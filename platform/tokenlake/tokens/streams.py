@@ -12,17 +12,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenlake.errors import CorruptionError, SchemaError, StorageError
+from tokenlake.errors import CorruptionError, NotFoundError, SchemaError, StorageError
 from tokenlake.tokens import log
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.connection import Connection
 from tokenlake.tokens.kept import KeptLog
 from tokenlake.tokens.manifest import Elsewhere
+from tokenlake.tokens.owner import Owner
 
 #: Entries of one answer, so that a long log comes in pieces.
 _ENTRIES = 64
 #: Redis takes no value above 512 MB.
 _LARGEST = 256 << 20
+#: Names of one command.
+_NAMES = 512
+
+
+def prefix(store: str) -> str:
+    """What the keys of a store begin with; its name in braces, so that a cluster keeps them on one node."""
+    return f"tokenlake:{{{store}}}"
 
 
 class Streams:
@@ -32,9 +40,11 @@ class Streams:
 
     def __init__(self, folder: Path, where: Elsewhere) -> None:
         self._folder = folder
-        self._prefix = f"tokenlake:{{{where.store}}}"  # in braces: a cluster keeps them on one node
+        self._store = where.store
+        self._prefix = prefix(where.store)
         self.redis = Connection(where.url, f"the tail of the store at {folder}")
         self._kept: KeptLog | None = None
+        self._owner = Owner(self.redis, f"{self._prefix}:owner", folder)
 
     def __str__(self) -> str:
         """The URL, which holds no password."""
@@ -43,6 +53,15 @@ class Streams:
     def name(self, number: int) -> str:
         """The stream's key."""
         return f"{self._prefix}:tail:{number}"
+
+    def claim(self, *, again: bool = False) -> None:
+        """Be the folder that writes these streams."""
+        self._owner.claim(again=again)
+
+    @property
+    def owned(self) -> bool:
+        """Whether this folder writes them, or none does yet."""
+        return self._owner.other is None
 
     def reader(self, number: int) -> StreamReader:
         """Read a stream from its start."""
@@ -71,7 +90,10 @@ class Streams:
                 return [n for n, there in zip(candidates, pipe.execute(), strict=True) if there]
 
         while True:
-            newest = manifests.load(self._folder).log
+            manifest = manifests.load(self._folder)
+            if manifest.tail is None or manifest.tail.store != self._store:
+                raise NotFoundError(f"{self._folder} holds another store now, or one that was forked; open it again")
+            newest = manifest.log
             candidates = range(max(number, newest - 2), newest + 1)
             if found := self.redis.run(ask):
                 return found[0]
@@ -86,6 +108,13 @@ class Streams:
             if not self.redis.run(lambda client, names=names: client.unlink(*names)):  # type: ignore[misc]  # bound here
                 return
 
+    def erase(self, newest: int) -> None:
+        """Remove every stream that there may be, then the note of whose they were."""
+        for start in range(1, newest + 2, _NAMES):
+            names = [self.name(n) for n in range(start, min(start + _NAMES, newest + 2))]
+            self.redis.run(lambda client, names=names: client.unlink(*names))  # type: ignore[misc]  # bound here
+        self._owner.forget()
+
     def keep(self, number: int, folder: Path) -> None:
         """Copy what is not copied yet."""
         if self._kept is None or (self._kept.folder, self._kept.number) != (folder, number):
@@ -98,6 +127,11 @@ class Streams:
 
     def lost(self, number: int) -> CorruptionError:
         """That a log is not there, or not whole, which is wrong."""
+        if (other := self._owner.other) is not None:
+            return CorruptionError(
+                f"{self.name(number)}: {self} does not hold this stream any more, since {other} went on with it, of which "
+                f"the store at {self._folder} is a copy; make a new copy, or rebuild the store"
+            )
         return CorruptionError(
             f"{self.name(number)}: {self} has lost rows of this stream, which the store at {self._folder} needs; "
             f"restore Redis's data, or rebuild the store"

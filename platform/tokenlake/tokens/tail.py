@@ -166,6 +166,10 @@ class Tail:
         self.place.write(self.number + 1, self._carried(np.flatnonzero(keep)))
         return self.number + 1
 
+    def copy(self, place: Place, keep: NDArray[np.bool_]) -> None:
+        """Write the rows to keep as the log of the first one's number in another place."""
+        place.write(self.first, self._carried(np.flatnonzero(keep)))
+
     def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
         yield frame(START, _NUMBER.pack(self.next))
         step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.errors import CorruptionError
+from tokenlake.errors import NotFoundError
 from tokenlake.times import DAY_US, Day
 from tokenlake.tokens import fast
 from tokenlake.tokens import manifest as manifests
@@ -22,11 +22,6 @@ from tokenlake.tokens.native import library
 from tokenlake.tokens.places import place_of
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
 from tokenlake.tokens.tail import Tail
-
-_MISSING = {
-    False: "this file of the store is missing; rebuild the store",
-    True: "Redis has lost this stream of the store's tail; restore its data, or rebuild the store",
-}
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ def open_view(folder: Path, known: View | None = None) -> View:
     """Open the newest state; what `known` has open and in memory is used on.
 
     Raises:
-        NotFoundError: there is no store.
+        NotFoundError: there is no store, or not the one that `known` is of.
         CorruptionError: a file is missing, or not of the size that the manifest says.
     """
     snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
@@ -114,9 +109,15 @@ def open_view(folder: Path, known: View | None = None) -> View:
         pin = Pin(folder)
         snapshot = open_snapshot(folder, snapshot)
         manifest = snapshot.manifest
+        if known is not None and manifest.made != known.snapshot.manifest.made:
+            raise NotFoundError(
+                f"the store that was opened at {folder} is gone, and another was made there; open it again"
+            )
+        if known is not None and manifest.tail != known.snapshot.manifest.tail:
+            tail = None  # it got logs of its own
         try:
             place = tail.place if tail is not None else place_of(folder, manifest)
             return View(snapshot, Tail.open(place, manifest.schema, manifest.log, tail), pin)
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if manifests.load(folder).log == manifest.log:
-                raise CorruptionError(f"{error.filename}: {_MISSING[place.shared]}") from None
+                raise place.lost(manifest.log) from None
