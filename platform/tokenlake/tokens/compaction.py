@@ -20,11 +20,11 @@ from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Piece
 
 #: This many neighbours of one level are merged into a slice of the next.
-FANOUT = 4
+FANOUT = 2
 #: More slices than this are never left.
 MOST = 32
 #: Slices of fewer rows are of level 0.
-SMALL = 1 << 16
+SMALL = 1 << 14
 
 
 def due(manifest: Manifest) -> tuple[int, int] | None:
