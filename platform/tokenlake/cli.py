@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "Run the repository's benchmarks.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
+    "drop": "Remove an encoder version for good.",
     "evaluate": "Print metrics of encoders and candidates beside baselines.",
     "fetch": "Print a user's last tokens before a time.",
     "ingest": "Bring raw events into a lake.",

@@ -110,13 +110,15 @@ class Catalog:
         """Record a version as a candidate; a known one stays as it is.
 
         Raises:
-            VersionError: the version is known with another encoder or spec.
+            VersionError: the version is known with another encoder or spec, or is being removed.
         """
         values = {"version": version, "encoder": encoder, "spec": json.loads(to_json(dict(spec)))}
         insert = self._insert(VersionRow).values(**values, state="candidate", created_at=now())
         with self._write() as session:
             session.execute(insert.on_conflict_do_nothing())
             row = session.get_one(VersionRow, version)
+            if row.state == "dropping":
+                raise VersionError(f"version {version!r} is being removed; `tokenlake drop` ends it")
             if (row.encoder, row.spec) != (encoder, values["spec"]):
                 raise VersionError(
                     f"version {version!r} is known with another encoder or spec ({row.encoder!r}, {to_json(row.spec)}); "

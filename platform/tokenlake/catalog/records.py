@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-State = Literal["candidate", "serving", "retired"]
+#: `dropping`: its data is being removed, or was when a process ended.
+State = Literal["candidate", "serving", "retired", "dropping"]
 #: `killed`: the process of a running run is gone. `skipped`: there was nothing to do.
 Status = Literal["running", "done", "failed", "interrupted", "skipped", "killed"]
 ErrorKind = Literal["terminal", "transient"]

@@ -227,6 +227,18 @@ class Lake:
         """Let the version that served before serve again; returns its name."""
         return self.catalog.rollback()
 
+    def drop(self, version: str) -> None:
+        """Remove a version for good: its store with what it has in Redis, checkpoints, rows, and its runs.
+
+        Raises:
+            NotFoundError: no such version.
+            VersionError: it serves, or an encoder of the config would make it again.
+            LockedError: one of its jobs runs.
+        """
+        from tokenlake.pipeline.dropping import drop
+
+        drop(self, version)
+
     def resolve(self, version: str | None = None) -> str:
         """Turn a version, an encoder's name or None (the serving version) into a version.
 
