@@ -30,6 +30,7 @@ COMMANDS = {
     "simulate": "Write an ads-like event log.",
     "sql": "Explore a lake in SQL, read-only.",
     "status": "Show days, freshness, versions and last errors.",
+    "tails": "Show what token stores keep in a Redis.",
     "verify": "Check every checksum, order and count on disk.",
     "versions": "Show encoder versions, and which one serves.",
 }
