@@ -115,14 +115,15 @@ class Found:
 
     def __init__(self, lib: ctypes.CDLL, table: Table, tail: Tail | None, window: Window) -> None:
         n = len(window)
-        offsets, rows, times = _of_tail(tail, window)
+        offsets, rows = _of_tail(tail, window)
+        buffers = tail.buffers if tail is not None and rows is not None else None  # after the rows, which they hold
         slots = n * (len(table.pieces) + 1) + 2 * (len(rows) if rows is not None else 0)
         self.offsets = np.empty(n + 1, np.int64)
-        self.tail_columns = tail.buffers if tail is not None and rows is not None else None
+        self.tail_places = buffers.places if buffers else None
         self._runs = np.empty(3 * slots + n, np.int32)  # run_t of every slot, then the number of runs of each query
         runs = address(self._runs)
         wanted = np.zeros(len(table.files), np.uint8)
-        self._keep = (table, window, offsets, rows, times)
+        self._keep = (table, window, offsets, rows, buffers)
         self.struct = _Find(
             *table.places,
             address(wanted),
@@ -134,7 +135,7 @@ class Found:
             window.length,
             address(offsets) if offsets is not None else 0,
             address(rows) if rows is not None else 0,
-            address(times) if times is not None else 0,
+            self.tail_places["timestamp"] if self.tail_places else 0,
             runs,
             runs + 12 * slots,
             address(self.offsets),
@@ -156,17 +157,15 @@ class Found:
         return int(self.offsets[-1])
 
 
-def _of_tail(
-    tail: Tail | None, window: Window
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    """The tail's rows of each query: offsets, row numbers by time, and the times of all tail rows."""
+def _of_tail(tail: Tail | None, window: Window) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    """The tail's rows of each query: offsets, and row numbers by time."""
     if tail is None or not tail.count:
-        return None, None, None
+        return None, None
     parts = tail.find(window.users, window.since, window.before)
     offsets = np.array([0, *accumulate(map(len, parts))])
     if not offsets[-1]:
-        return None, None, None
-    return offsets, parts[0] if len(parts) == 1 else np.concatenate(parts), tail.buffers["timestamp"]
+        return None, None
+    return offsets, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def read(
@@ -186,14 +185,14 @@ def read(
     found = Found(lib, table, tail, window)
     batch = out if out is not None else TokenBatch.empty(schema)
     columns = batch.reserve(schema, found.offsets)
-    from_tail = found.tail_columns
+    from_tail = found.tail_places
     told = (_Column * len(columns))()
     size = 0
     for i, (name, column) in enumerate(columns.items()):
-        base = address(from_tail[name]) if from_tail else 0
+        base = from_tail[name] if from_tail else 0
         if name in batch.known:
             known = known_at_column(name)
-            tail_known = address(from_tail[known]) if from_tail else 0
+            tail_known = from_tail[known] if from_tail else 0
             label = (table.base_places[known], tail_known, address(batch.known[name]))
         else:
             label = (0, 0, 0)

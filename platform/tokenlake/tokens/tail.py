@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
 from tokenlake.tokens.log import frame
+from tokenlake.tokens.native import address
 from tokenlake.tokens.places import FENCE, LIFT, ROWS, SEAL, START, Place
 from tokenlake.tokens.schema import Rows, StoreSchema
 
@@ -42,6 +43,18 @@ class Mark(NamedTuple):
     next: int
 
 
+class Buffers(NamedTuple):
+    """Columns with room behind the rows: name -> array, and name -> address, which takes a microsecond to ask for."""
+
+    columns: dict[str, NDArray[Any]]
+    places: dict[str, int]
+
+    @classmethod
+    def of(cls, columns: dict[str, NDArray[Any]]) -> Buffers:
+        """Of these columns."""
+        return cls(columns, {name: address(column) for name, column in columns.items()})
+
+
 class Tail:
     """What one handle knows of the tail: every row that its snapshot may see.
 
@@ -52,7 +65,7 @@ class Tail:
         next: number of the next row.
         count: rows.
         users: (count,) int64; columns: name -> (count, ...), in order of arrival.
-        buffers: the columns, with room behind the rows.
+        buffers: the columns, with room behind the rows; swapped whole, for fetches of other threads.
     """
 
     @classmethod
@@ -81,7 +94,7 @@ class Tail:
         self.count = 0
         self._users = np.empty(0, np.int64)
         self._sequence = np.empty(0, np.int64)
-        self.buffers = schema.empty(0)
+        self.buffers = Buffers.of(schema.empty(0))
         self._index: dict[int, NDArray[np.int64]] = {}
 
     @property
@@ -92,7 +105,7 @@ class Tail:
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns of each row."""
-        return {name: column[: self.count] for name, column in self.buffers.items()}
+        return {name: column[: self.count] for name, column in self.buffers.columns.items()}
 
     def poll(self, *, follow: bool = True) -> None:
         """Read what was appended since; `follow` a seal into the next log.
@@ -117,7 +130,7 @@ class Tail:
         self, users: NDArray[np.int64], since: NDArray[np.int64] | None, before: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
         """For each query the row numbers of its user with since <= timestamp < before, by (timestamp, arrival)."""
-        index, times = self._index, self.buffers["timestamp"]
+        index, times = self._index, self.buffers.columns["timestamp"]
         found = [index.get(user, _NONE) for user in users.tolist()]
         for i, rows in enumerate(found):
             if len(rows):
@@ -230,15 +243,17 @@ class Tail:
         start, stop = self.count, self.count + sum(len(rows) for _, rows in fresh)
         self._users = _grown(self._users, stop)
         self._sequence = _grown(self._sequence, stop)
-        self.buffers = {name: _grown(column, stop) for name, column in self.buffers.items()}
+        columns = {name: _grown(column, stop) for name, column in self.buffers.columns.items()}
+        if columns["timestamp"] is not self.buffers.columns["timestamp"]:
+            self.buffers = Buffers.of(columns)
         at = start
         for sequence, rows in fresh:
             end = at + len(rows)
             self._users[at:end], self._sequence[at:end] = rows.users, sequence
             for name, column in rows.columns.items():
-                self.buffers[name][at:end] = column
+                columns[name][at:end] = column
             at = end
-        times = self.buffers["timestamp"]
+        times = columns["timestamp"]
         order = start + np.lexsort((times[start:stop], self._users[start:stop]))
         cuts = np.flatnonzero(np.diff(self._users[order])) + 1
         for new in np.split(order, cuts):
