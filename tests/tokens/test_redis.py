@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -363,6 +365,28 @@ def test_a_password_comes_from_the_environment(
     finally:
         guarded.kill()
     assert all(b"hush" not in path.read_bytes() for path in store.path.rglob("*") if path.is_file())
+
+
+def test_a_user_needs_these_rights(store: TokenStore, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that docs/store.md names."""
+    told = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    rights = re.search(r"`(\+xadd [^`]+)`", told)
+    assert rights is not None
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "lake", "on", ">hush", "~tokenlake:*", *rights[1].split())
+    monkeypatch.setenv("TOKENLAKE_REDIS_USERNAME", "lake")
+    monkeypatch.setenv("TOKENLAKE_REDIS_PASSWORD", "hush")
+    mine = make(store.path.with_name("mine"))
+    for i in range(4):
+        assert mine.append(**arguments([row(0, 4 * i), row(1, i)])) == 2
+        mine.write_day(day_of(0), **arguments([row(0, 4 * k) for k in range(i + 1)]))
+    assert mine.verify().tail_rows == 4
+    copied = TokenStore.open(shutil.copytree(mine.path, store.path.with_name("copied")))
+    copied.fork()
+    for one in (mine, copied):
+        TokenStore.remove(one.path)
+    with server.client() as client:
+        assert client.execute_command("ACL", "DELUSER", "lake") == 1
 
 
 def test_a_socket_is_an_address(tmp_path_factory: pytest.TempPathFactory) -> None:
