@@ -10,9 +10,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tokenlake.catalog import Catalog, Checkpoint, IndexVersion, Plan
+from tokenlake.catalog import Catalog, Checkpoint, IndexVersion, Plan, dropping
 from tokenlake.catalog.models import Base
-from tokenlake.errors import ConflictError, NotFoundError, VersionError
+from tokenlake.errors import ConflictError, LockedError, NotFoundError, VersionError
 
 DAY = dt.date(2017, 3, 1)
 
@@ -81,6 +81,50 @@ def check_one_version_serves_under_concurrent_promotions(catalog: Catalog) -> No
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(promote, versions))
     assert [v.state for v in catalog.versions()].count("serving") == 1
+
+
+def check_a_version_is_dropped_and_no_other(catalog: Catalog) -> None:
+    for version in ("v1", "v2"):
+        catalog.add_version(version, "iat", {})
+        catalog.add_checkpoint(a_checkpoint(version))
+        catalog.record_plan(a_plan(version))
+        catalog.add_index(IndexVersion("users", version, "2017-02-28", DAY, "index", 3))
+        catalog.mark_rerun([DAY], "late events")
+        with catalog.run("publish", day=DAY, version=version) as run:
+            run.artefact("tokens", "tokens", rows=3)
+            run.metric("auc", 0.5)
+        catalog.promote(version)
+
+    def held(version: str) -> list[int]:
+        found = [
+            catalog.plans(version),
+            catalog.checkpoints(version),
+            catalog.indexes(version),
+            catalog.reruns(version),
+        ]
+        found += [catalog.runs(version=version), catalog.metrics(version=version)]
+        return [len(rows) for rows in found]
+
+    with pytest.raises(VersionError, match="'v2' serves"):
+        dropping.begin(catalog, "v2")
+    with catalog.run("publish", day=DAY, version="v1"), pytest.raises(LockedError, match="publish of v1 runs"):
+        dropping.begin(catalog, "v1")
+    dropping.end(catalog, "v1")  # it has not begun
+    assert held("v1") == [1, 1, 1, 1, 2, 0]  # the run above did nothing
+    for _ in range(2):  # the second as after a kill
+        dropping.begin(catalog, "v1")
+        assert held("v1") == [0] * 6
+        assert [(v.version, v.state, v.previous) for v in catalog.versions()] == [
+            ("v1", "dropping", None),
+            ("v2", "serving", None),
+        ]
+        with pytest.raises(VersionError, match="is being removed"):
+            catalog.add_version("v1", "iat", {})
+    dropping.end(catalog, "v1")
+    assert [v.version for v in catalog.versions()] == ["v2"]
+    assert held("v2") == [1] * 6
+    with pytest.raises(NotFoundError, match=r"no version 'v1' to drop; known: \['v2'\]"):
+        dropping.begin(catalog, "v1")
 
 
 def check_the_first_plan_stands(catalog: Catalog) -> None:

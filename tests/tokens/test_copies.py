@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tokens import helpers
+from tests.tokens.crash import die
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Row
 from tests.tokens.servers import Server
@@ -123,6 +124,27 @@ def test_a_copy_whose_original_went_on(store: TokenStore) -> None:
     for use in (lambda: TokenStore.open(other.path), other.fork):
         with pytest.raises(CorruptionError, match=f"since {store.path} on .* went on with it"):
             use()
+
+
+def test_a_fork_that_was_killed_is_done_again(store: TokenStore, tmp_path: Path) -> None:
+    for point in range(1, 100):
+        other = TokenStore.open(shutil.copytree(store.path, tmp_path / f"copy {point}"))
+
+        def fork(acknowledge: object, folder: Path = other.path) -> None:
+            TokenStore.open(folder).fork()
+
+        died, _ = die(fork, point)
+        other.refresh()
+        assert rows(other) == [0, 1]
+        other.fork()
+        assert other.append(**arguments(LATER[:1])) == 1
+        assert rows(other) == [0, 1, 10]
+        other.verify()
+        assert rows(store) == [0, 1]
+        if not died:
+            assert point > 20
+            return
+    raise AssertionError("a fork without an end")
 
 
 def test_strings_that_only_the_original_met(store: TokenStore, tmp_path: Path) -> None:

@@ -39,11 +39,23 @@ class Fragile(Server):
     def lose_power(self) -> None:
         self.kill()
         self.hold.unlink(missing_ok=True)
-        synced = dict(map(int, line.split()) for line in self._told.read_text().splitlines())
-        for file in self.data.rglob("*.aof"):  # the older server's file, and the newer one's folder of files
+        for file, size in self._synced().items():
             with file.open("r+b") as held:
-                held.truncate(synced.get(file.stat().st_ino, 0))
+                held.truncate(size)
         self.start()
+
+    def settle(self) -> None:
+        """Wait until all is synced, which a server does by itself after a while."""
+        until = time.monotonic() + 30
+        while any(file.stat().st_size > size for file, size in self._synced().items()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def _synced(self) -> dict[Path, int]:
+        """Bytes of each file that are on the disk; of the older server's one file, or the newer one's folder of files."""
+        lines = self._told.read_text().splitlines() if self._told.exists() else []
+        told = dict(map(int, line.split()) for line in lines)
+        return {file: told.get(file.stat().st_ino, 0) for file in self.data.rglob("*.aof")}
 
 
 @pytest.fixture(params=[("redis", "always"), ("valkey", "always")], ids="-".join)
@@ -92,7 +104,7 @@ def test_a_server_that_syncs_later_is_refused_since_it_loses_them(
     monkeypatch.setattr(Connection, "require_durable", lambda _: None)
     store = make(tmp_path / "store")
     assert store.append(**arguments(ROWS[:1])) == 1
-    time.sleep(1.5)  # it is synced by itself
+    fragile.settle()
     fragile.hold.touch()
     assert TokenStore.open(store.path).append(**arguments(ROWS[1:2])) == 1
     fragile.lose_power()

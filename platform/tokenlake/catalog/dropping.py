@@ -30,7 +30,8 @@ def require_droppable(catalog: Catalog, version: str) -> None:
     with catalog._read() as session:  # the same room
         _require(session, version)
     if running := catalog.runs(version=version, status="running"):  # those of dead processes are buried by now
-        raise LockedError(f"{running[0].job} of {version} runs, in process {running[0].pid}; try again when it is done")
+        run = running[0]
+        raise LockedError(f"{run.job} of {version} runs, in process {run.pid} on {run.host}; try again when it is done")
 
 
 def begin(catalog: Catalog, version: str) -> None:
