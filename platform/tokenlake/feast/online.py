@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -166,12 +167,13 @@ class TokenlakeOnlineStore(OnlineStore):
         if source.created_timestamp_column:
             name = source.created_timestamp_column
             created = online_encode.micros(times[name], name, nulls=NO_TIME)
-        rows = Rows(
-            online_keys.of_columns(keys, types),
-            event,
-            created,
-            {f.name: online_encode.encode_values(values[f.name], f.dtype.to_value_type()) for f in view.features},
-        )
+        encoded: dict[str, pa.LargeBinaryArray] = {}
+        rows = Rows(online_keys.of_columns(keys, types), event, created, encoded)
+        with ThreadPoolExecutor(1) as pool:
+            indexed = pool.submit(lambda: rows.order)  # takes as long as the values do
+            for field in view.features:
+                encoded[field.name] = online_encode.encode_values(values[field.name], field.dtype.to_value_type())
+            indexed.result()
         self._table(config, view).write(rows)
         return len(rows)
 
