@@ -187,7 +187,7 @@ class OnlineTable:
 def _is_newest(pin: Pin) -> bool:
     try:
         return pin.newest
-    except FileNotFoundError:
+    except NotFoundError:
         return False
 
 
