@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,16 @@ def test_every_half_is_widened_as_numpy_does(compiled: bool, monkeypatch: pytest
         loops.widener(halves.reshape(-1, 2), out)(100, 30_000)
         assert out[: 8 * 29_900].tobytes() == halves[200:60_000].astype(np.float32).tobytes()
         assert not out[8 * 29_900 :].any()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_a_widener_reads_lives_as_long_as_it_does(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(loops, "library", lambda: None)
+    values, out = np.ones((4, 2), np.float16), np.zeros(32, np.uint8)
+    kept = [weakref.ref(array) for array in (values, out)]
+    widen = loops.widener(values, out)
+    del values, out
+    assert all(array() is not None for array in kept)
+    del widen
+    assert not any(array() is not None for array in kept)

@@ -328,9 +328,7 @@ class TokenlakeOnlineStore(OnlineStore):
     def _tokens(self, config: RepoConfig, view: FeatureView) -> Tokens:
         if (lake := _lake_of(config)) is None:
             raise ConfigError(f"view {view.name!r} reads token sequences; set `lake:` of online_store to their lake")
-        if lake not in self._lakes:
-            self._lakes[lake] = Tokens(lake)
-        return self._lakes[lake]
+        return self._lakes.get(lake) or self._lakes.setdefault(lake, Tokens(lake))
 
     def _table(self, config: RepoConfig, view: FeatureView) -> OnlineTable:
         name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)

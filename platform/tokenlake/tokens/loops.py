@@ -91,7 +91,7 @@ def widener(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[in
     """A callable that writes rows `start` to `stop` as float32 to the beginning of some bytes.
 
     Args:
-        values: (total, dim), contiguous; out: bytes, enough for any such rows. Both must outlive the callable.
+        values: (total, dim), contiguous; out: bytes, enough for any such rows. The callable keeps both alive.
     """
     width, lib = values.shape[1], library()
 
@@ -101,5 +101,9 @@ def widener(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[in
 
     if lib is None:
         return plain
-    source, target, size = address(values), address(out), values.itemsize * width
-    return lambda start, stop: lib.tl_widen(source + start * size, target, (stop - start) * width)
+    source, target, size, kept = address(values), address(out), values.itemsize * width, (values, out)
+
+    def widen(start: int, stop: int, _kept: object = kept) -> None:
+        lib.tl_widen(source + start * size, target, (stop - start) * width)
+
+    return widen
