@@ -87,11 +87,9 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
 
 def address(array: NDArray[Any]) -> int:
     """Where an array's data lies."""
+    buffer: Any = array  # which NumPy's types do not say
     try:
-        return ctypes.addressof(_Byte.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     except (TypeError, ValueError):  # not to be written, or not in one piece, or empty: NumPy takes twice the time
         place: int = array.__array_interface__["data"][0]
         return place
-
-
-_Byte = ctypes.c_char
