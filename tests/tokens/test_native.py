@@ -167,3 +167,28 @@ def test_what_a_widener_reads_lives_as_long_as_it_does(compiled: bool, monkeypat
     assert all(array() is not None for array in kept)
     del widen
     assert not any(array() is not None for array in kept)
+
+
+@given(st.lists(st.binary(max_size=20)), st.integers(0, 3))
+def test_digests(pieces: list[bytes], skipped: int) -> None:
+    ends = np.cumsum([skipped, *map(len, pieces)])
+    data = np.frombuffer(b"abc"[:skipped] + b"".join(pieces), np.uint8)
+    wanted = []
+    for piece in pieces:
+        state = len(piece)
+        for word in np.frombuffer(piece + bytes(-len(piece) % 8), "<i8"):
+            state = int(loops.mix(np.array([state ^ int(word)], np.int64)).view(np.int64)[0])
+        wanted.append(state % (1 << 64))
+    assert loops.digests(data, ends).tolist() == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "library", lambda: None)
+        assert loops.digests(data, ends).tolist() == wanted
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0), (7, 3), (3000, 512)])
+def test_rows_behind_a_head(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    wanted = b"".join(b"head" + row.tobytes() for row in rows)
+    assert loops.behind(b"head", rows).tobytes() == wanted
+    monkeypatch.setattr(loops, "library", lambda: None)
+    assert loops.behind(b"head", rows).tobytes() == wanted

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import CorruptionError
 from tokenlake.feast import wire
 from tokenlake.tokens import files
-from tokenlake.tokens.loops import mix
+from tokenlake.tokens.loops import digests
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -102,23 +102,8 @@ def concat(parts: list[Rows]) -> Rows:
 
 
 def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """(n,) a hash of each key: `mix` folded over its length and its little-endian words, the last one zero-padded."""
-    ends = wire.ends_of(keys)
-    data = np.frombuffer(keys.buffers()[2] or b"", np.uint8)
-    sizes = np.diff(ends)
-    out = np.empty(len(keys), np.uint64)
-    for size in set(sizes.tolist()):
-        own = np.flatnonzero(sizes == size)
-        words = np.zeros((len(own), -(-size // 8) * 8), np.uint8)
-        if len(own) == len(keys):
-            words[:, :size] = data[ends[0] : ends[-1]].reshape(len(own), size)
-        else:
-            words[:, :size] = data[ends[own][:, None] + np.arange(size)]
-        state = np.full(len(own), size, np.int64)
-        for word in words.view(np.int64).T:
-            state = mix(state ^ word).view(np.int64)
-        out[own] = state.view(np.uint64)
-    return out
+    """(n,) a hash of each key: see `digests`."""
+    return digests(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
 
 
 @dataclass(frozen=True)

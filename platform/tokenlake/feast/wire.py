@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tokenlake.tokens.loops import behind
+
 #: Field numbers of `Value`, by the name of Feast's `ValueType`.
 FIELDS = {
     "BYTES": 1,
@@ -116,7 +118,7 @@ def prefixed(payload: pa.LargeBinaryArray, prefix: Callable[[int], bytes]) -> pa
     sizes = pc.binary_length(payload).fill_null(0).to_numpy()
     if sizes.min() == sizes.max() and not payload.null_count:
         width = int(sizes[0])
-        return fixed(_behind(prefix(width), rows_of(payload, width)))
+        return fixed(behind(prefix(width), rows_of(payload, width)))
     lengths, which = np.unique(sizes, return_inverse=True)
     head = pa.array([prefix(int(length)) for length in lengths], pa.large_binary()).take(pa.array(which))
     return pc.binary_join_element_wise(head, payload, pa.scalar(b"", pa.large_binary()))
@@ -133,13 +135,6 @@ def rows_of(payload: pa.LargeBinaryArray, width: int) -> NDArray[np.uint8]:
     """(n, width) of payloads that are all of one width."""
     first = int(ends_of(payload)[0])
     return np.frombuffer(payload.buffers()[2], np.uint8, len(payload) * width, first).reshape(len(payload), width)
-
-
-def _behind(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    out = np.empty((len(rows), len(head) + rows.shape[1]), np.uint8)
-    out[:, : len(head)] = np.frombuffer(head, np.uint8)
-    out[:, len(head) :] = rows
-    return out
 
 
 def message(field: int) -> Callable[[int], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from tokenlake.tokens.native import THREADS, address, library
 Ints = NDArray[np.int64]
 #: Fewer elements than these are left to NumPy.
 _FEW = 4096
+#: Fewer bytes than these are not worth a second thread.
+_MANY_BYTES = 1 << 20
 
 
 def mix(users: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -66,6 +69,42 @@ def move(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, coun
         return
     runs = [np.ascontiguousarray(array, np.int64) for array in (start, place, count)]
     lib.tl_move(address(column), address(out), *map(address, runs), len(start), column.strides[0], THREADS)
+
+
+def behind(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The (n, len(head) + width) rows of an (n, width) array, each behind the same head."""
+    out = np.empty((len(rows), len(head) + rows.shape[1]), np.uint8)
+    lib = library() if rows.size > _FEW else None
+    if lib is None:
+        out[:, : len(head)] = np.frombuffer(head, np.uint8)
+        out[:, len(head) :] = rows
+        return out
+    front, rows = np.frombuffer(head, np.uint8), np.ascontiguousarray(rows)
+    threads = THREADS if out.nbytes > _MANY_BYTES else 1
+    lib.tl_behind(address(front), len(head), address(rows), rows.shape[1], len(rows), address(out), threads)
+    return out
+
+
+def digests(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(n,) a hash of each piece `data[ends[i]:ends[i + 1]]`.
+
+    `mix` folded over its length and its little-endian words, the last one zero-padded.
+    """
+    out = np.empty(len(ends) - 1, np.uint64)
+    if (lib := library()) is not None and sys.byteorder == "little":
+        ends = np.ascontiguousarray(ends, np.int64)
+        lib.tl_digest(address(data), address(ends), len(out), address(out))
+        return out
+    sizes = np.diff(ends)
+    for size in set(sizes.tolist()):
+        own = np.flatnonzero(sizes == size)
+        words = np.zeros((len(own), -(-size // 8) * 8), np.uint8)
+        words[:, :size] = data[ends[:-1][own][:, None] + np.arange(size)]
+        state = np.full(len(own), size, np.int64)
+        for word in words.view("<i8").T:
+            state = mix(state ^ word).view(np.int64)
+        out[own] = state.view(np.uint64)
+    return out
 
 
 def finite(values: NDArray[Any]) -> bool:

@@ -489,6 +489,46 @@ void tl_move(const uint8_t *from, uint8_t *to, const int64_t *start, const int64
     run_jobs(move_some, jobs, sizeof(move_job), threads);
 }
 
+typedef struct {
+    const uint8_t *head, *rows;
+    uint8_t *to;
+    int64_t head_size, width, first, last;
+} behind_job;
+
+static void *put_some(void *argument) {
+    behind_job *job = argument;
+    int64_t whole = job->head_size + job->width;
+    for (int64_t i = job->first; i < job->last; i++) {
+        memcpy(job->to + i * whole, job->head, job->head_size);
+        memcpy(job->to + i * whole + job->head_size, job->rows + i * job->width, job->width);
+    }
+    return NULL;
+}
+
+/* Put each of n rows of `width` bytes behind the same head. */
+void tl_behind(const uint8_t *head, int64_t head_size, const uint8_t *rows, int64_t width, int64_t n, uint8_t *to,
+               int threads) {
+    behind_job jobs[MAX_THREADS];
+    threads = within(threads);
+    for (int i = 0; i < threads; i++)
+        jobs[i] = (behind_job){head, rows, to, head_size, width, n * i / threads, n * (i + 1) / threads};
+    run_jobs(put_some, jobs, sizeof(behind_job), threads);
+}
+
+/* A hash of each piece data[ends[i], ends[i + 1]): `mix` folded over its size and its words, the last one zero-padded. */
+void tl_digest(const uint8_t *data, const int64_t *ends, int64_t n, uint64_t *out) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t left = ends[i + 1] - ends[i];
+        uint64_t state = (uint64_t)left;
+        for (const uint8_t *at = data + ends[i]; left > 0; at += 8, left -= 8) {
+            int64_t word = 0;
+            memcpy(&word, at, left < 8 ? left : 8);
+            state = mix((int64_t)(state ^ (uint64_t)word));
+        }
+        out[i] = state;
+    }
+}
+
 /* Whether all values are finite, of 2 or 4 bytes each. */
 int tl_finite(const void *values, int64_t n, int64_t width) {
     uint32_t bad = 0;

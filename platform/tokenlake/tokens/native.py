@@ -79,6 +79,10 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.tl_take.restype = None
     lib.tl_move.argtypes = [pointer, pointer, pointer, pointer, pointer, size, size, count]
     lib.tl_move.restype = None
+    lib.tl_behind.argtypes = [pointer, size, pointer, size, size, pointer, count]
+    lib.tl_behind.restype = None
+    lib.tl_digest.argtypes = [pointer, pointer, size, pointer]
+    lib.tl_digest.restype = None
     lib.tl_finite.argtypes = [pointer, size, size]
     lib.tl_widen.argtypes = [pointer, pointer, size]
     lib.tl_widen.restype = None
