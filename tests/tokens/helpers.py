@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from tests.tokens.oracle import Row
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
+ROOT = Path(__file__).parents[2]
 DIM = 3
 #: Where `make` puts tails; the fixture `place` says.
 TAIL: str | None = None
@@ -48,3 +51,11 @@ def same(batch: TokenBatch, expected: list[list[Row]], moments: list[int]) -> No
         assert (batch.values == values).all()
     else:
         assert (np.abs(batch.floats() - values) <= batch.scales[:, None] / 2).all()
+
+
+def points(module: str, *given: object) -> int:
+    """At how many points a module's `main` killed what it tests."""
+    command = [sys.executable, "-m", module, *map(str, given)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.tokens import helpers
-from tests.tokens.crash import die
-from tests.tokens.helpers import arguments, make, same
+from tests.tokens.helpers import arguments, make, points, same
+from tests.tokens.killed import rows
 from tests.tokens.oracle import DAY, Row
 from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, CorruptionError
@@ -30,13 +30,6 @@ def store(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> To
 
 def copy(store: TokenStore) -> TokenStore:
     return TokenStore.open(shutil.copytree(store.path, store.path.with_name("copy")))
-
-
-def rows(store: TokenStore) -> list[int]:
-    """Events of all rows, for a handle of now and one of before."""
-    found: list[int] = TokenStore.open(store.path).fetch(1, before=NEVER).side["event"].tolist()
-    assert store.fetch(1, before=NEVER).side["event"].tolist() == found
-    return found
 
 
 def test_two_folders_never_write_one_log(store: TokenStore) -> None:
@@ -126,25 +119,8 @@ def test_a_copy_whose_original_went_on(store: TokenStore) -> None:
             use()
 
 
-def test_a_fork_that_was_killed_is_done_again(store: TokenStore, tmp_path: Path) -> None:
-    for point in range(1, 100):
-        other = TokenStore.open(shutil.copytree(store.path, tmp_path / f"copy {point}"))
-
-        def fork(acknowledge: object, folder: Path = other.path) -> None:
-            TokenStore.open(folder).fork()
-
-        died, _ = die(fork, point)
-        other.refresh()
-        assert rows(other) == [0, 1]
-        other.fork()
-        assert other.append(**arguments(LATER[:1])) == 1
-        assert rows(other) == [0, 1, 10]
-        other.verify()
-        assert rows(store) == [0, 1]
-        if not died:
-            assert point > 20
-            return
-    raise AssertionError("a fork without an end")
+def test_a_fork_that_was_killed_is_done_again(server: Server, tmp_path: Path) -> None:
+    assert points("tests.tokens.killed", "fork", tmp_path, server.url) >= 20
 
 
 def test_strings_that_only_the_original_met(store: TokenStore, tmp_path: Path) -> None:

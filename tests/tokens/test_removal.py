@@ -8,34 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.tokens import helpers
-from tests.tokens.crash import die
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import DAY, Row
+from tests.tokens.helpers import arguments, make, points
+from tests.tokens.killed import fill, keys
+from tests.tokens.oracle import Row
 from tests.tokens.servers import Server
-from tokenlake.errors import ConfigError, LockedError, NotFoundError, ServiceError
+from tokenlake.errors import LockedError, NotFoundError, ServiceError
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import manifest
 from tokenlake.tokens.store import TokenStore
 
 pytestmark = pytest.mark.usefixtures("place")
-
-
-def fill(folder: Path) -> TokenStore:
-    """A store with days, strings, and several logs."""
-    store = make(folder)
-    for i in range(4):
-        store.append(**arguments([Row("a", i, i, 1, 0), Row("b", DAY + i, i, 1, 0)]))
-        store.write_day(day_of(0), **arguments([Row("a", k, k, 1, 0) for k in range(i + 1)]))
-    return store
-
-
-def keys(store: TokenStore) -> list[bytes]:
-    """Names of what a store has in Redis."""
-    tail = store._view.snapshot.manifest.tail
-    if tail is None:
-        return []
-    with store._view.tail.place.redis.client as client:
-        return sorted(client.keys(f"tokenlake:{{{tail.store}}}:*"))
 
 
 def test_a_store_goes_whole(tmp_path: Path, place: str) -> None:
@@ -101,31 +82,7 @@ def test_what_is_no_store_or_at_work_stays(tmp_path: Path) -> None:
 
 
 def test_a_removal_is_ended_by_another(tmp_path: Path) -> None:
-    """Killed at each operation and each command."""
-    for point in range(1, 200):
-        store = fill(tmp_path / str(point))
-        before = keys(store)
-
-        def remove(acknowledge: object, folder: Path = store.path) -> None:
-            TokenStore.remove(folder)
-
-        died, _ = die(remove, point)
-        if TokenStore.exists(store.path):
-            assert keys(store) == before
-            store.verify()
-            TokenStore.remove(store.path)
-        elif (store.path / manifest.REMOVED).exists():
-            with pytest.raises(ConfigError, match="removal was cut short"):
-                make(store.path)
-            with pytest.raises(NotFoundError):
-                TokenStore.open(store.path)
-            TokenStore.remove(store.path)
-        assert keys(store) == []
-        assert not store.path.exists() or not list(store.path.iterdir())
-        if not died:
-            assert point > 10
-            return
-    raise AssertionError("a removal without an end")
+    assert points("tests.tokens.killed", "removal", tmp_path, *filter(None, [helpers.TAIL])) >= 10
 
 
 def test_a_copy_goes_alone(tmp_path: Path) -> None:
