@@ -126,6 +126,8 @@ def test_a_disk_that_refuses(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, _refusing(target, calls, number))
+            # A merge that fails is a warning, and has tests of its own.
+            patch.setattr("tokenlake.tokens.compaction.FANOUT", 99)
             with pytest.raises(TokenlakeError, match=r"No space left|Read-only"):
                 lake.backfill()
         assert lake.catalog.last_runs(1)[0].status == "failed"
