@@ -1,7 +1,7 @@
 """Kill a writer at every write, sync, rename and removal in turn, and look at what is left.
 
-Run by test_crash.py as `python -m tests.tokens.crash FOLDER [REDIS]`; prints how many points were tried. With a tail in
-Redis the writer also dies before each command, and behind it with the answer unread.
+Run by test_crash.py and test_crash_redis.py as `python -m tests.tokens.crash FOLDER [REDIS]`; prints how many points were
+tried. With a tail in Redis the writer also dies before each command, and behind it with the answer unread.
 """
 
 from __future__ import annotations
