@@ -19,7 +19,7 @@ from tests.tokens import helpers
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import files
+from tokenlake.tokens import compaction, files
 from tokenlake.tokens.store import TokenStore
 
 KILLED = 9
@@ -155,6 +155,9 @@ def die(write: Callable[[Callable[[], None]], None], point: int) -> tuple[bool, 
 
 
 def main(base: Path) -> None:
+    compaction.FANOUT = (
+        3  # merges within these few days, but not after each: the points grow with them, and so do the runs
+    )
     plan = steps()
     states = [Oracle()]
     for step in plan:
