@@ -18,7 +18,7 @@ from tests.feast_repo.helpers import close, store_of
 from tests.feast_repo.sequences import LABELS, TOKENS, lake_of
 from tests.pipeline.lakes import day
 from tokenlake.cli import app
-from tokenlake.feast.registering import register
+from tokenlake.feast.apply import register
 from tokenlake.lake.lake import Lake
 from tokenlake.times import DAY_US, day_start
 

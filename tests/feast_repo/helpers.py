@@ -112,7 +112,7 @@ def users_of(lake: Lake) -> list[int]:
 
 
 def close(store: FeatureStore) -> None:
-    from tokenlake.feast.materializing import _close
+    from tokenlake.feast.materialize import _close
 
     _close(store)
 

@@ -11,9 +11,9 @@ import pytest
 
 from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, of_day, plays, tokens_of
 from tokenlake.errors import OrderError
+from tokenlake.features.counts import Counts
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.counts import Counts
 from tokenlake.times import DAY_US, day_start
 
 

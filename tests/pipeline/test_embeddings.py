@@ -14,11 +14,11 @@ from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake
 from tokenlake.catalog import Plan
 from tokenlake.config import Filter
 from tokenlake.errors import ConfigError, OrderError
+from tokenlake.features.activity import Histories, Log
+from tokenlake.features.lineage import finished
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import embedding, jobs
-from tokenlake.pipeline.activity import Histories, Log
 from tokenlake.pipeline.backfill import backfill, run
-from tokenlake.pipeline.lineage import finished
 from tokenlake.times import DAY_US, day_start
 
 BLOCK = """

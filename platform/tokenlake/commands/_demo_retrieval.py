@@ -35,7 +35,7 @@ def show(lake: Lake) -> None:
 
 
 def _recall(lake: Lake) -> None:
-    from tokenlake.retrieval.reports import current_report
+    from tokenlake.evaluation.reports import current_report
 
     with bar() as progress:
         report = current_report(lake, progress)

@@ -113,8 +113,8 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
+    from tokenlake.features.lineage import finished
     from tokenlake.pipeline.backfill import lineages
-    from tokenlake.pipeline.lineage import finished
     from tokenlake.scheduling.services import Services
 
     done = [finished(lake, version) for version in lineages(lake)]

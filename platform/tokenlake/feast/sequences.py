@@ -13,9 +13,9 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.asof import NONE, Ints
-from tokenlake.feast.instants import nanos_of
-from tokenlake.feast.keys import aligned
+from tokenlake.feast.offline.asof import NONE, Ints
+from tokenlake.feast.offline.instants import nanos_of
+from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import KNOWN, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore

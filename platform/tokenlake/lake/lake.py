@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokenlake.catalog import Catalog, Version
+    from tokenlake.features.activity import Days
+    from tokenlake.features.day_features import Frames
     from tokenlake.lake.database import Database
     from tokenlake.lake.ingest import IngestReport, Progress
     from tokenlake.lake.tables import Table
-    from tokenlake.pipeline.activity import Days
     from tokenlake.pipeline.backfill import Report
-    from tokenlake.pipeline.frames import Frames
     from tokenlake.pipeline.statistics import Summaries
     from tokenlake.retrieval.candidates import Candidates
     from tokenlake.retrieval.graph import Graph
@@ -124,14 +124,14 @@ class Lake:
     @cached_property
     def frames(self) -> Frames:
         """Days of events with their running counts."""
-        from tokenlake.pipeline.frames import Frames
+        from tokenlake.features.day_features import Frames
 
         return Frames(self)
 
     @cached_property
     def activity(self) -> Days:
         """Days of events as the user encoder reads them."""
-        from tokenlake.pipeline.activity import Days
+        from tokenlake.features.activity import Days
 
         return Days(self)
 
@@ -209,7 +209,7 @@ class Lake:
             SchemaError: a row that ingest would quarantine; the message gives its reason.
             NotFoundError: no checkpoint yet.
         """
-        from tokenlake.pipeline.online import encode
+        from tokenlake.pipeline.realtime import encode
 
         return encode(self, events, self.resolve(version))
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from tokenlake.config import EMBEDDINGS
 from tokenlake.feast import repository
+from tokenlake.features.lineage import finished, is_embeddings, register
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.lineage import finished, is_embeddings, register
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.pipeline.statistics import STATISTICS, stale_days

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
+from tokenlake.features.keys import Ints
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.arrays import as_ints, read_arrays, write_arrays
 from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
-from tokenlake.pipeline.keys import Ints
 
 
 def stage(lake: Lake, plan: Plan, bucket: int, buckets: int) -> JobSummary:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.config import Embeddings
+from tokenlake.features import checkpoints
+from tokenlake.features.activity import Instants, Log, within
+from tokenlake.features.encoding_cache import encoded_days, whole_block
+from tokenlake.features.keys import Ints
+from tokenlake.features.user_inputs import UserFeaturizer, places
+from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.lake import Lake
 from tokenlake.lake.tables import Table
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.activity import Instants, Log, within
-from tokenlake.pipeline.encoded import encoded_days, whole_block
-from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import UserFeaturizer, places
-from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, available_at, day_start
 from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches

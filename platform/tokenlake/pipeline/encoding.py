@@ -7,12 +7,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
+from tokenlake.features import checkpoints
+from tokenlake.features.instances import Featurizer, label_names
+from tokenlake.features.lineage import encoder_of
+from tokenlake.features.token_history import history_of
 from tokenlake.lake.lake import Lake
 from tokenlake.lake.schema import label_columns
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.features import Featurizer, label_names
-from tokenlake.pipeline.history import history_of
-from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.tokens.rounding import round_to
 
 JobSummary = dict[str, int | float | str | None]

@@ -16,9 +16,9 @@ from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
+from tokenlake.features import lineage
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
-from tokenlake.pipeline import lineage
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
@@ -300,7 +300,7 @@ def materialize(lake: Lake, day: Day, progress: Callable[[str, int, int], None] 
     reason = repository.lacking(lake.root)
     if reason is not None:
         return _skipped(lake, MATERIALIZE, day, reason=reason)
-    import tokenlake.feast.materializing  # noqa: F401  # takes seconds, and others need not wait for that
+    import tokenlake.feast.materialize  # noqa: F401  # takes seconds, and others need not wait for that
 
     with (
         _job(lake, MATERIALIZE, day) as (run, summary),

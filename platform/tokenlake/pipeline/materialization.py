@@ -26,7 +26,7 @@ def materialize_day(
     Returns:
         Rows written: of each view, and `rows` of all.
     """
-    from tokenlake.feast.materializing import materialize
+    from tokenlake.feast.materialize import materialize
 
     folder, store = lake.root / repository.FOLDER, repository.identity(lake.root)
     last = _last(lake)

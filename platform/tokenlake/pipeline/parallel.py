@@ -11,9 +11,9 @@ from multiprocessing import get_context
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
+from tokenlake.evaluation.controls import Control, run_control
 from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.backfill import Progress, Report, backfill, count_statistics, days_of, lineages, to_feast
-from tokenlake.pipeline.controls import Control, run_control
 from tokenlake.times import Day
 
 _Result = TypeVar("_Result")

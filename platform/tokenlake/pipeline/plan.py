@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError
+from tokenlake.features.lineage import finished
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.lineage import finished
 from tokenlake.times import Day
 
 ONE_DAY = dt.timedelta(days=1)

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
+from tokenlake.features.lineage import encoder_of
 from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
-from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from tokenlake.features.keys import Ints, factorize, flat
+from tokenlake.features.label_maturity import Bools, outcomes_of
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.keys import Ints, factorize, flat
-from tokenlake.pipeline.maturity import Bools, outcomes_of
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, available_at
 
 STATISTICS = "statistics"

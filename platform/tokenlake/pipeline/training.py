@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
+from tokenlake.features import checkpoints
+from tokenlake.features.checkpoints import Checkpoint
+from tokenlake.features.day_features import Frame
+from tokenlake.features.instances import Featurizer, Targets, label_names
+from tokenlake.features.lineage import encoder_of
+from tokenlake.features.token_history import history_of
+from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.checkpoints import Checkpoint
-from tokenlake.pipeline.features import Featurizer, Targets, label_names
-from tokenlake.pipeline.frames import Frame
-from tokenlake.pipeline.history import history_of
-from tokenlake.pipeline.lineage import encoder_of
-from tokenlake.pipeline.vocabulary import Vocabulary
 from tokenlake.times import Day, day_start
 from tokenlake_models.instances import History, Instances
 from tokenlake_models.training import FitStats, Learner

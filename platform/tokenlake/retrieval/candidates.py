@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Retrieval
 from tokenlake.errors import NotFoundError, SchemaError
+from tokenlake.features.activity import Instants
+from tokenlake.features.keys import Ints
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Instants
-from tokenlake.pipeline.keys import Ints
 from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood, shares
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.identity import Identity

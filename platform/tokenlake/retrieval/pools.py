@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tokenlake.features.activity import Chosen, Histories, Log, taken
+from tokenlake.features.encoding_cache import whole_block
+from tokenlake.features.keys import Ints
+from tokenlake.features.user_inputs import places
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Chosen, Histories, Log, taken
-from tokenlake.pipeline.encoded import whole_block
-from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import places
 from tokenlake.times import Day, day_start
 
 #: Span of the popularity that fills up candidates.

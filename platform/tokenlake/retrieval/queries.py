@@ -7,11 +7,11 @@ import datetime as dt
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.features.activity import Instants
+from tokenlake.features.encoding_cache import encoded_days
+from tokenlake.features.keys import Ints
 from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Instants
 from tokenlake.pipeline.embedding import spec_of
-from tokenlake.pipeline.encoded import encoded_days
-from tokenlake.pipeline.keys import Ints
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.pools import Pools
 from tokenlake.times import day_of
