@@ -11,8 +11,8 @@ import pytest
 
 from tests.pipeline.lakes import day, make_events, make_lake
 from tests.retrieval.test_retrieval import SEEN_LEFT_OUT
+from tokenlake._lake import Lake
 from tokenlake.errors import MissingExtraError, missing_extra
-from tokenlake.lake.lake import Lake
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, plays
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.ranker import (
@@ -24,7 +25,6 @@ from tokenlake.evaluation.ranker import (
     ranker_version,
     train_ranker,
 )
-from tokenlake.lake.lake import Lake
 from tokenlake.times import DAY_US, day_start
 
 OPTIONS = RankerOptions(history=16, dim=16, batch=16, learning_rate=5e-3)

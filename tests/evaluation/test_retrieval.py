@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from tests.pipeline.lakes import day, make_events, make_lake
 from tests.retrieval.test_retrieval import AGAIN, SEEN_LEFT_OUT, filled
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.retrieval import ABLATIONS, BASELINE, OURS, OWN, _paired, retrieval_report
 from tokenlake.evaluation.variants import variants
-from tokenlake.lake.lake import Lake
 from tokenlake.retrieval.pools import Pools, Popularity, best, ranks
 from tokenlake.times import DAY_US, day_start
 

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, plays
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.controls import Control, controls_of, is_complete, run_control
 from tokenlake.evaluation.tokens import TokenReport, token_report
-from tokenlake.lake.lake import Lake
 
 KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("label", "ascending")]
 

@@ -20,10 +20,10 @@ from feast.value_type import ValueType
 
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
+from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource
 from tokenlake.feast.online import search
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import loops

@@ -14,8 +14,8 @@ import pytest
 import tokenlake
 from tests.feast_repo.helpers import close, store_of
 from tests.pipeline.lakes import day
+from tokenlake._lake import Lake
 from tokenlake.feast import repository, sequences
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.publishing import publish_day
 from tokenlake.times import DAY_US, day_start
 

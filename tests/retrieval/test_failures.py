@@ -22,8 +22,8 @@ from tests.pipeline.lakes import day, make_events, make_lake
 from tests.pipeline.test_embeddings import vectors
 from tests.retrieval.test_build import derived, edges_of
 from tests.retrieval.test_retrieval import SEEN_LEFT_OUT
+from tokenlake._lake import Lake
 from tokenlake.errors import NotFoundError, StorageError, TransientError, VersionError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.retrieval import build

@@ -15,8 +15,8 @@ import pytest
 
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
+from tokenlake._lake import Lake
 from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, VersionError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.retrieval import build, faiss_build

@@ -18,7 +18,7 @@ from tokenlake.commands.evaluate import as_table, missing_controls
 from tokenlake.times import day_start
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
     from tokenlake.pipeline.backfill import Progress
 
 _TAIL = dt.timedelta(days=10)

@@ -11,7 +11,7 @@ from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
 
 
 @click.command()

@@ -13,7 +13,7 @@ from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
     from tokenlake.scheduling.client import Run
 
 #: Households of Complete Journey that a laptop's two cores take in minutes.

@@ -15,10 +15,10 @@ from tokenlake.commands._common import console, lake_argument
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tokenlake._lake import Lake
     from tokenlake.evaluation.controls import Control
     from tokenlake.evaluation.retrieval import RetrievalReport
     from tokenlake.evaluation.tokens import TokenReport
-    from tokenlake.lake.lake import Lake
     from tokenlake_models.metrics import Interval
 
 

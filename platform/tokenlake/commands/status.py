@@ -15,8 +15,8 @@ from tokenlake.errors import ServiceError
 if TYPE_CHECKING:
     from rich.table import Table as Shown
 
+    from tokenlake._lake import Lake
     from tokenlake.catalog import RunRecord, Version
-    from tokenlake.lake.lake import Lake
     from tokenlake.lake.tables import Table
 
 Facts: TypeAlias = dict[str, Any]

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
-from tokenlake.features.day_features import Frame
+from tokenlake.features.day_features import Frame, Frames
 from tokenlake.features.token_history import fetch_history
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
 from tokenlake.pipeline.training import ModelKind, Trainer
 from tokenlake.times import Day
@@ -49,14 +49,14 @@ class Control:
     kind: ModelKind
     encoder: Encoder
 
-    def version(self, lake: Lake) -> str:
+    def version(self, lake: Project) -> str:
         """Where its predictions lie: they depend on the model and the features."""
         made_of = [self.kind, self.encoder.model_dump(mode="json"), lake.config.events.model_dump(mode="json")]
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         return f"control-{self.name.replace(' ', '-')}-{digest[:8]}"
 
 
-def controls_of(lake: Lake) -> list[Control]:
+def controls_of(lake: Project) -> list[Control]:
     """Each scheme of the config with the counts switched over, and logistic regression with and without them."""
     by_scheme = {encoder.scheme: encoder for encoder in reversed(lake.config.tokens.encoders.values())}
     switched = [encoder.model_copy(update={"counts": not encoder.counts}) for encoder in by_scheme.values()]
@@ -73,13 +73,13 @@ def title(what: str, encoder: Encoder) -> str:
     return what if encoder.counts else f"{what} without counts"
 
 
-def is_complete(lake: Lake, control: Control, plans: list[Plan]) -> bool:
+def is_complete(lake: Project, control: Control, plans: list[Plan]) -> bool:
     """Whether a control's predictions of all these days are there."""
     there = set(lake.predictions.days(control.version(lake)))
     return all(plan.day in there for plan in plans if not plan.bootstrap)
 
 
-def run_control(lake: Lake, control: Control, plans: list[Plan], progress: Progress | None = None) -> int:
+def run_control(lake: Project, control: Control, plans: list[Plan], progress: Progress | None = None) -> int:
     """Train and score a control along the given plans; returns the rows written to `predictions`.
 
     One pass from the beginning: a control's state is not kept, only what it predicted.
@@ -89,7 +89,7 @@ def run_control(lake: Lake, control: Control, plans: list[Plan], progress: Progr
     with tempfile.TemporaryDirectory(prefix="tokenlake-control-") as folder:
         model = _Progressive(lake, control, Path(folder) / "tokens")
         for i, plan in enumerate(plans):
-            frame = lake.frames.read(plan.day, plan.watermark)
+            frame = lake.shared(Frames).read(plan.day, plan.watermark)
             scores = model.score(plan, frame)
             if not plan.bootstrap:
                 scored.append(predictions_table(lake, frame.events, scores, control.name, version))
@@ -103,7 +103,7 @@ def run_control(lake: Lake, control: Control, plans: list[Plan], progress: Progr
 class _Progressive:
     """Scores day after day, trained as each day's plan says, with a token store of its own for SIT's history."""
 
-    def __init__(self, lake: Lake, control: Control, store: Path) -> None:
+    def __init__(self, lake: Project, control: Control, store: Path) -> None:
         self._encoder = control.encoder
         self._dtype = lake.config.tokens.dtype
         self._trainer = Trainer(lake, control.encoder, kind=control.kind)

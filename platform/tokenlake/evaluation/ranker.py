@@ -25,10 +25,11 @@ from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.controls import title
 from tokenlake.evaluation.tokens import TokenReport, read, report_on
 from tokenlake.features import checkpoints
+from tokenlake.features.day_features import Frames
 from tokenlake.features.instances import Featurizer, label_names
 from tokenlake.features.label_maturity import outcomes_of
 from tokenlake.features.lineage import encoder_of, finished
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
 from tokenlake.times import DAY_US, NEVER, as_micros, day_start
 from tokenlake.tokens.rounding import round_to
@@ -66,13 +67,13 @@ class RankerOptions:
     seed: int = 0
 
 
-def ranker_version(lake: Lake, version: str, options: RankerOptions) -> str:
+def ranker_version(lake: Project, version: str, options: RankerOptions) -> str:
     """Where the predictions of a ranker over one version's tokens lie."""
     made_of = [version, dataclasses.asdict(options), lake.config.events.model_dump(mode="json")]
     return f"ranker-{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def is_trained(lake: Lake, version: str, options: RankerOptions) -> bool:
+def is_trained(lake: Project, version: str, options: RankerOptions) -> bool:
     """Whether the ranker has predicted all that the source model has."""
     days = [plan.day for plan in _plans(lake, version)]
     if not days:
@@ -84,7 +85,7 @@ def is_trained(lake: Lake, version: str, options: RankerOptions) -> bool:
 
 
 def train_ranker(
-    lake: Lake, version: str, options: RankerOptions | None = None, progress: Progress | None = None
+    lake: Project, version: str, options: RankerOptions | None = None, progress: Progress | None = None
 ) -> int:
     """Train a ranker on one version's tokens, and write what it predicted into `predictions`.
 
@@ -125,7 +126,7 @@ def train_ranker(
 
 
 def ranker_report(
-    lake: Lake, version: str, options: RankerOptions | None = None, *, resamples: int = 200
+    lake: Project, version: str, options: RankerOptions | None = None, *, resamples: int = 200
 ) -> TokenReport:
     """Score a trained ranker beside the base rate, the running base rate and its source model, on the same rows.
 
@@ -149,7 +150,7 @@ def ranker_report(
     return report_on(lake, tables, dict(zip(tables, (version, name, name), strict=True)), resamples)
 
 
-def _plans(lake: Lake, version: str) -> list[Plan]:
+def _plans(lake: Project, version: str) -> list[Plan]:
     """Published days whose tokens were made by a model that had not been trained on them."""
     there = finished(lake, version)
     return [plan for plan in lake.catalog.plans(version) if plan.day in there and not plan.bootstrap]
@@ -201,9 +202,9 @@ class _Day:
     rows: _Rows
 
 
-def _read_day(lake: Lake, version: str, plan: Plan) -> _Day:
+def _read_day(lake: Project, version: str, plan: Plan) -> _Day:
     """A day's events as the nightly job encodes them, sampled negatives included."""
-    frame = lake.frames.read(plan.day, plan.watermark, late=True)
+    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder_of(lake, version))(
         frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen
@@ -225,7 +226,7 @@ def _read_day(lake: Lake, version: str, plan: Plan) -> _Day:
 class _Stream:
     """Takes days of candidates in order: predicts each, and learns from each once its label is known."""
 
-    def __init__(self, lake: Lake, version: str, options: RankerOptions) -> None:
+    def __init__(self, lake: Project, version: str, options: RankerOptions) -> None:
         self._store = lake.tokens(version)
         self._labels = label_names(lake.config)
         self._options = options

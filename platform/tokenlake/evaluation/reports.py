@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.evaluation.retrieval import Progress, RetrievalReport, retrieval_report
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 
 _REPORT = TypeAdapter(RetrievalReport)
 
 
-def current_report(lake: Lake, progress: Progress | None = None) -> RetrievalReport:
+def current_report(lake: Project, progress: Progress | None = None) -> RetrievalReport:
     """The report of what is embedded now: the kept one if nothing was embedded since, else a new one.
 
     Raises:
@@ -37,12 +37,12 @@ def current_report(lake: Lake, progress: Progress | None = None) -> RetrievalRep
     return report
 
 
-def is_current(lake: Lake) -> bool:
+def is_current(lake: Project) -> bool:
     """Whether the kept report is of what is embedded now."""
     return _kept(lake) is not None
 
 
-def _kept(lake: Lake) -> RetrievalReport | None:
+def _kept(lake: Project) -> RetrievalReport | None:
     path = _path(lake)
     embedded = [
         run.ended_at for run in lake.catalog.runs(job=EMBED, version=lake.config.embedding_version) if run.ended_at
@@ -55,5 +55,5 @@ def _kept(lake: Lake) -> RetrievalReport | None:
         return None
 
 
-def _path(lake: Lake) -> Path:
+def _path(lake: Project) -> Path:
     return lake.data / "reports" / f"retrieval-{lake.config.embedding_version}.json"

@@ -16,7 +16,7 @@ from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.variants import embed, variants
 from tokenlake.features.activity import Instants, taken
 from tokenlake.features.keys import Ints
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.retrieval.build import ensure
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.pools import POPULAR, Pools, ranks
@@ -72,7 +72,7 @@ class RetrievalReport:
 
 
 def retrieval_report(
-    lake: Lake,
+    lake: Project,
     *,
     days: int = 28,
     k: int = 100,
@@ -134,7 +134,7 @@ class _Queries:
     warm: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, lake: Lake, days: int) -> _Queries:
+    def of(cls, lake: Project, days: int) -> _Queries:
         version = lake.config.embedding_version
         embedded = lake.user_embeddings.days(version)
         bootstrap = {plan.day for plan in lake.catalog.plans(version) if plan.bootstrap}
@@ -159,7 +159,7 @@ class _Queries:
         return cls(pools, first, last, distinct[:, 1], distinct[:, 0], query.ravel(), pools.items[rows], codes, warm)
 
 
-def _warm(lake: Lake, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
+def _warm(lake: Project, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
     retriever = Retriever(lake, Day.min, pools=pools)
     warm = np.zeros(len(codes), bool)
     served = np.array([retriever.available(int(t)) or Day.min for t in now])
@@ -170,7 +170,7 @@ def _warm(lake: Lake, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bo
     return warm
 
 
-def _ensure_indexes(lake: Lake, queries: _Queries, stale: int) -> None:
+def _ensure_indexes(lake: Project, queries: _Queries, stale: int) -> None:
     first = queries.first - dt.timedelta(days=1 + stale)
     embedded = lake.user_embeddings.days(lake.config.embedding_version)
     # Where a day is missing, the one before it serves.
@@ -179,7 +179,7 @@ def _ensure_indexes(lake: Lake, queries: _Queries, stale: int) -> None:
 
 
 def _places(
-    lake: Lake, queries: _Queries, k: int, ours: dict[str, tuple[Lake, Ablation]], progress: Progress
+    lake: Project, queries: _Queries, k: int, ours: dict[str, tuple[Project, Ablation]], progress: Progress
 ) -> Iterator[tuple[str, Places]]:
     pools, settings = queries.pools, lake.config.retrieval
     knn = ItemKnn(pools, settings)
@@ -271,7 +271,7 @@ def _paired(difference: NDArray[np.float64], users: Ints, resamples: int) -> Int
     return Interval(float(difference.mean()), float(low), float(high))
 
 
-def _record(lake: Lake, report: RetrievalReport) -> None:
+def _record(lake: Project, report: RetrievalReport) -> None:
     with lake.catalog.run("evaluate-retrieval", report.last, lake.config.embedding_version) as run:
         for score in report.scores:
             of = {"method": score.method, "users": score.users, "k": report.k}

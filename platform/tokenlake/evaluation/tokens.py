@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.controls import controls_of, title
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 from tokenlake_models import metrics
 from tokenlake_models.metrics import Interval
@@ -63,7 +63,7 @@ class TokenReport:
     scores: list[Score]
 
 
-def token_report(lake: Lake, *, resamples: int = 200) -> TokenReport:
+def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
     """Score every encoder and every control whose predictions are there, on the days that all of them have.
 
     Args:
@@ -80,7 +80,7 @@ def token_report(lake: Lake, *, resamples: int = 200) -> TokenReport:
     return report_on(lake, {name: read(lake, version, days) for name, version in models.items()}, models, resamples)
 
 
-def report_on(lake: Lake, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
+def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
     """Score models on the same rows, label by label, beside the base rate; the scores are kept in the catalog.
 
     Args:
@@ -102,7 +102,7 @@ def report_on(lake: Lake, tables: dict[str, pa.Table], versions: dict[str, str],
     return report
 
 
-def _models(lake: Lake) -> Iterator[tuple[str, str]]:
+def _models(lake: Project) -> Iterator[tuple[str, str]]:
     for name, encoder in lake.config.tokens.encoders.items():
         version = lake.config.version_of(name)
         if lake.predictions.days(version):
@@ -113,13 +113,13 @@ def _models(lake: Lake) -> Iterator[tuple[str, str]]:
             yield control.name, version
 
 
-def _common_days(lake: Lake, versions: list[str]) -> list[Day]:
+def _common_days(lake: Project, versions: list[str]) -> list[Day]:
     bootstrap = {plan.day for version in versions for plan in lake.catalog.plans(version) if plan.bootstrap}
     days = [set(lake.predictions.days(version)) for version in versions]
     return sorted(set.intersection(*days) - bootstrap) if days else []
 
 
-def read(lake: Lake, version: str, days: list[Day]) -> pa.Table:
+def read(lake: Project, version: str, days: list[Day]) -> pa.Table:
     """Predictions of a version on some days."""
     rows = lake.predictions.read(version=version, between=(days[0], days[-1]))
     return rows.filter(pc.is_in(rows["ds"], value_set=pa.array(days)))
@@ -163,7 +163,7 @@ def _score(
     )
 
 
-def _record(lake: Lake, report: TokenReport) -> None:
+def _record(lake: Project, report: TokenReport) -> None:
     with lake.catalog.run("evaluate", report.last) as run:
         for score in report.scores:
             of = {"model": score.model, "label": score.label}

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokenlake.config import EMBEDDINGS, Embeddings
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 
 #: Widths of the vector that are compared.
 DIMS = (16, 32, 64)
 
 
-def variants(lake: Lake) -> dict[str, Lake]:
+def variants(lake: Project) -> dict[str, Project]:
     """The lake, with the time encoder switched, and with vectors of each other width; by what is different.
 
     Raises:
@@ -31,7 +31,7 @@ def variants(lake: Lake) -> dict[str, Lake]:
     return {name: _with(lake, spec, change) for name, change in (switched | widths).items()}
 
 
-def embed(lake: Lake, name: str, last: Day, progress: Callable[[str, int, int], None]) -> None:
+def embed(lake: Project, name: str, last: Day, progress: Callable[[str, int, int], None]) -> None:
     """Train and embed what is missing of a variant, up to a day: chunk by chunk, as a back-fill of the lake does."""
     from tokenlake.pipeline.backfill import backfill  # needs torch, which a report without variants may do without
 
@@ -41,6 +41,6 @@ def embed(lake: Lake, name: str, last: Day, progress: Callable[[str, int, int], 
     backfill(lake, last=last, version=EMBEDDINGS, progress=told)
 
 
-def _with(lake: Lake, spec: Embeddings, change: dict[str, int]) -> Lake:
+def _with(lake: Project, spec: Embeddings, change: dict[str, int]) -> Project:
     other = Embeddings.model_validate(spec.model_dump() | {"buckets": spec.buckets} | change)
-    return Lake(lake.file, lake.config.model_copy(update={"embeddings": other}))
+    return Project(lake.file, lake.config.model_copy(update={"embeddings": other}))

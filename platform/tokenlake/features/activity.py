@@ -19,7 +19,7 @@ from tokenlake.config import Config, Filter
 from tokenlake.features.keys import Ints, factorize, flat
 from tokenlake.features.label_maturity import Outcomes, outcomes_of
 from tokenlake.features.negatives import item_table
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import NEVER, Day, as_micros
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
@@ -82,7 +82,7 @@ class Part:
 class Days:
     """Reads runs of days; the days themselves stay in memory, since a back-fill reads each many times."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Project) -> None:
         self._lake = lake
         self._kept: OrderedDict[tuple[Day, str], tuple[Part, int]] = OrderedDict()
         self._files: tuple[int | None, dict[Day, str]] = None, {}

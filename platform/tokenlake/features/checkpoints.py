@@ -15,7 +15,7 @@ from tokenlake.errors import NotFoundError
 from tokenlake.features.lineage import path_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.files import whole_folder
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake_models.alure_training import AlureLearner
 from tokenlake_models.semantic_ids import ResidualQuantizer, load_quantizers, save_quantizers
 from tokenlake_models.training import Learner
@@ -41,7 +41,7 @@ class UserCheckpoint:
 
 
 def save(
-    lake: Lake,
+    lake: Project,
     version: str,
     checkpoint: str,
     learner: Learner | AlureLearner,
@@ -58,7 +58,7 @@ def save(
     return path
 
 
-def load(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
+def load(lake: Project, version: str, checkpoint: str) -> Checkpoint:
     """Load a checkpoint, to read from it; training loads its own with `load_fresh`.
 
     Raises:
@@ -67,7 +67,7 @@ def load(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
     return _load_frozen(path_of(lake, version, checkpoint))
 
 
-def load_fresh(lake: Lake, version: str, checkpoint: str) -> Checkpoint:
+def load_fresh(lake: Project, version: str, checkpoint: str) -> Checkpoint:
     """Load a checkpoint that the caller may train on."""
     return _load(path_of(lake, version, checkpoint), frozen=False)
 
@@ -83,7 +83,7 @@ def _load(path: Path, *, frozen: bool) -> Checkpoint:
     return Checkpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
 
 
-def load_users(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
+def load_users(lake: Project, version: str, checkpoint: str) -> UserCheckpoint:
     """Load a checkpoint of the user encoder, to read from it; training loads its own with `load_users_fresh`.
 
     Raises:
@@ -92,7 +92,7 @@ def load_users(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
     return _load_frozen_users(path_of(lake, version, checkpoint))
 
 
-def load_users_fresh(lake: Lake, version: str, checkpoint: str) -> UserCheckpoint:
+def load_users_fresh(lake: Project, version: str, checkpoint: str) -> UserCheckpoint:
     """Load a checkpoint of the user encoder that the caller may train on."""
     return _load_users(path_of(lake, version, checkpoint), frozen=False)
 

@@ -26,7 +26,7 @@ from tokenlake.errors import LockedError, NotFoundError
 from tokenlake.features.counts import Counts
 from tokenlake.features.negatives import item_table, sample
 from tokenlake.files import whole_folder
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
 from tokenlake.times import Day, as_day
 
@@ -64,7 +64,7 @@ class Frame:
 class Frames:
     """Reads frames of a lake, rolling one count state forward over the days."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Project) -> None:
         self._lake = lake
         made_of = lake.config.events.model_dump_json().encode()
         self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]

@@ -23,7 +23,7 @@ from tokenlake.features.activity import Log, Part
 from tokenlake.features.keys import Ints, factorize, flat
 from tokenlake.features.lineage import path_of
 from tokenlake.features.user_inputs import UserFeaturizer
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 from tokenlake_models.activity import Encoded
 
@@ -36,7 +36,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 _kept: OrderedDict[Path, EncodedDays] = OrderedDict()
 
 
-def encoded_days(lake: Lake, version: str, checkpoint: str) -> EncodedDays:
+def encoded_days(lake: Project, version: str, checkpoint: str) -> EncodedDays:
     """What a checkpoint encoded so far; the last few are kept."""
     path = path_of(lake, version, checkpoint)
     if path not in _kept:
@@ -60,7 +60,7 @@ class EncodedDays:
         featurizer: that makes its inputs.
     """
 
-    def __init__(self, lake: Lake, version: str, checkpoint: str) -> None:
+    def __init__(self, lake: Project, version: str, checkpoint: str) -> None:
         self._config = lake.config
         self._schemas = lake.events.schema, lake.item_embeddings.schema
         self.checkpoint = checkpoints.load_users(lake, version, checkpoint)

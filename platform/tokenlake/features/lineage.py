@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.config import EMBEDDINGS, Encoder
 from tokenlake.errors import NotFoundError
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 
 
@@ -16,7 +16,7 @@ def is_embeddings(version: str) -> bool:
     return version.startswith(f"{EMBEDDINGS}-")
 
 
-def finished(lake: Lake, version: str) -> set[Day]:
+def finished(lake: Project, version: str) -> set[Day]:
     """Days that the last job of a lineage has done, and whose result is there."""
     if is_embeddings(version):
         # A day on which no user had done anything that the sources read has no rows, and is done all the same.
@@ -25,17 +25,17 @@ def finished(lake: Lake, version: str) -> set[Day]:
     return lake.published(version)
 
 
-def path_of(lake: Lake, version: str, checkpoint: str) -> Path:
+def path_of(lake: Project, version: str, checkpoint: str) -> Path:
     """Folder of a checkpoint."""
     return lake.data / "checkpoints" / version / checkpoint
 
 
-def exists(lake: Lake, version: str, checkpoint: str) -> bool:
+def exists(lake: Project, version: str, checkpoint: str) -> bool:
     """Whether a checkpoint was saved completely."""
     return path_of(lake, version, checkpoint).is_dir()
 
 
-def encoder_of(lake: Lake, version: str) -> Encoder:
+def encoder_of(lake: Project, version: str) -> Encoder:
     """How a version's tokens are made: from the config, or for an older lineage from the catalog.
 
     Raises:
@@ -50,7 +50,7 @@ def encoder_of(lake: Lake, version: str) -> Encoder:
     raise NotFoundError(f"no version {version!r}; {[v.version for v in lake.catalog.versions()]} exist")
 
 
-def register(lake: Lake, version: str) -> None:
+def register(lake: Project, version: str) -> None:
     """Make a version known to the catalog, and let it serve when nothing does yet."""
     for name, encoder in lake.config.tokens.encoders.items():
         if lake.config.version_of(name) == version:

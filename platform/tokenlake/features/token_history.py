@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
 from tokenlake.tokens.store import TokenStore
 from tokenlake_models.instances import History
 
 
-def history_of(lake: Lake, version: str, events: pa.Table, *, before: Day, length: int) -> History | None:
+def history_of(lake: Project, version: str, events: pa.Table, *, before: Day, length: int) -> History | None:
     """Fetch the last tokens of every user of `events` from the days before `before`.
 
     Args:

@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from tokenlake.config import EMBEDDINGS
 from tokenlake.feast import repository
+from tokenlake.features.day_features import Frames
 from tokenlake.features.lineage import finished, is_embeddings, register
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
@@ -36,7 +37,7 @@ class Report:
     seconds: float = 0.0
 
 
-def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
+def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
     """Run all jobs of one day for every lineage of the config; done days are left alone unless forced."""
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
@@ -52,7 +53,7 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
 
 
 def backfill(
-    lake: Lake,
+    lake: Project,
     first: Day | None = None,
     last: Day | None = None,
     *,
@@ -73,19 +74,19 @@ def backfill(
     for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
-    lake.frames.keep()
+    lake.shared(Frames).keep()
     if version is None:
         to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began
     return report
 
 
-def days_of(lake: Lake, first: Day | None, last: Day | None) -> list[Day]:
+def days_of(lake: Project, first: Day | None, last: Day | None) -> list[Day]:
     """Days with events from one day to another; None for no bound."""
     return [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
 
 
-def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+def to_feast(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
     """Bring Feast up to date, where the lake has a feature repository: statistics of each day, then all views at once.
 
     Days that are up to date are left alone.
@@ -95,7 +96,7 @@ def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress
         report.results.append(jobs.materialize(lake, days[-1], progress))
 
 
-def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+def count_statistics(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
     """Bring user statistics up to date, where the lake has a feature repository that serves them."""
     if not days or not repository.exists(lake.root):
         return
@@ -106,31 +107,31 @@ def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: 
             progress(STATISTICS, i + 1, len(todo))
 
 
-def all_versions(lake: Lake) -> list[str]:
+def all_versions(lake: Project) -> list[str]:
     """Versions of the config's encoders, the serving one first."""
     serving = lake.resolve()
     versions = [lake.config.version_of(name) for name in lake.config.tokens.encoders]
     return sorted(versions, key=lambda version: version != serving)
 
 
-def lineages(lake: Lake) -> list[str]:
+def lineages(lake: Project) -> list[str]:
     """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
     return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
 
 
-def _resolve(lake: Lake, version: str) -> str:
+def _resolve(lake: Project, version: str) -> str:
     if version in (EMBEDDINGS, lake.config.embeddings and lake.config.embedding_version):
         return lake.config.embedding_version
     return lake.resolve(version)
 
 
-def _jobs_of(lake: Lake, version: str) -> Sequence[Callable[[Lake, Day, str], jobs.JobResult]]:
+def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, str], jobs.JobResult]]:
     """The jobs of a lineage; a day is done when the last of them is."""
     return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
 
 
 def _backfill_version(
-    lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
+    lake: Project, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
 ) -> None:
     untouched = _finished(lake, version)
     done = 0
@@ -147,7 +148,7 @@ def _backfill_version(
         _retrieve(lake, version, days[-1], report)  # other days are indexed when they are asked for
 
 
-def _retrieve(lake: Lake, version: str, day: Day, report: Report) -> None:
+def _retrieve(lake: Project, version: str, day: Day, report: Report) -> None:
     """Build the indexes and the graph of a day's embeddings, unless they are there already."""
     if is_embeddings(version):
         from tokenlake.retrieval.build import is_current
@@ -156,19 +157,19 @@ def _retrieve(lake: Lake, version: str, day: Day, report: Report) -> None:
             report.results += [job(lake, day, version) for job in jobs.RETRIEVAL_JOBS]
 
 
-def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool) -> None:
+def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:
     if not force and day in _finished(lake, version):
         report.skipped.append((version, day))
         return
     report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
 
 
-def _finished(lake: Lake, version: str) -> set[Day]:
+def _finished(lake: Project, version: str) -> set[Day]:
     stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
     return finished(lake, version) - stale
 
 
-def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:
+def _ingest_missing(lake: Project, first: Day | None, last: Day | None, report: Report) -> None:
     if lake.config.landing is None or first is None or last is None:
         return
     there = set(lake.events.days())

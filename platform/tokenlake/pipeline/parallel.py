@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.evaluation.controls import Control, run_control
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.pipeline.backfill import Progress, Report, backfill, count_statistics, days_of, lineages, to_feast
 from tokenlake.times import Day
 
@@ -21,7 +21,7 @@ _CORES = os.cpu_count() or 1
 
 
 def backfill_parallel(
-    lake: Lake,
+    lake: Project,
     first: Day | None = None,
     last: Day | None = None,
     *,
@@ -46,12 +46,12 @@ def backfill_parallel(
     return whole
 
 
-def run_controls(lake: Lake, controls: Sequence[Control], progress: Progress | None = None) -> int:
+def run_controls(lake: Project, controls: Sequence[Control], progress: Progress | None = None) -> int:
     """Run controls along the serving version's plans; returns the rows written to `predictions`."""
     return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
 
 
-def parts_of_controls(lake: Lake, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
+def parts_of_controls(lake: Project, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
     """Each control as a part for `each_in_its_process`."""
     return [partial(_control, lake, control) for control in controls]
 
@@ -82,18 +82,18 @@ def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -
 
 
 def _backfill(
-    lake: Lake, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
+    lake: Project, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
 ) -> Report:
     return backfill(lake, first, last, version=version, chunk_days=chunk_days, progress=progress)
 
 
-def _statistics(lake: Lake, first: Day | None, last: Day | None, progress: Progress) -> Report:
+def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Progress) -> Report:
     report = Report()
     count_statistics(lake, days_of(lake, first, last), report, progress)
     return report
 
 
-def _control(lake: Lake, control: Control, progress: Progress) -> int:
+def _control(lake: Project, control: Control, progress: Progress) -> int:
     return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
 
 

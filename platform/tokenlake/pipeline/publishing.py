@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
 from tokenlake.features.lineage import encoder_of
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
@@ -18,7 +18,7 @@ from tokenlake.tokens.store import TokenStore
 _PATIENCE = 60.0
 
 
-def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | str | None]:
+def publish_day(lake: Project, day: Day, version: str) -> dict[str, int | float | str | None]:
     """Replace a day of the token store by the day's rows of the Delta table.
 
     Raises:
@@ -45,7 +45,7 @@ def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | s
     }
 
 
-def open_or_create(lake: Lake, version: str) -> TokenStore:
+def open_or_create(lake: Project, version: str) -> TokenStore:
     """Open a version's store; the first publish creates it."""
     path = lake.store_path(version)
     if TokenStore.exists(path):

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
 from tokenlake.features import checkpoints
+from tokenlake.features.day_features import Frames
 from tokenlake.features.instances import Featurizer
 from tokenlake.features.lineage import encoder_of, exists
 from tokenlake.lake.ingest import canonical
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 from tokenlake.tokens.rounding import round_to
 
 
-def encode(lake: Lake, events: pa.Table, version: str) -> NDArray[np.float32]:
+def encode(lake: Project, events: pa.Table, version: str) -> NDArray[np.float32]:
     """Encode rows with the checkpoint and count state of their day's plan, or for a day without one the newest."""
     rows = canonical(lake, events)
     tokens = np.empty((rows.num_rows, encoder_of(lake, version).dim), np.float32)
@@ -28,10 +29,10 @@ def encode(lake: Lake, events: pa.Table, version: str) -> NDArray[np.float32]:
     return round_to(tokens, lake.config.tokens.dtype)
 
 
-def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
+def _encode_day(lake: Project, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
     plan = lake.catalog.plan(version, day)
     checkpoint = checkpoints.load(lake, version, _checkpoint_for(lake, version, day))
-    counts = lake.frames.counts_at(day, plan.watermark if plan else lake.watermark())
+    counts = lake.shared(Frames).counts_at(day, plan.watermark if plan else lake.watermark())
     earlier = new.filter(pc.field("ds") < pa.scalar(day))
     if earlier.num_rows:
         counts = counts.copy()
@@ -43,7 +44,7 @@ def _encode_day(lake: Lake, version: str, day: Day, rows: pa.Table, new: pa.Tabl
     return tokens
 
 
-def _checkpoint_for(lake: Lake, version: str, day: Day) -> str:
+def _checkpoint_for(lake: Project, version: str, day: Day) -> str:
     """The checkpoint of the day's plan, or while that is not trained yet the newest of an earlier day."""
     plans = [p for p in lake.catalog.plans(version) if p.day <= day and exists(lake, version, p.checkpoint)]
     if not plans:
@@ -51,7 +52,7 @@ def _checkpoint_for(lake: Lake, version: str, day: Day) -> str:
     return max(plans, key=lambda plan: plan.day).checkpoint
 
 
-def _not_in_lake(lake: Lake, rows: pa.Table) -> pa.Table:
+def _not_in_lake(lake: Project, rows: pa.Table) -> pa.Table:
     """Rows of the call that ingest would accept: the lake's own are counted from the lake."""
     there = [lake.events.read(day=day, columns=["event_id"])["event_id"] for day in pc.unique(rows["ds"]).to_pylist()]
     known = pa.chunked_array([chunk for column in there for chunk in column.chunks], rows.schema.field("event_id").type)

@@ -16,8 +16,9 @@ from tokenlake.feast.online import wire
 from tokenlake.feast.online.files import Rows
 from tokenlake.feast.online.table import OnlineTable, reduce
 from tokenlake.feast.sources import LakeSource
-from tokenlake.lake.lake import open as open_lake
+from tokenlake.lake.project import Project
 from tokenlake.retrieval.index import Index
+from tokenlake.retrieval.load import load_index
 
 Floats = NDArray[np.float32]
 #: Tables of the lake that have an index, and its name.
@@ -117,7 +118,7 @@ class LakeIndex:
     """The FAISS indexes of one lake, kept open."""
 
     def __init__(self, lake: Path) -> None:
-        self._lake = open_lake(lake)
+        self._lake = Project.open(lake)
         self._open: dict[str, tuple[float, Index | None]] = {}
 
     def near(self, source: LakeSource, query: Floats, count: int) -> tuple[pa.Array, Floats] | None:
@@ -140,7 +141,7 @@ class LakeIndex:
         since, index = self._open.get(name, (-np.inf, None))
         if now - since > _INDEX_S:
             try:
-                index = self._lake.index(name)
+                index = load_index(self._lake, name)
             except (NotFoundError, MissingExtraError):
                 index = None
             self._open[name] = (now, index)

@@ -19,8 +19,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.table import Found
 from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
-from tokenlake.lake.lake import Lake
-from tokenlake.lake.lake import open as open_lake
+from tokenlake.lake.project import Project
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.loops import widener
 from tokenlake.tokens.store import TokenStore
@@ -56,7 +55,7 @@ class Tokens:
     """The token stores of one lake, kept open."""
 
     def __init__(self, lake: Path) -> None:
-        self._lake: Lake = open_lake(lake)
+        self._lake: Project = Project.open(lake)
         self._stores: dict[str, TokenStore] = {}
         self._room = _Room()
 

@@ -1,52 +1,31 @@
-"""`Lake`: the one object that users hold; every method hands on to the room that does the work."""
+"""`Project`: what jobs, plug-ins and retrieval take: config, folders, tables, catalog, token stores, versions, SQL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tokenlake.config import FILE_NAME, Config
 from tokenlake.errors import NotFoundError
-from tokenlake.times import Day, DayLike, as_day
+from tokenlake.times import Day
 
 if TYPE_CHECKING:
     import duckdb
-    import numpy as np
-    import pyarrow as pa
     import sqlalchemy
-    from numpy.typing import NDArray
 
     from tokenlake.catalog import Catalog, Version
-    from tokenlake.features.activity import Days
-    from tokenlake.features.day_features import Frames
     from tokenlake.lake.database import Database
     from tokenlake.lake.ingest import IngestReport, Progress
     from tokenlake.lake.tables import Table
-    from tokenlake.pipeline.backfill import Report
-    from tokenlake.pipeline.statistics import Summaries
-    from tokenlake.retrieval.candidates import Candidates
-    from tokenlake.retrieval.graph import Graph
-    from tokenlake.retrieval.index import Index
     from tokenlake.tokens.store import TokenStore
 
-
-def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.open
-    """Open a lake.
-
-    Args:
-        folder_or_yaml: a folder that holds `tokenlake.yaml`, or the file itself.
-
-    Raises:
-        ConfigError: there is no such file, or it says something that cannot be.
-    """
-    path = Path(folder_or_yaml).expanduser()
-    file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
-    return Lake(file.resolve(), Config.load(file))
+T = TypeVar("T")
 
 
-class Lake:
-    """Tables, token stores, catalog and jobs of one project.
+class Project:
+    """Config, tables, token stores and catalog of one project; `Lake` adds the daily jobs and what they publish.
 
     Attributes:
         file: the `tokenlake.yaml`.
@@ -60,13 +39,32 @@ class Lake:
         self.root = file.parent
         self.config = config
         self.data = (self.root / config.data).resolve()
+        self._shared: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Lake({str(self.root)!r}, project={self.config.project!r})"
+        return f"{type(self).__name__}({str(self.root)!r}, project={self.config.project!r})"
 
     def __reduce__(self) -> tuple[Any, tuple[Path, Config]]:
-        """Another process gets the same lake, and opens its tables and catalog for itself."""
-        return Lake, (self.file, self.config)
+        """Another process gets the same project, and opens its tables and catalog for itself."""
+        return type(self), (self.file, self.config)
+
+    @classmethod
+    def open(cls, folder_or_yaml: str | Path) -> Self:
+        """Open the project of a folder that holds `tokenlake.yaml`, or of the file itself.
+
+        Raises:
+            ConfigError: there is no such file, or it says something that cannot be.
+        """
+        path = Path(folder_or_yaml).expanduser()
+        file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
+        return cls(file.resolve(), Config.load(file))
+
+    def shared(self, make: Callable[[Self], T]) -> T:
+        """What `make` gives for this project, made at its first use and kept: caches that several jobs read through."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        made: T = self._shared[make]
+        return made
 
     # Tables and catalog: what the jobs read and write.
 
@@ -122,27 +120,6 @@ class Lake:
         return self.events.newest("ingested_at")
 
     @cached_property
-    def frames(self) -> Frames:
-        """Days of events with their running counts."""
-        from tokenlake.features.day_features import Frames
-
-        return Frames(self)
-
-    @cached_property
-    def activity(self) -> Days:
-        """Days of events as the user encoder reads them."""
-        from tokenlake.features.activity import Days
-
-        return Days(self)
-
-    @cached_property
-    def summaries(self) -> Summaries:
-        """Days of events as user statistics read them."""
-        from tokenlake.pipeline.statistics import Summaries
-
-        return Summaries(self)
-
-    @cached_property
     def _tables(self) -> dict[str, Table]:
         from tokenlake.lake.tables import open_tables
 
@@ -166,53 +143,6 @@ class Lake:
 
         return ingest(self, source, dry_run=dry_run, progress=progress)
 
-    # The daily jobs.
-
-    def run(self, day: DayLike) -> Report:
-        """Run all daily jobs of one day, for every encoder: the functions that the DAGs call.
-
-        Running a day again changes nothing.
-
-        Raises:
-            OrderError: an earlier day with events is not done.
-        """
-        from tokenlake.pipeline.backfill import run
-
-        return run(self, as_day(day))
-
-    def backfill(
-        self, first: DayLike | None = None, last: DayLike | None = None, *, version: str | None = None
-    ) -> Report:
-        """Run all daily jobs from one day to another, training once per chunk of days.
-
-        Args:
-            first: defaults to the first day with events.
-            last: defaults to the last day with events.
-            version: one encoder or version; defaults to every encoder of the config.
-        """
-        from tokenlake.pipeline.backfill import backfill
-
-        return backfill(self, *_range(first, last), version=version)
-
-    def encode(self, events: pa.Table, *, version: str | None = None) -> NDArray[np.float32]:
-        """Tokens of new events, as the nightly job would write them.
-
-        Args:
-            events: rows with the source's columns, ingested already or not. What the lake holds strictly before
-                each row, and the other rows of this call, are its past.
-            version: a version or encoder; defaults to the serving one.
-
-        Returns:
-            float32 `(rows, dim)`, rounded to the store's dtype, in the order of the rows.
-
-        Raises:
-            SchemaError: a row that ingest would quarantine; the message gives its reason.
-            NotFoundError: no checkpoint yet.
-        """
-        from tokenlake.pipeline.realtime import encode
-
-        return encode(self, events, self.resolve(version))
-
     # Versions.
 
     def versions(self) -> list[Version]:
@@ -226,18 +156,6 @@ class Lake:
     def rollback(self) -> str:
         """Let the version that served before serve again; returns its name."""
         return self.catalog.rollback()
-
-    def drop(self, version: str) -> None:
-        """Remove a version for good: its store with what it has in Redis, checkpoints, rows, and its runs.
-
-        Raises:
-            NotFoundError: no such version.
-            VersionError: it serves, or an encoder of the config would make it again.
-            LockedError: one of its jobs runs.
-        """
-        from tokenlake.pipeline.dropping import drop
-
-        drop(self, version)
 
     def resolve(self, version: str | None = None) -> str:
         """Turn a version, an encoder's name or None (the serving version) into a version.
@@ -282,45 +200,6 @@ class Lake:
         """Folder of a version's token store."""
         return self.data / "tokens" / version
 
-    # Retrieval.
-
-    def index(self, name: str = "users", day: DayLike | None = None) -> Index:
-        """The FAISS index of a day's `users` or `items`; defaults to the newest day.
-
-        Raises:
-            NotFoundError: no embeddings of that day.
-            MissingExtraError: faiss is not installed.
-        """
-        from tokenlake.retrieval.build import load_index
-
-        return load_index(self, name, None if day is None else as_day(day))
-
-    def graph(self, day: DayLike | None = None) -> Graph:
-        """The graph of similar users at the end of a day; defaults to the newest; else as `index`."""
-        from tokenlake.retrieval.build import load_graph
-
-        return load_graph(self, None if day is None else as_day(day))
-
-    def candidates(self, users: Any, at: Any, k: int = 100) -> Candidates:
-        """Items for users at times, by what similar users did before (U2U2I, docs/retrieval.md).
-
-        Args:
-            users: q ids.
-            at: one time, or one for each; nothing from then on is read, and of vectors, index and graph only what was
-                available then.
-            k: candidates a query, at most.
-
-        Returns:
-            Jagged `items` and `scores`, best first, with `offsets` (q + 1,).
-
-        Raises:
-            NotFoundError: no embeddings yet.
-            MissingExtraError: faiss is not installed.
-        """
-        from tokenlake.retrieval.candidates import candidates
-
-        return candidates(self, users, at, k)
-
     # Exploration.
 
     def sql(self, query: str, params: Any = None) -> duckdb.DuckDBPyRelation:
@@ -340,7 +219,3 @@ class Lake:
         from tokenlake.lake.database import Database
 
         return Database(self)
-
-
-def _range(first: DayLike | None, last: DayLike | None) -> tuple[Day | None, Day | None]:
-    return None if first is None else as_day(first), None if last is None else as_day(last)
