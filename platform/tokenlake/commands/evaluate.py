@@ -122,7 +122,7 @@ def _print(report: TokenReport, *, as_json: bool) -> None:
 
 def train_controls(lake: Lake) -> None:
     """Run the controls whose predictions are not complete, with a bar each."""
-    from tokenlake.pipeline.parallel import run_controls
+    from tokenlake.evaluation.controls import run_controls
 
     if missing := missing_controls(lake):
         with bar() as progress:

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.evaluation.retrieval import Progress, RetrievalReport, retrieval_report
+from tokenlake.evaluation.retrieval import RetrievalReport, retrieval_report
 from tokenlake.lake.project import Project
+from tokenlake.progress import Progress
 
 _REPORT = TypeAdapter(RetrievalReport)
 

@@ -17,6 +17,7 @@ from tokenlake.evaluation.variants import embed, variants
 from tokenlake.features.activity import Instants, taken
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
+from tokenlake.progress import Progress
 from tokenlake.retrieval.build import ensure
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.pools import POPULAR, Pools, ranks
@@ -31,8 +32,6 @@ ABLATIONS = {
     "7 days staler": Ablation(stale=7),
 }
 OURS, BASELINE, OWN = "U2U2I", "popularity, 28 days", "own past purchases"
-#: Called as (what, queries done, queries to do).
-Progress = Callable[[str, int, int], None]
 _ONE_DAY = dt.timedelta(days=1)
 #: Queries of one step of a baseline.
 _STEP = 128

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from tokenlake.config import EMBEDDINGS
 from tokenlake.feast import repository
@@ -16,10 +15,8 @@ from tokenlake.pipeline import jobs
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.pipeline.statistics import STATISTICS, stale_days
+from tokenlake.progress import Progress
 from tokenlake.times import Day, days_between
-
-#: Called as (version, days done, days to do).
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Work whose parts don't touch, one process a part: a back-fill of several versions, the controls of a report."""
+"""Work whose parts don't touch, one process a part: a back-fill of several versions, or of a report's models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from multiprocessing import get_context
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
-from tokenlake.evaluation.controls import Control, run_control
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.backfill import Progress, Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.pipeline.backfill import Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.progress import Progress
 from tokenlake.times import Day
 
 _Result = TypeVar("_Result")
@@ -44,16 +44,6 @@ def backfill_parallel(
     to_feast(lake, days_of(lake, first, last), whole, progress)
     whole.seconds = time.monotonic() - began
     return whole
-
-
-def run_controls(lake: Project, controls: Sequence[Control], progress: Progress | None = None) -> int:
-    """Run controls along the serving version's plans; returns the rows written to `predictions`."""
-    return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
-
-
-def parts_of_controls(lake: Project, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
-    """Each control as a part for `each_in_its_process`."""
-    return [partial(_control, lake, control) for control in controls]
 
 
 def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress: Progress | None) -> list[_Result]:
@@ -91,10 +81,6 @@ def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Pr
     report = Report()
     count_statistics(lake, days_of(lake, first, last), report, progress)
     return report
-
-
-def _control(lake: Project, control: Control, progress: Progress) -> int:
-    return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
 
 
 def _relay(running: Sequence[Future[Any]], news: Queue[Any], progress: Progress | None) -> None:
