@@ -44,7 +44,7 @@ class Frame:
 
     Attributes:
         events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
-            no event id, and all have the label `observed`.
+            no event id, and all have the `observed_label`.
         counts: float32 `(rows, counts)`, strictly before each row's timestamp.
         seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tokenlake.config import FILE_NAME, Config
-from tokenlake.errors import NotFoundError
+from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.times import Day
 
 if TYPE_CHECKING:
@@ -56,9 +56,16 @@ class Project:
         Raises:
             ConfigError: there is no such file, or it says something that cannot be.
         """
+        from tokenlake.lake.schema import check_names
+
         path = Path(folder_or_yaml).expanduser()
         file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
-        return cls(file.resolve(), Config.load(file))
+        config = Config.load(file)
+        try:
+            check_names(config)
+        except ConfigError as error:
+            raise ConfigError(f"{file} cannot be used:\n  {error}") from None
+        return cls(file.resolve(), config)
 
     def shared(self, make: Callable[[Self], T]) -> T:
         """What `make` gives for this project, made at its first use and kept: caches that several jobs read through."""
