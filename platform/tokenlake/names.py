@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 
 def folded(name: str) -> str:
@@ -32,3 +32,17 @@ def unlike(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def apart(wanted: Sequence[str], taken: Collection[str]) -> list[str]:
+    """A name for each wanted one: none that is taken, no two alike; of equal ones the first keeps its own.
+
+    >>> apart(["price", "token", "token_", "price"], taken=["token"])
+    ['price', 'token__', 'token_', 'price_']
+    """
+    kept, used = {name for name in wanted if name not in taken}, set(taken)
+    out = []
+    for name in wanted:
+        out.append(unlike(name, used | kept) if name in used else name)
+        used.add(out[-1])
+    return out

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.audit.columns import Columns, is_list
+from tokenlake.audit.written import OWN
 from tokenlake.errors import SchemaError
 from tokenlake.times import DAY_US, NEVER, as_micros
-from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.batch import TokenBatch, beside
 from tokenlake.tokens.store import TokenStore
 
 
@@ -136,7 +137,7 @@ def _payload(
     store: TokenStore,
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:  # fmt: skip
     rows, count = times.rows[mine], len(table)
-    expected: dict[str, NDArray[Any]] = {**batch.side, **{f"{label}_known": k for label, k in batch.known.items()}}
+    expected = beside(batch, OWN)
     for name in [n for n in expected if prefix + n in table.column_names]:
         held = lists_of(table, prefix + name)
         if len(held.values) != len(mine):

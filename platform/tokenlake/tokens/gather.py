@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import Runs
 from tokenlake.tokens.loops import expand
-from tokenlake.tokens.schema import StoreSchema, known_at_column
+from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.tail import Tail
 
 
@@ -41,7 +41,7 @@ def gather(
         for name, column in columns.items():
             column[at] = source[name][rows]
         for label in schema.known_at:
-            batch.known[label][at] = source[known_at_column(label)][rows] < _of(moment)[at]
+            batch.known[label][at] = source[schema.known_columns[label]][rows] < _of(moment)[at]
     for label in schema.known_at:
         batch.side[label][~batch.known[label]] = 0
     return batch

@@ -18,9 +18,9 @@ from tokenlake import locks
 from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.table import Found
-from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
+from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
-from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.batch import TokenBatch, beside, list_columns
 from tokenlake.tokens.loops import widener
 from tokenlake.tokens.store import TokenStore
 
@@ -194,14 +194,12 @@ def _lists(data: NDArray[Any], ends: NDArray[np.int64], field: int) -> list[wire
 def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) -> NDArray[Any]:
     if name == TIMESTAMPS:
         return batch.timestamps // _MICRO if kind == ValueType.UNIX_TIMESTAMP_LIST else batch.timestamps
-    if name in batch.side:
-        return batch.side[name]
-    if name.endswith("_known") and name.removesuffix("_known") in batch.known:
-        return batch.known[name.removesuffix("_known")]
     if name == TOKENS:
         return batch.floats()
-    known = [TOKENS, TIMESTAMPS, *batch.side, *(f"{label}_known" for label in batch.known)]
-    raise SchemaError(f"the token store {store.path} has no {name!r}; it has {known}")
+    columns = beside(batch, OWN_COLUMNS)
+    if name not in columns:
+        raise SchemaError(f"the token store {store.path} has no {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
+    return columns[name]
 
 
 def _numbers(value: Any) -> Any:
@@ -226,11 +224,12 @@ def _flatten(
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Rows of lists as rows of tokens, each key once."""
     dim, sides = store.schema.dim, list(store.schema.side)
+    columns = list_columns(sides, store.schema.known_at, OWN_COLUMNS)[0]
     found: dict[tuple[Any, int], tuple[Any, list[Any]]] = {}
     for user, values in rows:
         times = list(_numbers(values[TIMESTAMPS]))
         tokens = np.array(_numbers(values[TOKENS]) if TOKENS in values else [], np.float32)
-        lists = [list(_numbers(values[name])) if name in values else [] for name in sides]
+        lists = [list(_numbers(values[columns[name]])) if columns[name] in values else [] for name in sides]
         if tokens.size != len(times) * dim or any(len(each) != len(times) for each in lists):
             raise SchemaError(
                 f"user {user!r}: {tokens.size} numbers of {len(times)} tokens given, and lists of "
