@@ -28,6 +28,7 @@ def test_init_guesses_and_ingest_reports(tmp_path: Path) -> None:
         "kind": "categorical",
         "tags": "multi",
         "image": "vector",
+        "day of week": "categorical",
     }
     assert list(events.labels) == ["clicked"]
     said = run("ingest", lake, sample, "--dry-run")
