@@ -18,7 +18,7 @@ from tokenlake.feast.offline.asof import NONE, Ints
 from tokenlake.feast.offline.instants import nanos_of
 from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
-from tokenlake.lake.arrays import is_list
+from tokenlake.lake.arrays import is_list, valid
 from tokenlake.tokens.batch import TokenBatch, beside
 from tokenlake.tokens.store import TokenStore
 
@@ -41,7 +41,7 @@ def fetch_columns(
     Args:
         source: it.
         store: where its tokens are, as `store_of` opens it.
-        users: (n,) ids; null: no sequence.
+        users: (n,) ids; null: no sequence. One of another kind than the store's is a user without tokens.
         times: (n,) int64 nanoseconds, `asof.NONE` for no sequence.
         columns: those that are wanted.
 
@@ -52,11 +52,11 @@ def fetch_columns(
         SchemaError: a column that the source lacks.
     """
     kind = pa.string() if store.ids == "string" else pa.int64()
-    users = aligned(users, kind, USER)
-    asked = users.is_valid().to_numpy(zero_copy_only=False) & (times != NONE)
+    asked = valid(users) & (times != NONE)
+    users = aligned(users, kind)
     ids = pc.fill_null(users, pa.scalar("" if store.ids == "string" else 0, kind)).to_numpy(zero_copy_only=False)
     # A token of microsecond m is before nanosecond t when m is before t, rounded up.
-    before = np.where(asked, -(-times // 1000), np.iinfo(np.int64).min)
+    before = np.where(asked & valid(users), -(-times // 1000), np.iinfo(np.int64).min)
     parts: list[list[pa.Array]] = [[] for _ in columns]
     for part in _slices(len(ids), _LIST_LIMIT // (source.length * store.schema.dim)):
         batch = store.fetch(ids[part], before=before[part], length=source.length, available=source.available)

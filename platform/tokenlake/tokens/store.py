@@ -160,7 +160,7 @@ class TokenStore(Handle):
         """The last `length` tokens of each user with timestamp < before, oldest first.
 
         Args:
-            users: user ids, integers or strings; unknown ones have no rows.
+            users: user ids, integers or strings; unknown ones, and those of another kind than the store's, have no rows.
             before: instants; broadcast against `users`, and flattened into n queries.
             length: most rows of one query.
             available: `realtime`: every token exists from its event on. `daily`: tokens come with the nightly job, so
@@ -178,7 +178,7 @@ class TokenStore(Handle):
             raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
-        return self._read(Window(self._ids.find(ids), None, until, check_length(length)), times, out)
+        return self._ask(ids, None, until, check_length(length), times, out)
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -204,7 +204,7 @@ class TokenStore(Handle):
                 )
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        batch = self._read(Window(self._ids.find(ids), times, after, ALL), moment, None)
+        batch = self._ask(ids, times, after, ALL, moment, None)
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -337,6 +337,20 @@ class TokenStore(Handle):
     def status(self) -> StoreStatus:
         """What this handle's state holds."""
         return self._view.status()
+
+    def _ask(
+        self,
+        ids: NDArray[Any],
+        since: NDArray[np.int64] | None,
+        before: NDArray[np.int64],
+        length: int,
+        moment: NDArray[np.int64],
+        out: TokenBatch | None,
+    ) -> TokenBatch:
+        codes = self._ids.find(ids)
+        if codes is None:  # nobody has such ids: nothing lies before the first instant
+            return self._read(Window(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1), moment, out)
+        return self._read(Window(codes, since, before, length), moment, out)
 
     def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
         if out is not None and not isinstance(out, TokenBatch):

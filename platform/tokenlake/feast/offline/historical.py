@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
@@ -13,7 +12,6 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE
 from tokenlake.feast.offline.entities import Entities
 from tokenlake.feast.offline.job import Retrieval
 from tokenlake.feast.offline.join import join
@@ -80,16 +78,11 @@ def historical(
 
 def metadata(refs: list[str], entities: Entities) -> RetrievalMetadata:
     """What Feast wants to know of a retrieval."""
-    asked = entities.times[entities.times != NONE]
-    ends = (_moment(asked.min()), _moment(asked.max())) if len(asked) else (None, None)
     keys = [name for name in entities.table.column_names if name != entities.timestamp]
-    return RetrievalMetadata(refs, keys, *ends)
+    return RetrievalMetadata(refs, keys, *entities.span)
 
 
 def add(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Add a feature; one that is called as an entity's column gets two underscores behind its name, as in Feast."""
     return table.append_column(f"{name}__" if name in table.column_names else name, column)
 
-
-def _moment(nanos: np.int64) -> dt.datetime:
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(nanos) // 1000)

@@ -39,9 +39,7 @@ def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool
     missing = [c for c in (*view.keys.values(), view.timestamp, view.created) if c and c not in rows.schema.names]
     if missing:
         raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
-    columns = [
-        aligned(_one(questions[name]), rows.schema.field(column).type, name) for name, column in view.keys.items()
-    ]
+    columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
     keys = Keys(columns, len(times))
     state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
     wanted = [*view.keys.values(), view.timestamp, *([view.created] if view.created else [])]
