@@ -52,7 +52,13 @@ def entities_at(views: list[View], config: RepoConfig, start: dt.datetime, end: 
                 "dataframe ask for views of the same entities, or pass one"
             )
     found = [_entities(v, config, start, end) for v in views if set(v.keys) == set(names)]
-    table = pa.concat_tables([t.select(names) for t in found], promote_options="permissive")
+    try:
+        table = pa.concat_tables([t.select(names) for t in found], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaError(
+            f"the feature views' sources have join keys {names} of types that never are equal ({error}); without an entity "
+            "dataframe ask for views of the same entities, or pass one"
+        ) from error
     if names:
         table = table.group_by(names).aggregate([]).drop_null().sort_by([(name, "ascending") for name in names])
         at = pa.repeat(pa.scalar(end, pa.timestamp("us", "UTC")), table.num_rows)
