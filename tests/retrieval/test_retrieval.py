@@ -88,6 +88,10 @@ def test_a_wrong_width_day_or_version_is_refused(lake: Lake) -> None:
         index.search(np.zeros((1, 8), np.float32), identity=other.identity)
     with pytest.raises(NotFoundError, match="1 ids"):
         index.search([12345])
+    with pytest.raises(NotFoundError, match="2 ids"):
+        index.search(["1", "x"])
+    assert index.places(pa.array(["1"])).tolist() == [-1]
+    assert index.places(np.array([1, 12345], np.uint64))[1] == -1
     with pytest.raises(NotFoundError, match="no index 'tags'"):
         lake.index("tags")
     with pytest.raises(NotFoundError, match="no embeddings"):
@@ -176,6 +180,8 @@ def test_graph_links_the_nearest_with_weights_that_sum_to_one(lake: Lake, again:
     assert (graph.model.kind, again.graph().model.kind) == ("cosine", "learned")  # too little happened in the first
     with pytest.raises(NotFoundError, match="not in the graph"):
         graph.neighbors([999])
+    with pytest.raises(NotFoundError, match="1 of 1 users are not in the graph"):
+        graph.neighbors(["3"])
     found = graph.neighbors([3, 1], k=2)
     assert found.offsets.tolist() == [0, 2, 4]
 
@@ -289,6 +295,9 @@ def test_strangers_get_what_is_popular_and_no_one_what_he_saw(lake: Lake) -> Non
     assert answer.of(0).equals(pools.ids.take(pa.array(best(np.zeros(len(pools.ids)), popular, 5))))
     met = lake.events.read(filter=(pc.field("user_id") == 4) & (pc.field("ds") < pa.scalar(day(7))))["item_id"]
     assert not set(answer.of(1).to_pylist()) & set(met.to_pylist())
+    of_another_kind = lake.candidates(["4", "x"], [now], k=5)
+    assert of_another_kind.of(0).equals(answer.of(0))
+    assert of_another_kind.of(1).equals(answer.of(0))
 
 
 def test_an_item_never_seen_before_can_be_a_candidate_at_once(tmp_path: Path) -> None:
