@@ -8,7 +8,7 @@
     │   ├── NotFoundError        a day, version, checkpoint or artefact that does not exist (also a LookupError)
     │   ├── VersionError         artefacts of different identities would have been mixed
     │   ├── CorruptionError      bytes on disk that are not what was written; names the file
-    │   ├── TrainingError        a model that cannot learn from these events, or whose loss is no number
+    │   ├── TrainingError        a model or index that cannot be made of these events, or whose loss is no number
     │   ├── ForbiddenError       SQL that would write or read outside the lake
     │   └── MissingExtraError    an optional dependency is not installed (also an ImportError)
     └── TransientError           the same call may go through later: a scheduler should retry
@@ -59,7 +59,7 @@ class CorruptionError(TerminalError):
 
 
 class TrainingError(TerminalError):
-    """A model that cannot be made or trained as the config says, or whose loss stopped being a number."""
+    """A model or an index that cannot be made as the config says, or whose loss stopped being a number."""
 
 
 class ForbiddenError(TerminalError):

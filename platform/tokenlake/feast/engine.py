@@ -42,20 +42,18 @@ class TokenlakeComputeEngine(LocalComputeEngine):
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
     ) -> LocalMaterializationJob:
         view, store = task.feature_view, self.online_store
-        if not isinstance(store, TokenlakeOnlineStore) or not _is_plain(view):
+        source = view.batch_source
+        if not isinstance(store, TokenlakeOnlineStore) or source is None or not _is_plain(view):
             return super()._materialize_one(registry, task, **kwargs)
         told = LocalMaterializationJob(
             job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED
         )
-        if isinstance(view.batch_source, TokenSource):
+        if isinstance(source, TokenSource):
             return told  # served straight from the token store
         try:
             context = self.get_execution_context(registry, task)
             columns = LocalFeatureBuilder(registry, task, self._get_backend(context)).get_column_info(view)
-            assert view.batch_source is not None  # a plain view has one
-            job = create_offline_store_retrieval_job(
-                view.batch_source, columns, context, task.start_time, task.end_time
-            )
+            job = create_offline_store_retrieval_job(source, columns, context, task.start_time, task.end_time)
             table = job.to_arrow()
             mapping = columns.field_mapping or {}
             table = table.rename_columns([mapping.get(name, name) for name in table.column_names])
@@ -71,4 +69,4 @@ class TokenlakeComputeEngine(LocalComputeEngine):
 def _is_plain(view: FeatureView) -> bool:
     """Whether the view's rows are those of its batch source, as they are."""
     changed = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views")
-    return view.batch_source is not None and not any(getattr(view, name, None) for name in changed)
+    return not any(getattr(view, name, None) for name in changed)

@@ -32,9 +32,8 @@ class UserFeaturizer:
     """
 
     def __init__(self, config: Config) -> None:
-        assert config.embeddings is not None
         self._config = config
-        self._spec: Embeddings = config.embeddings
+        self._spec: Embeddings = config.require_embeddings()
         self._categorical = ("item_id", *config.events.of_kind("categorical"))
         self._multi = config.events.of_kind("multi")
         self._numeric = config.events.of_kind("numeric")

@@ -130,8 +130,7 @@ class Ledger:
         if self._config.events.id is None:  # the id holds the timestamp, so its day is the only one
             mine = {day_of(day * DAY_US) for day in self._days}
             return [day for day in events.days() if day in mine]
-        assert self._range is not None
-        return events.days_with("event_id", *self._range)
+        return [] if self._range is None else events.days_with("event_id", *self._range)
 
 
 def hash_text(texts: list[bytes]) -> _Hashes:

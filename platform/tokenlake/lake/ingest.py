@@ -182,8 +182,8 @@ class _Call:
             days = self._days(verdicts)
             # A lake without events published nothing, and a dry run must not make its catalog.
             reruns = tuple(day for day in days if self._lake.events.exists and self._lake.catalog.is_published(day))
-            if not self._dry_run:
-                self._commit(settled.ids, verdicts, days, reruns)
+            if self._spill is not None:
+                self._commit(self._spill, settled.ids, verdicts, days, reruns)
         return IngestReport(
             accepted=int((verdicts == Verdict.ACCEPT).sum()),
             duplicates=int((verdicts == Verdict.DUPLICATE).sum()),
@@ -253,18 +253,22 @@ class _Call:
         return tuple(as_date(day) for day in sorted(found))
 
     def _commit(
-        self, ids: IdTypes, verdicts: NDArray[np.uint8], days: tuple[Day, ...], reruns: tuple[Day, ...]
+        self,
+        spill: Spill,
+        ids: IdTypes,
+        verdicts: NDArray[np.uint8],
+        days: tuple[Day, ...],
+        reruns: tuple[Day, ...],
     ) -> None:
         """Write all files first, for that is what a full disk stops; then make them visible."""
-        assert self._spill is not None
         at = _instant(self._lake.events.newest("ingested_at"))
         keep = verdicts == Verdict.ACCEPT
         schema = events_schema(self._config, ids)
         events = Staged(self._lake.events.path, schema, self._scratch)
         quarantine = Staged(self._lake.quarantine.path, self._lake.quarantine.schema, self._scratch)
-        for done, day in enumerate(self._spill.days(), 1):
-            events.write(as_date(day), accepted(self._spill, day, keep, at))
-            self._tell("writing", done, len(self._spill.days()))
+        for done, day in enumerate(spill.days(), 1):
+            events.write(as_date(day), accepted(spill, day, keep, at))
+            self._tell("writing", done, len(spill.days()))
         quarantine.write(day_of(at.cast(pa.int64()).as_py()), self._rejects.groups(at))
         # Marked before the commit, for a call killed in between would find duplicates only when it is run again; and
         # after it, for a day may have been published meanwhile, or run again without these events.

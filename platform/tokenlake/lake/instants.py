@@ -147,7 +147,7 @@ class Clock:
         scale = UNITS[self.unit]
         fits = has & (np.abs(exact) < np.iinfo(np.int64).max / max(scale, 1.0) / 1.01)
         micros = np.where(fits, 0, np.where(exact > 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min))
-        micros[fits] = self._exact(column, values, fits)
+        micros[fits] = self._exact(column, values, fits, self.unit)
         problems = {}
         for unit in UNITS.keys() - {self.unit}:
             other = has & self._plausible(exact, unit) & ~self._plausible(exact, self.unit)
@@ -156,17 +156,17 @@ class Clock:
         explained = np.logical_or.reduce([np.zeros_like(has), *problems.values()])
         return micros, has, problems | self._believable(micros, has & ~explained)
 
-    def _exact(self, column: pa.Array, values: pa.Array, fits: Mask) -> NDArray[np.int64]:
+    @staticmethod
+    def _exact(column: pa.Array, values: pa.Array, fits: Mask, unit: str) -> NDArray[np.int64]:
         """Integers stay integers: float64 would round nanoseconds."""
-        assert self.unit is not None
-        scale = UNITS[self.unit]
+        scale = UNITS[unit]
         whole = pa.types.is_integer(column.type) or (
             is_string(column.type) and bool(pc.all(pc.match_substring_regex(column, _INTEGER)).as_py())
         )
         if not whole:
             return np.asarray(np.rint(numpy(values, np.float64)[fits] * scale), np.int64)
         integers = numpy(cast_rows(where(column, fits), pa.int64())[0], np.int64)[fits]
-        return integers // 1_000 if self.unit == "ns" else integers * int(scale)
+        return integers // 1_000 if unit == "ns" else integers * int(scale)
 
     def _plausible(self, values: NDArray[np.float64], unit: str) -> Mask:
         scale = UNITS[unit]

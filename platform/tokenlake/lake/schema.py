@@ -195,8 +195,4 @@ def check_names(config: Config) -> None:
 
 
 def _label_fields(config: Config) -> list[tuple[str, pa.DataType]]:
-    return [
-        field
-        for name in config.events.labels
-        for field in ((name, pa.int8()), (known_at_column(name), TIMESTAMP))
-    ]
+    return [field for name in config.events.labels for field in ((name, pa.int8()), (known_at_column(name), TIMESTAMP))]

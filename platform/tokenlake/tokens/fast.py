@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.errors import CorruptionError
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import Window
 from tokenlake.tokens.native import THREADS, address
@@ -80,9 +81,7 @@ class Table:
                     self._load(number)
 
     def _load(self, number: int) -> None:
-        segment = self.files[number]
-        assert segment is not None  # native.c asks for present ones
-        segment.load()
+        segment = self._file(number).load()
         cell_bits = max(1, (len(segment.users) >> 2).bit_length())
         if segment.cells is None:
             segment.cells = directory(segment, self._bits[number], cell_bits)
@@ -98,9 +97,14 @@ class Table:
     def check(self, numbers: NDArray[np.int64]) -> None:
         """Check the blocks that queries want."""
         for number in numbers.tolist():
-            segment = self.files[number]
-            assert segment is not None
+            segment = self._file(number)
             segment.check(np.flatnonzero(segment.checked == WANTED))
+
+    def _file(self, number: int) -> Segment:
+        segment = self.files[number]
+        if segment is None:
+            raise CorruptionError(f"the compiled search asked for file {number}, which has no rows; rebuild the store")
+        return segment
 
 
 def directory(segment: Segment, bits: int, cell_bits: int) -> NDArray[np.int32]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,21 +30,17 @@ def gather(
     batch = out if out is not None else TokenBatch.empty(schema)
     columns = batch.reserve(schema, offsets)
     places = np.cumsum(runs.count) - runs.count
-    moment = np.repeat(known_before, counts) if schema.known_at else None
+    moment = np.repeat(known_before, counts)
+    of_tail = {} if tail is None else tail.columns
     for number in np.unique(runs.source).tolist():
         here = runs.source == number
         rows = expand(runs.start[here], runs.count[here])
         at = expand(places[here], runs.count[here])
-        source = runs.segments[number].columns if number >= 0 else _of(tail).columns
+        source = runs.segments[number].columns if number >= 0 else of_tail
         for name, column in columns.items():
             column[at] = source[name][rows]
         for label in schema.known_at:
-            batch.known[label][at] = source[schema.known_columns[label]][rows] < _of(moment)[at]
+            batch.known[label][at] = source[schema.known_columns[label]][rows] < moment[at]
     for label in schema.known_at:
         batch.side[label][~batch.known[label]] = 0
     return batch
-
-
-def _of(value: Any) -> Any:
-    assert value is not None  # a source -1 comes from a tail, a moment from labels
-    return value

@@ -101,7 +101,8 @@ class Ids:
             return users
         new = [s for s in dict.fromkeys(users.tolist()) if s not in self._codes]
         if new:
-            assert self._log is not None  # the refresh above opened it
+            if self._log is None:
+                raise CorruptionError(f"{self._path} is gone since it was written; rebuild the store from its table")
             append(self._path, self._log.at, frame(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)

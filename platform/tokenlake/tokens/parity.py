@@ -110,8 +110,8 @@ class LoggedStore(TokenStore):
         with self._logging:
             return super().refresh()
 
-    def _pin(self) -> None:
-        """Begin a file for the state that this handle sees, and keep that state."""
+    def _pin(self) -> int:
+        """Begin a file for the state that this handle sees, keep that state, and return the file's descriptor."""
         while True:
             generation = self.generation
             if self._fd is not None:
@@ -121,7 +121,7 @@ class LoggedStore(TokenStore):
             self._file = self._folder / f"{generation:08d}-{time.time_ns()}-{os.getpid()}.fetches"
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                fd = self._fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 self._link(place)
             except FileNotFoundError:
                 # A writer replaced this state, and removed its files, since it was opened: the next one is kept.
@@ -138,7 +138,7 @@ class LoggedStore(TokenStore):
                 raise storage_error(error) from error
             self._pinned, self._linked, self._kept = self._view, self._view.tail.first, (0, 0)
             _bound(self._folder)
-            return
+            return fd
 
     def _link(self, place: Path) -> None:
         for name in ("segments", "tail"):
@@ -168,13 +168,13 @@ class LoggedStore(TokenStore):
                 _link(self.path / ids.NAME, place / ids.NAME)
             how = how | {"tail": tail.next, "whole": self._keep_bytes}
             data = log.frame(kind, _pack(*asked, how, more, batch))
-            if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
+            fd = self._fd
+            if fd is None or os.fstat(fd).st_size + len(data) > FILE_BYTES:
                 generation = self.generation
-                self._pin()
+                fd = self._pin()
                 if self.generation != generation:
                     return  # the state of this answer is gone from the log and the store: there is nothing to ask again
-            assert self._fd is not None  # _pin opened one
-            os.write(self._fd, data)
+            os.write(fd, data)
         except OSError as error:
             raise storage_error(error) from error
 

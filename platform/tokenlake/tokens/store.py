@@ -349,7 +349,9 @@ class TokenStore(Handle):
     ) -> TokenBatch:
         codes = self._ids.find(ids)
         if codes is None:  # nobody has such ids: nothing lies before the first instant
-            return self._read(Window(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1), moment, out)
+            return self._read(
+                Window(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1), moment, out
+            )
         return self._read(Window(codes, since, before, length), moment, out)
 
     def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:

@@ -85,4 +85,3 @@ def metadata(refs: list[str], entities: Entities) -> RetrievalMetadata:
 def add(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Add a feature; one that is called as an entity's column gets two underscores behind its name, as in Feast."""
     return table.append_column(f"{name}__" if name in table.column_names else name, column)
-

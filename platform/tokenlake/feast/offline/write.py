@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingDestination
 from feast.feature_view import FeatureView
@@ -53,8 +54,7 @@ def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfi
     """Write a saved dataset; the errors are those of `Retrieval.persist`."""
     if not isinstance(storage, SavedDatasetFileStorage):
         raise ConfigError(f"{type(storage).__name__} given; TokenlakeOfflineStore saves to SavedDatasetFileStorage")
-    source = storage.to_data_source()
-    assert isinstance(source, FileSource)
+    source = _file_source(storage.to_data_source())
     path, filesystem, place = _place(source, config)
     if not overwrite and Path(path).exists():
         raise SavedDatasetLocationAlreadyExists(location=storage.file_options.uri)
@@ -90,8 +90,7 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
         raise SchemaError(f"the logs have no columns {missing}; they have {table.column_names}")
     others = [table.schema.field(name) for name in table.column_names if name not in schema.names]
     whole = pa.schema([*schema, *others])
-    source = destination.to_data_source()
-    assert isinstance(source, FileSource)
+    source = _file_source(destination.to_data_source())
     _, filesystem, place = _place(source, config)
     table = _cast(table.select(whole.names), whole)
     # Arrow leaves a partition's column out of its files, and a reader could not name it: copies of them go instead.
@@ -109,6 +108,12 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
         partitioning=copies or None,
         existing_data_behavior="overwrite_or_ignore",
     )
+
+
+def _file_source(source: DataSource) -> FileSource:
+    if not isinstance(source, FileSource):
+        raise ConfigError(f"{type(source).__name__} given; TokenlakeOfflineStore writes to a FileSource")
+    return source
 
 
 def _place(source: FileSource, config: RepoConfig) -> tuple[str, Any, str]:
