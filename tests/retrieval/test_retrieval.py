@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
 from tokenlake._lake import Lake
 from tokenlake.cli import app
-from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, VersionError
+from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, TrainingError, VersionError
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.indexing import index_days
@@ -151,6 +152,26 @@ def test_a_build_that_dies_leaves_the_old_one(lake: Lake, monkeypatch: pytest.Mo
             build.ensure(lake, [day(7)], rebuild=True)
     assert lake.index("users", day(7)).search([1], 4)[0].equals(before)
     assert not list(build.folder_of(lake, day(7)).parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "error"),
+    [
+        (np.zeros((2, 3), np.float32), None),
+        (np.zeros(3, np.float32), TrainingError),  # no rows of numbers: it is so at the next try, too
+        (None, StorageError),  # no file, as a disk that went away has none
+    ],
+    ids=["vectors", "no vectors", "no file"],
+)
+def test_whether_another_try_may_help(tmp_path: Path, vectors: Any, error: type[Exception] | None) -> None:
+    (tmp_path / "request.json").write_text('{"neighbors": 1, "exact_below": 9}')
+    if vectors is not None:
+        np.save(tmp_path / "vectors.npy", vectors)
+    if error is None:
+        faiss_build.build([tmp_path])
+        return
+    with pytest.raises(error, match=r"building .* failed \(exit status"):
+        faiss_build.build([tmp_path])
 
 
 def test_reading_never_builds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
