@@ -16,10 +16,11 @@ from hypothesis.extra.numpy import arrays
 
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
+from tokenlake.storage import loops
+from tokenlake.storage.native import library
 from tokenlake.times import day_of
 from tokenlake.tokens import fast as loops_of_reading
-from tokenlake.tokens import loops, part, view
-from tokenlake.tokens.native import library
+from tokenlake.tokens import part, view
 from tokenlake.tokens.store import TokenStore
 
 ANY = st.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max)
@@ -121,7 +122,7 @@ PROBE = """
 import warnings
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    from tokenlake.tokens.native import library
+    from tokenlake.storage.native import library
     print(library() is not None, library() is not None, len(seen), *(w.message for w in seen))
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.storage.native import THREADS, address
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import Window
-from tokenlake.tokens.native import THREADS, address
 from tokenlake.tokens.schema import StoreSchema, known_at_column
 from tokenlake.tokens.segment import WANTED, Segment
 from tokenlake.tokens.snapshot import Snapshot

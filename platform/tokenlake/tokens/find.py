@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.loops import expand, mix
+from tokenlake.storage.loops import expand, mix
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail

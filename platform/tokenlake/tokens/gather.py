@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.storage.loops import expand
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import Runs
-from tokenlake.tokens.loops import expand
 from tokenlake.tokens.schema import StoreSchema, known_at_column
 from tokenlake.tokens.tail import Tail
 

@@ -14,9 +14,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from tokenlake import locks
 from tokenlake.errors import LockedError, TransientError, storage_error
-from tokenlake.tokens import compaction, files
+from tokenlake.storage import disk, locks
+from tokenlake.tokens import compaction
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.manifest import Elsewhere, Manifest
@@ -64,7 +64,7 @@ class Handle:
         Returns:
             Whether it differs from the one before.
         """
-        if self._view.pin.newest:  # before the tail: its log is gone with a store that is
+        if self._view.watch.newest:  # before the tail: its log is gone with a store that is
             self._view.tail.poll()
             return False
         self._view = open_view(self.path, self._view)
@@ -114,7 +114,7 @@ class Handle:
         view = self._view
         # In this order: a day that is published after the look at the manifest has a fence behind the mark.
         mark = view.tail.mark()
-        if mark is None or self._sealed < view.snapshot.manifest.log or not view.pin.newest:
+        if mark is None or self._sealed < view.snapshot.manifest.log or not view.watch.newest:
             return None
         new = ~view.holds(rows.users, rows.timestamps)
         rows = rows if new.all() else rows.take(new)
@@ -198,7 +198,7 @@ class Handle:
     def _publish(self, manifest: Manifest) -> None:
         """Swap the manifest, and supersede the tail's rows that its days now hold; no append comes between."""
         before = self._view
-        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.pin)
+        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.watch)
         kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
         if not kept.all():
             manifest = manifest.with_log(before.tail.carry(kept))
@@ -227,7 +227,7 @@ class Handle:
     def _sweep(self) -> None:
         """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
         used = {s.name for s in self._view.snapshot.manifest.segment_files()}
-        files.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
+        disk.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
         self._view.tail.place.sweep(self._view.snapshot.manifest.log)
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, SchemaError
-from tokenlake.tokens import files
+from tokenlake.storage import atomic, records
+from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.log import LogReader, append, frame
 
 NAME = "ids"
 Kind = Literal["int64", "string"]
@@ -99,7 +99,7 @@ class Ids:
         self.refresh()
         kind = kind_of(users)
         if self.kind is None:
-            files.replace(self._path, frame(_KIND, kind.encode()))
+            atomic.swap(self._path, records.pack(_KIND, kind.encode()))
             self.refresh()
         self._expect(kind)
         if kind == "int64":
@@ -107,7 +107,7 @@ class Ids:
         new = [s for s in dict.fromkeys(users.tolist()) if s not in self._codes]
         if new:
             assert self._log is not None  # the refresh above opened it
-            append(self._path, self._log.at, frame(_STRINGS, _pack(new)))
+            records.append(self._path, self._log.at, records.pack(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.storage import loops
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, day_of, day_start
-from tokenlake.tokens import loops
 from tokenlake.tokens.find import ALL
 from tokenlake.tokens.ids import as_ids
 from tokenlake.tokens.quantize import quantize

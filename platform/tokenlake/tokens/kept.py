@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tokenlake.tokens import log
+from tokenlake.storage import records
 from tokenlake.tokens.places import SEAL, LogFiles
 
 
@@ -22,7 +22,7 @@ class KeptLog:
         self.folder = folder
         self.number = number
         self._path = LogFiles(folder).path(number)
-        self._reader: log.LogReader | None = None
+        self._reader: records.LogReader | None = None
         self._held = 0
         self._whole = False
 
@@ -41,12 +41,12 @@ class KeptLog:
                 return
             if fresh := read(self._held):
                 at = 0 if self._reader is None else self._reader.at
-                log.append(self._path, at, b"".join(log.frame(kind, payload) for kind, payload in fresh))
+                records.append(self._path, at, b"".join(records.pack(kind, payload) for kind, payload in fresh))
 
     def _look(self) -> None:
         """Count what this and other processes have copied."""
         if self._reader is None or not self._path.exists():
-            self._reader = log.LogReader(self._path) if self._path.exists() else None
+            self._reader = records.LogReader(self._path) if self._path.exists() else None
             self._held = 0
         if self._reader is not None:
             found = self._reader.read()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenlake.errors import ConfigError, CorruptionError, NotFoundError
+from tokenlake.storage.redis.connection import Connection
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.connection import Connection
 
 _KEY = re.compile(rb"tokenlake:\{(\w+)\}:(?:tail:\d+|owner|sync)")
 State = Literal["in use", "gone", "elsewhere", "unknown"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenlake.errors import ConfigError
-from tokenlake.tokens.connection import Connection
+from tokenlake.storage.redis.connection import Connection
 
 
 class Owner:

@@ -25,11 +25,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError, storage_error
-from tokenlake.tokens import ids, log
+from tokenlake.storage import records
+from tokenlake.storage.loops import mix
+from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.inputs import as_instants, check_queries
-from tokenlake.tokens.loops import mix
 from tokenlake.tokens.places import LogFiles
 from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import Available, TokenStore
@@ -166,7 +167,7 @@ class LoggedStore(TokenStore):
             if not (place / ids.NAME).exists() and (self.path / ids.NAME).exists():
                 _link(self.path / ids.NAME, place / ids.NAME)
             how = how | {"tail": tail.next, "whole": self._keep_bytes}
-            data = log.frame(kind, _pack(*asked, how, more, batch))
+            data = records.pack(kind, _pack(*asked, how, more, batch))
             if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
                 generation = self.generation
                 self._pin()
@@ -231,7 +232,7 @@ def at(folder: Path, following: int) -> TokenStore:
     store = TokenStore.open(folder)
     view = store._view  # the same room: the store has no public way to look back
     tail = _TailThen(folder, store.schema, view.tail.first, following)
-    store._view = View(view.snapshot, tail, view.pin)  # as above
+    store._view = View(view.snapshot, tail, view.watch)  # as above
     return store
 
 

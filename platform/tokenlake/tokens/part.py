@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenlake.tokens import files, loops
+from tokenlake.storage import disk, loops
 from tokenlake.tokens.manifest import Part
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.segment import write_segment
@@ -46,5 +46,5 @@ def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, bucke
         write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
         for bucket, rows in enumerate(buckets)
     ]
-    files.sync_folder(folder)
+    disk.sync_folder(folder)
     return Part(bits, tuple(segments))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens import files, log
+from tokenlake.storage import disk, records
 from tokenlake.tokens.manifest import Manifest
 
 #: Kinds of frames: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
@@ -140,24 +140,21 @@ class LogFiles:
     def claim(self, *, again: bool = False) -> None:
         """A copied folder has copied files."""
 
-    def reader(self, number: int) -> log.LogReader:
+    def reader(self, number: int) -> records.LogReader:
         """Open the file."""
-        return log.LogReader(self.path(number))
+        return records.LogReader(self.path(number))
 
     def append(self, number: int, at: int, data: bytes) -> bool:
         """Write behind the last whole frame."""
-        log.append(self.path(number), at, data)
+        records.append(self.path(number), at, data)
         return True
 
     def write(self, number: int, frames: Iterable[bytes]) -> None:
         """Write the file and sync it."""
         self._folder.mkdir(exist_ok=True)
-        files.unlink([self.path(number)])
-        sink = files.Sink(self.path(number))
-        for data in frames:
-            sink.write(data)
-        sink.close()
-        files.sync_folder(self._folder)
+        disk.unlink([self.path(number)])
+        disk.create(self.path(number), frames)
+        disk.sync_folder(self._folder)
 
     def later(self, number: int) -> int:
         """Look for the files: those that are not published yet come after one that is."""
@@ -172,11 +169,11 @@ class LogFiles:
 
     def sweep(self, newest: int) -> None:
         """Remove the files."""
-        files.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
+        disk.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
 
     def erase(self, newest: int) -> None:
         """Remove the files."""
-        files.unlink(self.path(n) for n in self.numbers())
+        disk.unlink(self.path(n) for n in self.numbers())
 
     def keep(self, number: int, folder: Path) -> None:
         """Link it, which costs no bytes until this store lets go of it."""

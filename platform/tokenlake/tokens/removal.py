@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenlake.errors import NotFoundError
-from tokenlake.tokens import files, ids
+from tokenlake.storage import disk
+from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.handle import locked, refusals, tail_locked
 from tokenlake.tokens.places import Place, place_of
@@ -36,8 +37,8 @@ def remove(folder: Path) -> None:
             place = place_of(folder, manifest)
             mine = place.owned  # asks a Redis, so that one that is away is met before anything is done
             with _no_appends(folder, place):
-                files.rename(there, going)
-                files.sync_folder(folder)
+                disk.rename(there, going)
+                disk.sync_folder(folder)
         elif going.exists():
             manifest = manifests.load(folder, manifests.REMOVED)
             place = place_of(folder, manifest)
@@ -49,7 +50,7 @@ def remove(folder: Path) -> None:
         for name in ("tail", "segments"):
             _empty(folder / name)
         for name in (ids.NAME, f"{ids.NAME}.new", f"{manifests.NAME}.new", *LOCKS, going.name):
-            files.unlink([folder / name])
+            disk.unlink([folder / name])
         with contextlib.suppress(OSError):  # somebody put another file there
             folder.rmdir()
 
@@ -68,5 +69,5 @@ def _no_appends(folder: Path, place: Place) -> Iterator[None]:
 def _empty(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
-            files.unlink([path])
+            disk.unlink([path])
         folder.rmdir()

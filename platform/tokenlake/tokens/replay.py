@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.log import LogReader
 from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, at, checksums, parts, row_sums
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.storage import disk
+from tokenlake.storage.redis.address import check_address
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, files, removal, verify
+from tokenlake.tokens import compaction, removal, verify
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.address import check_address
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.find import ALL, Window
 from tokenlake.tokens.handle import Handle, locked
@@ -88,7 +89,7 @@ class TokenStore(Handle):
             place.claim()
             create_log(place)
             manifest.publish(folder)
-            files.sync_folder(folder.parent)
+            disk.sync_folder(folder.parent)
         return cls(folder)
 
     @staticmethod

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError, StorageError
-from tokenlake.tokens import log
+from tokenlake.storage import records
+from tokenlake.storage.redis.connection import Connection
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.connection import Connection
 from tokenlake.tokens.kept import KeptLog
 from tokenlake.tokens.manifest import Elsewhere
 from tokenlake.tokens.owner import Owner
@@ -218,7 +218,7 @@ class StreamReader:
 
     def _frame(self, name: bytes, fields: dict[bytes, bytes]) -> tuple[int, bytes]:
         data = fields.get(b"f", b"")
-        frames, size, _ = log.frames(data)
+        frames, size, _ = records.unpack(data)
         if len(frames) != 1 or size != len(data):
             raise CorruptionError(
                 f"{self._key}: the checksum of entry {name.decode()} does not match; restore the data of {self._place}, "

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens.log import frame
-from tokenlake.tokens.native import address
+from tokenlake.storage import records
+from tokenlake.storage.native import address
 from tokenlake.tokens.places import FENCE, LIFT, ROWS, SEAL, START, Place
 from tokenlake.tokens.schema import Rows, StoreSchema
 
@@ -184,17 +184,17 @@ class Tail:
         place.write(self.first, self._carried(np.flatnonzero(keep)))
 
     def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        yield frame(START, _NUMBER.pack(self.next))
+        yield records.pack(START, _NUMBER.pack(self.next))
         step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            yield frame(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
+            yield records.pack(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
 
     def _put_here(self, kind: int, payload: bytes) -> bool:
         return self._put(Mark(self.number, self._log.at, self.next), kind, payload)
 
     def _put(self, mark: Mark, kind: int, payload: bytes) -> bool:
-        data = frame(kind, payload)
+        data = records.pack(kind, payload)
         if not self.place.append(mark.number, mark.at, data):
             return False
         with self._lock:
@@ -270,7 +270,7 @@ class Tail:
 def create_log(place: Place) -> None:
     """Make the empty first log of a store."""
     place.sweep(1)  # of a folder that held one whose making was cut short
-    place.write(1, [frame(START, _NUMBER.pack(0))])
+    place.write(1, [records.pack(START, _NUMBER.pack(0))])
 
 
 def seal_log(place: Place, number: int, successor: int) -> None:
@@ -278,7 +278,7 @@ def seal_log(place: Place, number: int, successor: int) -> None:
     try:
         reader = place.reader(number)
         while all(kind != SEAL for kind, _ in reader.read()):
-            if place.append(number, reader.at, frame(SEAL, _NUMBER.pack(successor))):
+            if place.append(number, reader.at, records.pack(SEAL, _NUMBER.pack(successor))):
                 return
     except FileNotFoundError:
         return  # swept away, long after it was sealed

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
+from tokenlake.storage.manifest import Watch
+from tokenlake.storage.native import library
 from tokenlake.times import DAY_US, Day
 from tokenlake.tokens import fast
 from tokenlake.tokens import manifest as manifests
@@ -17,8 +19,6 @@ from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.fast import Table
 from tokenlake.tokens.find import Window, find
 from tokenlake.tokens.gather import gather
-from tokenlake.tokens.manifest import Pin
-from tokenlake.tokens.native import library
 from tokenlake.tokens.places import place_of
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
 from tokenlake.tokens.tail import Tail
@@ -56,7 +56,7 @@ class View:
 
     snapshot: Snapshot
     tail: Tail
-    pin: Pin
+    watch: Watch
 
     @cached_property
     def table(self) -> Table:
@@ -106,7 +106,7 @@ def open_view(folder: Path, known: View | None = None) -> View:
     """
     snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
     while True:
-        pin = Pin(folder)
+        watch = manifests.watch(folder)
         snapshot = open_snapshot(folder, snapshot)
         manifest = snapshot.manifest
         if known is not None and manifest.made != known.snapshot.manifest.made:
@@ -117,7 +117,7 @@ def open_view(folder: Path, known: View | None = None) -> View:
             tail = None  # it got logs of its own
         try:
             place = tail.place if tail is not None else place_of(folder, manifest)
-            return View(snapshot, Tail.open(place, manifest.schema, manifest.log, tail), pin)
+            return View(snapshot, Tail.open(place, manifest.schema, manifest.log, tail), watch)
         except FileNotFoundError:
             if manifests.load(folder).log == manifest.log:
                 raise place.lost(manifest.log) from None
