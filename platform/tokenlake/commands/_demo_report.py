@@ -19,16 +19,17 @@ from tokenlake.times import day_start
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
-    from tokenlake.pipeline.backfill import Progress
+    from tokenlake.progress import Progress
 
 _TAIL = dt.timedelta(days=10)
 
 
 def work_out(lake: Lake) -> None:
     """Train what the tables compare with, and ask the retrieval report's questions: side by side, where not done yet."""
+    from tokenlake.evaluation.controls import parts_of_controls
     from tokenlake.evaluation.ranker import RankerOptions, is_trained
     from tokenlake.evaluation.reports import is_current
-    from tokenlake.pipeline.parallel import each_in_its_process, parts_of_controls
+    from tokenlake.pipeline.parallel import each_in_its_process
 
     parts = parts_of_controls(lake, missing_controls(lake))
     if not is_trained(lake, lake.resolve(), RankerOptions()):

@@ -62,6 +62,8 @@ def print_retrieval(opened: Lake, *, ablations: bool, retrain: bool = False, as_
 
     with bar() as progress:
         report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
+    if report.indexed:
+        click.echo(f"indexed and linked {report.indexed} days that it asks about", err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
     else:
@@ -122,7 +124,7 @@ def _print(report: TokenReport, *, as_json: bool) -> None:
 
 def train_controls(lake: Lake) -> None:
     """Run the controls whose predictions are not complete, with a bar each."""
-    from tokenlake.pipeline.parallel import run_controls
+    from tokenlake.evaluation.controls import run_controls
 
     if missing := missing_controls(lake):
         with bar() as progress:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +25,13 @@ from tokenlake.features.day_features import Frame, Frames
 from tokenlake.features.token_history import fetch_history
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
+from tokenlake.pipeline.parallel import each_in_its_process
 from tokenlake.pipeline.training import ModelKind, Trainer
+from tokenlake.progress import Progress
 from tokenlake.times import Day
 from tokenlake.tokens.rounding import round_to
 from tokenlake.tokens.store import TokenStore
 from tokenlake_models.instances import History
-
-#: Called as (control, days done, days to do).
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,20 @@ def run_control(lake: Project, control: Control, plans: list[Plan], progress: Pr
     if scored:
         lake.predictions.replace_version(version, pa.concat_tables(scored))
     return sum(table.num_rows for table in scored)
+
+
+def run_controls(lake: Project, controls: Sequence[Control], progress: Progress | None = None) -> int:
+    """Run controls along the serving version's plans; returns the rows written to `predictions`."""
+    return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
+
+
+def parts_of_controls(lake: Project, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
+    """Each control as a part for `each_in_its_process`."""
+    return [partial(_control, lake, control) for control in controls]
+
+
+def _control(lake: Project, control: Control, progress: Progress) -> int:
+    return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
 
 
 class _Progressive:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from tokenlake.features.label_maturity import outcomes_of
 from tokenlake.features.lineage import encoder_of, finished
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
+from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, NEVER, as_micros, day_start
 from tokenlake.tokens.rounding import round_to
 from tokenlake_models.hstu import HstuConfig, Questions
@@ -38,8 +38,6 @@ from tokenlake_models.hstu_training import HstuLearner
 
 #: What the predictions are called in the `predictions` table.
 RANKER, RUNNING = "hstu ranker", "running base rate"
-#: Called as (what is being done, days done, days to do).
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.evaluation.retrieval import Progress, RetrievalReport, retrieval_report
+from tokenlake.evaluation.retrieval import RetrievalReport, retrieval_report
 from tokenlake.lake.project import Project
+from tokenlake.progress import Progress
 from tokenlake.storage import atomic
 
 _REPORT = TypeAdapter(RetrievalReport)

@@ -5,10 +5,9 @@ Each is a lineage of its own in the lake's tables, with a version of its own; th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tokenlake.config import EMBEDDINGS, Embeddings
 from tokenlake.lake.project import Project
+from tokenlake.progress import Progress
 from tokenlake.times import Day
 
 #: Widths of the vector that are compared.
@@ -31,7 +30,7 @@ def variants(lake: Project) -> dict[str, Project]:
     return {name: _with(lake, spec, change) for name, change in (switched | widths).items()}
 
 
-def embed(lake: Project, name: str, last: Day, progress: Callable[[str, int, int], None]) -> None:
+def embed(lake: Project, name: str, last: Day, progress: Progress) -> None:
     """Train and embed what is missing of a variant, up to a day: chunk by chunk, as a back-fill of the lake does."""
     from tokenlake.pipeline.backfill import backfill  # needs torch, which a report without variants may do without
 
@@ -43,4 +42,4 @@ def embed(lake: Project, name: str, last: Day, progress: Callable[[str, int, int
 
 def _with(lake: Project, spec: Embeddings, change: dict[str, int]) -> Project:
     other = Embeddings.model_validate(spec.model_dump() | {"buckets": spec.buckets} | change)
-    return Project(lake.file, lake.config.model_copy(update={"embeddings": other}))
+    return type(lake)(lake.file, lake.config.model_copy(update={"embeddings": other}))

@@ -9,7 +9,7 @@ chunks loses all but the first on its way into the store.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +30,13 @@ from tokenlake.feast.online import encode
 from tokenlake.feast.repository import STORE_FILE
 from tokenlake.feast.sequences import portions
 from tokenlake.feast.sources import open_lake
+from tokenlake.progress import Progress
 from tokenlake.tokens.store import TokenStore
 
 #: Rows that go into the online store at a time.
 _BATCH_ROWS = 20_000
 _ONE_DAY = dt.timedelta(days=1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-#: Called as (view, users done, users to do) while token sequences are copied.
-Progress: TypeAlias = Callable[[str, int, int], None]
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], dt.datetime, dt.datetime | None]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from tokenlake.config import Config, Filter
@@ -20,7 +20,7 @@ from tokenlake.features.keys import Ints, factorize, flat
 from tokenlake.features.label_maturity import Outcomes, outcomes_of
 from tokenlake.features.negatives import item_table
 from tokenlake.lake.project import Project
-from tokenlake.times import NEVER, Day, as_micros
+from tokenlake.times import DAY_US, NEVER, Day, as_micros
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
 _KEPT_DAYS = 512
@@ -84,7 +84,7 @@ class Days:
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
-        self._kept: OrderedDict[tuple[Day, str], tuple[Part, int]] = OrderedDict()
+        self._kept: LRUCache[tuple[Day, str], tuple[Part, int]] = LRUCache(_KEPT_DAYS)
         self._files: tuple[int | None, dict[Day, str]] = None, {}
 
     def read(self, first: Day, last: Day, watermark: int | None, *, late: Day | None = None) -> Log:
@@ -117,9 +117,6 @@ class Days:
             events = self._lake.events.read(day=day)
             newest = int(as_micros(events["ingested_at"], "ingested_at").max()) if len(events) else 0
             self._kept[key] = Part(day, state, events), newest
-            if len(self._kept) > _KEPT_DAYS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
         part, newest = self._kept[key]
         if bound is None or newest <= bound:
             return part
@@ -301,3 +298,25 @@ def _digest(names: Sequence[str]) -> str:
 def within(chosen: Chosen, first: int | None, end: int) -> NDArray[np.bool_]:
     """Which of the chosen become known from one instant to another."""
     return (chosen.when < end) if first is None else (chosen.when >= first) & (chosen.when < end)
+
+
+def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
+    """Moments to train on: each before up to `group` positives of one user and day, in their order.
+
+    Args:
+        log: the events.
+        first: instant from which a positive must become known; None for all.
+        end: instant before which it must.
+        group: positives a moment at most.
+
+    Returns:
+        Codes of the users (q,), moments (q,), rows of the positives (total,), and offsets (q + 1,).
+    """
+    rows = log.positives.rows[within(log.positives, first, end)]
+    if not len(rows):
+        return rows, rows, rows, np.zeros(1, np.int64)
+    owner, day = log.codes[rows], log.timestamps[rows] // DAY_US
+    fresh = np.concatenate([[True], (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])])
+    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
+    starts = np.flatnonzero((np.arange(len(rows)) - begin) % group == 0)
+    return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))

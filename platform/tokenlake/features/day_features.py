@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import shutil
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
@@ -69,7 +69,7 @@ class Frames:
         made_of = lake.config.events.model_dump_json().encode()
         self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]
         self._state: _State | None = None
-        self._frames: OrderedDict[tuple[Day, int, int], Frame] = OrderedDict()
+        self._frames: LRUCache[tuple[Day, int, int], Frame] = LRUCache(_KEPT_FRAMES)
 
     def read(self, day: Day, watermark: int, *, late: bool = False) -> Frame:
         """Read a day as of a watermark.
@@ -84,14 +84,11 @@ class Frames:
             events = _known_at(events, watermark)
         key = (day, watermark, events.num_rows)
         if key in self._frames:
-            self._frames.move_to_end(key)
             return self._frames[key]
         counts = self.counts_at(day, watermark)
         rows = self._with_negatives(events, day)
         frame = Frame(rows, counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
         self._frames[key] = frame
-        if len(self._frames) > _KEPT_FRAMES:
-            self._frames.popitem(last=False)
         return frame
 
     def counts_at(self, day: Day, watermark: int) -> Counts:

@@ -7,7 +7,6 @@ are a unit follows from the checkpoint alone: a re-run, a bucket or a query meet
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from tokenlake.features import checkpoints
@@ -33,18 +33,18 @@ _CHECKPOINTS = 2
 #: Days of a unit of the past.
 _BLOCK = 7
 Vectors: TypeAlias = NDArray[np.float32]
-_kept: OrderedDict[Path, EncodedDays] = OrderedDict()
 
 
 def encoded_days(lake: Project, version: str, checkpoint: str) -> EncodedDays:
     """What a checkpoint encoded so far; the last few are kept."""
-    path = path_of(lake, version, checkpoint)
-    if path not in _kept:
-        _kept[path] = EncodedDays(lake, version, checkpoint)
-        if len(_kept) > _CHECKPOINTS:
-            _kept.popitem(last=False)
-    _kept.move_to_end(path)
-    return _kept[path]
+    kept, path = lake.shared(_cache), path_of(lake, version, checkpoint)
+    if path not in kept:
+        kept[path] = EncodedDays(lake, version, checkpoint)
+    return kept[path]
+
+
+def _cache(_lake: Project) -> LRUCache[Path, EncodedDays]:
+    return LRUCache(_CHECKPOINTS)
 
 
 def whole_block(day: Day) -> Day:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from tokenlake.catalog import Catalog, Version
     from tokenlake.lake.database import Database
-    from tokenlake.lake.ingest import IngestReport, Progress
+    from tokenlake.lake.ingest import IngestReport
     from tokenlake.lake.tables import Table
+    from tokenlake.progress import Progress
     from tokenlake.tokens.store import TokenStore
 
 T = TypeVar("T")

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
-from tokenlake.config import Embeddings
 from tokenlake.features import checkpoints
-from tokenlake.features.activity import Days, Instants, Log, within
+from tokenlake.features.activity import Days, questions
 from tokenlake.features.encoding_cache import encoded_days, whole_block
 from tokenlake.features.keys import Ints
+from tokenlake.features.lineage import spec_of
 from tokenlake.features.user_inputs import UserFeaturizer, places
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
-from tokenlake.times import DAY_US, available_at, day_start
+from tokenlake.times import available_at, day_start
 from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 
@@ -30,17 +30,6 @@ Vectors: TypeAlias = NDArray[np.float32]
 _ONE_DAY = dt.timedelta(days=1)
 #: How far back a positive is looked for that becomes known late and has no `window` to bound it.
 _UNBOUNDED = dt.timedelta(days=28)
-
-
-def spec_of(lake: Project) -> Embeddings:
-    """The `embeddings` block.
-
-    Raises:
-        ConfigError: the file has none.
-    """
-    assert lake.config.embedding_version
-    assert lake.config.embeddings is not None
-    return lake.config.embeddings
 
 
 def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
@@ -82,28 +71,6 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     )
     lake.catalog.add_checkpoint(record)
     return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
-
-
-def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
-    """Moments to train on: each before up to `group` positives of one user and day, in their order.
-
-    Args:
-        log: the events.
-        first: instant from which a positive must become known; None for all.
-        end: instant before which it must.
-        group: positives a moment at most.
-
-    Returns:
-        Codes of the users (q,), moments (q,), rows of the positives (total,), and offsets (q + 1,).
-    """
-    rows = log.positives.rows[within(log.positives, first, end)]
-    if not len(rows):
-        return rows, rows, rows, np.zeros(1, np.int64)
-    owner, day = log.codes[rows], log.timestamps[rows] // DAY_US
-    fresh = np.concatenate([[True], (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])])
-    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
-    starts = np.flatnonzero((np.arange(len(rows)) - begin) % group == 0)
-    return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))
 
 
 class Task:

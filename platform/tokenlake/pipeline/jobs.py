@@ -21,6 +21,7 @@ from tokenlake.lake.project import Project
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
+from tokenlake.progress import Progress
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
@@ -285,7 +286,7 @@ def statistics(lake: Project, day: Day) -> JobResult:
     return JobResult(STATISTICS, day, None, "done", summary)
 
 
-def materialize(lake: Project, day: Day, progress: Callable[[str, int, int], None] | None = None) -> JobResult:
+def materialize(lake: Project, day: Day, progress: Progress | None = None) -> JobResult:
     """Register the lake's Feast definitions, and bring Feast's online store up to the end of the day.
 
     A rerun of an old day writes what is newest by now, never an old value over a newer one. Skipped where the lake has

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 
 from tokenlake.catalog import Run, RunRecord
 from tokenlake.catalog.catalog import EMBED, PUBLISH
 from tokenlake.feast import repository
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.statistics import STATISTICS
+from tokenlake.progress import Progress
 from tokenlake.times import Day, available_at
 
 MATERIALIZE = "materialize"
@@ -18,9 +18,7 @@ _VIEWS = "views"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def materialize_day(
-    lake: Project, day: Day, run: Run, progress: Callable[[str, int, int], None] | None = None
-) -> dict[str, int]:
+def materialize_day(lake: Project, day: Day, run: Run, progress: Progress | None = None) -> dict[str, int]:
     """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
 
     Returns:

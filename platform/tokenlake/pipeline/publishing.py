@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
 from tokenlake.features.lineage import encoder_of
+from tokenlake.lake.arrays import token_matrix
 from tokenlake.lake.project import Project
 from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day
@@ -63,13 +64,6 @@ def open_or_create(lake: Project, version: str) -> TokenStore:
             known_at=labels,
             tail=lake.config.tokens.tail,
         )
-
-
-def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """View a list<float32> column of equal lengths as a `(rows, dim)` matrix."""
-    flat = column.combine_chunks()
-    values: NDArray[np.float32] = flat.flatten().to_numpy()
-    return values.reshape(len(flat), -1)
 
 
 def _known_at(column: pa.ChunkedArray) -> NDArray[np.int64]:

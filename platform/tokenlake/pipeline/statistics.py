@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+from cachetools import LRUCache
 
 from tokenlake.features.keys import Ints, factorize, flat
 from tokenlake.features.label_maturity import Bools, outcomes_of
@@ -26,7 +26,7 @@ class Summaries:
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
-        self._kept: OrderedDict[tuple[Day, int], pa.Table] = OrderedDict()
+        self._kept: LRUCache[tuple[Day, int], pa.Table] = LRUCache(_KEPT_DAYS)
 
     def read(self, first: Day, last: Day) -> pa.Table:
         """Events of some days.
@@ -44,9 +44,6 @@ class Summaries:
         if key not in self._kept:
             labels = [column for name in self._labels for column in (name, f"{name}_known_at")]
             self._kept[key] = self._summary(self._lake.events.read(day=day, columns=["user_id", "timestamp", *labels]))
-            if len(self._kept) > _KEPT_DAYS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
         return self._kept[key]
 
     def _summary(self, events: pa.Table) -> pa.Table:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import IndexVersion
 from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.lake.arrays import token_matrix
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
-from tokenlake.pipeline.publishing import token_matrix
 from tokenlake.retrieval.identity import Identity
 from tokenlake.storage import atomic
 from tokenlake.times import Day

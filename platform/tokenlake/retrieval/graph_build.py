@@ -7,10 +7,9 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.features.activity import taken
+from tokenlake.features.activity import questions, taken
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.embedding import questions
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, folder_of
 from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tokenlake.features.activity import Instants
 from tokenlake.features.encoding_cache import encoded_days
 from tokenlake.features.keys import Ints
+from tokenlake.features.lineage import spec_of
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.embedding import spec_of
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.pools import Pools
 from tokenlake.times import day_of
