@@ -19,11 +19,10 @@ from tokenlake.storage import disk, locks
 from tokenlake.tokens import compaction
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
-from tokenlake.tokens.manifest import Elsewhere, Manifest
-from tokenlake.tokens.places import place_of
+from tokenlake.tokens.manifest import Manifest, TailLocation
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.snapshot import Snapshot
-from tokenlake.tokens.tail import seal_log
+from tokenlake.tokens.tail import backend_of, seal_log
 from tokenlake.tokens.view import View, open_view
 
 #: How long an append waits for another one, or for the instant of a publication.
@@ -37,15 +36,15 @@ _PAUSE_S, _DEAD_S = 0.001, 0.016
 class Handle:
     """A store's newest state as this handle knows it, and the ways to change it.
 
-    Two places keep a tail (places.py). In one that is not shared, whoever appends or publishes holds `tail.lock`. In a
+    Two backends keep a tail (wal.py). Where one is not shared, whoever appends or publishes holds `tail.lock`. In a
     shared one nobody does: an append fails when something came between, a publication fences the log, and only the one
     writer, who holds `write.lock`, may lift a fence.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, view: View | None = None) -> None:
         self.path = path
         self._ids = Ids(path)
-        self._view = open_view(path)
+        self._view = open_view(path) if view is None else view
         self._sealed = 0
 
     @property
@@ -73,7 +72,7 @@ class Handle:
     def _codes(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Codes of ids; the lock is taken only for those that are new."""
         if (codes := self._ids.known(ids)) is None:
-            self._view.tail.place.claim()
+            self._view.tail.backend.claim()
             manifests.require(self.path)
             with tail_locked(self.path):
                 codes = self._ids.assign(ids)
@@ -81,7 +80,7 @@ class Handle:
 
     def _append(self, rows: Rows) -> int:
         """Add those rows to the tail whose keys no day holds."""
-        if self._view.tail.place.shared:
+        if self._view.tail.backend.shared:
             return self._append_shared(rows)
         manifests.require(self.path)  # else the lock would make the folder of a removed store again
         with tail_locked(self.path):
@@ -94,7 +93,7 @@ class Handle:
         """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
         until, pause = time.monotonic() + TAIL_WAIT_S, _PAUSE_S
         with refusals():
-            self._view.tail.place.claim()
+            self._view.tail.backend.claim()
             while (added := self._try_append(rows)) is None:
                 if time.monotonic() > until:
                     raise LockedError(
@@ -128,7 +127,7 @@ class Handle:
         view = self._view
         if self._sealed < (log := view.snapshot.manifest.log):
             if (before.first, before.number) != (log - 1, log):  # else it came here by the seal
-                seal_log(view.tail.place, log - 1, log)
+                seal_log(view.tail.backend, log - 1, log)
             self._sealed = log
 
     def _repair(self) -> bool:
@@ -148,12 +147,12 @@ class Handle:
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Be the one writer, at the newest state, with nothing left over by a killed one."""
-        shared = self._view.tail.place.shared
+        shared = self._view.tail.backend.shared
         manifests.require(self.path)  # as above
         with locked(self.path, what, _REPAIR_S if shared else 0):
             self.refresh()
             if shared:
-                self._view.tail.place.claim(again=True)
+                self._view.tail.backend.claim(again=True)
                 self._settle()
                 self.refresh()
             self._sweep()
@@ -163,11 +162,13 @@ class Handle:
         """Go on in streams of its own; the caller is the one writer, at the newest state."""
         view = self._view
         view.tail.poll()
-        manifest = replace(view.snapshot.manifest, generation=self.generation + 1, tail=Elsewhere(str(view.tail.place)))
-        place = place_of(self.path, manifest)
-        place.claim()
+        manifest = replace(
+            view.snapshot.manifest, generation=self.generation + 1, tail=TailLocation(str(view.tail.backend))
+        )
+        backend = backend_of(self.path, manifest)
+        backend.claim()
         unknown = self._unknown(view.tail.users)
-        view.tail.copy(place, ~unknown)
+        view.tail.copy(backend, ~unknown)
         manifest.publish(self.path)
         self._view = open_view(self.path, view)
         return int(unknown.sum())
@@ -180,7 +181,7 @@ class Handle:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep appends out, at the newest state; the caller is the one writer."""
-        if not self._view.tail.place.shared:
+        if not self._view.tail.backend.shared:
             with tail_locked(self.path):
                 self._catch_up()
                 yield
@@ -228,7 +229,7 @@ class Handle:
         """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
         used = {s.name for s in self._view.snapshot.manifest.segment_files()}
         disk.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
-        self._view.tail.place.sweep(self._view.snapshot.manifest.log)
+        self._view.tail.backend.sweep(self._view.snapshot.manifest.log)
 
 
 @contextmanager

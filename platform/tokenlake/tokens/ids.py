@@ -27,7 +27,7 @@ UNKNOWN = -1
 class Ids:
     """Turns a caller's ids into the int64 codes that segments hold.
 
-    The log `ids` starts with the kind of ids, which the store's first rows decide. For strings, its frames hold every
+    The log `ids` starts with the kind of ids, which the store's first rows decide. For strings, its records hold every
     string in the order of its code.
     """
 
@@ -142,7 +142,7 @@ class Ids:
             for name in _unpack(payload):
                 self._codes[name] = len(self._codes)
         else:
-            raise CorruptionError(f"{self._path}: unknown kind of frame {kind}; was it written by a later version?")
+            raise CorruptionError(f"{self._path}: unknown kind of record {kind}; was it written by a later version?")
 
 
 def kind_of(users: NDArray[Any]) -> Kind:

@@ -67,7 +67,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class TailLocation:
     """A tail that does not lie on the store's disk: the URL of a Redis, and what the store is called there."""
 
     url: str
@@ -95,7 +95,7 @@ class Manifest:
     days: dict[Day, int] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     parts: dict[str, Part] = field(default_factory=dict)
-    tail: Elsewhere | None = None
+    tail: TailLocation | None = None
     made: str | None = None
 
     def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
@@ -228,6 +228,6 @@ def _parse(body: dict[str, Any]) -> Manifest:
             )
             for name, part in body["parts"].items()
         },
-        tail=Elsewhere(**body["tail"]) if "tail" in body else None,
+        tail=TailLocation(**body["tail"]) if "tail" in body else None,
         made=body.get("made"),
     )

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import mmap
+from bisect import bisect_left
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,13 +23,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.storage import blocks
-from tokenlake.storage.loops import mix
-from tokenlake.tokens.manifest import SegmentFile
+from tokenlake.storage import blocks, disk, loops
+from tokenlake.tokens.manifest import Part, SegmentFile
 from tokenlake.tokens.schema import Rows, StoreSchema
 
 #: About this many bytes of rows share a checksum.
 BLOCK_BYTES = 1 << 17
+#: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
+SEGMENT_ROWS = 1 << 20
+SEGMENT_BYTES = 1 << 28
 #: States of a block in this process: nobody looked, its checksum is right, a fetch is about to read it.
 UNTOUCHED, GOOD, WANTED = 0, 1, 2
 
@@ -102,6 +107,37 @@ def _leaf(struct: pa.StructArray, name: str) -> pa.Buffer:
     return struct.field(name).buffers()[-1]
 
 
+def bits_for(schema: StoreSchema, rows: int) -> int:
+    """How many bits of the hash split so many rows into files of bounded size."""
+    files_ = max(rows / SEGMENT_ROWS, rows * schema.row_bytes / SEGMENT_BYTES)
+    return min(16, max(0, int(np.ceil(np.log2(max(files_, 1))))))
+
+
+def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part | None:
+    """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
+    if not len(rows):
+        return None
+    order = loops.order(rows.users, rows.timestamps)
+    bits = bits_for(schema, len(rows))
+
+    def hash_at(place: int) -> int:
+        return int(loops.mix(rows.users[order[place : place + 1]])[0])
+
+    edges = [bucket << (64 - bits) for bucket in range(1, 1 << bits)]
+    cuts = [0, *(bisect_left(range(len(order)), edge, key=hash_at) for edge in edges), len(order)]
+    return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
+
+
+def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[Rows]) -> Part:
+    """Write one file for each bucket that has rows, durably."""
+    segments = [
+        write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
+        for bucket, rows in enumerate(buckets)
+    ]
+    disk.sync_folder(folder)
+    return Part(bits, tuple(segments))
+
+
 class Segment:
     """A segment file, mapped when made (so that it stays readable after its name is gone) and parsed at first use.
 
@@ -167,7 +203,7 @@ class Segment:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """(users,) uint64: `mix(users)`, ascending."""
-        return mix(self.users)
+        return loops.mix(self.users)
 
     def check(self, numbers: NDArray[np.int64]) -> None:
         """Check the checksums of those blocks that nobody looked at in this process yet.

@@ -7,6 +7,8 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +19,18 @@ from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.storage import disk
 from tokenlake.storage.redis.address import check_address
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, removal, verify
+from tokenlake.tokens import compaction, garbage, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.find import ALL, Window
 from tokenlake.tokens.handle import Handle, locked
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
-from tokenlake.tokens.manifest import Elsewhere, Manifest
-from tokenlake.tokens.part import write_part
-from tokenlake.tokens.places import place_of
+from tokenlake.tokens.manifest import Manifest, TailLocation
+from tokenlake.tokens.parity import FETCH, FETCH_AT, Asked, FetchLog
+from tokenlake.tokens.query import ALL, Window
 from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.tail import create_log
-from tokenlake.tokens.view import StoreStatus
+from tokenlake.tokens.segment import write_part
+from tokenlake.tokens.tail import backend_of, create_log
+from tokenlake.tokens.view import StoreStatus, View
 
 Available = Literal["realtime", "daily"]
 _START_OF_TIME = np.iinfo(np.int64).min
@@ -45,6 +47,20 @@ class TokenStore(Handle):
     >>> store.fetch([7], before="2017-03-02", length=256).values
     array([[1., 2.]], dtype=float32)
     """
+
+    def __init__(self, path: Path, view: View | None = None, log: FetchLog | None = None) -> None:
+        """Open a store; `TokenStore.open` says more.
+
+        Args:
+            path: its folder.
+            view: the state to see; None: the newest.
+            log: where its fetches are logged; None: nowhere.
+        """
+        super().__init__(path, view)
+        self._log = log
+        self._quiet: AbstractContextManager[object] = nullcontext() if log is None else log.lock
+        if log is not None:
+            self._follow(log)
 
     @classmethod
     def create(
@@ -75,7 +91,7 @@ class TokenStore(Handle):
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        elsewhere = None if tail is None else Elsewhere(check_address(tail))
+        elsewhere = None if tail is None else TailLocation(check_address(tail))
         manifest = Manifest(schema, tail=elsewhere, made=uuid.uuid4().hex)
         with locked(folder, "create"):
             if cls.exists(folder):
@@ -85,9 +101,9 @@ class TokenStore(Handle):
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
                 raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
             (folder / "segments").mkdir(exist_ok=True)
-            place = place_of(folder, manifest)
-            place.claim()
-            create_log(place)
+            backend = backend_of(folder, manifest)
+            backend.claim()
+            create_log(backend)
             manifest.publish(folder)
             disk.sync_folder(folder.parent)
         return cls(folder)
@@ -104,7 +120,7 @@ class TokenStore(Handle):
             LockedError: a process writes a day there, or merges; nothing was removed.
             ServiceError: its Redis does not answer; nothing was removed, or do it again.
         """
-        removal.remove(Path(path))
+        garbage.remove_store(Path(path))
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
@@ -127,11 +143,8 @@ class TokenStore(Handle):
             ConfigError: the log's folder lies on another disk.
             CorruptionError: its manifest, or a file's size, is not what was written.
         """
-        if log is None:
-            return TokenStore(Path(path))
-        from tokenlake.tokens.parity import LoggedStore
-
-        return LoggedStore(Path(path), Path(log), keep_bytes=keep_bytes)
+        folder = Path(path)
+        return cls(folder, log=None if log is None else FetchLog(folder, Path(log), keep_bytes=keep_bytes))
 
     def __repr__(self) -> str:
         manifest = self._view.snapshot.manifest
@@ -140,8 +153,10 @@ class TokenStore(Handle):
             f"days={len(manifest.days)}, generation={manifest.generation})"
         )
 
-    def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:
-        return TokenStore.open, (self.path,)  # a worker process opens its own
+    def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:  # a worker process opens its own
+        if self._log is None:
+            return TokenStore.open, (self.path,)
+        return partial(TokenStore.open, log=self._log.folder, keep_bytes=self._log.keep_bytes), (self.path,)
 
     @property
     def ids(self) -> Literal["int64", "string"] | None:
@@ -179,7 +194,11 @@ class TokenStore(Handle):
             raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
-        return self._read(Window(self._ids.find(ids), None, until, check_length(length)), times, out)
+        window = Window(self._ids.find(ids), None, until, check_length(length))
+        if self._log is None:
+            return self._read(window, times, out)
+        how = {"length": window.length, "available": available}
+        return self._read_logged(self._log, window, times, out, Asked(FETCH, ids, times, how))
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -205,7 +224,12 @@ class TokenStore(Handle):
                 )
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        batch = self._read(Window(self._ids.find(ids), times, after, ALL), moment, None)
+        window = Window(self._ids.find(ids), times, after, ALL)
+        if self._log is None:
+            batch = self._read(window, moment, None)
+        else:
+            asked = Asked(FETCH_AT, ids, times, {"masked": as_of is None}, moment)
+            batch = self._read_logged(self._log, window, moment, None, asked)
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -272,7 +296,8 @@ class TokenStore(Handle):
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         if not len(ids):
             return 0
-        return self._append(Rows(self._codes(ids), columns))
+        with self._quiet:
+            return self._append(Rows(self._codes(ids), columns))
 
     def compact(self, *, keep_days: int | None = None, keep_rows: int | None = None) -> None:
         """Merge all days into one slice; readers go on meanwhile.
@@ -311,7 +336,7 @@ class TokenStore(Handle):
         """
         with locked(self.path, "fork"):
             self.refresh()
-            if self._view.tail.place.owned:
+            if self._view.tail.backend.owned:
                 return
             if left := self._fork():
                 warnings.warn(
@@ -339,6 +364,15 @@ class TokenStore(Handle):
         """What this handle's state holds."""
         return self._view.status()
 
+    def refresh(self) -> bool:
+        """See the newest state.
+
+        Returns:
+            Whether it differs from the one before.
+        """
+        with self._quiet:
+            return super().refresh()
+
     def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
         if out is not None and not isinstance(out, TokenBatch):
             raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
@@ -346,5 +380,29 @@ class TokenStore(Handle):
         view.tail.poll()
         return view.read(window, moment, out)
 
+    def _read_logged(
+        self, log: FetchLog, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Asked
+    ) -> TokenBatch:
+        with log.lock:
+            self._follow(log)
+            batch = self._read(window, moment, out)
+            if not log.write(asked, batch):
+                self.refresh()
+                self._follow(log)
+        return batch
 
-_OWN_NAMES = {"segments", "tail", *removal.LOCKS, f"{manifests.NAME}.new"}
+    def _follow(self, log: FetchLog) -> None:
+        """Let the log keep the state that this handle sees; a later one, where the files of that are gone already."""
+        while True:
+            generation = self.generation
+            try:
+                log.follow(self._view)
+            except FileNotFoundError:
+                self.refresh()
+                if self.generation == generation:
+                    raise
+            else:
+                return
+
+
+_OWN_NAMES = {"segments", "tail", *garbage.LOCKS, f"{manifests.NAME}.new"}
