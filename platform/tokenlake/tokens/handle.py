@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from tokenlake.errors import LockedError, TransientError, storage_error
+from tokenlake.errors import LockedError, SchemaError, TransientError, storage_error
 from tokenlake.storage import disk, locks
 from tokenlake.tokens import compaction
 from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.manifest import Manifest, TailLocation
+from tokenlake.tokens.parity import Asked, FetchLog
+from tokenlake.tokens.query import Window
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import backend_of, seal_log
@@ -41,11 +45,23 @@ class Handle:
     writer, who holds `write.lock`, may lift a fence.
     """
 
-    def __init__(self, path: Path, view: View | None = None) -> None:
+    def __init__(self, path: Path, view: View | None = None, log: FetchLog | None = None) -> None:
+        """See a state.
+
+        Args:
+            path: the store's folder.
+            view: the state; None: the newest.
+            log: where fetches are logged; None: nowhere.
+        """
         self.path = path
         self._ids = Ids(path)
         self._view = open_view(path) if view is None else view
         self._sealed = 0
+        self._log = log
+        #: Held while a fetch is answered and logged: what the tail holds must be what it held.
+        self._still: AbstractContextManager[object] = nullcontext() if log is None else RLock()
+        if log is not None:
+            self._follow(log)
 
     @property
     def schema(self) -> StoreSchema:
@@ -63,11 +79,41 @@ class Handle:
         Returns:
             Whether it differs from the one before.
         """
-        if self._view.watch.newest:  # before the tail: its log is gone with a store that is
-            self._view.tail.poll()
-            return False
-        self._view = open_view(self.path, self._view)
-        return True
+        with self._still:
+            if self._view.watch.newest:  # before the tail: its log is gone with a store that is
+                self._view.tail.poll()
+                return False
+            self._view = open_view(self.path, self._view)
+            return True
+
+    def _read(
+        self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Callable[[], Asked]
+    ) -> TokenBatch:
+        """Answer a window; `asked` tells the log what for."""
+        if out is not None and not isinstance(out, TokenBatch):
+            raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
+        if self._log is None:
+            return self._view.read(window, moment, out)
+        with self._still:
+            self._follow(self._log)
+            batch = self._view.read(window, moment, out)
+            if not self._log.write(asked(), batch):
+                self.refresh()
+                self._follow(self._log)
+        return batch
+
+    def _follow(self, log: FetchLog) -> None:
+        """Let the log keep the state that this handle sees; a later one, where the files of that are gone already."""
+        while True:
+            generation = self.generation
+            try:
+                log.follow(self._view)
+            except FileNotFoundError:
+                self.refresh()
+                if self.generation == generation:
+                    raise
+            else:
+                return
 
     def _codes(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Codes of ids; the lock is taken only for those that are new."""
@@ -81,9 +127,10 @@ class Handle:
     def _append(self, rows: Rows) -> int:
         """Add those rows to the tail whose keys no day holds."""
         if self._view.tail.backend.shared:
-            return self._append_shared(rows)
+            with self._still:
+                return self._append_shared(rows)
         manifests.require(self.path)  # else the lock would make the folder of a removed store again
-        with tail_locked(self.path):
+        with self._still, tail_locked(self.path):
             self._catch_up()
             while (added := self._try_append(rows)) is None:
                 self._catch_up()

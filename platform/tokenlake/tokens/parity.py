@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,6 @@ from tokenlake.storage.loops import mix
 from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.tail import Tail
 from tokenlake.tokens.view import View
 
 FETCH, FETCH_AT = 1, 2
@@ -63,14 +61,11 @@ class FetchLog:
 
     Attributes:
         folder: the log's; keep_bytes: whether answers are logged whole.
-        lock: held while a fetch is answered and logged, and while the handle appends or refreshes: what the tail held is
-            what it holds when the answer is there.
     """
 
     def __init__(self, path: Path, folder: Path, *, keep_bytes: bool) -> None:
         self.folder = folder
         self.keep_bytes = keep_bytes
-        self.lock = RLock()
         self._path = path
         self._fd: int | None = None
         self._view: View | None = None
@@ -92,12 +87,18 @@ class FetchLog:
             self._begin(view)
 
     def write(self, asked: Asked, batch: TokenBatch) -> bool:
-        """Log a fetch of the state that is followed; False: that state is gone, so there is nothing to ask again."""
+        """Log a fetch of the state that is followed, whose tail did not grow since.
+
+        Returns:
+            False: that state is gone, so there would be nothing to ask again.
+        """
         view = self._view
         try:
             if view is None or not self._keep(view):
                 return False
-            data = records.pack(asked.kind, _pack(asked, self._how(asked, view.tail), batch))
+            data = records.pack(
+                asked.kind, _pack(asked, asked.how | {"tail": view.tail.next, "whole": self.keep_bytes}, batch)
+            )
             if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
                 try:
                     fd = self._begin(view)
@@ -109,9 +110,6 @@ class FetchLog:
         except OSError as error:
             raise storage_error(error) from error
         return True
-
-    def _how(self, asked: Asked, tail: Tail) -> dict[str, Any]:
-        return asked.how | {"tail": tail.next, "whole": self.keep_bytes}
 
     def _begin(self, view: View) -> int:
         """Begin a file for a state, and keep that state."""

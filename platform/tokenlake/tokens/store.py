@@ -7,7 +7,6 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from tokenlake.tokens.query import ALL, Window
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.segment import write_part
 from tokenlake.tokens.tail import backend_of, create_log
-from tokenlake.tokens.view import StoreStatus, View
+from tokenlake.tokens.view import StoreStatus
 
 Available = Literal["realtime", "daily"]
 _START_OF_TIME = np.iinfo(np.int64).min
@@ -47,20 +46,6 @@ class TokenStore(Handle):
     >>> store.fetch([7], before="2017-03-02", length=256).values
     array([[1., 2.]], dtype=float32)
     """
-
-    def __init__(self, path: Path, view: View | None = None, log: FetchLog | None = None) -> None:
-        """Open a store; `TokenStore.open` says more.
-
-        Args:
-            path: its folder.
-            view: the state to see; None: the newest.
-            log: where its fetches are logged; None: nowhere.
-        """
-        super().__init__(path, view)
-        self._log = log
-        self._quiet: AbstractContextManager[object] = nullcontext() if log is None else log.lock
-        if log is not None:
-            self._follow(log)
 
     @classmethod
     def create(
@@ -194,11 +179,11 @@ class TokenStore(Handle):
             raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
-        window = Window(self._ids.find(ids), None, until, check_length(length))
-        if self._log is None:
-            return self._read(window, times, out)
-        how = {"length": window.length, "available": available}
-        return self._read_logged(self._log, window, times, out, Asked(FETCH, ids, times, how))
+        length = check_length(length)
+        window = Window(self._ids.find(ids), None, until, length)
+        return self._read(
+            window, times, out, lambda: Asked(FETCH, ids, times, {"length": length, "available": available})
+        )
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -225,11 +210,8 @@ class TokenStore(Handle):
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
         window = Window(self._ids.find(ids), times, after, ALL)
-        if self._log is None:
-            batch = self._read(window, moment, None)
-        else:
-            asked = Asked(FETCH_AT, ids, times, {"masked": as_of is None}, moment)
-            batch = self._read_logged(self._log, window, moment, None, asked)
+        how = {"masked": as_of is None}
+        batch = self._read(window, moment, None, lambda: Asked(FETCH_AT, ids, times, how, moment))
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -296,8 +278,7 @@ class TokenStore(Handle):
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         if not len(ids):
             return 0
-        with self._quiet:
-            return self._append(Rows(self._codes(ids), columns))
+        return self._append(Rows(self._codes(ids), columns))
 
     def compact(self, *, keep_days: int | None = None, keep_rows: int | None = None) -> None:
         """Merge all days into one slice; readers go on meanwhile.
@@ -363,46 +344,6 @@ class TokenStore(Handle):
     def status(self) -> StoreStatus:
         """What this handle's state holds."""
         return self._view.status()
-
-    def refresh(self) -> bool:
-        """See the newest state.
-
-        Returns:
-            Whether it differs from the one before.
-        """
-        with self._quiet:
-            return super().refresh()
-
-    def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        if out is not None and not isinstance(out, TokenBatch):
-            raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
-        view = self._view
-        view.tail.poll()
-        return view.read(window, moment, out)
-
-    def _read_logged(
-        self, log: FetchLog, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Asked
-    ) -> TokenBatch:
-        with log.lock:
-            self._follow(log)
-            batch = self._read(window, moment, out)
-            if not log.write(asked, batch):
-                self.refresh()
-                self._follow(log)
-        return batch
-
-    def _follow(self, log: FetchLog) -> None:
-        """Let the log keep the state that this handle sees; a later one, where the files of that are gone already."""
-        while True:
-            generation = self.generation
-            try:
-                log.follow(self._view)
-            except FileNotFoundError:
-                self.refresh()
-                if self.generation == generation:
-                    raise
-            else:
-                return
 
 
 _OWN_NAMES = {"segments", "tail", *garbage.LOCKS, f"{manifests.NAME}.new"}

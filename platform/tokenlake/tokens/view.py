@@ -62,7 +62,8 @@ class View:
         return Table(self.snapshot, self.snapshot.manifest.schema)
 
     def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        """Answer a window."""
+        """Answer a window, with what the tail holds now."""
+        self.tail.poll()
         schema = self.snapshot.manifest.schema
         if (lib := library()) is not None:
             return query_native.read(lib, schema, self.table, self.tail, window, moment, out)
