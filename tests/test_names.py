@@ -194,7 +194,7 @@ NASTY = {
     "*": "multi", "**": "multi", "b.keys": "multi", "b": "multi", "forward": "categorical", "user": "categorical", "t": "numeric",
     "n": "numeric", "events": "numeric", "events_": "categorical", "position": "numeric", "version": "categorical",
     "scale": "label", "tokens": "label", "timestamps": "label", "x": "label", "x_known": "label", "user_id_known": "label",
-    "it's \"q\" [b]": "label",
+    "it's \"q\" [/b]": "label",
 }  # fmt: skip
 
 
@@ -234,6 +234,9 @@ def test_training_takes_any_names_and_makes_the_same_tokens(tmp_path: Path) -> N
     assert {name for (name,) in nasty.sql("select distinct label from predictions").fetchall()} == {
         n for n, _ in labels
     }
+    for command in (["fetch", "1", "--before", "2024-02-01"], ["evaluate", "--no-controls"], ["status"]):
+        done = CliRunner().invoke(app, [command[0], str(nasty.root), *command[1:]], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
 
 
 def test_a_log_without_labels_may_call_a_feature_as_its_own_label(tmp_path: Path) -> None:

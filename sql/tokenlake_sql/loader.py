@@ -133,9 +133,7 @@ def _labels(labels: Sequence[str]) -> str:
         "FROM events AS e"
         for name in labels
     ]
-    none = (
-        f"{columns} NULL::VARCHAR AS label, NULL::TINYINT AS value, NULL::TIMESTAMPTZ AS known_at FROM events AS e LIMIT 0"
-    )
+    none = f"{columns} NULL::VARCHAR AS label, NULL::TINYINT AS value, NULL::TIMESTAMPTZ AS known_at FROM events AS e LIMIT 0"
     return " UNION ALL ".join(parts) or none
 
 

@@ -100,7 +100,7 @@ def test_texts_match_to_the_last_character(data: st.DataObject, asked_kind: pa.D
             assert (keys.asked[i] >= 0 and keys.asked[i] == codes[j]) == (left is not None and left == right)
 
 
-MIDNIGHT = dt.datetime(2024, 1, 1)
+MIDNIGHT, FAR = map(dt.datetime.fromisoformat, ("2024-01-01", "9999-01-01"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ MIDNIGHT = dt.datetime(2024, 1, 1)
         (pa.array([True]), pa.int64(), [None]),
         (pa.array([float("nan"), 1.0]), pa.float64(), [None, 1.0]),
         (pa.array([MIDNIGHT, MIDNIGHT + dt.timedelta(hours=1)]), pa.date32(), [MIDNIGHT.date(), None]),
-        (pa.array([dt.datetime(9999, 1, 1), MIDNIGHT]), pa.timestamp("ns"), [None, MIDNIGHT]),
+        (pa.array([FAR, MIDNIGHT]), pa.timestamp("ns"), [None, MIDNIGHT]),
         (pa.array([1], pa.timestamp("ns")), pa.timestamp("us", "UTC"), [None]),
     ],
     ids=str,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.names import apart
-from tokenlake.tokens import memory
-from tokenlake.tokens.loops import widen
+from tokenlake.storage import memory
+from tokenlake.storage.loops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.names import apart, quotable
-from tokenlake.tokens.loops import take
+from tokenlake.storage.loops import take
 
 TOKEN_DTYPES = ("float32", "float16", "int8")
 SIDE_DTYPES = (
