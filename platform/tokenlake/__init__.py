@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenlake._lake import Lake, open
     from tokenlake.lake.ingest import IngestReport
-    from tokenlake.lake.lake import Lake, open
     from tokenlake.tokens.batch import TokenBatch
     from tokenlake.tokens.store import TokenStore
 
@@ -21,10 +21,10 @@ from tokenlake.errors import TerminalError, TokenlakeError, TransientError
 # Imported on first use, so that `import tokenlake` costs milliseconds.
 _LATE = {
     "IngestReport": "tokenlake.lake.ingest",
-    "Lake": "tokenlake.lake.lake",
+    "Lake": "tokenlake._lake",
     "TokenBatch": "tokenlake.tokens.batch",
     "TokenStore": "tokenlake.tokens.store",
-    "open": "tokenlake.lake.lake",
+    "open": "tokenlake._lake",
 }
 
 __all__ = [

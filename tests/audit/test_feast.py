@@ -17,9 +17,9 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from tests.feast_repo.helpers import close, store_of
 from tests.feast_repo.sequences import LABELS, TOKENS, lake_of
 from tests.pipeline.lakes import day
+from tokenlake._lake import Lake
 from tokenlake.cli import app
-from tokenlake.feast.registering import register
-from tokenlake.lake.lake import Lake
+from tokenlake.feast.apply import register
 from tokenlake.times import DAY_US, day_start
 
 HALF = pd.Timedelta(hours=12)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlake.feast import asof
-from tokenlake.feast.asof import NONE, AsOf
-from tokenlake.feast.keys import Keys
+from tokenlake.feast.offline import asof
+from tokenlake.feast.offline.asof import NONE, AsOf
+from tokenlake.feast.offline.keys import Keys
 
 Row = tuple[int, int, int]
 _times = st.one_of(st.just(NONE), st.integers(-3, 6))

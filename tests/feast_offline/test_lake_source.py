@@ -11,8 +11,8 @@ import pytest
 
 import tokenlake
 from tests.feast_offline.repositories import Array, FeatureStore, Float32, entity, repository, view
+from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
-from tokenlake.lake.lake import Lake
 
 DAY = dt.date(2024, 3, 1)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.picking import pick
+from tokenlake.feast.offline.select import pick
 
 _TYPES = (
     pa.list_(pa.float32()),

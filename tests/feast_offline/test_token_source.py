@@ -11,8 +11,8 @@ import pytest
 
 import tokenlake
 from tests.feast_offline.repositories import Array, Bool, FeatureStore, Float32, Int64, entity, repository, view
+from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.publishing import publish_day
 from tokenlake.times import DAY_US, day_start
 

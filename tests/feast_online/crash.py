@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.feast_online.helpers import Oracle, Write, rows
 from tests.tokens.crash import KILLED, arm
-from tokenlake.feast.online_files import load
-from tokenlake.feast.online_table import OnlineTable
+from tokenlake.feast.online.files import load
+from tokenlake.feast.online.table import OnlineTable
 
 KEYS = [b"a", b"b", b"c", b"d"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.feast.online_files import NO_TIME, Rows
-from tokenlake.feast.online_table import Found
+from tokenlake.feast.online.files import NO_TIME, Rows
+from tokenlake.feast.online.table import Found
 
 #: Key, event time, created time, values by feature.
 Write = tuple[bytes, int, int | None, dict[str, bytes]]

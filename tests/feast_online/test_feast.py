@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast import TokenlakeOnlineStore, online_encode, wire
+from tokenlake.feast import TokenlakeOnlineStore
+from tokenlake.feast.online import encode, wire
 
 OURS = "tokenlake.feast.TokenlakeOnlineStore"
 START = dt.datetime(2017, 3, 1, tzinfo=dt.UTC)
@@ -397,7 +398,7 @@ def test_lists_in_every_arrow_shape(kind: ValueType) -> None:
     name = f"{kind.name.lower()}_val"
     inner_null = pa.array([[0.0, None]], pa.list_(pa.float32()))
     for column in (*shapes, *(s[2:5] for s in shapes), with_null, with_null[1:], with_null[3:], with_null[:0]):
-        values = [Value.FromString(b) for b in online_encode.encode_values(column, kind).to_pylist()]
+        values = [Value.FromString(b) for b in encode.encode_values(column, kind).to_pylist()]
         assert [list(getattr(v, name).val) if v.HasField(name) else None for v in values] == column.to_pylist()
-    (found,) = online_encode.encode_values(inner_null, kind).to_pylist()  # as Feast's own conversion
+    (found,) = encode.encode_values(inner_null, kind).to_pylist()  # as Feast's own conversion
     assert np.isnan(getattr(Value.FromString(found), name).val[1])

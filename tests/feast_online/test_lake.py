@@ -20,9 +20,10 @@ from feast.value_type import ValueType
 
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
+from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
-from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource, online_search
-from tokenlake.lake.lake import Lake
+from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource
+from tokenlake.feast.online import search
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import loops
@@ -264,8 +265,8 @@ def test_the_nearest(lake: Lake, config: RepoConfig, metric: str, monkeypatch: p
     vectors = {row["user_id"]: np.float32(row["embedding"]) for row in table.to_pylist()}
     query = np.random.default_rng(0).standard_normal(8).astype(np.float32)
     asked: list[bool] = []
-    search = online_search.LakeIndex.near
-    monkeypatch.setattr(online_search.LakeIndex, "near", lambda *a: asked.append(True) or search(*a))
+    near = search.LakeIndex.near
+    monkeypatch.setattr(search.LakeIndex, "near", lambda *a: asked.append(True) or near(*a))
 
     def write(own: dict[int, np.ndarray]) -> None:
         rows: list[Any] = [
@@ -290,7 +291,7 @@ def test_the_nearest(lake: Lake, config: RepoConfig, metric: str, monkeypatch: p
             assert values["distance"].float_val == pytest.approx(wanted[user], abs=1e-6)
 
     write(vectors)
-    monkeypatch.setattr(online_search.Vectors, "of", lambda *_: pytest.fail("the index was not used"))
+    monkeypatch.setattr(search.Vectors, "of", lambda *_: pytest.fail("the index was not used"))
     check(vectors)
     monkeypatch.undo()
     for changed in ({50: 3 * query}, {u: -v for u, v in vectors.items()}):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.feast_online.helpers import Oracle, Write, rows
 from tokenlake.errors import CorruptionError
-from tokenlake.feast import online_table
-from tokenlake.feast.online_files import hashes, load
-from tokenlake.feast.online_table import OnlineTable
+from tokenlake.feast.online import table as table_module
+from tokenlake.feast.online.files import hashes, load
+from tokenlake.feast.online.table import OnlineTable
 
 ROOT = Path(__file__).parents[2]
 KEYS = [b"", b"a", b"bb", b"12345678", b"123456789", b"a" * 40]
@@ -30,7 +30,7 @@ WRITES = st.tuples(st.sampled_from(KEYS), st.integers(0, 4), st.none() | st.inte
 @given(st.lists(st.lists(WRITES, max_size=12), max_size=8), st.sampled_from([0, 2]))
 def test_the_newest_value_of_each_feature_stands(batches: list[list[Write]], growth: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(online_table, "GROWTH", growth)  # 0: runs are never merged
+        patch.setattr(table_module, "GROWTH", growth)  # 0: runs are never merged
         table, oracle = OnlineTable(Path(folder) / "view"), Oracle()
         for batch in batches:
             table.write(rows(batch))
@@ -44,7 +44,7 @@ def test_the_newest_value_of_each_feature_stands(batches: list[list[Write]], gro
 
 def test_keys_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two such keys are known: a hash of one value stands in."""
-    for module in (online_table, sys.modules["tokenlake.feast.online_files"]):
+    for module in (table_module, sys.modules["tokenlake.feast.online.files"]):
         monkeypatch.setattr(module, "hashes", lambda keys: np.zeros(len(keys), np.uint64))
     table, oracle = OnlineTable(tmp_path / "view"), Oracle()
     for time in (1, 2, 1):

@@ -14,8 +14,8 @@ from feast import FeatureStore
 
 import tokenlake
 from tests.pipeline.lakes import CONFIG, make_events, make_lake
+from tokenlake._lake import Lake
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.backfill import Report, backfill, to_feast
 
 BLOCK = "embeddings: {retention_days: 2, dim: 8, width: 16, queries: 2, history: 6, batch: 16}\n"
@@ -112,7 +112,7 @@ def users_of(lake: Lake) -> list[int]:
 
 
 def close(store: FeatureStore) -> None:
-    from tokenlake.feast.materializing import _close
+    from tokenlake.feast.materialize import _close
 
     _close(store)
 

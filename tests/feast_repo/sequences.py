@@ -14,8 +14,8 @@ import pytest
 import tokenlake
 from tests.feast_repo.helpers import close, store_of
 from tests.pipeline.lakes import day
+from tokenlake._lake import Lake
 from tokenlake.feast import repository, sequences
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline.publishing import publish_day
 from tokenlake.times import DAY_US, day_start
 
@@ -126,4 +126,4 @@ class Portions:
             return pulled(*given, size)
 
         patch.setattr(store, "online_write_batch", watched)
-        patch.setattr("tokenlake.feast.materializing.portions", small)
+        patch.setattr("tokenlake.feast.materialize.portions", small)

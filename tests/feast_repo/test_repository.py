@@ -34,10 +34,10 @@ from tests.feast_repo.helpers import (
     users_of,
 )
 from tests.pipeline.lakes import CONFIG, day, make_lake
+from tokenlake._lake import Lake
 from tokenlake.commands.status import collect
 from tokenlake.errors import ConfigError, LockedError, ServiceError
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
 from tokenlake.locks import hold
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill

@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 
 from tests.feast_repo.helpers import online
+from tokenlake._lake import Lake
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
 from tokenlake.scheduling.client import Run
 from tokenlake.times import day_start
 

@@ -34,9 +34,9 @@ from tests.integration.days import (
     write_feature_repository,
 )
 from tests.pipeline.lakes import day, make_events, make_lake, of_day
+from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.lineage import path_of
+from tokenlake.features.lineage import path_of
 from tokenlake.scheduling.client import Client, Run
 from tokenlake.scheduling.services import Services
 from tokenlake.times import day_start

@@ -29,7 +29,7 @@ from tests.integration.days import (
     write_feature_repository,
 )
 from tests.pipeline.lakes import day, make_events, make_lake, of_day
-from tokenlake.lake.lake import Lake
+from tokenlake._lake import Lake
 from tokenlake.scheduling.client import Client, Run
 from tokenlake.scheduling.services import Services
 from tokenlake.scheduling.warden import SERVICES

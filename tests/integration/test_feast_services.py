@@ -27,8 +27,8 @@ from tests.feast_repo.helpers import (
 from tests.feast_repo.sequences import LENGTH, TOKENS, Portions, fetched, lake_of, only, served, trained, write
 from tests.feast_repo.test_repository import LATER, start
 from tests.pipeline.lakes import CONFIG, day, make_lake
+from tokenlake._lake import Lake
 from tokenlake.errors import ServiceError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.times import day_start
 

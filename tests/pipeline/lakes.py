@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import tokenlake
-from tokenlake.lake.lake import Lake
+from tokenlake._lake import Lake
 from tokenlake.times import DAY_US, day_start
 
 FIRST = dt.date(2024, 3, 1)

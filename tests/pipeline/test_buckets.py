@@ -14,9 +14,9 @@ import tokenlake
 from tests.pipeline.kills import ended
 from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tests.pipeline.test_embeddings import SMALL, vectors
+from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError, SchemaError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import buckets, embedding, jobs
 from tokenlake_models import alure_training
 

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.pipeline.lakes import day, make_events, make_lake
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError, OrderError, SchemaError
-from tokenlake.lake.lake import Lake
 
 
 def call(*words: object) -> Result:

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 import tokenlake
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.tokens.servers import Server
+from tokenlake._lake import Lake
 from tokenlake.catalog import dropping
 from tokenlake.cli import app
 from tokenlake.errors import LockedError, NotFoundError, VersionError
-from tokenlake.lake.lake import Lake
 from tokenlake.lake.tables import Table
 from tokenlake.times import NEVER, day_start
 from tokenlake.tokens.store import TokenStore

@@ -17,8 +17,8 @@ import pytest
 import tokenlake
 from tests.pipeline.kills import ended
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake, tokens_of
+from tokenlake._lake import Lake
 from tokenlake.errors import OrderError, TokenlakeError
-from tokenlake.lake.lake import Lake
 from tokenlake.times import NEVER
 
 _KILLED = -9

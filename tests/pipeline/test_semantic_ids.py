@@ -13,13 +13,13 @@ import pytest
 
 from tests.pipeline.lakes import day, make_events, make_lake
 from tests.pipeline.test_embeddings import SMALL
+from tokenlake._lake import Lake
 from tokenlake.datasets.simulate import simulate
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline import checkpoints
+from tokenlake.features import checkpoints
+from tokenlake.features.keys import factorize
+from tokenlake.features.negatives import item_table
+from tokenlake.features.user_inputs import UserFeaturizer
 from tokenlake.pipeline.backfill import backfill
-from tokenlake.pipeline.keys import factorize
-from tokenlake.pipeline.negatives import item_table
-from tokenlake.pipeline.user_features import UserFeaturizer
 
 #: Of an ad only its image is told, so that codes have to carry what sets ads apart.
 ADS = """

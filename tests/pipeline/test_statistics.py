@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
-from tokenlake.lake.lake import Lake
+from tokenlake._lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.statistics import stale_days
 from tokenlake.times import available_at

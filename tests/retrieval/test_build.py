@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from tests.pipeline.lakes import day, make_events
 from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import CorruptionError, OrderError, VersionError
-from tokenlake.lake.lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.retrieval import artefacts, build
 from tokenlake.retrieval.verify import verify

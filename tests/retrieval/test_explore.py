@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import MissingExtraError, NotFoundError
-from tokenlake.lake.lake import Lake
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.explore import centrality, communities
 from tokenlake.retrieval.graph import Graph

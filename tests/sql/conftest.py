@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
+from tokenlake._lake import Lake
 from tokenlake.catalog import Checkpoint, IndexVersion, Plan
-from tokenlake.lake.lake import Lake
 
 YAML = """
 project: test

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tokenlake_sql
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.commands._shell import Shell
 from tokenlake.errors import ForbiddenError, NotFoundError, SchemaError, TokenlakeError
 from tokenlake.lake.database import Database
-from tokenlake.lake.lake import Lake
 
 
 def ask(lake: Lake, *arguments: str, text: str | None = None) -> Result:

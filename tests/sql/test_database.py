@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tokenlake_sql
 from tests.sql.conftest import DAY, an_event, at, rows_of
-from tokenlake.lake.lake import Lake
+from tokenlake._lake import Lake
 
 VIEWS = (
     "events",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tokenlake
 import tokenlake_sql
 from tests.sql.conftest import DAY, RETIRED, YAML, an_event, at, rows_of
-from tokenlake.lake.lake import Lake
+from tokenlake._lake import Lake
 from tokenlake.lake.schema import IdTypes, edges_schema, embeddings_schema
 from tokenlake.lake.tables import Table
 

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.sql.conftest import DAY, an_event, rows_of
+from tokenlake._lake import Lake
 from tokenlake.errors import ForbiddenError
-from tokenlake.lake.lake import Lake
 
 
 def test_select_with_parameters(lake: Lake) -> None:

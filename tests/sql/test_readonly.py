@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 import tokenlake
 from tests.sql.conftest import DAY, YAML, an_event, rows_of
+from tokenlake._lake import Lake
 from tokenlake.errors import ForbiddenError
 from tokenlake.lake import readonly
 from tokenlake.lake.database import Database
-from tokenlake.lake.lake import Lake
 
 ADMITTED = [
     "select 1",

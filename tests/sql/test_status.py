@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from tests.sql.conftest import DAY
 from tests.tokens.servers import Server
+from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import OrderError
-from tokenlake.lake.lake import Lake
 from tokenlake.times import day_start
 from tokenlake.tokens.store import TokenStore
 

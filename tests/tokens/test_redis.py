@@ -451,7 +451,7 @@ def test_without_the_package_it_is_said(store: TokenStore) -> None:
         "from tokenlake.errors import MissingExtraError\n"
         "from tokenlake.tokens.store import TokenStore\n"
         "try:\n    TokenStore.open(Path(sys.argv[1]))\n"
-        "except MissingExtraError as error:\n    assert 'tokenlake[serve]' in str(error); print('said')\n"
+        "except MissingExtraError as error:\n    assert 'tokenlake[redis]' in str(error); print('said')\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=False)
     assert done.stdout == "said\n", done.stderr

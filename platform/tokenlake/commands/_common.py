@@ -29,7 +29,7 @@ def instant(_: click.Context, __: click.Parameter, value: str) -> dt.datetime:
 
 def open_store(path: Path, version: str | None) -> TokenStore:
     """The store of a version in a lake, or the store that `path` is itself."""
-    from tokenlake.lake import lake as lakes
+    from tokenlake import _lake as lakes
     from tokenlake.tokens import manifest
     from tokenlake.tokens.store import TokenStore
 

@@ -18,17 +18,18 @@ from tokenlake.commands.evaluate import as_table, missing_controls
 from tokenlake.times import day_start
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
-    from tokenlake.pipeline.backfill import Progress
+    from tokenlake._lake import Lake
+    from tokenlake.progress import Progress
 
 _TAIL = dt.timedelta(days=10)
 
 
 def work_out(lake: Lake) -> None:
     """Train what the tables compare with, and ask the retrieval report's questions: side by side, where not done yet."""
-    from tokenlake.pipeline.parallel import each_in_its_process, parts_of_controls
-    from tokenlake.pipeline.ranker import RankerOptions, is_trained
-    from tokenlake.retrieval.reports import is_current
+    from tokenlake.evaluation.controls import parts_of_controls
+    from tokenlake.evaluation.ranker import RankerOptions, is_trained
+    from tokenlake.evaluation.reports import is_current
+    from tokenlake.pipeline.parallel import each_in_its_process
 
     parts = parts_of_controls(lake, missing_controls(lake))
     if not is_trained(lake, lake.resolve(), RankerOptions()):
@@ -41,13 +42,13 @@ def work_out(lake: Lake) -> None:
 
 
 def _ranker(lake: Lake, progress: Progress) -> int:
-    from tokenlake.pipeline.ranker import train_ranker
+    from tokenlake.evaluation.ranker import train_ranker
 
     return train_ranker(lake, lake.resolve(), progress=progress)
 
 
 def _retrieval(lake: Lake, progress: Progress) -> int:
-    from tokenlake.retrieval.reports import current_report
+    from tokenlake.evaluation.reports import current_report
 
     return current_report(lake, progress).events
 
@@ -85,7 +86,7 @@ def _tables(lake: Lake) -> None:
 
 
 def _metrics(lake: Lake) -> None:
-    from tokenlake.pipeline.evaluate import token_report
+    from tokenlake.evaluation.tokens import token_report
 
     report = token_report(lake)
     for label in report.rows:

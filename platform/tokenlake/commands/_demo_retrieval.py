@@ -14,7 +14,7 @@ from tokenlake.commands._common import console
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
     from tokenlake.retrieval.graph import Graph
 
 #: Before the end of the log, so that something is left to come.
@@ -35,7 +35,7 @@ def show(lake: Lake) -> None:
 
 
 def _recall(lake: Lake) -> None:
-    from tokenlake.retrieval.reports import current_report
+    from tokenlake.evaluation.reports import current_report
 
     with bar() as progress:
         report = current_report(lake, progress)

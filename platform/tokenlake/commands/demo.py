@@ -13,7 +13,7 @@ from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
     from tokenlake.scheduling.client import Run
 
 #: Households of Complete Journey that a laptop's two cores take in minutes.
@@ -113,8 +113,8 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
+    from tokenlake.features.lineage import finished
     from tokenlake.pipeline.backfill import lineages
-    from tokenlake.pipeline.lineage import finished
     from tokenlake.scheduling.services import Services
 
     done = [finished(lake, version) for version in lineages(lake)]

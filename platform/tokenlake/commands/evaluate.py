@@ -15,10 +15,10 @@ from tokenlake.commands._common import console, lake_argument
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tokenlake.lake.lake import Lake
-    from tokenlake.pipeline.controls import Control
-    from tokenlake.pipeline.evaluate import TokenReport
-    from tokenlake.retrieval.evaluate import RetrievalReport
+    from tokenlake._lake import Lake
+    from tokenlake.evaluation.controls import Control
+    from tokenlake.evaluation.retrieval import RetrievalReport
+    from tokenlake.evaluation.tokens import TokenReport
     from tokenlake_models.metrics import Interval
 
 
@@ -58,10 +58,12 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, re
 
 def print_retrieval(opened: Lake, *, ablations: bool, retrain: bool = False, as_json: bool) -> None:
     """Measure candidates, and print the table or JSON."""
-    from tokenlake.retrieval.evaluate import retrieval_report
+    from tokenlake.evaluation.retrieval import retrieval_report
 
     with bar() as progress:
         report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
+    if report.indexed:
+        click.echo(f"indexed and linked {report.indexed} days that it asks about", err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
     else:
@@ -94,7 +96,7 @@ def retrieval_table(report: RetrievalReport) -> Table:
 
 def print_ranker(opened: Lake, *, as_json: bool = False) -> None:
     """Train the ranker where it is not trained yet, and print its tables or JSON."""
-    from tokenlake.pipeline.ranker import RankerOptions, is_trained, ranker_report, train_ranker
+    from tokenlake.evaluation.ranker import RankerOptions, is_trained, ranker_report, train_ranker
 
     version, options = opened.resolve(), RankerOptions()
     if not is_trained(opened, version, options):
@@ -105,7 +107,7 @@ def print_ranker(opened: Lake, *, as_json: bool = False) -> None:
 
 def print_tokens(opened: Lake, *, controls: bool, as_json: bool) -> None:
     """Score the source models, and print the tables or JSON."""
-    from tokenlake.pipeline.evaluate import token_report
+    from tokenlake.evaluation.tokens import token_report
 
     if controls:
         train_controls(opened)
@@ -122,7 +124,7 @@ def _print(report: TokenReport, *, as_json: bool) -> None:
 
 def train_controls(lake: Lake) -> None:
     """Run the controls whose predictions are not complete, with a bar each."""
-    from tokenlake.pipeline.parallel import run_controls
+    from tokenlake.evaluation.controls import run_controls
 
     if missing := missing_controls(lake):
         with bar() as progress:
@@ -131,7 +133,7 @@ def train_controls(lake: Lake) -> None:
 
 def missing_controls(lake: Lake) -> list[Control]:
     """The controls whose predictions are not complete."""
-    from tokenlake.pipeline.controls import controls_of, is_complete
+    from tokenlake.evaluation.controls import controls_of, is_complete
 
     plans = lake.catalog.plans(lake.resolve())
     return [control for control in controls_of(lake) if not is_complete(lake, control, plans)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
     from tokenlake.retrieval.graph import Graph
 
 

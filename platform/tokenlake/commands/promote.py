@@ -12,7 +12,7 @@ from tokenlake.commands.versions import missing, show
 from tokenlake.errors import VersionError
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake._lake import Lake
 
 
 @click.command()

@@ -15,7 +15,7 @@ def command(path: Path, parity: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tokenlake.lake import lake as lakes
+    from tokenlake import _lake as lakes
     from tokenlake.tokens import manifest
     from tokenlake.tokens.store import TokenStore
 

@@ -13,8 +13,8 @@ from tokenlake.commands._common import console, lake_argument
 if TYPE_CHECKING:
     import datetime as dt
 
+    from tokenlake._lake import Lake
     from tokenlake.catalog import Version
-    from tokenlake.lake.lake import Lake
 
 
 @click.command()

@@ -6,10 +6,10 @@ import datetime as dt
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,6 @@ from tokenlake.feast import repository
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is.
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 MARKER = ".tokenlake-dataset.json"
 LANDING = "landing"

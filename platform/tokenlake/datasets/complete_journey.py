@@ -19,8 +19,9 @@ from tokenlake.datasets import _download
 from tokenlake.datasets._config import COMPLETE_JOURNEY
 from tokenlake.datasets._hash import below, mix
 from tokenlake.datasets._journey import HOUR_US, PLACE_BITS, PRODUCT_BITS, Ints, Journey, spread, store_week
-from tokenlake.datasets._output import DatasetReport, Output, Progress, day_slices
+from tokenlake.datasets._output import DatasetReport, Output, day_slices
 from tokenlake.errors import SchemaError, SourceError
+from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, Day, DayLike, as_day
 
 NAME = "complete-journey"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tokenlake.datasets import _download, _movielens_files
 from tokenlake.datasets._config import movielens
 from tokenlake.datasets._movielens_files import MovieLens
-from tokenlake.datasets._output import DatasetReport, Output, Progress, day_slices
+from tokenlake.datasets._output import DatasetReport, Output, day_slices
 from tokenlake.errors import SourceError
+from tokenlake.progress import Progress
 from tokenlake.times import DAY_US
 
 NAME = "movielens-100k"

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from tokenlake.datasets import _world
 from tokenlake.datasets._config import ADS
-from tokenlake.datasets._output import TRUTH, DatasetReport, Output, Progress
+from tokenlake.datasets._output import TRUTH, DatasetReport, Output
 from tokenlake.datasets._world import DIM, HOUR_US, SERVED, Floats, Ints, World
 from tokenlake.errors import SchemaError
+from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, Day, DayLike, as_day, day_start
 
 NAME = "simulated"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenlake.feast.engine import TokenlakeComputeEngine, TokenlakeComputeEngineConfig
-    from tokenlake.feast.offline import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
-    from tokenlake.feast.online import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
+    from tokenlake.feast.offline.store import TokenlakeOfflineStore, TokenlakeOfflineStoreConfig
+    from tokenlake.feast.online.store import TokenlakeOnlineStore, TokenlakeOnlineStoreConfig
     from tokenlake.feast.sequences import token_batch
     from tokenlake.feast.sources import LakeSource, TokenSource
 

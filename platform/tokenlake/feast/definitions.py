@@ -8,10 +8,10 @@ from feast.types import Array, Bool, Float64, Int32, Int64, UnixTimestamp
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.sources import KNOWN
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 
 
-def id_type(lake: Lake, of: str) -> ValueType:
+def id_type(lake: Project, of: str) -> ValueType:
     """Type of the lake's user or item ids, which the first ingest decides; int64 until then.
 
     Args:
@@ -27,7 +27,7 @@ def id_type(lake: Lake, of: str) -> ValueType:
     return ValueType.STRING if kind == pa.string() else ValueType.INT64
 
 
-def statistics(lake: Lake) -> list[Field]:
+def statistics(lake: Project) -> list[Field]:
     """Fields of the view `user_statistics`: three for every label of the config."""
     counts = ["events", "active_days"]
     counts += [f"{name}_{what}" for name in lake.config.events.labels for what in ("known", "count")]
@@ -38,7 +38,7 @@ def statistics(lake: Lake) -> list[Field]:
     ]
 
 
-def label_lists(lake: Lake) -> list[Field]:
+def label_lists(lake: Project) -> list[Field]:
     """Fields of a `TokenSource` with `side=True`: two lists for every label of the config, a number a token."""
     return [
         field

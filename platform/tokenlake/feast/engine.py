@@ -13,7 +13,7 @@ from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
-from tokenlake.feast.online import TokenlakeOnlineStore
+from tokenlake.feast.online.store import TokenlakeOnlineStore
 from tokenlake.feast.sources import TokenSource
 
 

@@ -13,15 +13,15 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.asof import NONE, Ints
-from tokenlake.feast.instants import nanos_of
-from tokenlake.feast.keys import aligned
+from tokenlake.feast.offline.asof import NONE, Ints
+from tokenlake.feast.offline.instants import nanos_of
+from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import KNOWN, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake.lake.project import Project
 
 #: Bytes of tokens that are held at a time when sequences are copied to where they are served.
 _PORTION_BYTES = 16 << 20
@@ -64,7 +64,7 @@ def fetch_columns(
     return [pa.chunked_array(part) for part in parts]
 
 
-def store_of(source: TokenSource, lake: Lake) -> TokenStore:
+def store_of(source: TokenSource, lake: Project) -> TokenStore:
     """The token store behind a source.
 
     Raises:
@@ -74,7 +74,7 @@ def store_of(source: TokenSource, lake: Lake) -> TokenStore:
 
 
 def latest(
-    source: TokenSource, lake: Lake, columns: Sequence[str], start: dt.datetime | None, end: dt.datetime | None
+    source: TokenSource, lake: Project, columns: Sequence[str], start: dt.datetime | None, end: dt.datetime | None
 ) -> pa.Table:
     """The sequence at `end` of every user who has a token from `start` on, and the time of its last token."""
     return pa.concat_tables(table for table, _, _ in portions(source, lake, columns, start, end))
@@ -82,7 +82,7 @@ def latest(
 
 def portions(
     source: TokenSource,
-    lake: Lake,
+    lake: Project,
     columns: Sequence[str],
     start: dt.datetime | None,
     end: dt.datetime | None,
@@ -129,7 +129,7 @@ def _latest(
     return pa.table(made).filter(full)
 
 
-def active(source: TokenSource, lake: Lake, start: dt.datetime | None, end: dt.datetime | None) -> pa.Array:
+def active(source: TokenSource, lake: Project, start: dt.datetime | None, end: dt.datetime | None) -> pa.Array:
     """Sorted ids of the users who have a token from `start` on and before `end`, a day's or one of the realtime tail."""
     version = lake.resolve(source.version or source.stream)
     days = lake.instance_tokens.days(version)
@@ -155,7 +155,7 @@ def active(source: TokenSource, lake: Lake, start: dt.datetime | None, end: dt.d
 
 
 def _appended(
-    lake: Lake, version: str, first: dt.datetime | None, last: dt.datetime | None, kind: pa.DataType
+    lake: Project, version: str, first: dt.datetime | None, last: dt.datetime | None, kind: pa.DataType
 ) -> pa.Array:
     """Users of the realtime tail, whose tokens no day holds yet."""
     if not TokenStore.exists(lake.store_path(version)):

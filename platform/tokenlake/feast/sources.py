@@ -17,7 +17,7 @@ from feast.value_type import ValueType
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
-    from tokenlake.lake.lake import Lake
+    from tokenlake.lake.project import Project
     from tokenlake.lake.tables import Table
 
 #: Columns of a token source beside those of its labels.
@@ -26,13 +26,13 @@ USER, TIMESTAMP, TOKENS, TIMESTAMPS = "user_id", "event_timestamp", "tokens", "t
 KNOWN = "_known"
 
 
-def open_lake(config: RepoConfig) -> Lake:
+def open_lake(config: RepoConfig) -> Project:
     """The lake that `offline_store: {lake: ...}` names, relative to the feature repository; without it its parent folder.
 
     Raises:
         ConfigError: there is none.
     """
-    import tokenlake
+    from tokenlake.lake.project import Project
 
     repository = Path(config.repo_path) if config.repo_path is not None else Path()
     given = getattr(config.offline_store, "lake", None)
@@ -42,7 +42,7 @@ def open_lake(config: RepoConfig) -> Lake:
             f"no tokenlake.yaml in {path}; write `lake: FOLDER` under offline_store in feature_store.yaml, relative to "
             "that file"
         )
-    return tokenlake.open(path)
+    return Project.open(path)
 
 
 def _value_type(name: str) -> ValueType:
@@ -154,7 +154,7 @@ class LakeSource(_Source):
             **json.loads(data_source.custom_options.configuration),
         )
 
-    def open(self, lake: Lake) -> tuple[Table, str | None]:
+    def open(self, lake: Project) -> tuple[Table, str | None]:
         """The table, and the version that is meant; None for a table without versions.
 
         Raises:

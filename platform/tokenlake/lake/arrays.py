@@ -84,6 +84,13 @@ def stripped(text: pa.Array) -> pa.Array:
     return where(text, ~true(pc.equal(text, "")))
 
 
+def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """View a list<float32> column of equal lengths as a `(rows, dim)` matrix."""
+    flat = column.combine_chunks()
+    values: NDArray[np.float32] = flat.flatten().to_numpy()
+    return values.reshape(len(flat), -1)
+
+
 def cast_rows(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
     """Cast each row that can be; a row that cannot is null, and True in the mask.
 

@@ -23,7 +23,7 @@ from tokenlake.lake import readonly
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tokenlake.lake.lake import Lake
+    from tokenlake.lake.project import Project
     from tokenlake.lake.tables import Table
 
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
@@ -41,7 +41,7 @@ class Database:
         lake: an open lake.
     """
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Project) -> None:
         self._lake = lake
         self._lock = threading.RLock()
         self._asked: duckdb.DuckDBPyConnection | None = None

@@ -12,10 +12,10 @@ import contextlib
 import datetime as dt
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +32,10 @@ from tokenlake.lake.staging import Spill, Staged, accepted, as_date
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, Validator, check_types, days_of
 from tokenlake.locks import hold
+from tokenlake.progress import Progress
 from tokenlake.times import Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is (an estimate for text files).
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 #: How long a call waits for another ingest of the same lake.
 _PATIENCE = 60.0

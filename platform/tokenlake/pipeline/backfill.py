@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from tokenlake.config import EMBEDDINGS
+from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
+from tokenlake.features.day_features import Frames
+from tokenlake.features.lineage import finished, is_embeddings, register
+from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.lineage import finished, is_embeddings, register
+from tokenlake.pipeline.indexing import index_days
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.pipeline.statistics import STATISTICS, stale_days
+from tokenlake.progress import Progress
 from tokenlake.times import Day, days_between
 
-#: Called as (version, days done, days to do).
-Progress: TypeAlias = Callable[[str, int, int], None]
+#: Which days of a back-fill get indexes and graphs.
+Indexed: TypeAlias = Literal["last", "all"]
 
 
 @dataclass
@@ -36,14 +40,15 @@ class Report:
     seconds: float = 0.0
 
 
-def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
+def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
     """Run all jobs of one day for every lineage of the config; done days are left alone unless forced."""
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
     if report.results[0].status == "done":
         for version in lineages(lake):
             _run_day(lake, version, day, report, force=force)
-            _retrieve(lake, version, day, report)
+            if is_embeddings(version):
+                report.results += index_days(lake, [day])
             if progress:
                 progress(version, 1, 1)
         to_feast(lake, [day], report, progress)
@@ -52,40 +57,47 @@ def run(lake: Lake, day: Day, *, force: bool = False, progress: Progress | None 
 
 
 def backfill(
-    lake: Lake,
+    lake: Project,
     first: Day | None = None,
     last: Day | None = None,
     *,
     version: str | None = None,
     chunk_days: int | None = None,
+    index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
     """Run all jobs of a range of days, for one version or for every lineage, training once per chunk.
+
+    `index` tells which days' embeddings are indexed and linked: the "last" day's, or "all" days'.
 
     Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
     stopped: days that are done and not marked for a re-run are left alone.
     """
     began = time.monotonic()
     report = Report()
+    if index not in get_args(Indexed):
+        raise ConfigError(f"index={index!r} given; expected one of {list(get_args(Indexed))}")
     _ingest_missing(lake, first, last, report)
     days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
     for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
-    lake.frames.keep()
+        if is_embeddings(name):
+            report.results += index_days(lake, days if index == "all" else days[-1:], progress=progress)
+    lake.shared(Frames).keep()
     if version is None:
         to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began
     return report
 
 
-def days_of(lake: Lake, first: Day | None, last: Day | None) -> list[Day]:
+def days_of(lake: Project, first: Day | None, last: Day | None) -> list[Day]:
     """Days with events from one day to another; None for no bound."""
     return [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
 
 
-def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+def to_feast(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
     """Bring Feast up to date, where the lake has a feature repository: statistics of each day, then all views at once.
 
     Days that are up to date are left alone.
@@ -95,7 +107,7 @@ def to_feast(lake: Lake, days: Sequence[Day], report: Report, progress: Progress
         report.results.append(jobs.materialize(lake, days[-1], progress))
 
 
-def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+def count_statistics(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
     """Bring user statistics up to date, where the lake has a feature repository that serves them."""
     if not days or not repository.exists(lake.root):
         return
@@ -106,31 +118,31 @@ def count_statistics(lake: Lake, days: Sequence[Day], report: Report, progress: 
             progress(STATISTICS, i + 1, len(todo))
 
 
-def all_versions(lake: Lake) -> list[str]:
+def all_versions(lake: Project) -> list[str]:
     """Versions of the config's encoders, the serving one first."""
     serving = lake.resolve()
     versions = [lake.config.version_of(name) for name in lake.config.tokens.encoders]
     return sorted(versions, key=lambda version: version != serving)
 
 
-def lineages(lake: Lake) -> list[str]:
+def lineages(lake: Project) -> list[str]:
     """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
     return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
 
 
-def _resolve(lake: Lake, version: str) -> str:
+def _resolve(lake: Project, version: str) -> str:
     if version in (EMBEDDINGS, lake.config.embeddings and lake.config.embedding_version):
         return lake.config.embedding_version
     return lake.resolve(version)
 
 
-def _jobs_of(lake: Lake, version: str) -> Sequence[Callable[[Lake, Day, str], jobs.JobResult]]:
+def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, str], jobs.JobResult]]:
     """The jobs of a lineage; a day is done when the last of them is."""
     return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
 
 
 def _backfill_version(
-    lake: Lake, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
+    lake: Project, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
 ) -> None:
     untouched = _finished(lake, version)
     done = 0
@@ -143,32 +155,21 @@ def _backfill_version(
             done += 1
             if progress:
                 progress(version, done, len(days))
-    if days:
-        _retrieve(lake, version, days[-1], report)  # other days are indexed when they are asked for
 
 
-def _retrieve(lake: Lake, version: str, day: Day, report: Report) -> None:
-    """Build the indexes and the graph of a day's embeddings, unless they are there already."""
-    if is_embeddings(version):
-        from tokenlake.retrieval.build import is_current
-
-        if not is_current(lake, day):
-            report.results += [job(lake, day, version) for job in jobs.RETRIEVAL_JOBS]
-
-
-def _run_day(lake: Lake, version: str, day: Day, report: Report, *, force: bool) -> None:
+def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:
     if not force and day in _finished(lake, version):
         report.skipped.append((version, day))
         return
     report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
 
 
-def _finished(lake: Lake, version: str) -> set[Day]:
+def _finished(lake: Project, version: str) -> set[Day]:
     stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
     return finished(lake, version) - stale
 
 
-def _ingest_missing(lake: Lake, first: Day | None, last: Day | None, report: Report) -> None:
+def _ingest_missing(lake: Project, first: Day | None, last: Day | None, report: Report) -> None:
     if lake.config.landing is None or first is None or last is None:
         return
     there = set(lake.events.days())

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
-from tokenlake.lake.lake import Lake
+from tokenlake.features.keys import Ints
+from tokenlake.lake.project import Project
 from tokenlake.pipeline.arrays import as_ints, read_arrays, write_arrays
 from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
-from tokenlake.pipeline.keys import Ints
 
 
-def stage(lake: Lake, plan: Plan, bucket: int, buckets: int) -> JobSummary:
+def stage(lake: Project, plan: Plan, bucket: int, buckets: int) -> JobSummary:
     """Embed a bucket's users into its staging file, unless that is there already.
 
     Raises:
@@ -38,7 +38,7 @@ def stage(lake: Lake, plan: Plan, bucket: int, buckets: int) -> JobSummary:
     return {"rows": len(found[0]), "bucket": bucket, "buckets": buckets, "checkpoint": plan.checkpoint}
 
 
-def gather(lake: Lake, plan: Plan, buckets: int) -> JobSummary:
+def gather(lake: Project, plan: Plan, buckets: int) -> JobSummary:
     """Put all buckets together into the day's tables, to what `embed_day` writes, bit for bit.
 
     A bucket that is missing, damaged, or was made of other events or by another plan is made here.
@@ -57,12 +57,12 @@ def gather(lake: Lake, plan: Plan, buckets: int) -> JobSummary:
     return task.save(out) | {"buckets": buckets, "made_here": made}
 
 
-def discard(lake: Lake, plan: Plan) -> None:
+def discard(lake: Project, plan: Plan) -> None:
     """Remove what was staged for a day."""
     shutil.rmtree(_folder(lake, plan), ignore_errors=True)
 
 
-def _read(lake: Lake, plan: Plan) -> tuple[Task, dict[str, str]]:
+def _read(lake: Project, plan: Plan) -> tuple[Task, dict[str, str]]:
     """Read the events, and tell their state; again where more arrived meanwhile."""
     while True:
         state = events_read(lake, plan)
@@ -87,9 +87,9 @@ def _staged(path: Path, stamp: dict[str, str]) -> tuple[Ints, Vectors] | None:
     return places, vectors
 
 
-def _folder(lake: Lake, plan: Plan) -> Path:
+def _folder(lake: Project, plan: Plan) -> Path:
     return lake.data / "staging" / plan.version / plan.day.isoformat()
 
 
-def _path(lake: Lake, plan: Plan, bucket: int, buckets: int) -> Path:
+def _path(lake: Project, plan: Plan, bucket: int, buckets: int) -> Path:
     return _folder(lake, plan) / f"{bucket}-of-{buckets}.arrow"

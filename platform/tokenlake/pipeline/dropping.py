@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tokenlake.catalog import dropping
 from tokenlake.errors import NotFoundError, VersionError
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
 from tokenlake.tokens.store import TokenStore
 
@@ -37,7 +37,7 @@ class Contents:
     rollback: bool
 
 
-def contents(lake: Lake, version: str) -> Contents:
+def contents(lake: Project, version: str) -> Contents:
     """What `drop` would remove.
 
     Raises:
@@ -65,7 +65,7 @@ def contents(lake: Lake, version: str) -> Contents:
     )
 
 
-def drop(lake: Lake, version: str) -> None:
+def drop(lake: Project, version: str) -> None:
     """Remove a version for good.
 
     The rows' files stay on the disk, as those of every replaced day, until somebody vacuums the Delta tables.

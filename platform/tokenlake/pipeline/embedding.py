@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
-from tokenlake.config import Embeddings
-from tokenlake.lake.lake import Lake
+from tokenlake.features import checkpoints
+from tokenlake.features.activity import Days, questions
+from tokenlake.features.encoding_cache import encoded_days, whole_block
+from tokenlake.features.keys import Ints
+from tokenlake.features.lineage import spec_of
+from tokenlake.features.user_inputs import UserFeaturizer, places
+from tokenlake.features.vocabulary import Vocabulary
+from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.activity import Instants, Log, within
-from tokenlake.pipeline.encoded import encoded_days, whole_block
-from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import UserFeaturizer, places
-from tokenlake.pipeline.vocabulary import Vocabulary
-from tokenlake.times import DAY_US, available_at, day_start
+from tokenlake.times import available_at, day_start
 from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 
@@ -32,18 +32,7 @@ _ONE_DAY = dt.timedelta(days=1)
 _UNBOUNDED = dt.timedelta(days=28)
 
 
-def spec_of(lake: Lake) -> Embeddings:
-    """The `embeddings` block.
-
-    Raises:
-        ConfigError: the file has none.
-    """
-    assert lake.config.embedding_version
-    assert lake.config.embeddings is not None
-    return lake.config.embeddings
-
-
-def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
+def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     """Train and save the checkpoint of a plan, continuing from its parent."""
     assert plan.train_from is not None
     assert plan.train_to is not None
@@ -52,7 +41,7 @@ def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
     vocabulary = parent.vocabulary if parent else Vocabulary()
 
     first = plan.train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
-    log = lake.activity.read(first, plan.train_to, plan.watermark)
+    log = lake.shared(Days).read(first, plan.train_to, plan.watermark)
     since = None if parent is None else day_start(plan.train_from - dt.timedelta(days=spec.replay_days))
     users, now, positives, offsets = questions(log, since, day_start(plan.train_to + _ONE_DAY), spec.group)
 
@@ -84,28 +73,6 @@ def train_user_checkpoint(lake: Lake, plan: Plan) -> JobSummary:
     return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
 
 
-def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
-    """Moments to train on: each before up to `group` positives of one user and day, in their order.
-
-    Args:
-        log: the events.
-        first: instant from which a positive must become known; None for all.
-        end: instant before which it must.
-        group: positives a moment at most.
-
-    Returns:
-        Codes of the users (q,), moments (q,), rows of the positives (total,), and offsets (q + 1,).
-    """
-    rows = log.positives.rows[within(log.positives, first, end)]
-    if not len(rows):
-        return rows, rows, rows, np.zeros(1, np.int64)
-    owner, day = log.codes[rows], log.timestamps[rows] // DAY_US
-    fresh = np.concatenate([[True], (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])])
-    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
-    starts = np.flatnonzero((np.arange(len(rows)) - begin) % group == 0)
-    return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))
-
-
 class Task:
     """What a day's vectors are made of, read and laid out.
 
@@ -117,11 +84,11 @@ class Task:
         users: who is embedded: active in the last `retention_days` by what the sources read.
     """
 
-    def __init__(self, lake: Lake, plan: Plan) -> None:
+    def __init__(self, lake: Project, plan: Plan) -> None:
         self._lake, self._plan = lake, plan
         self._days = encoded_days(lake, plan.version, plan.checkpoint)
         self._first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
-        self._log = lake.activity.read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
+        self._log = lake.shared(Days).read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
         everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
         moments = self._days.featurizer.moments(self._log, everyone, np.full(len(everyone), end))
         there = moments.lengths() > 0
@@ -156,7 +123,7 @@ class Task:
         }
 
 
-def embed_day(lake: Lake, plan: Plan) -> JobSummary:
+def embed_day(lake: Project, plan: Plan) -> JobSummary:
     """Write the day's `user_embeddings` and `item_embeddings`, replacing what stood there.
 
     Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
@@ -166,10 +133,10 @@ def embed_day(lake: Lake, plan: Plan) -> JobSummary:
     return task.save(vectors[np.argsort(places)])
 
 
-def events_read(lake: Lake, plan: Plan) -> str:
+def events_read(lake: Project, plan: Plan) -> str:
     """Tell apart the states of the events that a day's embedding reads."""
     first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
-    return lake.activity.state(whole_block(first), plan.day)
+    return lake.shared(Days).state(whole_block(first), plan.day)
 
 
 def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
@@ -187,6 +154,6 @@ def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
     table.replace_day(plan.day, pa.table(rows), version=plan.version)
 
 
-def _lookback(lake: Lake) -> dt.timedelta:
+def _lookback(lake: Project) -> dt.timedelta:
     late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
     return max(late, default=dt.timedelta())

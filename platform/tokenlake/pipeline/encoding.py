@@ -7,21 +7,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
-from tokenlake.lake.lake import Lake
+from tokenlake.features import checkpoints
+from tokenlake.features.day_features import Frames
+from tokenlake.features.instances import Featurizer, label_names
+from tokenlake.features.lineage import encoder_of
+from tokenlake.features.token_history import history_of
+from tokenlake.lake.project import Project
 from tokenlake.lake.schema import label_columns
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.features import Featurizer, label_names
-from tokenlake.pipeline.history import history_of
-from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.tokens.rounding import round_to
 
 JobSummary = dict[str, int | float | str | None]
 
 
-def encode_day(lake: Lake, plan: Plan) -> JobSummary:
+def encode_day(lake: Project, plan: Plan) -> JobSummary:
     """Write `instance_tokens` and `predictions` of a plan's day, replacing what stood there."""
     encoder = encoder_of(lake, plan.version)
-    frame = lake.frames.read(plan.day, plan.watermark, late=True)
+    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen)
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
@@ -41,7 +42,7 @@ def encode_day(lake: Lake, plan: Plan) -> JobSummary:
     }
 
 
-def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan: Plan) -> pa.Table:
+def tokens_table(lake: Project, events: pa.Table, tokens: NDArray[np.float32], plan: Plan) -> pa.Table:
     """Rows of `instance_tokens`: float32 `(rows, dim)` tokens beside their keys and labels."""
     width = tokens.shape[1]
     offsets = np.arange(0, tokens.size + 1, width, dtype=np.int32)
@@ -56,7 +57,9 @@ def tokens_table(lake: Lake, events: pa.Table, tokens: NDArray[np.float32], plan
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32], model: str, version: str) -> pa.Table:
+def predictions_table(
+    lake: Project, events: pa.Table, scores: NDArray[np.float32], model: str, version: str
+) -> pa.Table:
     """Rows of `predictions`: one per event and label, where the event has that label at all."""
     parts = [
         _of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(label_names(lake.config))
@@ -65,7 +68,7 @@ def predictions_table(lake: Lake, events: pa.Table, scores: NDArray[np.float32],
 
 
 def _of_label(
-    lake: Lake, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str
+    lake: Project, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str
 ) -> pa.Table:
     schema = lake.predictions.schema
     columns = {name: events[name] for name in ("event_id", "user_id", "timestamp", "ds")}

@@ -16,12 +16,13 @@ from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
+from tokenlake.features import lineage
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
-from tokenlake.pipeline import lineage
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
+from tokenlake.progress import Progress
 from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
 
@@ -48,7 +49,7 @@ class JobResult:
     summary: dict[str, Value] = field(default_factory=dict)
 
 
-def ingest(lake: Lake, day: Day) -> JobResult:
+def ingest(lake: Project, day: Day) -> JobResult:
     """Bring in the day's raw files from `landing`; skipped where the day has no events afterwards."""
     with _job(lake, "ingest", day) as (run, summary):
         if lake.config.landing is not None:
@@ -70,7 +71,7 @@ def ingest(lake: Lake, day: Day) -> JobResult:
     return JobResult("ingest", day, None, "done" if rows else "skipped", summary)
 
 
-def train(lake: Lake, day: Day, version: str) -> JobResult:
+def train(lake: Project, day: Day, version: str) -> JobResult:
     """Make sure that the checkpoint which the day's plan names exists: train it on days before `day`.
 
     Raises:
@@ -96,7 +97,7 @@ def train(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult("train", day, version, "done", summary)
 
 
-def encode(lake: Lake, day: Day, version: str) -> JobResult:
+def encode(lake: Project, day: Day, version: str) -> JobResult:
     """Encode the day's events by its plan's checkpoint, into `instance_tokens` and `predictions`."""
     if not _has_events(lake, day):
         return _skipped(lake, "encode", day, version)
@@ -114,7 +115,7 @@ def encode(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult("encode", day, version, "done", summary)
 
 
-def publish(lake: Lake, day: Day, version: str) -> JobResult:
+def publish(lake: Project, day: Day, version: str) -> JobResult:
     """Put the day's tokens into the token store; the day is done then."""
     if not _has_events(lake, day):
         return _skipped(lake, "publish", day, version)
@@ -131,10 +132,10 @@ def publish(lake: Lake, day: Day, version: str) -> JobResult:
 
 
 #: The jobs of one encoder, in their order.
-TOKEN_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train, encode, publish)
+TOKEN_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (train, encode, publish)
 
 
-def train_embeddings(lake: Lake, day: Day, version: str) -> JobResult:
+def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
     """Make sure that the user encoder's checkpoint which the day's plan names exists: train it on days before `day`.
 
     Raises:
@@ -159,7 +160,7 @@ def train_embeddings(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult("train-embeddings", day, version, "done", summary)
 
 
-def embed(lake: Lake, day: Day, version: str) -> JobResult:
+def embed(lake: Project, day: Day, version: str) -> JobResult:
     """Embed every active user, and every item met, by the day's plan's checkpoint; the day is done then."""
     if not _has_events(lake, day):
         return _skipped(lake, EMBED, day, version)
@@ -173,7 +174,7 @@ def embed(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult(EMBED, day, version, "done", summary)
 
 
-def embed_bucket(lake: Lake, day: Day, version: str, bucket: int, buckets: int) -> JobResult:
+def embed_bucket(lake: Project, day: Day, version: str, bucket: int, buckets: int) -> JobResult:
     """Embed one of `buckets` parts of the day's users, into a file that `gather` reads; parts may run side by side.
 
     Raises:
@@ -190,7 +191,7 @@ def embed_bucket(lake: Lake, day: Day, version: str, bucket: int, buckets: int) 
     return JobResult("embed-bucket", day, version, "done", summary)
 
 
-def gather(lake: Lake, day: Day, version: str, buckets: int) -> JobResult:
+def gather(lake: Project, day: Day, version: str, buckets: int) -> JobResult:
     """Put the buckets together into what `embed` writes, bit for bit; the day is done then.
 
     A bucket that is missing, or was made of events that have changed since, is made here.
@@ -209,7 +210,7 @@ def gather(lake: Lake, day: Day, version: str, buckets: int) -> JobResult:
     return JobResult(EMBED, day, version, "done", summary)
 
 
-def index(lake: Lake, day: Day, version: str) -> JobResult:
+def index(lake: Project, day: Day, version: str) -> JobResult:
     """Build the day's FAISS indexes of users and items.
 
     They are derived: only a day whose embeddings changed since is built again.
@@ -235,7 +236,7 @@ def index(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult("index", day, version, "done", summary)
 
 
-def graph(lake: Lake, day: Day, version: str) -> JobResult:
+def graph(lake: Project, day: Day, version: str) -> JobResult:
     """Build the day's graph of similar users, and its rows of `edges`; else as `index`, which it builds if need be."""
     if not _has_events(lake, day):
         return _skipped(lake, "graph", day, version)
@@ -253,7 +254,7 @@ def graph(lake: Lake, day: Day, version: str) -> JobResult:
     return JobResult("graph", day, version, "done", summary)
 
 
-def _require_embedded(lake: Lake, day: Day, version: str) -> None:
+def _require_embedded(lake: Project, day: Day, version: str) -> None:
     if version != lake.config.embedding_version:
         raise VersionError(
             f"indexes and graph of {version} were asked for; the config's embeddings are {lake.config.embedding_version}"
@@ -261,18 +262,18 @@ def _require_embedded(lake: Lake, day: Day, version: str) -> None:
     require_order(lake, version, day + ONE_DAY)
 
 
-def _made(lake: Lake, day: Day, version: str, *names: str) -> list[IndexVersion]:
+def _made(lake: Project, day: Day, version: str, *names: str) -> list[IndexVersion]:
     return [made for made in lake.catalog.indexes(version) if made.day == day and made.name in names]
 
 
 #: The jobs of the user and item embeddings, in their order.
-EMBEDDING_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (train_embeddings, embed)
+EMBEDDING_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (train_embeddings, embed)
 
 #: What is derived of a day's embeddings, in its order.
-RETRIEVAL_JOBS: tuple[Callable[[Lake, Day, str], JobResult], ...] = (index, graph)
+RETRIEVAL_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (index, graph)
 
 
-def statistics(lake: Lake, day: Day) -> JobResult:
+def statistics(lake: Project, day: Day) -> JobResult:
     """Write what each user did lately, as it was known at the end of the day; counted from what the lake now holds."""
     if not _has_events(lake, day):
         return _skipped(lake, STATISTICS, day)
@@ -285,7 +286,7 @@ def statistics(lake: Lake, day: Day) -> JobResult:
     return JobResult(STATISTICS, day, None, "done", summary)
 
 
-def materialize(lake: Lake, day: Day, progress: Callable[[str, int, int], None] | None = None) -> JobResult:
+def materialize(lake: Project, day: Day, progress: Progress | None = None) -> JobResult:
     """Register the lake's Feast definitions, and bring Feast's online store up to the end of the day.
 
     A rerun of an old day writes what is newest by now, never an old value over a newer one. Skipped where the lake has
@@ -300,7 +301,7 @@ def materialize(lake: Lake, day: Day, progress: Callable[[str, int, int], None] 
     reason = repository.lacking(lake.root)
     if reason is not None:
         return _skipped(lake, MATERIALIZE, day, reason=reason)
-    import tokenlake.feast.materializing  # noqa: F401  # takes seconds, and others need not wait for that
+    import tokenlake.feast.materialize  # noqa: F401  # takes seconds, and others need not wait for that
 
     with (
         _job(lake, MATERIALIZE, day) as (run, summary),
@@ -311,7 +312,7 @@ def materialize(lake: Lake, day: Day, progress: Callable[[str, int, int], None] 
 
 
 @contextmanager
-def _job(lake: Lake, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
+def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
     summary: dict[str, Value] = {}
     with lake.catalog.run(job, day, version) as run, _in_our_words():
         yield run, summary
@@ -338,7 +339,7 @@ def _in_our_words() -> Iterator[None]:
         raise storage_error(error) from error
 
 
-def _embedded(lake: Lake, run: Run, summary: dict[str, Value]) -> None:
+def _embedded(lake: Project, run: Run, summary: dict[str, Value]) -> None:
     for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
         run.artefact(table.path.name, f"{table.path}?version={run.version}&ds={run.day}", rows=int(rows or 0))
 
@@ -349,17 +350,17 @@ def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
         run.metric(name, value)
 
 
-def _read_at(lake: Lake, day: Day, version: str) -> dt.datetime:
+def _read_at(lake: Project, day: Day, version: str) -> dt.datetime:
     """When the encoding of what is published now began: events that came since are not in it, and their mark stays."""
     runs = lake.catalog.runs(job="encode", day=day, version=version, status="done")
     return max((run.started_at for run in runs), default=_EPOCH)
 
 
-def _has_events(lake: Lake, day: Day) -> bool:
+def _has_events(lake: Project, day: Day) -> bool:
     return day in lake.events.days()
 
 
-def _skipped(lake: Lake, job: str, day: Day, version: str | None = None, *, reason: str = "no events") -> JobResult:
+def _skipped(lake: Project, job: str, day: Day, version: str | None = None, *, reason: str = "no events") -> JobResult:
     with lake.catalog.run(job, day, version) as run:
         run.skip(reason)
     return JobResult(job, day, version, "skipped", {"reason": reason})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 
 from tokenlake.catalog import Run, RunRecord
 from tokenlake.catalog.catalog import EMBED, PUBLISH
 from tokenlake.feast import repository
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.pipeline.statistics import STATISTICS
+from tokenlake.progress import Progress
 from tokenlake.times import Day, available_at
 
 MATERIALIZE = "materialize"
@@ -18,15 +18,13 @@ _VIEWS = "views"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def materialize_day(
-    lake: Lake, day: Day, run: Run, progress: Callable[[str, int, int], None] | None = None
-) -> dict[str, int]:
+def materialize_day(lake: Project, day: Day, run: Run, progress: Progress | None = None) -> dict[str, int]:
     """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
 
     Returns:
         Rows written: of each view, and `rows` of all.
     """
-    from tokenlake.feast.materializing import materialize
+    from tokenlake.feast.materialize import materialize
 
     folder, store = lake.root / repository.FOLDER, repository.identity(lake.root)
     last = _last(lake)
@@ -40,14 +38,14 @@ def materialize_day(
     return rows | {"rows": sum(rows.values())}
 
 
-def is_current(lake: Lake, day: Day) -> bool:
+def is_current(lake: Project, day: Day) -> bool:
     """Whether the day, and every day written since, is in the online store of the repository as it stands."""
     last = _last(lake)
     held = held_until(lake)
     return last is not None and held is not None and held >= day and not _written(lake, last.started_at)
 
 
-def held_until(lake: Lake) -> Day | None:
+def held_until(lake: Project) -> Day | None:
     """The last day that the registry and online store of the repository hold; None where they hold nothing yet.
 
     Raises:
@@ -58,7 +56,7 @@ def held_until(lake: Lake) -> Day | None:
     return max((metric.day for metric in told if metric.day is not None), default=None)
 
 
-def _last(lake: Lake) -> RunRecord | None:
+def _last(lake: Project) -> RunRecord | None:
     """The newest run, where it wrote to the registry and online store that the repository names now."""
     told = max(lake.catalog.metrics(_VIEWS, job=MATERIALIZE), key=lambda metric: metric.run_id, default=None)
     if told is None or told.labels.get("store") != repository.identity(lake.root):
@@ -66,7 +64,7 @@ def _last(lake: Lake) -> RunRecord | None:
     return next(run for run in lake.catalog.runs(job=MATERIALIZE) if run.id == told.run_id)
 
 
-def _written(lake: Lake, since: dt.datetime) -> set[Day]:
+def _written(lake: Project, since: dt.datetime) -> set[Day]:
     """Days that were embedded, counted, or whose tokens were published since a time."""
     runs = [run for job in (STATISTICS, PUBLISH) for run in lake.catalog.runs(job=job, status="done")]
     if lake.config.embeddings:

@@ -1,4 +1,4 @@
-"""Work whose parts don't touch, one process a part: a back-fill of several versions, the controls of a report."""
+"""Work whose parts don't touch, one process a part: a back-fill of several versions, or of a report's models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from multiprocessing import get_context
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.backfill import Progress, Report, backfill, count_statistics, days_of, lineages, to_feast
-from tokenlake.pipeline.controls import Control, run_control
+from tokenlake.lake.project import Project
+from tokenlake.pipeline.backfill import Indexed, Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.progress import Progress
 from tokenlake.times import Day
 
 _Result = TypeVar("_Result")
@@ -21,11 +21,12 @@ _CORES = os.cpu_count() or 1
 
 
 def backfill_parallel(
-    lake: Lake,
+    lake: Project,
     first: Day | None = None,
     last: Day | None = None,
     *,
     chunk_days: int | None = None,
+    index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
     """Do what `backfill` does for every encoder and for the statistics, each in a process of its own.
@@ -34,7 +35,7 @@ def backfill_parallel(
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in lineages(lake)]
+    parts = [partial(_backfill, lake, version, first, last, chunk_days, index) for version in lineages(lake)]
     parts.append(partial(_statistics, lake, first, last))
     reports = each_in_its_process(parts, progress)
     whole = Report(
@@ -44,16 +45,6 @@ def backfill_parallel(
     to_feast(lake, days_of(lake, first, last), whole, progress)
     whole.seconds = time.monotonic() - began
     return whole
-
-
-def run_controls(lake: Lake, controls: Sequence[Control], progress: Progress | None = None) -> int:
-    """Run controls along the serving version's plans; returns the rows written to `predictions`."""
-    return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
-
-
-def parts_of_controls(lake: Lake, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
-    """Each control as a part for `each_in_its_process`."""
-    return [partial(_control, lake, control) for control in controls]
 
 
 def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress: Progress | None) -> list[_Result]:
@@ -82,19 +73,21 @@ def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -
 
 
 def _backfill(
-    lake: Lake, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
+    lake: Project,
+    version: str,
+    first: Day | None,
+    last: Day | None,
+    chunk_days: int | None,
+    index: Indexed,
+    progress: Progress,
 ) -> Report:
-    return backfill(lake, first, last, version=version, chunk_days=chunk_days, progress=progress)
+    return backfill(lake, first, last, version=version, chunk_days=chunk_days, index=index, progress=progress)
 
 
-def _statistics(lake: Lake, first: Day | None, last: Day | None, progress: Progress) -> Report:
+def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Progress) -> Report:
     report = Report()
     count_statistics(lake, days_of(lake, first, last), report, progress)
     return report
-
-
-def _control(lake: Lake, control: Control, progress: Progress) -> int:
-    return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
 
 
 def _relay(running: Sequence[Future[Any]], news: Queue[Any], progress: Progress | None) -> None:

@@ -13,20 +13,20 @@ from dataclasses import replace
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.lineage import finished
+from tokenlake.features.lineage import finished
+from tokenlake.lake.project import Project
 from tokenlake.times import Day
 
 ONE_DAY = dt.timedelta(days=1)
 
 
-def plan(lake: Lake, version: str, day: Day) -> Plan:
+def plan(lake: Project, version: str, day: Day) -> Plan:
     """Return the recorded plan of a day; draw and record one when there is none."""
     standing = lake.catalog.plan(version, day)
     return standing or lake.catalog.record_plan(_draw(lake, version, day, day))
 
 
-def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) -> Iterator[list[Plan]]:
+def plan_chunks(lake: Project, version: str, days: Sequence[Day], chunk_days: int) -> Iterator[list[Plan]]:
     """Plan days chunk by chunk; each chunk is recorded when the one before it has been consumed.
 
     Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
@@ -48,7 +48,7 @@ def plan_chunks(lake: Lake, version: str, days: Sequence[Day], chunk_days: int) 
         todo = todo[len(chunk) :]
 
 
-def require_order(lake: Lake, version: str, day: Day) -> None:
+def require_order(lake: Project, version: str, day: Day) -> None:
     """Check that every earlier day with events is done.
 
     Raises:
@@ -64,7 +64,7 @@ def require_order(lake: Lake, version: str, day: Day) -> None:
         )
 
 
-def _chunk_end(lake: Lake, version: str, first: Day, last: Day, chunk_days: int) -> Day:
+def _chunk_end(lake: Project, version: str, first: Day, last: Day, chunk_days: int) -> Day:
     if any(p.day > first for p in lake.catalog.plans(version)):
         return first  # a day that came late is a chunk of its own: it trains nothing
     return min(first + dt.timedelta(days=chunk_days - 1), last)
@@ -78,7 +78,7 @@ def _sees_itself(plan: Plan, day: Day) -> bool:
     return plan.train_to is None or plan.train_to >= day
 
 
-def _draw(lake: Lake, version: str, start: Day, end: Day) -> Plan:
+def _draw(lake: Project, version: str, start: Day, end: Day) -> Plan:
     plans = lake.catalog.plans(version)
     watermark = lake.watermark()
     if not plans:
@@ -105,5 +105,5 @@ def _day(plan: Plan) -> Day:
     return plan.day
 
 
-def _untrained(lake: Lake, newest: Plan, start: Day) -> bool:
+def _untrained(lake: Project, newest: Plan, start: Day) -> bool:
     return any((newest.train_to is None or day > newest.train_to) and day < start for day in lake.events.days())

@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
-from tokenlake.lake.lake import Lake
+from tokenlake.features.lineage import encoder_of
+from tokenlake.lake.arrays import token_matrix
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
-from tokenlake.pipeline.lineage import encoder_of
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
 
@@ -18,7 +19,7 @@ from tokenlake.tokens.store import TokenStore
 _PATIENCE = 60.0
 
 
-def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | str | None]:
+def publish_day(lake: Project, day: Day, version: str) -> dict[str, int | float | str | None]:
     """Replace a day of the token store by the day's rows of the Delta table.
 
     Raises:
@@ -45,7 +46,7 @@ def publish_day(lake: Lake, day: Day, version: str) -> dict[str, int | float | s
     }
 
 
-def open_or_create(lake: Lake, version: str) -> TokenStore:
+def open_or_create(lake: Project, version: str) -> TokenStore:
     """Open a version's store; the first publish creates it."""
     path = lake.store_path(version)
     if TokenStore.exists(path):
@@ -63,13 +64,6 @@ def open_or_create(lake: Lake, version: str) -> TokenStore:
             known_at=labels,
             tail=lake.config.tokens.tail,
         )
-
-
-def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """View a list<float32> column of equal lengths as a `(rows, dim)` matrix."""
-    flat = column.combine_chunks()
-    values: NDArray[np.float32] = flat.flatten().to_numpy()
-    return values.reshape(len(flat), -1)
 
 
 def _known_at(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+from cachetools import LRUCache
 
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.keys import Ints, factorize, flat
-from tokenlake.pipeline.maturity import Bools, outcomes_of
+from tokenlake.features.keys import Ints, factorize, flat
+from tokenlake.features.label_maturity import Bools, outcomes_of
+from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, available_at
 
 STATISTICS = "statistics"
@@ -24,9 +24,9 @@ _KEPT_DAYS = 512
 class Summaries:
     """Days of events with what statistics need of them; kept in memory, since a back-fill reads each many times."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Project) -> None:
         self._lake = lake
-        self._kept: OrderedDict[tuple[Day, int], pa.Table] = OrderedDict()
+        self._kept: LRUCache[tuple[Day, int], pa.Table] = LRUCache(_KEPT_DAYS)
 
     def read(self, first: Day, last: Day) -> pa.Table:
         """Events of some days.
@@ -44,9 +44,6 @@ class Summaries:
         if key not in self._kept:
             labels = [column for name in self._labels for column in (name, f"{name}_known_at")]
             self._kept[key] = self._summary(self._lake.events.read(day=day, columns=["user_id", "timestamp", *labels]))
-            if len(self._kept) > _KEPT_DAYS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
         return self._kept[key]
 
     def _summary(self, events: pa.Table) -> pa.Table:
@@ -63,19 +60,19 @@ class Summaries:
         return list(self._lake.config.events.labels)
 
 
-def window_of(lake: Lake) -> int:
+def window_of(lake: Project) -> int:
     """Days that statistics look back: as far as the embeddings do."""
     return lake.config.embeddings.retention_days if lake.config.embeddings else _DEFAULT_WINDOW
 
 
-def statistics_of(lake: Lake, day: Day) -> tuple[pa.Table, int]:
+def statistics_of(lake: Project, day: Day) -> tuple[pa.Table, int]:
     """Work out a day's statistics, of everyone who did something in the last days.
 
     Returns:
         Rows of `user_statistics`, and how many events they were counted from.
     """
     window, end = window_of(lake), available_at(day)
-    events = lake.summaries.read(day - dt.timedelta(days=window - 1), day)
+    events = lake.shared(Summaries).read(day - dt.timedelta(days=window - 1), day)
     codes, users = factorize(flat(events["user_id"]))
     timestamps, n = events["timestamp"].to_numpy(), len(users)
     last = np.zeros(n, np.int64)
@@ -98,7 +95,7 @@ def statistics_of(lake: Lake, day: Day) -> tuple[pa.Table, int]:
     return pa.table(columns), len(codes)
 
 
-def stale_days(lake: Lake, days: Iterable[Day]) -> list[Day]:
+def stale_days(lake: Project, days: Iterable[Day]) -> list[Day]:
     """Those of the days whose statistics were never made, or were counted from other events than the lake now holds."""
     window, counts, there = window_of(lake), lake.events.counts(), set(lake.user_statistics.days())
     counted = {

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from tokenlake.catalog import Checkpoint as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline import checkpoints
-from tokenlake.pipeline.checkpoints import Checkpoint
-from tokenlake.pipeline.features import Featurizer, Targets, label_names
-from tokenlake.pipeline.frames import Frame
-from tokenlake.pipeline.history import history_of
-from tokenlake.pipeline.lineage import encoder_of
-from tokenlake.pipeline.vocabulary import Vocabulary
+from tokenlake.features import checkpoints
+from tokenlake.features.checkpoints import Checkpoint
+from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.instances import Featurizer, Targets, label_names
+from tokenlake.features.lineage import encoder_of
+from tokenlake.features.token_history import history_of
+from tokenlake.features.vocabulary import Vocabulary
+from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
 from tokenlake_models.instances import History, Instances
 from tokenlake_models.training import FitStats, Learner
@@ -33,7 +33,7 @@ _UNBOUNDED = dt.timedelta(days=28)
 _ONE_DAY = dt.timedelta(days=1)
 
 
-def train_checkpoint(lake: Lake, plan: Plan) -> dict[str, int | float | str | None]:
+def train_checkpoint(lake: Project, plan: Plan) -> dict[str, int | float | str | None]:
     """Train and save the checkpoint of a plan, continuing from its parent."""
     encoder = encoder_of(lake, plan.version)
     parent = checkpoints.load_fresh(lake, plan.version, plan.parent) if plan.parent else None
@@ -63,7 +63,7 @@ class Trainer:
 
     def __init__(
         self,
-        lake: Lake,
+        lake: Project,
         encoder: Encoder,
         *,
         kind: ModelKind = "compressor",
@@ -108,16 +108,16 @@ class Trainer:
         return self._featurizer(frame.events, frame.counts, self.vocabulary, targets=targets, seen=frame.seen)
 
 
-def _training_frame(lake: Lake, plan: Plan, targets: Targets) -> Frame:
+def _training_frame(lake: Project, plan: Plan, targets: Targets) -> Frame:
     assert plan.train_from is not None
     assert plan.train_to is not None
     first = plan.train_from - _lookback(lake)
     frames = []
     for day in lake.events.days():
         if plan.train_from <= day <= plan.train_to:
-            frames.append(lake.frames.read(day, plan.watermark))
+            frames.append(lake.shared(Frames).read(day, plan.watermark))
         elif first <= day < plan.train_from:
-            frames.append(_matured(lake, lake.frames.read(day, plan.watermark), targets))
+            frames.append(_matured(lake, lake.shared(Frames).read(day, plan.watermark), targets))
     return Frame(
         pa.concat_tables([frame.events for frame in frames]),
         np.concatenate([frame.counts for frame in frames]),
@@ -125,12 +125,12 @@ def _training_frame(lake: Lake, plan: Plan, targets: Targets) -> Frame:
     )
 
 
-def _lookback(lake: Lake) -> dt.timedelta:
+def _lookback(lake: Project) -> dt.timedelta:
     late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
     return max(late, default=dt.timedelta())
 
 
-def _matured(lake: Lake, frame: Frame, targets: Targets) -> Frame:
+def _matured(lake: Project, frame: Frame, targets: Targets) -> Frame:
     """Rows of an earlier day whose label becomes known within the target window only."""
     begin, end = (pa.scalar(bound, pa.timestamp("us", "UTC")) for bound in targets)
     fresh = pa.array(np.zeros(frame.events.num_rows, bool))

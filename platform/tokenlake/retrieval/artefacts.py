@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import IndexVersion
 from tokenlake.errors import CorruptionError, NotFoundError
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.arrays import token_matrix
+from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
-from tokenlake.pipeline.publishing import token_matrix
 from tokenlake.retrieval.identity import Identity
 from tokenlake.times import Day
 
@@ -31,17 +31,17 @@ _CHUNK = 1 << 20
 Stamp: TypeAlias = dict[str, Any]
 
 
-def folder_of(lake: Lake, day: Day) -> Path:
+def folder_of(lake: Project, day: Day) -> Path:
     """Where a day's indexes and graph lie."""
     return lake.data / "retrieval" / lake.config.embedding_version / day.isoformat()
 
 
-def tables(lake: Lake) -> dict[str, Table]:
+def tables(lake: Project) -> dict[str, Table]:
     """The embeddings that each index is made of."""
     return {"users": lake.user_embeddings, "items": lake.item_embeddings}
 
 
-def stamp(lake: Lake, day: Day) -> Stamp:
+def stamp(lake: Project, day: Day) -> Stamp:
     """Changes whenever the day's embeddings were written again, or the settings changed."""
     version = lake.config.embedding_version
     return {
@@ -50,23 +50,37 @@ def stamp(lake: Lake, day: Day) -> Stamp:
     }
 
 
-def index_is_current(lake: Lake, day: Day) -> bool:
+def index_is_current(lake: Project, day: Day) -> bool:
     """Whether a day's indexes are of the embeddings that stand."""
     return _standing(folder_of(lake, day) / MADE, stamp(lake, day)) is not None
 
 
-def graph_is_current(lake: Lake, day: Day) -> bool:
+def graph_is_current(lake: Project, day: Day) -> bool:
     """Whether a day's graph is of the embeddings that stand, and its rows of `edges` are there."""
     made = _standing(folder_of(lake, day) / GRAPH_MADE, stamp(lake, day))
     return made is not None and made["edges"] == lake.edges.count(day=day, version=lake.config.embedding_version)
 
 
+def index_is_published(lake: Project, day: Day) -> bool:
+    """Whether a day's indexes are there and whole, of the present embeddings or of earlier ones."""
+    return _whole(folder_of(lake, day) / MADE) is not None
+
+
+def graph_is_published(lake: Project, day: Day) -> bool:
+    """Whether a day's graph is there and whole, of the present embeddings or of earlier ones."""
+    return _whole(folder_of(lake, day) / GRAPH_MADE) is not None
+
+
 def _standing(path: Path, of: Stamp) -> Stamp | None:
     """What a note says, if it is of that stamp and every file that it names is there."""
+    made = _whole(path)
+    return made if made is not None and made["stamp"] == of else None
+
+
+def _whole(path: Path) -> Stamp | None:
+    """What a note says, if every file that it names is there."""
     made = read_made(path)
-    if made is None or made["stamp"] != of or not all((path.parent / name).exists() for name in made["sums"]):
-        return None
-    return made
+    return made if made is not None and all((path.parent / name).exists() for name in made["sums"]) else None
 
 
 def read_made(path: Path) -> Stamp | None:
@@ -98,7 +112,7 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def record(lake: Lake, name: str, identity: Identity, rows: int, stats: Mapping[str, object]) -> None:
+def record(lake: Project, name: str, identity: Identity, rows: int, stats: Mapping[str, object]) -> None:
     """Tell the catalog of an index or graph."""
     path = str(folder_of(lake, identity.day))
     lake.catalog.add_index(

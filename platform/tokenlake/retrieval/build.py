@@ -1,4 +1,4 @@
-"""Makes a day's indexes and graph of its embeddings. They are derived: deleted, they are made again when asked for."""
+"""Makes a day's indexes and graph of its embeddings: what the jobs call. Readers load what is there (`load`)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tokenlake.errors import NotFoundError
 from tokenlake.files import whole_folder
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.locks import hold
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import (
-    GRAPH,
     MADE,
     NAMES,
     folder_of,
@@ -22,14 +20,13 @@ from tokenlake.retrieval.artefacts import (
     stamp,
 )
 from tokenlake.retrieval.faiss_build import build, require_faiss
-from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index, request
 from tokenlake.times import Day
 
 _PATIENCE = 600.0
 
 
-def ensure(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
+def ensure(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
     """Build what is missing of some days' indexes and graphs; returns the days of which anything was built.
 
     Raises:
@@ -42,7 +39,7 @@ def ensure(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) -> list[Da
     return sorted({*indexed, *ensure_graphs(lake, wanted, rebuild=rebuild)})
 
 
-def ensure_indexes(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
+def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
     """Build the indexes of those days that have none of their present embeddings; else as `ensure`."""
     require_faiss()
     with hold(lake.data / "locks" / "retrieval", "building indexes", timeout=_PATIENCE):
@@ -51,7 +48,7 @@ def ensure_indexes(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) ->
     return stale
 
 
-def ensure_graphs(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
+def ensure_graphs(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
     """Build the graphs of those days that have none of their present embeddings; else as `ensure`.
 
     What indexes they need is built, too: those of the days, and those that the weights of their edges are fitted on.
@@ -68,40 +65,12 @@ def ensure_graphs(lake: Lake, days: Iterable[Day], *, rebuild: bool = False) -> 
     return stale
 
 
-def is_current(lake: Lake, day: Day) -> bool:
+def is_current(lake: Project, day: Day) -> bool:
     """Whether a day's indexes and graph are of the embeddings that stand."""
     return index_is_current(lake, day) and graph_is_current(lake, day)
 
 
-def load_index(lake: Lake, name: str, day: Day | None) -> Index:
-    """What `lake.index` does."""
-    if name not in NAMES:
-        raise NotFoundError(f"no index {name!r}; there are {list(NAMES)}")
-    day = _newest(lake, day)
-    if not index_is_current(lake, day):
-        ensure_indexes(lake, [day])
-    return Index(folder_of(lake, day) / name)
-
-
-def load_graph(lake: Lake, day: Day | None) -> Graph:
-    """What `lake.graph` does."""
-    day = _newest(lake, day)
-    if not graph_is_current(lake, day):
-        ensure_graphs(lake, [day])
-    return Graph.load(folder_of(lake, day) / GRAPH)
-
-
-def _newest(lake: Lake, day: Day | None) -> Day:
-    days = lake.user_embeddings.days(lake.config.embedding_version)
-    if not days or (day is not None and day not in days):
-        raise NotFoundError(
-            f"no embeddings of {day or 'any day'} yet; `tokenlake backfill {lake.root}` makes them"
-            + (f" (there are {days[0]} to {days[-1]})" if days else "")
-        )
-    return days[-1] if day is None else day
-
-
-def _build_indexes(lake: Lake, days: Sequence[Day]) -> None:
+def _build_indexes(lake: Project, days: Sequence[Day]) -> None:
     """Build the indexes of days in one process, and put each day's folder into its place; its graph goes with the old."""
     if not days:
         return
@@ -119,7 +88,7 @@ def _build_indexes(lake: Lake, days: Sequence[Day]) -> None:
                 artefacts.record(lake, name, index.identity, len(index), index.stats)
 
 
-def _request(lake: Lake, day: Day, part: Path) -> None:
+def _request(lake: Project, day: Day, part: Path) -> None:
     settings = lake.config.retrieval
     for name, table in artefacts.tables(lake).items():
         identity, ids, vectors = read_vectors(table, lake.config.embedding_version, day)

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Retrieval
 from tokenlake.errors import NotFoundError, SchemaError
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Instants
-from tokenlake.pipeline.keys import Ints
+from tokenlake.features.activity import Instants
+from tokenlake.features.keys import Ints
+from tokenlake.lake.project import Project
 from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood, shares
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.index import Index
+from tokenlake.retrieval.load import load_graph, load_index, serving_day
 from tokenlake.retrieval.pools import Pools, best
 from tokenlake.retrieval.queries import encode, others
 from tokenlake.times import Day, as_micros, day_of
@@ -78,18 +79,21 @@ class Retriever:
         ablation: defaults to none.
     """
 
-    def __init__(self, lake: Lake, last: Day, ablation: Ablation | None = None, pools: Pools | None = None) -> None:
+    def __init__(self, lake: Project, last: Day, ablation: Ablation | None = None, pools: Pools | None = None) -> None:
         self._lake = lake
         self._settings: Retrieval = lake.config.retrieval
         self._ablation = ablation or Ablation()
         self.pools = pools or Pools(lake, last)
         self._days = lake.user_embeddings.days(lake.config.embedding_version)
+        self._served: dict[Day, Day | None] = {}
         self._kept: _OneDay | None = None
 
     def available(self, now: int) -> Day | None:
-        """The newest day whose vectors were available at an instant, or None."""
+        """The newest day whose index and graph were available at an instant, or None: `load.serving_day`."""
         end = day_of(now) - dt.timedelta(days=1 + self._ablation.stale)
-        return max((day for day in self._days if day <= end), default=None)
+        if end not in self._served:
+            self._served[end] = serving_day(self._lake, self._days, end)
+        return self._served[end]
 
     def vectors(self, users: pa.Array, at: Instants) -> list[NDArray[np.float32] | None]:
         """Query vector of each user at a time, by the encoder of the day that serves it; None where none does."""
@@ -99,7 +103,7 @@ class Retriever:
         for day in {day for day in days if day is not None}:
             queries = [i for i, d in enumerate(days) if d == day]
             found, _ = encode(
-                self._lake, self.pools, self._lake.index("users", day).identity, codes[queries], at[queries]
+                self._lake, self.pools, load_index(self._lake, "users", day).identity, codes[queries], at[queries]
             )
             for i, vector in zip(queries, found, strict=True):
                 out[i] = vector
@@ -156,10 +160,10 @@ class Retriever:
 class _OneDay:
     """Index, graph, encoder and neighbourhood of one day, all of one identity."""
 
-    def __init__(self, lake: Lake, pools: Pools, day: Day) -> None:
+    def __init__(self, lake: Project, pools: Pools, day: Day) -> None:
         self._lake, self._pools = lake, pools
-        self.index: Index = lake.index("users", day)
-        self.graph: Graph = lake.graph(day)
+        self.index: Index = load_index(lake, "users", day)
+        self.graph: Graph = load_graph(lake, day)
         self.identity: Identity = self.index.identity
         self.identity.require(self.graph.identity, "the graph")
         self._near = Neighborhood(self.index, pools, own=not lake.config.retrieval.exclude_seen)
@@ -180,7 +184,7 @@ class _OneDay:
         return replace(edges, queries=np.concatenate([[0], np.cumsum(counts)]))
 
 
-def candidates(lake: Lake, users: object, at: object, k: int) -> Candidates:
+def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
     """What `lake.candidates` does."""
     ids = users if isinstance(users, pa.Array) else pa.array(np.atleast_1d(np.asarray(users)).tolist())
     ids = ids.cast(lake.events.schema.field("user_id").type)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.pipeline.keys import Ints
+from tokenlake.features.keys import Ints
 from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.pools import Pools
 from tokenlake.times import DAY_US

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import MissingExtraError
-from tokenlake.pipeline.keys import Ints
+from tokenlake.features.keys import Ints
 from tokenlake.retrieval.graph import Graph
 
 _TOLERANCE = 1e-9

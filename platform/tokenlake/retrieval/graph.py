@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
-from tokenlake.pipeline.activity import taken
+from tokenlake.features.activity import taken
+from tokenlake.features.keys import Ints
 from tokenlake.pipeline.arrays import read_arrays, write_arrays
-from tokenlake.pipeline.keys import Ints
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.identity import Identity
 

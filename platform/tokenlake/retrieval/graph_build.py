@@ -7,10 +7,9 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import taken
-from tokenlake.pipeline.embedding import questions
-from tokenlake.pipeline.keys import Ints
+from tokenlake.features.activity import questions, taken
+from tokenlake.features.keys import Ints
+from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, folder_of
 from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood
@@ -27,7 +26,7 @@ _QUESTIONS = 1500
 _STEP, _CELLS = 128, 1 << 22
 
 
-def fitted_on(lake: Lake, day: Day) -> Day | None:
+def fitted_on(lake: Project, day: Day) -> Day | None:
     """The day whose vectors the edge weights of `day` are fitted on: what happened since is known by then."""
     settings = lake.config.retrieval
     bound = day - dt.timedelta(days=settings.edge_days)
@@ -35,7 +34,7 @@ def fitted_on(lake: Lake, day: Day) -> Day | None:
     return earlier[-1] if earlier and settings.weights == "learned" else None
 
 
-def build_graph(lake: Lake, day: Day) -> None:
+def build_graph(lake: Project, day: Day) -> None:
     """Build and publish a day's graph: the file, then its rows of `edges`, then the note that both are there.
 
     A reader of either sees the old one or the new one whole. Killed in between, the day has no note, and is built again.
@@ -54,7 +53,7 @@ def build_graph(lake: Lake, day: Day) -> None:
     artefacts.write_made(folder / GRAPH_MADE, made, [folder / GRAPH])
 
 
-def make_graph(lake: Lake, day: Day) -> Graph:
+def make_graph(lake: Project, day: Day) -> Graph:
     """A day's graph, of its indexes and of the events up to its end."""
     source, model = fitted_on(lake, day), EdgeModel()
     pools, own = Pools(lake, day, source or day), not lake.config.retrieval.exclude_seen
@@ -64,12 +63,12 @@ def make_graph(lake: Lake, day: Day) -> Graph:
     return _graph(Neighborhood(index, pools, own=own), model, day_start(day + _ONE_DAY), own=own)
 
 
-def write_edges(lake: Lake, graph: Graph) -> None:
+def write_edges(lake: Project, graph: Graph) -> None:
     """Replace a day of the `edges` table by a graph's, in one commit."""
     lake.edges.replace_day(graph.identity.day, graph.edges(), version=graph.identity.version)
 
 
-def _fit(lake: Lake, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:
+def _fit(lake: Project, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:
     """Fit edge weights to the positives between the index's day and the end of `day`."""
     since, end = day_start(near.index.identity.day + _ONE_DAY), day_start(day + _ONE_DAY)
     assert lake.config.embeddings is not None

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Chosen, Histories, Log, taken
-from tokenlake.pipeline.encoded import whole_block
-from tokenlake.pipeline.keys import Ints
-from tokenlake.pipeline.user_features import places
+from tokenlake.features.activity import Chosen, Days, Histories, Log, taken
+from tokenlake.features.encoding_cache import whole_block
+from tokenlake.features.keys import Ints
+from tokenlake.features.user_inputs import places
+from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
 
 #: Span of the popularity that fills up candidates.
@@ -38,9 +38,9 @@ class Pools:
         items: int64 (n,), item code of each row of the log.
     """
 
-    def __init__(self, lake: Lake, last: Day, first: Day | None = None) -> None:
+    def __init__(self, lake: Project, last: Day, first: Day | None = None) -> None:
         self._config = lake.config
-        self.log: Log = lake.activity.read(self._needed(lake, last, first), last, None)
+        self.log: Log = lake.shared(Days).read(self._needed(lake, last, first), last, None)
         items = self.log.column("item_id")
         ids = pc.unique(items)
         self.ids: pa.Array = ids.take(pc.array_sort_indices(ids))
@@ -50,7 +50,7 @@ class Pools:
         self._popular: dict[tuple[Day, dt.timedelta | None], Popularity] = {}
 
     @staticmethod
-    def _needed(lake: Lake, last: Day, first: Day | None) -> Day:
+    def _needed(lake: Project, last: Day, first: Day | None) -> Day:
         settings = lake.config.retrieval
         if first is None or settings.window is None or settings.exclude_seen:
             return Day.min

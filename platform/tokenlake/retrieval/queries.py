@@ -7,18 +7,18 @@ import datetime as dt
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.lake.lake import Lake
-from tokenlake.pipeline.activity import Instants
-from tokenlake.pipeline.embedding import spec_of
-from tokenlake.pipeline.encoded import encoded_days
-from tokenlake.pipeline.keys import Ints
+from tokenlake.features.activity import Instants
+from tokenlake.features.encoding_cache import encoded_days
+from tokenlake.features.keys import Ints
+from tokenlake.features.lineage import spec_of
+from tokenlake.lake.project import Project
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.pools import Pools
 from tokenlake.times import day_of
 
 
 def encode(
-    lake: Lake, pools: Pools, identity: Identity, codes: Ints, now: Instants
+    lake: Project, pools: Pools, identity: Identity, codes: Ints, now: Instants
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Vectors of users at moments by an identity's encoder, float32 (q, dim); and who did anything before."""
     days = encoded_days(lake, identity.version, identity.checkpoint)

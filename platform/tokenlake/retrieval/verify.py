@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from tokenlake.errors import CorruptionError
-from tokenlake.lake.lake import Lake
+from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, MADE
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
 from tokenlake.times import as_day
 
-_MEND = "it is derived: delete the folder, and `tokenlake backfill` or the next question makes it again"
+_MEND = "it is derived: delete the folder, and `tokenlake index LAKE DAY` makes it again"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Checked:
     files: int
 
 
-def verify(lake: Lake) -> Iterator[Checked]:
+def verify(lake: Project) -> Iterator[Checked]:
     """Check every day's indexes, graph and rows of `edges`.
 
     Raises:
@@ -50,7 +50,7 @@ def verify(lake: Lake) -> Iterator[Checked]:
             yield _day(lake, folder, made)
 
 
-def _day(lake: Lake, folder: Path, made: dict[str, Any]) -> Checked:
+def _day(lake: Project, folder: Path, made: dict[str, Any]) -> Checked:
     _sums(folder, made["sums"])
     counts = {name: len(Index(folder / name)) for name in artefacts.NAMES}
     version, day = folder.parent.name, as_day(folder.name)
@@ -81,7 +81,7 @@ def _sums(folder: Path, sums: dict[str, str]) -> None:
             raise CorruptionError(f"{folder / name} is not what was written; {_MEND}")
 
 
-def _graph(lake: Lake, folder: Path, linked: dict[str, Any]) -> int:
+def _graph(lake: Project, folder: Path, linked: dict[str, Any]) -> int:
     _sums(folder, linked["sums"])
     graph = Graph.load(folder / GRAPH)
     stored = lake.edges.read(day=graph.identity.day, version=graph.identity.version, columns=["src", "dst", "weight"])

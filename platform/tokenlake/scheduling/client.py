@@ -15,7 +15,7 @@ from tokenlake.errors import NotFoundError, ServiceError
 from tokenlake.scheduling import TAG
 
 #: Called with the run (None before there is one) and its task -> state, whenever a state has changed.
-Progress = Callable[["Run | None", Mapping[str, str]], None]
+Watch = Callable[["Run | None", Mapping[str, str]], None]
 #: What needs to be well before Airflow can run anything.
 _PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _ENDED = frozenset({"success", "failed"})
@@ -174,7 +174,7 @@ class Client:
         *,
         since: Run | None = None,
         timeout: float = 600,
-        progress: Progress | None = None,
+        progress: Watch | None = None,
     ) -> Run:
         """Wait until a partition's newest run has ended, well or not.
 
@@ -207,7 +207,7 @@ class Client:
             time.sleep(_POLL)
 
     def wait_all(
-        self, key: str, *, since: Run | None = None, timeout: float = 1800, progress: Progress | None = None
+        self, key: str, *, since: Run | None = None, timeout: float = 1800, progress: Watch | None = None
     ) -> dict[str, Run | None]:
         """Wait until all of Tokenlake's DAGs have ended for a partition, in the order in which they start each other.
 

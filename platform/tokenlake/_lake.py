@@ -1,0 +1,143 @@
+"""`Lake`: the one object that users hold; every method hands on to the room that does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenlake.lake.project import Project
+from tokenlake.times import Day, DayLike, as_day
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from tokenlake.pipeline.backfill import Indexed, Report
+    from tokenlake.retrieval.candidates import Candidates
+    from tokenlake.retrieval.graph import Graph
+    from tokenlake.retrieval.index import Index
+
+
+def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.open
+    """Open a lake.
+
+    Args:
+        folder_or_yaml: a folder that holds `tokenlake.yaml`, or the file itself.
+
+    Raises:
+        ConfigError: there is no such file, or it says something that cannot be.
+    """
+    return Lake.open(folder_or_yaml)
+
+
+class Lake(Project):
+    """A project with its daily jobs, and what they publish: tokens of new events, index, graph, candidates."""
+
+    # The daily jobs.
+
+    def run(self, day: DayLike) -> Report:
+        """Run all daily jobs of one day, for every encoder: the functions that the DAGs call.
+
+        Running a day again changes nothing.
+
+        Raises:
+            OrderError: an earlier day with events is not done.
+        """
+        from tokenlake.pipeline.backfill import run
+
+        return run(self, as_day(day))
+
+    def backfill(
+        self,
+        first: DayLike | None = None,
+        last: DayLike | None = None,
+        *,
+        version: str | None = None,
+        index: Indexed = "last",
+    ) -> Report:
+        """Run all daily jobs from one day to another, training once per chunk of days.
+
+        Args:
+            first: defaults to the first day with events.
+            last: defaults to the last day with events.
+            version: one encoder or version; defaults to every encoder of the config.
+            index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
+        """
+        from tokenlake.pipeline.backfill import backfill
+
+        return backfill(self, *_range(first, last), version=version, index=index)
+
+    def encode(self, events: pa.Table, *, version: str | None = None) -> NDArray[np.float32]:
+        """Tokens of new events, as the nightly job would write them.
+
+        Args:
+            events: rows with the source's columns, ingested already or not. What the lake holds strictly before
+                each row, and the other rows of this call, are its past.
+            version: a version or encoder; defaults to the serving one.
+
+        Returns:
+            float32 `(rows, dim)`, rounded to the store's dtype, in the order of the rows.
+
+        Raises:
+            SchemaError: a row that ingest would quarantine; the message gives its reason.
+            NotFoundError: no checkpoint yet.
+        """
+        from tokenlake.pipeline.realtime import encode
+
+        return encode(self, events, self.resolve(version))
+
+    def drop(self, version: str) -> None:
+        """Remove a version for good: its store with what it has in Redis, checkpoints, rows, and its runs.
+
+        Raises:
+            NotFoundError: no such version.
+            VersionError: it serves, or an encoder of the config would make it again.
+            LockedError: one of its jobs runs.
+        """
+        from tokenlake.pipeline.dropping import drop
+
+        drop(self, version)
+
+    # Retrieval.
+
+    def index(self, name: str = "users", day: DayLike | None = None) -> Index:
+        """The FAISS index of a day's `users` or `items`, as the `index` job published it; defaults to the newest.
+
+        Raises:
+            NotFoundError: none was published of that day; the message names the command that makes it.
+            MissingExtraError: faiss is not installed.
+        """
+        from tokenlake.retrieval.load import load_index
+
+        return load_index(self, name, None if day is None else as_day(day))
+
+    def graph(self, day: DayLike | None = None) -> Graph:
+        """The graph of similar users at the end of a day, as the `graph` job published it; else as `index`."""
+        from tokenlake.retrieval.load import load_graph
+
+        return load_graph(self, None if day is None else as_day(day))
+
+    def candidates(self, users: Any, at: Any, k: int = 100) -> Candidates:
+        """Items for users at times, by what similar users did before (U2U2I, docs/retrieval.md).
+
+        Args:
+            users: q ids.
+            at: one time, or one for each; nothing from then on is read, and of vectors, index and graph only what was
+                available then.
+            k: candidates a query, at most.
+
+        Returns:
+            Jagged `items` and `scores`, best first, with `offsets` (q + 1,).
+
+        Raises:
+            NotFoundError: no embeddings yet, or the index or graph of a day was not published.
+            MissingExtraError: faiss is not installed.
+        """
+        from tokenlake.retrieval.candidates import candidates
+
+        return candidates(self, users, at, k)
+
+
+def _range(first: DayLike | None, last: DayLike | None) -> tuple[Day | None, Day | None]:
+    return None if first is None else as_day(first), None if last is None else as_day(last)

@@ -1,0 +1,1 @@
+"""How good it is: reports on token models, rankers and candidates, beside baselines and controls."""

@@ -1,0 +1,144 @@
+"""Controls: models that are trained and scored over the same days as an encoder, only to be compared with it.
+
+They follow the encoder's own plans: the same days trained on before the same days are scored. Their predictions lie in
+the `predictions` table under a version that begins with `control-`; they make no tokens that anybody could fetch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.catalog import Plan
+from tokenlake.config import Encoder
+from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.token_history import fetch_history
+from tokenlake.lake.project import Project
+from tokenlake.pipeline.encoding import predictions_table
+from tokenlake.pipeline.parallel import each_in_its_process
+from tokenlake.pipeline.training import ModelKind, Trainer
+from tokenlake.progress import Progress
+from tokenlake.times import Day
+from tokenlake.tokens.rounding import round_to
+from tokenlake.tokens.store import TokenStore
+from tokenlake_models.instances import History
+
+
+@dataclass(frozen=True)
+class Control:
+    """One model to compare with.
+
+    Attributes:
+        name: what the report calls it.
+        kind: the encoder's own architecture, or logistic regression on the same features.
+        encoder: scheme, widths, and whether the running counts are among its inputs.
+    """
+
+    name: str
+    kind: ModelKind
+    encoder: Encoder
+
+    def version(self, lake: Project) -> str:
+        """Where its predictions lie: they depend on the model and the features."""
+        made_of = [self.kind, self.encoder.model_dump(mode="json"), lake.config.events.model_dump(mode="json")]
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        return f"control-{self.name.replace(' ', '-')}-{digest[:8]}"
+
+
+def controls_of(lake: Project) -> list[Control]:
+    """Each scheme of the config with the counts switched over, and logistic regression with and without them."""
+    by_scheme = {encoder.scheme: encoder for encoder in reversed(lake.config.tokens.encoders.values())}
+    switched = [encoder.model_copy(update={"counts": not encoder.counts}) for encoder in by_scheme.values()]
+    serving = lake.config.tokens.encoders[lake.config.tokens.serving_name]
+    alone = [serving.model_copy(update={"counts": counts, "scheme": "temporal-order"}) for counts in (True, False)]
+    return [
+        *(Control(title(encoder.scheme, encoder), "compressor", encoder) for encoder in switched),
+        *(Control(title("logistic", encoder), "logistic", encoder) for encoder in alone),
+    ]
+
+
+def title(what: str, encoder: Encoder) -> str:
+    """What a report calls a model."""
+    return what if encoder.counts else f"{what} without counts"
+
+
+def is_complete(lake: Project, control: Control, plans: list[Plan]) -> bool:
+    """Whether a control's predictions of all these days are there."""
+    there = set(lake.predictions.days(control.version(lake)))
+    return all(plan.day in there for plan in plans if not plan.bootstrap)
+
+
+def run_control(lake: Project, control: Control, plans: list[Plan], progress: Progress | None = None) -> int:
+    """Train and score a control along the given plans; returns the rows written to `predictions`.
+
+    One pass from the beginning: a control's state is not kept, only what it predicted.
+    """
+    version = control.version(lake)
+    scored: list[pa.Table] = []
+    with tempfile.TemporaryDirectory(prefix="tokenlake-control-") as folder:
+        model = _Progressive(lake, control, Path(folder) / "tokens")
+        for i, plan in enumerate(plans):
+            frame = lake.shared(Frames).read(plan.day, plan.watermark)
+            scores = model.score(plan, frame)
+            if not plan.bootstrap:
+                scored.append(predictions_table(lake, frame.events, scores, control.name, version))
+            if progress:
+                progress(control.name, i + 1, len(plans))
+    if scored:
+        lake.predictions.replace_version(version, pa.concat_tables(scored))
+    return sum(table.num_rows for table in scored)
+
+
+def run_controls(lake: Project, controls: Sequence[Control], progress: Progress | None = None) -> int:
+    """Run controls along the serving version's plans; returns the rows written to `predictions`."""
+    return sum(each_in_its_process(parts_of_controls(lake, controls), progress))
+
+
+def parts_of_controls(lake: Project, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
+    """Each control as a part for `each_in_its_process`."""
+    return [partial(_control, lake, control) for control in controls]
+
+
+def _control(lake: Project, control: Control, progress: Progress) -> int:
+    return run_control(lake, control, lake.catalog.plans(lake.resolve()), progress)
+
+
+class _Progressive:
+    """Scores day after day, trained as each day's plan says, with a token store of its own for SIT's history."""
+
+    def __init__(self, lake: Project, control: Control, store: Path) -> None:
+        self._encoder = control.encoder
+        self._dtype = lake.config.tokens.dtype
+        self._trainer = Trainer(lake, control.encoder, kind=control.kind)
+        self._checkpoint: str | None = None
+        self._store: TokenStore | None = None
+        if control.kind == "compressor" and self._encoder.scheme == "user-order" and self._encoder.history:
+            self._store = TokenStore.create(store, dim=self._encoder.dim, dtype=self._dtype)
+
+    def score(self, plan: Plan, frame: Frame) -> NDArray[np.float32]:
+        if plan.checkpoint != self._checkpoint:
+            self._trainer.fit(plan, self._history)
+            self._checkpoint = plan.checkpoint
+        learner = self._trainer.learner
+        history = self._history(frame.events, plan.day)
+        scores: NDArray[np.float32] = learner.score(self._trainer.instances(frame), history).numpy()
+        if self._store is not None:
+            real = frame.real()
+            tokens = round_to(learner.encode(self._trainer.instances(real)).numpy(), self._dtype)
+            self._store.write_day(plan.day, real.events["user_id"], real.events["timestamp"], tokens)
+        return scores
+
+    def _history(self, events: pa.Table, before: Day) -> History | None:
+        if self._store is None:
+            return None
+        return fetch_history(self._store, pc.unique(events["user_id"]), before=before, length=self._encoder.history)

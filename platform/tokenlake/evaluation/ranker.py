@@ -1,0 +1,318 @@
+"""An HSTU ranker over the stored tokens, trained in one pass in order of time: IAT's second stage, measured.
+
+For every labelled event after the bootstrap chunk: the user's last tokens strictly before it, from the token store,
+with what was known of their labels by then; the event's own token as the candidate; a prediction; and only then, once
+the label is known, one step of learning. So each prediction comes from a model that saw nothing of its future.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from tokenlake.catalog import Plan
+from tokenlake.errors import NotFoundError
+from tokenlake.evaluation.controls import title
+from tokenlake.evaluation.tokens import TokenReport, read, report_on
+from tokenlake.features import checkpoints
+from tokenlake.features.day_features import Frames
+from tokenlake.features.instances import Featurizer, label_names
+from tokenlake.features.label_maturity import outcomes_of
+from tokenlake.features.lineage import encoder_of, finished
+from tokenlake.lake.project import Project
+from tokenlake.pipeline.encoding import predictions_table
+from tokenlake.progress import Progress
+from tokenlake.times import DAY_US, NEVER, as_micros, day_start
+from tokenlake.tokens.rounding import round_to
+from tokenlake_models.hstu import HstuConfig, Questions
+from tokenlake_models.hstu_training import HstuLearner
+
+#: What the predictions are called in the `predictions` table.
+RANKER, RUNNING = "hstu ranker", "running base rate"
+
+
+@dataclass(frozen=True)
+class RankerOptions:
+    """Shape and pace of the ranker; the defaults are for two cores.
+
+    Attributes:
+        history: tokens of a question at most.
+        dim: width of the layers.
+        layers: HSTU layers.
+        heads: of attention.
+        preset: see `tokenlake_models.hstu.HstuConfig`.
+        batch: labelled rows a step, about.
+        learning_rate: of AdamW.
+        seed: of the weights.
+    """
+
+    history: int = 64
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    preset: Literal["research", "stu"] = "stu"
+    batch: int = 256
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+def ranker_version(lake: Project, version: str, options: RankerOptions) -> str:
+    """Where the predictions of a ranker over one version's tokens lie."""
+    made_of = [version, dataclasses.asdict(options), lake.config.events.model_dump(mode="json")]
+    return f"ranker-{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def is_trained(lake: Project, version: str, options: RankerOptions) -> bool:
+    """Whether the ranker has predicted all that the source model has."""
+    days = [plan.day for plan in _plans(lake, version)]
+    if not days:
+        return False
+    span = (days[0], days[-1])
+    theirs = lake.predictions.read(version=version, between=span, columns=["ds"])["ds"]
+    ours = lake.predictions.read(version=ranker_version(lake, version, options), between=span, columns=["ds"])["ds"]
+    return len(ours) == 2 * len(theirs.filter(pc.is_in(theirs, value_set=pa.array(days))))
+
+
+def train_ranker(
+    lake: Project, version: str, options: RankerOptions | None = None, progress: Progress | None = None
+) -> int:
+    """Train a ranker on one version's tokens, and write what it predicted into `predictions`.
+
+    Its state is not kept, only its predictions, and beside them those of the running base rate: the share of positives
+    among the labels learned so far.
+
+    Args:
+        lake: the lake.
+        version: of the tokens, as `lake.resolve` gives it.
+        options: the ranker's.
+        progress: told after each day.
+
+    Returns:
+        Rows predicted.
+
+    Raises:
+        NotFoundError: no day after the bootstrap chunk is published yet.
+    """
+    options = options or RankerOptions()
+    plans = _plans(lake, version)
+    if not plans:
+        raise NotFoundError(
+            f"{version} has no published day after the bootstrap chunk yet; `tokenlake backfill` makes them"
+        )
+    stream = _Stream(lake, version, options)
+    name = ranker_version(lake, version, options)
+    written: list[pa.Table] = []
+    for i, plan in enumerate(plans):
+        day = _read_day(lake, version, plan)
+        scores, running = stream.take(day.rows, day_start(plan.day) + DAY_US)
+        for model, values in ((RANKER, scores), (RUNNING, running)):
+            written.append(predictions_table(lake, day.events, values, model, name))
+        if progress:
+            progress(RANKER, i + 1, len(plans))
+    lake.predictions.replace_version(name, pa.concat_tables(written))
+    rows: int = sum(table.num_rows for table in written) // 2
+    return rows
+
+
+def ranker_report(
+    lake: Project, version: str, options: RankerOptions | None = None, *, resamples: int = 200
+) -> TokenReport:
+    """Score a trained ranker beside the base rate, the running base rate and its source model, on the same rows.
+
+    Args:
+        lake: the lake.
+        version: of the tokens.
+        options: those that it was trained with.
+        resamples: of the user bootstrap.
+
+    Raises:
+        NotFoundError: it is not trained, or the lake has got new predictions since.
+    """
+    name = ranker_version(lake, version, options or RankerOptions())
+    days = lake.predictions.days(name)
+    if not days:
+        raise NotFoundError(f"no ranker over {version} yet; `tokenlake evaluate --part ranker` trains one")
+    ours = read(lake, name, days)
+    encoder = encoder_of(lake, version)
+    tables = {title(f"{encoder.scheme} (source)", encoder): read(lake, version, days)}
+    tables |= {model: ours.filter(pc.field("model") == model) for model in (RUNNING, RANKER)}
+    return report_on(lake, tables, dict(zip(tables, (version, name, name), strict=True)), resamples)
+
+
+def _plans(lake: Project, version: str) -> list[Plan]:
+    """Published days whose tokens were made by a model that had not been trained on them."""
+    there = finished(lake, version)
+    return [plan for plan in lake.catalog.plans(version) if plan.day in there and not plan.bootstrap]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Candidates, one a row.
+
+    Attributes:
+        users: ids.
+        timestamps: `(n,)` microseconds.
+        tokens: `(n, dim)`, of each row's own features alone.
+        targets: `(n, L)`, 0 where unknown.
+        when: `(n, L)` the instant after which the label may be learned from; NEVER where it is not known.
+    """
+
+    users: pa.Array
+    timestamps: NDArray[np.int64]
+    tokens: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    when: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def take(self, index: NDArray[np.int64]) -> _Rows:
+        return _Rows(
+            self.users.take(pa.array(index)),
+            self.timestamps[index],
+            self.tokens[index],
+            self.targets[index],
+            self.when[index],
+        )
+
+    def followed_by(self, other: _Rows) -> _Rows:
+        return _Rows(
+            pa.concat_arrays([self.users, other.users]),
+            np.concatenate([self.timestamps, other.timestamps]),
+            np.concatenate([self.tokens, other.tokens]),
+            np.concatenate([self.targets, other.targets]),
+            np.concatenate([self.when, other.when]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    events: pa.Table
+    rows: _Rows
+
+
+def _read_day(lake: Project, version: str, plan: Plan) -> _Day:
+    """A day's events as the nightly job encodes them, sampled negatives included."""
+    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
+    checkpoint = checkpoints.load(lake, version, plan.checkpoint)
+    instances = Featurizer(lake.config, encoder_of(lake, version))(
+        frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen
+    )
+    tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
+    timestamps = as_micros(frame.events["timestamp"], "timestamp")
+    outcomes = [outcomes_of(frame.events, label, timestamps) for label in label_names(lake.config)]
+    users = frame.events["user_id"]
+    rows = _Rows(
+        users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users,
+        timestamps,
+        tokens,
+        np.stack([outcome.positive for outcome in outcomes], 1).astype(np.float32),
+        np.stack([np.where(outcome.known, outcome.when, NEVER) for outcome in outcomes], 1),
+    )
+    return _Day(frame.events, rows)
+
+
+class _Stream:
+    """Takes days of candidates in order: predicts each, and learns from each once its label is known."""
+
+    def __init__(self, lake: Project, version: str, options: RankerOptions) -> None:
+        self._store = lake.tokens(version)
+        self._labels = label_names(lake.config)
+        self._options = options
+        shape = {field: getattr(options, field) for field in ("history", "dim", "layers", "heads", "preset", "seed")}
+        config = HstuConfig(self._store.schema.dim, self._labels, **shape)
+        self._learner = HstuLearner(config, learning_rate=options.learning_rate)
+        self._pending: _Rows | None = None
+        # One positive of two to begin with, which a handful of labels outweighs.
+        self._positive, self._learned = np.full(len(self._labels), 0.5), np.ones(len(self._labels))
+
+    def take(self, rows: _Rows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Predict a day's rows, batch after batch; labels known before `until`, the end of the day, are learned.
+
+        Returns:
+            `(n, L)` probabilities of the ranker and of the running base rate.
+        """
+        scores, running = np.zeros_like(rows.targets), np.zeros_like(rows.targets)
+        parts = _batches(rows.timestamps, self._options.batch)
+        starts = [int(rows.timestamps[part[0]]) for part in parts]
+        for part, start, end in zip(parts, starts, [*starts[1:], until], strict=True):
+            self._learn_matured(start)
+            running[part] = self._positive / self._learned
+            scores[part] = self._step(rows.take(part), end)
+        return scores, running
+
+    def _step(self, rows: _Rows, until: int) -> NDArray[np.float32]:
+        """Predict some rows, learn from what is known before `until`, and keep the others for later."""
+        learn = rows.when < until
+        later = ~learn & (rows.when < NEVER)
+        if later.any():
+            waiting = np.flatnonzero(later.any(1))
+            # What is learned now must not be learned again.
+            kept = dataclasses.replace(rows.take(waiting), when=np.where(later, rows.when, NEVER)[waiting])
+            self._pending = kept if self._pending is None else self._pending.followed_by(kept)
+        self._positive += (rows.targets * learn).sum(0)
+        self._learned += learn.sum(0)
+        questions, order = self._ask(rows)
+        probabilities = self._learner.step(
+            questions, torch.from_numpy(rows.targets[order]), torch.from_numpy(learn[order])
+        )
+        out = np.empty_like(rows.targets)
+        out[order] = probabilities.numpy()
+        return out
+
+    def _learn_matured(self, now: int) -> None:
+        """Learn from earlier rows whose labels became known before `now`."""
+        pending = self._pending
+        if pending is None or not (due := (pending.when < now).any(1)).any():
+            return
+        self._pending = pending.take(np.flatnonzero(~due)) if not due.all() else None
+        ready = pending.take(np.flatnonzero(due))
+        for part in _batches(ready.timestamps, self._options.batch):
+            self._step(ready.take(part), now)
+
+    def _ask(self, rows: _Rows) -> tuple[Questions, NDArray[np.int64]]:
+        """One question a user and moment, with all of its candidates; and the order in which the rows come."""
+        codes = rows.users.dictionary_encode().indices.to_numpy()
+        order = np.lexsort((codes, rows.timestamps))
+        moments, codes = rows.timestamps[order], codes[order]
+        fresh = np.ones(len(order), bool)
+        fresh[1:] = (moments[1:] != moments[:-1]) | (codes[1:] != codes[:-1])
+        first = np.flatnonzero(fresh)
+        batch = self._store.fetch(
+            rows.users.take(pa.array(order[first])), before=moments[first], length=self._options.history
+        ).torch()
+        scale = 1.0 if batch.scales is None else batch.scales[:, None]
+        known = [
+            torch.where(batch.known[name], (batch.side[name] > 0).long() + 1, 0)
+            if name in batch.known
+            else torch.zeros_like(batch.timestamps)
+            for name in self._labels
+        ]
+        questions = Questions(
+            tokens=batch.values.float() * scale,
+            timestamps=batch.timestamps,
+            labels=torch.stack(known, 1),
+            offsets=batch.offsets,
+            moments=torch.from_numpy(moments[first]),
+            candidates=torch.from_numpy(rows.tokens[order]),
+            candidate_offsets=torch.from_numpy(np.append(first, len(order))),
+        )
+        return questions, order
+
+
+def _batches(timestamps: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Rows in order of time, cut about every `size`, never between equal timestamps."""
+    order = np.argsort(timestamps, kind="stable")
+    ordered = timestamps[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order
+    chosen = starts[np.unique(np.searchsorted(starts, np.arange(0, len(order), size)).clip(max=len(starts) - 1))]
+    return np.split(order, chosen[1:]) if len(order) else []

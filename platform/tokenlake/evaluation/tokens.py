@@ -1,0 +1,173 @@
+"""How well the source models predict: progressive, over all days after the bootstrap chunk, beside their baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tokenlake.errors import NotFoundError
+from tokenlake.evaluation.controls import controls_of, title
+from tokenlake.lake.project import Project
+from tokenlake.times import Day
+from tokenlake_models import metrics
+from tokenlake_models.metrics import Interval
+
+_KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("user_id", "ascending"), ("timestamp", "ascending")]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model on one label; None is n/a, as on rows of one class.
+
+    Attributes:
+        auc: chance that a positive scores above a negative, with its 95% user-bootstrap interval.
+        gauc: the users' own AUC, weighted by their rows.
+        ne: log loss over the entropy of the base rate; below 1 is better than the base rate.
+        log_loss: nats a row.
+    """
+
+    model: str
+    label: str
+    version: str | None
+    auc: Interval | None
+    gauc: float | None
+    ne: Interval | None
+    log_loss: float | None
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """Metrics of all models on the same rows.
+
+    Attributes:
+        first: first day that counts: days before it were encoded by a checkpoint trained on them.
+        last: last day.
+        rows: scored rows a label.
+        users: users a label.
+        base_rate: share of positives a label.
+        sampled: the label is not the log's own: its negatives were sampled.
+        scores: a row per model and label, the base rate's own first.
+    """
+
+    first: Day
+    last: Day
+    rows: dict[str, int]
+    users: dict[str, int]
+    base_rate: dict[str, float]
+    sampled: bool
+    scores: list[Score]
+
+
+def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
+    """Score every encoder and every control whose predictions are there, on the days that all of them have.
+
+    Args:
+        lake: the lake.
+        resamples: of the user bootstrap.
+
+    Raises:
+        NotFoundError: no day after the bootstrap chunk was encoded yet.
+    """
+    models = dict(_models(lake))
+    days = _common_days(lake, list(models.values()))
+    if not days:
+        raise NotFoundError("no predictions after the bootstrap chunk yet; `tokenlake backfill` makes them")
+    return report_on(lake, {name: read(lake, version, days) for name, version in models.items()}, models, resamples)
+
+
+def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
+    """Score models on the same rows, label by label, beside the base rate; the scores are kept in the catalog.
+
+    Args:
+        lake: the lake.
+        tables: rows of `predictions` of each model, at least one.
+        versions: where they are from.
+        resamples: of the user bootstrap.
+
+    Raises:
+        NotFoundError: the models have not scored the same rows.
+    """
+    some = next(iter(tables.values()))
+    days = pc.min_max(some["ds"]).as_py()
+    report = TokenReport(days["min"], days["max"], {}, {}, {}, not lake.config.events.labels, [])
+    for label in pc.unique(some["label"]).to_pylist():
+        parts = {name: table.filter(pc.field("label") == label).sort_by(_KEYS) for name, table in tables.items()}
+        _score_label(report, label, parts, versions, resamples)
+    _record(lake, report)
+    return report
+
+
+def _models(lake: Project) -> Iterator[tuple[str, str]]:
+    for name, encoder in lake.config.tokens.encoders.items():
+        version = lake.config.version_of(name)
+        if lake.predictions.days(version):
+            yield title(f"{encoder.scheme} ({name})", encoder), version
+    for control in controls_of(lake):
+        version = control.version(lake)
+        if lake.predictions.days(version):
+            yield control.name, version
+
+
+def _common_days(lake: Project, versions: list[str]) -> list[Day]:
+    bootstrap = {plan.day for version in versions for plan in lake.catalog.plans(version) if plan.bootstrap}
+    days = [set(lake.predictions.days(version)) for version in versions]
+    return sorted(set.intersection(*days) - bootstrap) if days else []
+
+
+def read(lake: Project, version: str, days: list[Day]) -> pa.Table:
+    """Predictions of a version on some days."""
+    rows = lake.predictions.read(version=version, between=(days[0], days[-1]))
+    return rows.filter(pc.is_in(rows["ds"], value_set=pa.array(days)))
+
+
+def _score_label(
+    report: TokenReport, label: str, parts: dict[str, pa.Table], models: dict[str, str], resamples: int
+) -> None:
+    some = next(iter(parts.values()))
+    target = some["target"].to_numpy()
+    users = pc.index_in(some["user_id"], value_set=pc.unique(some["user_id"])).to_numpy().astype(np.int64)
+    report.rows[label], report.users[label] = len(target), int(users.max()) + 1
+    report.base_rate[label] = float(target.mean())
+    constant = np.full(len(target), target.mean())
+    report.scores.append(_score("base rate", label, None, target, constant, users, resamples))
+    for name, part in parts.items():
+        if part.num_rows != len(target):
+            raise NotFoundError(
+                f"{name} scored {part.num_rows} rows of {label}, others {len(target)}: late events since; run it again"
+            )
+        report.scores.append(_score(name, label, models[name], target, part["value"].to_numpy(), users, resamples))
+
+
+def _score(
+    model: str,
+    label: str,
+    version: str | None,
+    target: NDArray[np.int8],
+    value: NDArray[np.float64],
+    users: NDArray[np.int64],
+    resamples: int,
+) -> Score:
+    return Score(
+        model,
+        label,
+        version,
+        auc=metrics.user_bootstrap("auc", target, value, users, resamples=resamples),
+        gauc=metrics.gauc(target, value, users),
+        ne=metrics.user_bootstrap("ne", target, value, users, resamples=resamples),
+        log_loss=metrics.log_loss(target, value),
+    )
+
+
+def _record(lake: Project, report: TokenReport) -> None:
+    with lake.catalog.run("evaluate", report.last) as run:
+        for score in report.scores:
+            of = {"model": score.model, "label": score.label}
+            run.metric("auc", score.auc.value if score.auc else None, **of)
+            run.metric("ne", score.ne.value if score.ne else None, **of)
+            run.metric("gauc", score.gauc, **of)
+            run.metric("log_loss", score.log_loss, **of)

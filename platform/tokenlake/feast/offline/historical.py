@@ -1,0 +1,95 @@
+"""Historical features: the features of some views as of each entity row's time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.offline_store import RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import RepoConfig
+
+from tokenlake.errors import SchemaError
+from tokenlake.feast.offline.asof import NONE
+from tokenlake.feast.offline.entities import Entities
+from tokenlake.feast.offline.job import Retrieval
+from tokenlake.feast.offline.join import join
+from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.snapshot import entities_at, limited
+from tokenlake.feast.sequences import fetch_columns, store_of
+from tokenlake.feast.sources import TokenSource, open_lake
+from tokenlake.feast.views import View, on_demand_views, requested, strict_by_default
+
+
+def historical(
+    config: RepoConfig,
+    feature_views: list[FeatureView],
+    feature_refs: list[str],
+    entity_df: Any,
+    registry: BaseRegistry,
+    project: str,
+    *,
+    full_names: bool,
+    known: bool,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+) -> Retrieval:
+    """What `TokenlakeOfflineStore.get_historical_features` does."""
+    strict = strict_by_default(config)
+    views = [
+        View.of(view, features, full_names=full_names, strict=strict)
+        for view, features in requested(feature_refs, feature_views, registry, project).items()
+    ]
+    if entity_df is None:
+        views, first, last = limited(views, feature_views, start, end)
+        entities = entities_at(views, config, first, last)
+    else:
+        entities = Entities.of(entity_df, config)
+    for view in views:
+        if missing := [name for name in view.keys if name not in entities.table.column_names]:
+            raise SchemaError(
+                f"entity_df: no columns {missing}, the join keys of feature view {view.name}; it has "
+                f"{entities.table.column_names}"
+            )
+
+    def features_of(view: View) -> list[pa.ChunkedArray]:
+        if isinstance(view.source, TokenSource):
+            users = entities.table[view.user].combine_chunks()
+            tokens = store_of(view.source, open_lake(config))
+            return fetch_columns(view.source, tokens, users, entities.times, list(view.features.values()))
+        return join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
+
+    def compute() -> pa.Table:
+        table = entities.table
+        for view in views:
+            for name, column in zip(view.features, features_of(view), strict=True):
+                table = add(table, name, column)
+        return table
+
+    return Retrieval(
+        compute,
+        config,
+        full_feature_names=full_names,
+        on_demand_feature_views=on_demand_views(feature_refs, registry, project),
+        metadata=metadata(feature_refs, entities),
+    )
+
+
+def metadata(refs: list[str], entities: Entities) -> RetrievalMetadata:
+    """What Feast wants to know of a retrieval."""
+    asked = entities.times[entities.times != NONE]
+    ends = (_moment(asked.min()), _moment(asked.max())) if len(asked) else (None, None)
+    keys = [name for name in entities.table.column_names if name != entities.timestamp]
+    return RetrievalMetadata(refs, keys, *ends)
+
+
+def add(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Add a feature; one that is called as an entity's column gets two underscores behind its name, as in Feast."""
+    return table.append_column(f"{name}__" if name in table.column_names else name, column)
+
+
+def _moment(nanos: np.int64) -> dt.datetime:
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(nanos) // 1000)

@@ -1,0 +1,88 @@
+"""The rows of a source that questions see, column by column: join keys and times first, the rest of the winners only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenlake.errors import SchemaError
+from tokenlake.feast.offline.asof import NONE, AsOf, Ints
+from tokenlake.feast.offline.instants import as_nanos
+from tokenlake.feast.offline.keys import Keys, aligned
+from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.select import pick
+from tokenlake.feast.views import View
+
+
+def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
+    """The features of a view as of some times.
+
+    Args:
+        view: it.
+        rows: of its source.
+        questions: a table of n rows with the view's keys.
+        times: (n,) int64 nanoseconds.
+        known: rows are not seen before their created time.
+
+    Returns:
+        The (n,) features, null where there is none.
+    """
+    found = see(view, rows, questions, times, known=known)
+    return gather(rows, list(view.features.values()), found)
+
+
+def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
+    """The (n,) numbers of the rows that questions see, -1 for none; the arguments are those of `join`."""
+    missing = [c for c in (*view.keys.values(), view.timestamp, view.created) if c and c not in rows.schema.names]
+    if missing:
+        raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
+    columns = [
+        aligned(_one(questions[name]), rows.schema.field(column).type, name) for name, column in view.keys.items()
+    ]
+    keys = Keys(columns, len(times))
+    state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
+    wanted = [*view.keys.values(), view.timestamp, *([view.created] if view.created else [])]
+
+    def reader(first: int, batch: pa.RecordBatch) -> None:
+        count = len(view.keys)
+        made = as_nanos(batch.column(count + 1), view.created) if view.created else None
+        codes = keys.codes(batch.columns[:count], batch.num_rows)
+        state.feed(codes, as_nanos(batch.column(count), view.timestamp), made, first)
+
+    asked = times[(keys.asked >= 0) & (times != NONE)]
+    if len(asked):
+        rows.read_keys(wanted, _promising(view, rows, keys, asked), reader)
+    return state.finish(view.ttl)
+
+
+def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
+    """Columns of rows by their numbers, null for -1."""
+    if not columns:
+        return []
+    wanted, place = np.unique(found, return_inverse=True)
+    absent = int(len(wanted) > 0 and wanted[0] < 0)
+    taken = rows.take(list(dict.fromkeys(columns)), wanted[absent:])
+    return [pick(taken[column], place.ravel() - absent) for column in columns]
+
+
+def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:
+    """The groups that may hold rows that are seen, by what their files tell of them."""
+    latest = int(asked.max())
+    oldest = NONE + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
+    near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]
+    return [group for group in near if _holds_keys(view, group, keys)]
+
+
+def _holds_keys(view: View, group: Group, keys: Keys) -> bool:
+    for i, column in enumerate(view.keys.values()):
+        bounds = group.bounds(column)
+        if bounds is not None and isinstance(bounds[0], int | str) and not keys.may_hold(i, *bounds):
+            return False
+    return True
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()

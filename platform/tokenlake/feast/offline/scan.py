@@ -1,0 +1,138 @@
+"""Rows of a source as they lie, all of a range of time or the latest of each key: what materialization reads."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+
+from tokenlake.errors import SchemaError
+from tokenlake.feast.offline.asof import NONE, AsOf, Ints
+from tokenlake.feast.offline.instants import as_nanos, nanos_of
+from tokenlake.feast.offline.rows import Group, Rows
+
+_LAST = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Which rows and columns, in the source's own names.
+
+    Attributes:
+        keys: join keys.
+        features: other columns; none stands for all of the source's.
+        timestamp: time of a row.
+        created: when it was created, or None.
+        start: first time, included; None: from the beginning.
+        end: last time, included; None: to the end.
+    """
+
+    keys: Sequence[str]
+    features: Sequence[str]
+    timestamp: str
+    created: str | None
+    start: dt.datetime | None
+    end: dt.datetime | None
+
+    @property
+    def times(self) -> list[str]:
+        """Names of the time columns."""
+        return [self.timestamp, *([self.created] if self.created else [])]
+
+    def columns(self, rows: Rows) -> list[str]:
+        """Names of the result.
+
+        Raises:
+            SchemaError: one that the source lacks.
+        """
+        others = list(self.features) or [name for name in rows.schema.names if name not in self.keys]
+        names = list(dict.fromkeys([*self.keys, *others, *self.times]))
+        if missing := [name for name in names if name not in rows.schema.names]:
+            raise SchemaError(f"the source has no columns {missing}; it has {rows.schema.names}")
+        return names
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """First and last nanosecond."""
+        first = NONE + 1 if self.start is None else nanos_of(self.start)
+        return first, _LAST if self.end is None else nanos_of(self.end) + 999
+
+    def groups(self, rows: Rows) -> list[Group]:
+        """The groups that may hold rows of the range."""
+        if self.start is None and self.end is None:
+            return rows.groups
+        return [group for group in rows.groups if group.overlaps(self.timestamp, *self.range)]
+
+
+def pull_all(rows: Rows, pull: Pull) -> pa.Table:
+    """All rows of the range."""
+    names, (first, last) = pull.columns(rows), pull.range
+    found: list[Ints] = []
+
+    def reader(start: int, batch: pa.RecordBatch) -> None:
+        times = as_nanos(batch.column(0), pull.timestamp)
+        inside = (times >= first) & (times <= last)
+        # Rows without a time are of no range, but of all rows.
+        if pull.start is None and pull.end is None:
+            inside |= times == NONE
+        found.append(np.flatnonzero(inside) + start)
+
+    rows.read_keys([pull.timestamp], pull.groups(rows), reader)
+    wanted = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+    return _finished(rows.take(names, wanted), pull)
+
+
+def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
+    """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
+    names, (first, last) = pull.columns(rows), pull.range
+    parts: dict[int, pa.RecordBatch] = {}
+    rows.read_keys([*pull.keys, *pull.times], pull.groups(rows), parts.__setitem__)
+    order = sorted(parts)
+    table = pa.Table.from_batches(
+        [parts[start] for start in order], pa.schema([rows.schema.field(n) for n in (*pull.keys, *pull.times)])
+    )
+    numbers = np.concatenate([np.arange(s, s + parts[s].num_rows) for s in order] or [np.empty(0, np.int64)])
+    codes, count = _group(table, pull.keys)
+    state = AsOf(np.arange(count, dtype=np.int32), np.full(count, last), count)
+    times = as_nanos(table[pull.timestamp], pull.timestamp)
+    times = np.where(times < first, NONE, times)
+    made = as_nanos(table[pull.created], pull.created) if pull.created else None
+    state.feed(codes, times, made, 0)
+    found = state.finish()
+    return _finished(rows.take(names, np.sort(numbers[found[found >= 0]])), pull)
+
+
+def _group(table: pa.Table, keys: Sequence[str]) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], int]:
+    """A number for each row's key, and how many there are."""
+    if not keys:
+        return np.zeros(table.num_rows, np.int32), 1
+    codes, count = _number(table[keys[0]])
+    for key in keys[1:]:
+        more, width = _number(table[key])
+        codes, count = _number(pa.chunked_array([pa.array(codes.astype(np.int64) * width + more)]))
+    return codes, count
+
+
+def _number(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], int]:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], encoded.type)
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), len(encoded.dictionary)
+
+
+def _finished(table: pa.Table, pull: Pull) -> pa.Table:
+    """Times in UTC, and the key that Feast gives to views without entities."""
+    for name in pull.times:
+        column = table[name]
+        if pa.types.is_timestamp(column.type) and column.type.tz != "UTC":
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, column.cast(pa.timestamp(column.type.unit, "UTC")))
+    if pull.keys:
+        return table
+    return table.append_column(DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL), table.num_rows))

@@ -1,0 +1,90 @@
+"""Entity rows of a retrieval that names none: every entity that a view has rows of in a range of time, at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import threading
+
+import numpy as np
+import pyarrow as pa
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL as EVENT_TIMESTAMP
+from feast.repo_config import RepoConfig
+from feast.utils import compute_non_entity_date_range
+
+from tokenlake.errors import SchemaError
+from tokenlake.feast.offline.entities import Entities
+from tokenlake.feast.offline.instants import as_nanos, nanos_of
+from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.sequences import active
+from tokenlake.feast.sources import TokenSource, open_lake
+from tokenlake.feast.views import View
+
+
+def limited(
+    views: list[View], feature_views: list[FeatureView], start: dt.datetime | None, end: dt.datetime | None
+) -> tuple[list[View], dt.datetime, dt.datetime]:
+    """The views that see no row before `start`, and the range; without `start` only their own TTL limits them."""
+    first, last = compute_non_entity_date_range(feature_views, start, end)
+    if start is None:
+        return views, first, last
+    age = nanos_of(last) - nanos_of(first)
+    if age < 0:
+        raise SchemaError(f"start_date {first} is after end_date {last}")
+    return [dataclasses.replace(v, ttl=age if v.ttl is None else min(age, v.ttl)) for v in views], first, last
+
+
+def entities_at(views: list[View], config: RepoConfig, start: dt.datetime, end: dt.datetime) -> Entities:
+    """The entities that the views have rows of, sorted, at `end`.
+
+    Raises:
+        SchemaError: a view whose join keys are not among those of the view that has most.
+    """
+    widest = max(views, key=lambda view: len(view.keys))
+    names = list(widest.keys)
+    for view in views:
+        if extra := [name for name in view.keys if name not in names]:
+            raise SchemaError(
+                f"feature views {widest.name} and {view.name} are joined by {names} and {extra}; without an entity "
+                "dataframe ask for views of the same entities, or pass one"
+            )
+    found = [_entities(v, config, start, end) for v in views if set(v.keys) == set(names)]
+    table = pa.concat_tables([t.select(names) for t in found], promote_options="permissive")
+    if names:
+        table = table.group_by(names).aggregate([]).drop_null().sort_by([(name, "ascending") for name in names])
+        at = pa.repeat(pa.scalar(end, pa.timestamp("us", "UTC")), table.num_rows)
+        return Entities(table.add_column(0, EVENT_TIMESTAMP, at))
+    return Entities(pa.table({EVENT_TIMESTAMP: pa.array([end], pa.timestamp("us", "UTC"))}))
+
+
+def _entities(view: View, config: RepoConfig, start: dt.datetime, end: dt.datetime) -> pa.Table:
+    """Distinct keys of the rows of a view's range, with nulls."""
+    if not view.keys:
+        return pa.table({})
+    if isinstance(view.source, TokenSource):
+        return pa.table({next(iter(view.keys)): active(view.source, open_lake(config), start, end)})
+    return _distinct(view, open_rows(view.source, config), nanos_of(end))
+
+
+def _distinct(view: View, rows: Rows, end: int) -> pa.Table:
+    last = end - 1 if view.strict else end
+    first = np.iinfo(np.int64).min + 1 if view.ttl is None else end - view.ttl
+    names = list(view.keys)
+    schema = pa.schema([pa.field(n, rows.schema.field(c).type) for n, c in view.keys.items()])
+    parts = [schema.empty_table()]
+    guard = threading.Lock()
+
+    def reader(_: int, batch: pa.RecordBatch) -> None:
+        times = as_nanos(batch.column(len(names)), view.timestamp)
+        table = pa.Table.from_arrays(batch.columns[: len(names)], schema=schema)
+        table = table.filter(pa.array((times >= first) & (times <= last))).group_by(names).aggregate([])
+        with guard:
+            parts.append(table)
+
+    def may(group: Group) -> bool:
+        return group.overlaps(view.timestamp, first, last)
+
+    rows.read_keys([*view.keys.values(), view.timestamp], [g for g in rows.groups if may(g)], reader)
+    return pa.concat_tables(parts).group_by(names).aggregate([])

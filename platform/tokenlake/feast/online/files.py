@@ -1,0 +1,379 @@
+"""Files of the online store: immutable runs of rows, and the manifest whose swap publishes them.
+
+A run is an Arrow IPC file of one record batch. Its rows stand in the order in which they were written; `hash` and
+`row` are the index, sorted by hash. Keys and values are opaque bytes. `docs/feast-online-store.md` tells the rest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from tokenlake.errors import CorruptionError
+from tokenlake.feast.online import wire
+from tokenlake.tokens import files
+from tokenlake.tokens.loops import digests
+
+FORMAT = 1
+MANIFEST = "manifest"
+#: Bytes that share a checksum.
+BLOCK = 1 << 16
+#: What a row takes beside its key and values, about.
+ROW_BYTES = 64
+META = b"tokenlake"
+_TIME = pa.timestamp("us", tz="UTC")
+#: A created time that was not given: older than any other.
+NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one feature view, oldest write first.
+
+    Attributes:
+        keys: (n,) large_binary, entity keys as Feast serializes them.
+        event: (n,) int64 microseconds UTC; created: likewise, `NO_TIME` where there is none.
+        values: feature -> (n,) large_binary: wire bytes of a Feast `Value`, null where the row says nothing of it.
+    """
+
+    keys: pa.LargeBinaryArray
+    event: NDArray[np.int64]
+    created: NDArray[np.int64]
+    values: dict[str, pa.LargeBinaryArray]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """(n,) a hash of each key."""
+        return hashes(self.keys)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(n,) the rows by ascending hash."""
+        return np.argsort(self.hashes)
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two keys are equal, which is certain where no two hashes are."""
+        ordered = self.hashes[self.order]
+        return not (ordered[1:] == ordered[:-1]).any() or len(self.keys.unique()) == len(self)
+
+    @property
+    def weight(self) -> int:
+        """Bytes that a merge has to move."""
+        sizes: list[int] = [column.nbytes for column in (self.keys, *self.values.values())]
+        return sum(sizes) + ROW_BYTES * len(self)
+
+    def take(self, index: NDArray[np.int64]) -> Rows:
+        """Some of the rows, in the order of the index."""
+        places = pa.array(index)
+        values = {name: column.take(places) for name, column in self.values.items()}
+        return Rows(self.keys.take(places), self.event[index], self.created[index], values)
+
+
+def concat(parts: list[Rows]) -> Rows:
+    """All rows, one part after the other; a feature that a part lacks is null there."""
+    if len(parts) == 1:
+        return parts[0]
+    names = list(dict.fromkeys(name for part in parts for name in part.values))
+
+    def column(part: Rows, name: str) -> pa.Array:
+        return part.values[name] if name in part.values else pa.nulls(len(part), pa.large_binary())
+
+    return Rows(
+        pa.concat_arrays([part.keys for part in parts]),
+        np.concatenate([part.event for part in parts]),
+        np.concatenate([part.created for part in parts]),
+        {name: pa.concat_arrays([column(part, name) for part in parts]) for name in names},
+    )
+
+
+def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
+    """(n,) a hash of each key: see `digests`."""
+    return digests(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What the manifest says of a run.
+
+    Attributes:
+        name: file name within `runs/`.
+        size: bytes; rows: rows.
+        regions: first and last byte (exclusive) of the keys' bytes and of each feature's; the rest is the *frame*.
+        frame: XXH3-64 of the frame, hex.
+    """
+
+    name: str
+    size: int
+    rows: int
+    regions: tuple[tuple[int, int], ...]
+    frame: str
+
+    @property
+    def weight(self) -> int:
+        """Bytes that a merge has to move."""
+        return sum(stop - start for start, stop in self.regions) + ROW_BYTES * self.rows
+
+
+def write_run(path: Path, rows: Rows) -> RunFile:
+    """Write rows as a new file, durably; each column's bytes start at its buffer's beginning."""
+    names = list(rows.values)
+    data = [_compact(rows.keys), *(_compact(column) for column in rows.values.values())]
+    sums = [_sums(memoryview(column.buffers()[2] or b"")) for column in data]
+    meta = json.dumps({"block": BLOCK, "sums": [s.astype(">u8").tobytes().hex() for s in sums]}).encode()
+    struct = pa.StructArray.from_arrays(data[1:], names=names) if names else pa.array([{}] * len(rows), pa.struct([]))
+    created = pa.array(rows.created, mask=rows.created == NO_TIME).view(_TIME)
+    columns = {
+        "hash": pa.array(rows.hashes[rows.order]),
+        "row": pa.array(rows.order.astype(np.uint32)),
+        "event_timestamp": pa.array(rows.event).view(_TIME),
+        "created_timestamp": created,
+        "key": data[0],
+        "values": struct,
+    }
+    batch = pa.record_batch(columns).replace_schema_metadata({META: meta})
+    sink = _Sink(path)
+    done = False
+    try:
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
+            writer.write_batch(batch)
+        done = True
+    finally:
+        sink.close(keep=done)
+    return _describe(path, len(rows))
+
+
+class _Sink(files.Sink):
+    """A file whose bytes are on their way to the disk while the next ones are written: a third less waiting at the end."""
+
+    def write(self, data: Any) -> int:
+        """Append bytes or an Arrow buffer."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _PIECE):
+            at = self.tell()
+            size = super().write(view[start : start + _PIECE])
+            if size == _PIECE and _start_writing is not None:
+                # Whatever it answers, `close` syncs the file.
+                _start_writing(self._fd, ctypes.c_int64(at), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+        return len(view)
+
+
+_PIECE = 1 << 22
+_SYNC_FILE_RANGE_WRITE = 2
+#: Linux alone has it.
+_start_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
+
+
+def _compact(column: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+    """The same bytes, in buffers that hold nothing else."""
+    if column.offset or (len(column) and wire.ends_of(column)[0]):
+        column = pa.concat_arrays([column, pa.array([], column.type)])
+    mask, ends, data = column.buffers()
+    size = int(wire.ends_of(column)[-1])
+    data = data.slice(0, size) if data is not None else pa.py_buffer(b"")
+    return pa.Array.from_buffers(column.type, len(column), [mask, ends, data])
+
+
+def _sums(data: memoryview) -> NDArray[np.uint64]:
+    starts = range(0, len(data), BLOCK)
+    return np.fromiter((xxhash.xxh3_64_intdigest(data[a : a + BLOCK]) for a in starts), np.uint64, len(starts))
+
+
+def _describe(path: Path, rows: int) -> RunFile:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        regions = _regions(mapped)
+        return RunFile(path.name, len(mapped), rows, regions, _frame(mapped, regions))
+
+
+def _regions(mapped: mmap.mmap) -> tuple[tuple[int, int], ...]:
+    buffer = pa.py_buffer(mapped)
+    places = [(b.address - buffer.address, b.size) if b is not None and b.size else (0, 0) for b in _data(buffer)]
+    return tuple((at, at + size) for at, size in places)
+
+
+def _data(buffer: pa.Buffer) -> list[pa.Buffer | None]:
+    batch = pa.ipc.open_file(buffer).get_batch(0)
+    return [column.buffers()[2] for column in (batch["key"], *_children(batch))]
+
+
+def _children(batch: pa.RecordBatch) -> list[pa.LargeBinaryArray]:
+    return [batch["values"].field(i) for i in range(batch["values"].type.num_fields)]
+
+
+def _frame(mapped: mmap.mmap, regions: tuple[tuple[int, int], ...]) -> str:
+    digest, at, view = xxhash.xxh3_64(), 0, memoryview(mapped)
+    for start, stop in sorted(regions):
+        digest.update(view[at:start])
+        at = max(at, stop)
+    digest.update(view[at:])
+    view.release()
+    return digest.hexdigest()
+
+
+class Run:
+    """A run, memory-mapped, its frame checked; the bytes of keys and values are checked when first read.
+
+    Attributes:
+        file: what the manifest says of it; path: where it was.
+        hashes: (n,) uint64, ascending; order: (n,) uint32, the row of each.
+        event: (n,) int64; created: (n,) int64.
+        features: the names of the features.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        CorruptionError: its size, or the checksum of its frame, is not what was written.
+    """
+
+    def __init__(self, path: Path, file: RunFile) -> None:
+        self.file, self.path = file, path
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if (size := os.fstat(fd).st_size) != file.size:
+                raise CorruptionError(f"{path}: {size} bytes, the manifest says {file.size}; {_REMEDY}")
+            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            self._view = memoryview(self._map)
+        finally:
+            os.close(fd)
+        if _frame(self._map, file.regions) != file.frame:
+            raise CorruptionError(f"{path}: the checksum of its index does not match; {_REMEDY}")
+        batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
+        self._batch = batch
+        self.hashes = batch["hash"].to_numpy()
+        self.order = batch["row"].to_numpy()
+        self.event = batch["event_timestamp"].view(pa.int64()).to_numpy()
+        self.created = batch["created_timestamp"].view(pa.int64()).fill_null(NO_TIME).to_numpy()
+        self.features = [field.name for field in batch["values"].type]
+        columns = [batch["key"], *_children(batch)]
+        meta = json.loads(batch.schema.metadata[META])
+        self._columns = [
+            _Column(self, column, region, bytes.fromhex(sums))
+            for column, region, sums in zip(columns, file.regions, meta["sums"], strict=True)
+        ]
+        self._places = {name: i for i, name in enumerate(self.features, 1)}
+
+    def find(self, hashed: NDArray[np.uint64], keys: list[bytes]) -> list[list[int]]:
+        """The rows of each key."""
+        starts = np.searchsorted(self.hashes, hashed).tolist()
+        found: list[list[int]] = []
+        key_of, count = self._columns[0].get, len(self.hashes)
+        for at, digest, key in zip(starts, hashed.tolist(), keys, strict=True):
+            own: list[int] = []
+            while at < count and self.hashes[at] == digest:
+                row = int(self.order[at])
+                if bytes(key_of(row) or b"") == key:
+                    own.append(row)
+                at += 1
+            found.append(own)
+        return found
+
+    def value(self, feature: str, row: int) -> memoryview | None:
+        """A row's value of a feature; None where it says nothing of it."""
+        place = self._places.get(feature)
+        return None if place is None else self._columns[place].get(row)
+
+    def rows(self) -> Rows:
+        """Everything, checked."""
+        self.check()
+        values = dict(zip(self.features, _children(self._batch), strict=True))
+        return Rows(self._batch["key"], self.event, self.created, values)
+
+    def check(self) -> None:
+        """Check every byte that was not read yet.
+
+        Raises:
+            CorruptionError: it is not what was written.
+        """
+        for column in self._columns:
+            column.check(0, column.size)
+
+    def bytes_at(self, start: int, stop: int) -> memoryview:
+        """A piece of the file."""
+        return self._view[start:stop]
+
+
+class _Column:
+    """Bytes of one column, checked block by block as they are touched."""
+
+    def __init__(self, run: Run, column: pa.LargeBinaryArray, region: tuple[int, int], sums: bytes) -> None:
+        self._run, self._start, self.size = run, region[0], region[1] - region[0]
+        self._ends = wire.ends_of(column)
+        self._valid = None if not column.null_count else column.is_valid().to_numpy(zero_copy_only=False)
+        self._sums = np.frombuffer(sums, ">u8").tolist()
+        self._good = bytearray(len(self._sums))
+
+    def get(self, row: int) -> memoryview | None:
+        if self._valid is not None and not self._valid[row]:
+            return None
+        start, stop = int(self._ends[row]), int(self._ends[row + 1])
+        self.check(start, stop)
+        return self._run.bytes_at(self._start + start, self._start + stop)
+
+    def check(self, start: int, stop: int) -> None:
+        for block in range(start // BLOCK, -(-stop // BLOCK)):
+            if not self._good[block]:
+                at = self._start + block * BLOCK
+                data = self._run.bytes_at(at, min(at + BLOCK, self._start + self.size))
+                if xxhash.xxh3_64_intdigest(data) != self._sums[block]:
+                    raise CorruptionError(
+                        f"{self._run.path}: the checksum of bytes {at} to {at + len(data) - 1} does not match; {_REMEDY}"
+                    )
+                self._good[block] = 1
+
+
+_REMEDY = "restore the file, or remove the view's folder and materialize it again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One published state.
+
+    Attributes:
+        generation: counts the publications.
+        runs: oldest first.
+    """
+
+    generation: int = 0
+    runs: tuple[RunFile, ...] = ()
+
+    def publish(self, folder: Path) -> None:
+        """Swap the manifest in `folder` for this one: a line with the XXH3-64 of the rest, then JSON."""
+        body = {"format": FORMAT, "generation": self.generation, "runs": [asdict(run) for run in self.runs]}
+        text = json.dumps(body, separators=(",", ":")).encode()
+        files.replace(folder / MANIFEST, xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text)
+
+
+def load(folder: Path) -> Manifest | None:
+    """Read a view's manifest; None where nothing was published.
+
+    Raises:
+        CorruptionError: its bytes are not what was written.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    digest, _, text = data.partition(b"\n")
+    if xxhash.xxh3_64_hexdigest(text).encode() != digest:
+        raise CorruptionError(f"{path}: its checksum does not match; {_REMEDY}")
+    body: dict[str, Any] = json.loads(text)
+    if body["format"] != FORMAT:
+        raise CorruptionError(f"{path}: format {body['format']}, this version reads {FORMAT}; {_REMEDY}")
+    return Manifest(
+        body["generation"],
+        tuple(RunFile(**{**run, "regions": tuple(map(tuple, run["regions"]))}) for run in body["runs"]),
+    )

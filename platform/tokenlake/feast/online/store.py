@@ -1,0 +1,403 @@
+"""`TokenlakeOnlineStore`: Feast's online store from memory-mapped files.
+
+Feature views keep their newest values in tables of their own (`online_table`); views over a `TokenSource` are answered
+by the lake's token store (`online_tokens`). `docs/feast-online-store.md` tells the semantics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from feast import Entity, FeatureView, RepoConfig, metrics, utils
+from feast.filter_models import ComparisonFilter, CompoundFilter
+from feast.infra.infra_object import InfraObject
+from feast.infra.key_encoding_utils import deserialize_entity_key
+from feast.infra.online_stores.helpers import compute_versioned_name
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import FeastConfigBaseModel
+from pydantic import StrictStr
+
+from tokenlake.config import FILE_NAME
+from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.feast.online import encode, wire
+from tokenlake.feast.online.files import NO_TIME, Rows
+from tokenlake.feast.online.keys import of_columns, of_entity
+from tokenlake.feast.online.search import LakeIndex, Vectors, distances, metric_of, nearest, vector_field
+from tokenlake.feast.online.table import Found, OnlineTable
+from tokenlake.feast.online.tokens import Tokens, user_ids
+from tokenlake.feast.sources import LakeSource, TokenSource
+from tokenlake.times import as_micros
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICRO = dt.timedelta(microseconds=1)
+#: Entity key, feature values, event time, created time.
+Row = tuple[EntityKeyProto, dict[str, ValueProto], dt.datetime, dt.datetime | None]
+Progress = Callable[[int], Any]
+
+
+class TokenlakeOnlineStoreConfig(FeastConfigBaseModel):
+    """`online_store:` of a `feature_store.yaml`.
+
+    Attributes:
+        type: `tokenlake.feast.TokenlakeOnlineStore`.
+        path: folder of the store's files, relative to the repo's.
+        lake: folder or `tokenlake.yaml` of the lake, relative to the repo's folder; for views over tokens, and for
+            its FAISS index. Without it the folder above the repo's, where that is a lake.
+    """
+
+    type: Literal["tokenlake.feast.TokenlakeOnlineStore", "tokenlake.feast.online.TokenlakeOnlineStore"] = (
+        "tokenlake.feast.TokenlakeOnlineStore"
+    )
+    path: StrictStr = "data/online"
+    lake: StrictStr | None = None
+
+
+class TokenlakeOnlineStore(OnlineStore):
+    """Newest values from memory-mapped files: many readers and writers, across processes."""
+
+    def __init__(self) -> None:
+        self._tables: dict[Path, OnlineTable] = {}
+        self._lakes: dict[Path, Tokens] = {}
+        self._indexes: dict[Path, LakeIndex] = {}
+        self._vectors: dict[Path, Vectors] = {}
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Both ways, in a thread: the event loop never waits for a disk."""
+        return SupportedAsyncMethods(read=True, write=True)
+
+    def _is_versioned_read_supported(self) -> bool:
+        return True  # a version of a view is a table of its own
+
+    # Writing.
+
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress | None
+    ) -> None:
+        """Keep the newest value of each entity and feature; durable when it returns.
+
+        Args:
+            config: the feature store's configuration.
+            table: the feature view.
+            data: entity key, values, event time and created time of each row; naive times are UTC.
+            progress: told once how many rows were written.
+
+        Raises:
+            LockedError: other processes kept the view locked for too long.
+            StorageError: the disk refused; nothing was written.
+        """
+        if not data:
+            return
+        if isinstance(source := table.batch_source, TokenSource):
+            users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data]).tolist()
+            self._tokens(config, table).push(
+                source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
+            )
+            if progress is not None:
+                progress(len(data))
+            return
+        names = list(dict.fromkeys(name for _, values, _, _ in data for name in values))
+        version = config.entity_key_serialization_version
+        entities = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key, _, _, _ in data]
+        keys = [of_entity(entity, version) for entity in entities]
+        columns = {
+            name: pa.array(
+                [v[name].SerializeToString() if name in v else None for _, v, _, _ in data], pa.large_binary()
+            )
+            for name in names
+        }
+        event = [_micros(time) for _, _, time, _ in data]
+        created = [NO_TIME if time is None else _micros(time) for _, _, _, time in data]
+        rows = Rows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
+        self._table(config, table).write(rows)
+        if progress is not None:
+            progress(len(data))
+
+    async def online_write_batch_async(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress | None
+    ) -> None:
+        """`online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def write_arrow(self, config: RepoConfig, view: FeatureView, data: pa.Table | pa.RecordBatch) -> int:
+        """Write columns as they are, without a Python object per row: what `online_write_batch` does, for bulk.
+
+        Args:
+            config: the feature store's configuration.
+            view: the feature view.
+            data: a column for each join key and feature, by their names in the view, and the source's event and
+                created timestamps.
+
+        Returns:
+            How many rows were written; none of a view over token sequences, whose store is served as it is.
+
+        Raises:
+            SchemaError: a column is missing, of a wrong type, or null where nothing may be.
+            ConfigError: the repo serializes entity keys in another way than version 3.
+        """
+        if isinstance(view.batch_source, TokenSource):
+            return 0
+        if config.entity_key_serialization_version != 3:
+            raise ConfigError(
+                f"entity_key_serialization_version: {config.entity_key_serialization_version} given; expected 3"
+            )
+        source = view.batch_source
+        if source is None:
+            raise SchemaError(f"feature view {view.name!r} has no batch source, and so no event time column")
+        types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+        keys = encode.columns_of(data, list(types))
+        values = encode.columns_of(data, [field.name for field in view.features])
+        times = encode.columns_of(data, [t for t in (source.timestamp_field, source.created_timestamp_column) if t])
+        event = encode.micros(times[source.timestamp_field], source.timestamp_field)
+        created = as_micros([NO_TIME]).repeat(len(event))
+        if source.created_timestamp_column:
+            name = source.created_timestamp_column
+            created = encode.micros(times[name], name, nulls=NO_TIME)
+        encoded: dict[str, pa.LargeBinaryArray] = {}
+        rows = Rows(of_columns(keys, types), event, created, encoded)
+        with ThreadPoolExecutor(1) as pool:
+            indexed = pool.submit(lambda: rows.order)  # takes as long as the values do
+            for field in view.features:
+                encoded[field.name] = encode.encode_values(values[field.name], field.dtype.to_value_type())
+            indexed.result()
+        self._table(config, view).write(rows)
+        return len(rows)
+
+    # Reading.
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[dt.datetime | None, dict[str, ValueProto] | None]]:
+        """The newest values of each entity, and their event time; (None, None) for one never written.
+
+        Raises:
+            CorruptionError: bytes on disk are not what was written.
+        """
+        names = requested_features if requested_features is not None else [field.name for field in table.features]
+        entities = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key in entity_keys]
+        found = self._found(config, table, entities, names)
+        return [
+            (None, None)
+            if row is None
+            else (_instant(row.event), {name: ValueProto.FromString(wire.whole(v)) for name, v in row.values.items()})
+            for row in found
+        ]
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[dt.datetime | None, dict[str, ValueProto] | None]]:
+        """`online_read`, in a thread."""
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def _read_features_per_fv(
+        self,
+        config: RepoConfig,
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[ValueProto]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: Any,
+        full_feature_names: bool,  # noqa: FBT001  # Feast's signature
+        include_feature_view_version_metadata: bool,  # noqa: FBT001  # Feast's signature
+    ) -> None:
+        """Feast's hook for stores that read in bulk: the response is put together from wire bytes."""
+        for view, names in grouped_refs:
+            entities, places, count = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
+            found = self._found(config, view, entities, names)
+            _describe(online_features_response, view, names, full_feature_names, include_feature_view_version_metadata)
+            _respond(online_features_response, names, found, places, count)
+            _count(view, found, places, len(names) * count)
+
+    async def _read_features_per_fv_async(self, *given: Any, **named: Any) -> None:
+        await asyncio.to_thread(self._read_features_per_fv, *given, **named)
+
+    def _found(
+        self, config: RepoConfig, view: FeatureView, entities: Sequence[Mapping[str, ValueProto]], names: Sequence[str]
+    ) -> Sequence[Found | None]:
+        if isinstance(source := view.batch_source, TokenSource):
+            return self._tokens(config, view).read(source, view, user_ids(entities), names)
+        keys = [of_entity(entity, config.entity_key_serialization_version) for entity in entities]
+        return self._table(config, view).read(keys, names)
+
+    # Search.
+
+    def retrieve_online_documents_v2(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str],
+        embedding: list[float] | None,
+        top_k: int,
+        distance_metric: str | None = None,
+        query_string: str | None = None,
+        filters: ComparisonFilter | CompoundFilter | None = None,
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002  # Feast's signature
+    ) -> list[tuple[dt.datetime | None, EntityKeyProto | None, dict[str, ValueProto] | None]]:
+        """The entities whose vectors are nearest, with `distance` among their features.
+
+        They come in the order of their keys, not of their distances: that is the order in which Feast pairs entities
+        with features.
+
+        Raises:
+            SchemaError: a text query or a filter, which are not served; a vector of another width than the view's; a
+                view without one vector feature.
+        """
+        if embedding is None or query_string is not None or filters is not None:
+            raise SchemaError(
+                "text queries and filters were given, or no vector; this store finds the nearest vectors only"
+            )
+        metric = metric_of(distance_metric)
+        query = np.asarray(embedding, np.float32)
+        found = dict(self._nearest(config, table, query, top_k, metric))
+        keys = [deserialize_entity_key(key) for key in found]
+        places = sorted(range(len(keys)), key=lambda i: tuple(entity_value(keys[i]).values()))
+        names = requested_features or []
+        rows = self.online_read(config, table, [keys[i] for i in places], names)
+        near = list(found.values())
+        return [
+            (event, keys[i], {**(values or {}), "distance": ValueProto(float_val=near[i])})
+            for i, (event, values) in zip(places, rows, strict=True)
+        ]
+
+    def _nearest(
+        self, config: RepoConfig, view: FeatureView, query: np.ndarray[Any, Any], count: int, metric: str
+    ) -> list[tuple[bytes, float]]:
+        field, table = vector_field(view), self._table(config, view)
+        source, lake = view.batch_source, _lake_of(config)
+        if lake is not None and isinstance(source, LakeSource) and len(view.entity_columns) == 1:
+            near = self._indexes.setdefault(lake, LakeIndex(lake)).near(source, query, count)
+            if near is not None:
+                (column,) = view.entity_columns
+                ids, vectors = near
+                keys = of_columns({column.name: ids}, {column.name: column.dtype.to_value_type()})
+                held = table.read(keys.to_pylist(), [field.name])
+                told = encode.encode_values(_lists(vectors), field.dtype.to_value_type()).to_pylist()
+                # The index is of one day; where another day's vectors were written here, only they are searched.
+                if all(h is not None and h.values.get(field.name) == (t,) for h, t in zip(held, told, strict=True)):
+                    return nearest(keys, distances(vectors, query, metric), count)
+        keys, vectors = self._vectors.setdefault(table.folder, Vectors()).of(table, field.name)
+        if len(keys) and vectors.shape[1] != len(query):
+            raise SchemaError(f"a vector of {len(query)} numbers given; those of {view.name!r} have {vectors.shape[1]}")
+        return nearest(keys, distances(vectors, query, metric), count) if len(keys) else []
+
+    # Tables.
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,  # noqa: FBT001  # Feast's signature
+    ) -> None:
+        """Remove the data of views that are gone; a new view's table comes with its first write."""
+        for view in tables_to_delete:
+            self._table(config, view).drop()
+
+    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
+        """Nothing: files need no infrastructure, and `update` knows what goes."""
+        return []
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Remove the data of these views."""
+        for view in tables:
+            self._table(config, view).drop()
+
+    def _tokens(self, config: RepoConfig, view: FeatureView) -> Tokens:
+        if (lake := _lake_of(config)) is None:
+            raise ConfigError(f"view {view.name!r} reads token sequences; set `lake:` of online_store to their lake")
+        return self._lakes.get(lake) or self._lakes.setdefault(lake, Tokens(lake))
+
+    def _table(self, config: RepoConfig, view: FeatureView) -> OnlineTable:
+        name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
+        root = Path(config.online_store.path)
+        if config.repo_path is not None:
+            root = Path(config.repo_path) / root
+        folder = root / quote(config.project, safe="") / quote(name, safe="")
+        return self._tables.setdefault(folder, OnlineTable(folder))
+
+
+def _lake_of(config: RepoConfig) -> Path | None:
+    """The lake of the config, else the one that the repo lies in; None where there is none."""
+    root, lake = Path(config.repo_path or "."), config.online_store.lake
+    if lake is not None:
+        return (root / str(lake)).resolve()
+    return root.resolve().parent if (root / ".." / FILE_NAME).exists() else None
+
+
+def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def _micros(time: dt.datetime) -> int:
+    return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
+
+
+def _instant(micros: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=micros)
+
+
+def _describe(response: Any, view: FeatureView, names: list[str], full: bool, versions: bool) -> None:  # noqa: FBT001
+    """What Feast's own reading says of the features."""
+    shown = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
+    response.metadata.feature_names.val.extend([f"{shown}__{name}" if full else name for name in names])
+    plain = view.projection.name_alias or view.projection.name
+    if versions and plain not in [told.name for told in response.metadata.feature_view_metadata]:
+        told = response.metadata.feature_view_metadata.add()
+        told.name, told.version = plain, getattr(view, "current_version_number", 0) or 0
+
+
+def _respond(
+    response: Any, names: list[str], found: Sequence[Found | None], places: Iterable[list[int]], count: int
+) -> None:
+    rows: list[Found | None] = [None] * count
+    for row, own in zip(found, places, strict=True):
+        for place in own:
+            rows[place] = row
+    times = [None if row is None else row.event for row in rows]
+    present, missing = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each look-up goes through Python
+    for name in names:
+        values = [None if row is None else row.values.get(name) for row in rows]
+        statuses = bytes([missing if value is None else present for value in values])
+        vector = response.results.add()
+        vector.MergeFromString(wire.feature_vector(statuses, times))
+        for value in values:
+            into = vector.values.add()
+            if value:
+                # One by one: a copy of all of them would be as large as the response, and as slow as parsing it.
+                into.MergeFromString(wire.whole(value))
+
+
+def _count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:
+    """Tell Feast's metrics."""
+    there = sum(len(own) * len(row.values) for row, own in zip(found, places, strict=True) if row is not None)
+    metrics.track_feature_statuses(view.name, there, total - there)
+
+
+def entity_value(key: EntityKeyProto) -> Mapping[str, Any]:
+    """Join key -> plain value."""
+    return {
+        name: getattr(value, value.WhichOneof("val"))
+        for name, value in zip(key.join_keys, key.entity_values, strict=True)
+    }

@@ -1,0 +1,231 @@
+"""`OnlineTable`: the newest values of one feature view, in a folder, for many readers and writers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+
+from tokenlake import locks
+from tokenlake.errors import CorruptionError, NotFoundError, storage_error
+from tokenlake.feast.online.files import Manifest, Rows, Run, RunFile, concat, hashes, load, write_run
+from tokenlake.feast.online.wire import Pieces
+from tokenlake.tokens import files
+from tokenlake.tokens.manifest import Pin
+
+#: A write takes in the newest runs while they are not larger than so many times what it has so far.
+GROWTH = 2
+#: How long a writer waits for another one.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a table holds of a key.
+
+    Attributes:
+        event: newest event time, microseconds UTC.
+        values: feature -> wire bytes of its newest `Value`; a feature never written is absent.
+    """
+
+    event: int
+    values: dict[str, Pieces]
+
+
+@dataclass(frozen=True)
+class _State:
+    """Swapped whole, so that threads never meet half of it."""
+
+    pin: Pin | None
+    runs: tuple[Run, ...]
+
+
+class OnlineTable:
+    """The newest values of one feature view.
+
+    For each key and feature the value of the newest event time stands; between equal ones that of the newest created
+    time, then the one written last. Every read sees what was published before it.
+
+    Attributes:
+        folder: where it lies; need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._state = _State(None, ())
+        self._rows: tuple[_State, Rows] | None = None
+        self._lock = Lock()
+
+    def read(self, keys: Sequence[bytes], features: Sequence[str]) -> list[Found | None]:
+        """The values of some features for each key; None for a key never written.
+
+        Raises:
+            CorruptionError: bytes on disk are not what was written.
+        """
+        runs = self._newest().runs
+        if not runs or not keys:
+            return [None] * len(keys)
+        wanted = list(keys)
+        hashed = hashes(pa.array(wanted, pa.large_binary()))
+        places = [run.find(hashed, wanted) for run in runs]
+        return [_pick(runs, [own[i] for own in places], features) for i in range(len(wanted))]
+
+    def rows(self) -> Rows | None:
+        """Every key's newest rows, checked, and kept until the table changes; None for an empty table."""
+        state = self._newest()
+        if not state.runs:
+            return None
+        if self._rows is None or self._rows[0] is not state:
+            self._rows = (state, reduce(concat([run.rows() for run in state.runs])))
+        return self._rows[1]
+
+    def write(self, rows: Rows) -> None:
+        """Add rows, durably and atomically; those that are older than what stands change nothing.
+
+        Raises:
+            LockedError: other processes kept the table locked for too long.
+            StorageError: the disk refused.
+        """
+        if not len(rows):
+            return
+        with self._writing("write"):
+            manifest = load(self.folder) or Manifest()
+            self._sweep(manifest)
+            kept, small = _split(manifest.runs, rows.weight)
+            parts = [Run(self._path(run), run).rows() for run in small]
+            merged = reduce(concat([*parts, rows]))
+            name = f"{manifest.generation + 1:08d}.arrow"
+            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+            run = write_run(self.folder / "runs" / name, merged)
+            files.sync_folder(self.folder / "runs")
+            after = Manifest(manifest.generation + 1, (*kept, run))
+            after.publish(self.folder)
+            if not manifest.generation:
+                files.sync_folder(self.folder.parent)
+            self._sweep(after)
+
+    def drop(self) -> None:
+        """Remove everything; a reader that is at it keeps what it has open."""
+        if not self.folder.exists():
+            return
+        with self._writing("drop"):
+            files.unlink([self.folder / "manifest"])
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def verify(self) -> Manifest:
+        """Check every byte on disk.
+
+        Raises:
+            CorruptionError: one is not what was written; the message names the file.
+        """
+        manifest = load(self.folder) or Manifest()
+        for run in manifest.runs:
+            try:
+                Run(self._path(run), run).check()
+            except FileNotFoundError as error:
+                raise CorruptionError(f"{error.filename}: this file is missing; materialize the view again") from None
+        return manifest
+
+    def _newest(self) -> _State:
+        state = self._state
+        if state.pin is None or not _is_newest(state.pin):
+            with self._lock:
+                state = self._state = self._open(self._state)
+        return state
+
+    def _open(self, known: _State) -> _State:
+        opened = {run.file.name: run for run in known.runs}
+        while True:
+            try:
+                pin = Pin(self.folder)
+            except NotFoundError:
+                return _State(None, ())
+            if (manifest := load(self.folder)) is None:
+                continue
+            try:
+                runs = tuple(self._reuse(opened, run) for run in manifest.runs)
+            except FileNotFoundError as error:
+                if load(self.folder) == manifest:
+                    raise CorruptionError(
+                        f"{error.filename}: this file is missing; materialize the view again"
+                    ) from None
+            else:
+                return _State(pin, runs)
+
+    def _reuse(self, opened: dict[str, Run], file: RunFile) -> Run:
+        known = opened.get(file.name)
+        # A table that was dropped and made again uses names again.
+        return known if known is not None and known.file == file else Run(self._path(file), file)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        lock = self.folder.parent / ".locks" / f"{self.folder.name}.lock"
+        with locks.hold(lock, f"{what} {self.folder.name}", timeout=PATIENCE_S):
+            try:
+                yield
+            except FileNotFoundError as error:
+                raise CorruptionError(f"{error.filename}: this file is missing; materialize the view again") from error
+            except OSError as error:
+                raise storage_error(error) from error
+
+    def _sweep(self, manifest: Manifest) -> None:
+        """Remove files that the state does not name: those it replaced, and those of a killed writer."""
+        used = {run.name for run in manifest.runs}
+        if (folder := self.folder / "runs").is_dir():
+            files.unlink(path for path in folder.iterdir() if path.name not in used)
+
+    def _path(self, run: RunFile) -> Path:
+        return self.folder / "runs" / run.name
+
+
+def _is_newest(pin: Pin) -> bool:
+    try:
+        return pin.newest
+    except NotFoundError:
+        return False
+
+
+def _split(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
+    """The runs that stay as they are, and the newest ones that a write takes in."""
+    at = len(runs)
+    while at and runs[at - 1].weight <= GROWTH * weight:
+        at -= 1
+        weight += runs[at].weight
+    return runs[:at], runs[at:]
+
+
+def reduce(rows: Rows) -> Rows:
+    """Only the rows that still say the newest of something, in the order given."""
+    if rows.distinct:
+        return rows
+    group = rows.keys.dictionary_encode().indices.to_numpy()
+    # Inverted rather than negated: there is no minus of the smallest number.
+    order = np.lexsort((-np.arange(len(rows)), ~rows.created, ~rows.event, group))
+    group = group[order]
+    keep = np.zeros(len(rows), np.bool_)
+    for column in rows.values.values():
+        said = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)[order])
+        newest = np.unique(group[said], return_index=True)[1]
+        keep[order[said[newest]]] = True
+    return rows.take(np.flatnonzero(keep))
+
+
+def _pick(runs: tuple[Run, ...], places: list[list[int]], features: Sequence[str]) -> Found | None:
+    rows = [(int(run.event[row]), int(run.created[row]), i, row) for i, run in enumerate(runs) for row in places[i]]
+    if not rows:
+        return None
+    if len(rows) > 1:
+        rows.sort(reverse=True)
+    values: dict[str, Pieces] = {}
+    for feature in features:
+        for _, _, i, row in rows:
+            if (value := runs[i].value(feature, row)) is not None:
+                values[feature] = (value,)
+                break
+    return Found(rows[0][0], values)

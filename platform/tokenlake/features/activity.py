@@ -1,0 +1,322 @@
+"""What users did, as the user encoder reads it: days of events, activity sources, and histories before a moment."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from tokenlake.config import Config, Filter
+from tokenlake.features.keys import Ints, factorize, flat
+from tokenlake.features.label_maturity import Outcomes, outcomes_of
+from tokenlake.features.negatives import item_table
+from tokenlake.lake.project import Project
+from tokenlake.times import DAY_US, NEVER, Day, as_micros
+
+_ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
+_KEPT_DAYS = 512
+_ALWAYS = np.iinfo(np.int64).min
+Instants: TypeAlias = Ints
+
+
+class Part:
+    """One day's events by (user, timestamp, event id), and what is worked out of them once for all who read the day.
+
+    Attributes:
+        day: theirs.
+        state: tells apart the states of the day's events: what was worked out of two parts of one state is equal.
+        events: rows of the `events` table.
+        users: their users (n,).
+        timestamps: int64 (n,), microseconds UTC.
+    """
+
+    def __init__(self, day: Day, state: str, events: pa.Table) -> None:
+        self.day, self.state = day, state
+        self.events = events.sort_by(_ORDER)
+        self.users = flat(self.events["user_id"])
+        self.timestamps: Instants = np.array(as_micros(self.events["timestamp"], "timestamp"))
+        self._items: pa.Table | None = None
+        self._known: dict[tuple[Filter, ...], Instants] = {}
+        self._outcomes: dict[str, Outcomes] = {}
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def outcomes(self, label: str) -> Outcomes:
+        """One label of every event."""
+        if label not in self._outcomes:
+            self._outcomes[label] = outcomes_of(self.events, label, self.timestamps)
+        return self._outcomes[label]
+
+    def items(self, config: Config) -> pa.Table:
+        """The day's `item_table`."""
+        if self._items is None:
+            self._items = item_table(config, self.events)
+        return self._items
+
+    def known(self, filters: tuple[Filter, ...]) -> Instants:
+        """Since when each event is known to pass any of the filters; NEVER if it does not. Without one, all pass."""
+        if not filters:
+            return self.timestamps
+        if filters not in self._known:
+            self._known[filters] = np.minimum.reduce([self._passes(f) for f in filters])
+        return self._known[filters]
+
+    def _passes(self, f: Filter) -> Instants:
+        if f.label is not None:
+            outcomes = self.outcomes(f.label)
+            return np.where(outcomes.known & outcomes.positive, outcomes.when, NEVER)
+        passes = pc.is_in(self.events[f.feature], value_set=pa.array(f.among)).to_numpy()
+        return np.where(passes, self.timestamps, NEVER)
+
+
+class Days:
+    """Reads runs of days; the days themselves stay in memory, since a back-fill reads each many times."""
+
+    def __init__(self, lake: Project) -> None:
+        self._lake = lake
+        self._kept: LRUCache[tuple[Day, str], tuple[Part, int]] = LRUCache(_KEPT_DAYS)
+        self._files: tuple[int | None, dict[Day, str]] = None, {}
+
+    def read(self, first: Day, last: Day, watermark: int | None, *, late: Day | None = None) -> Log:
+        """Read events from one day to another.
+
+        Args:
+            first: the first day.
+            last: the last one.
+            watermark: bound on `ingested_at` (us); None for none.
+            late: a day whose events are all taken, also those that were ingested after the watermark.
+        """
+        states = {day: state for day, state in self._states().items() if first <= day <= last}
+        parts = [self._part(day, states[day], None if day == late else watermark) for day in sorted(states)]
+        return Log(self._lake.config, self._lake.events.schema, parts)
+
+    def state(self, first: Day, last: Day) -> str:
+        """Tells apart the states of the events of some days."""
+        told = [f"{day} {state}" for day, state in sorted(self._states().items()) if first <= day <= last]
+        return xxhash.xxh64_hexdigest("\n".join(told).encode())
+
+    def _states(self) -> dict[Day, str]:
+        commit = self._lake.events.commit_version()
+        if self._files[0] != commit or commit is None:
+            self._files = commit, {d: _digest(names) for d, names in self._lake.events.files_by_day().items()}
+        return self._files[1]
+
+    def _part(self, day: Day, state: str, bound: int | None) -> Part:
+        key = day, state
+        if key not in self._kept:
+            events = self._lake.events.read(day=day)
+            newest = int(as_micros(events["ingested_at"], "ingested_at").max()) if len(events) else 0
+            self._kept[key] = Part(day, state, events), newest
+        part, newest = self._kept[key]
+        if bound is None or newest <= bound:
+            return part
+        early = pc.field("ingested_at") <= pa.scalar(bound, pa.timestamp("us", "UTC"))
+        return Part(day, f"{state} until {bound}", part.events.filter(early))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a log, ascending, and the instants (us) after which it may be known that they were chosen."""
+
+    rows: Ints
+    when: Instants
+
+
+class Log:
+    """Events of some days, by (user, timestamp, event id).
+
+    Attributes:
+        parts: the days.
+        users: distinct users, in order; the code of one is its place.
+        codes: int64 (n,), the user's code of each row, ascending.
+        part, place: int64 (n,), where each row is: which of the parts, and which row of it.
+        order: int64 (n,), where each row is in the parts, one after the other.
+        timestamps: int64 (n,), microseconds UTC.
+    """
+
+    def __init__(self, config: Config, schema: pa.Schema, parts: Sequence[Part]) -> None:
+        self._config, self._schema, self.parts = config, schema, list(parts)
+        column = pa.chunked_array([part.users for part in self.parts], flat(schema.empty_table()["user_id"]).type)
+        codes, users = factorize(flat(column))
+        order = pc.array_sort_indices(users)
+        self.users: pa.Array = users.take(order)
+        rank = np.empty(len(users), np.int64)
+        rank[order.to_numpy()] = np.arange(len(users))
+        codes = rank[codes]
+        # The days are in order, and so is each day: what is left is to bring users together.
+        self.order = np.argsort(codes, kind="stable")
+        self.codes = codes[self.order]
+        sizes = [len(part) for part in self.parts]
+        self.part = np.repeat(np.arange(len(sizes)), sizes)[self.order]
+        self.place = self.order - np.concatenate([[0], np.cumsum(sizes)])[self.part].astype(np.int64)
+        self.timestamps: Instants = self.joined([part.timestamps for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def events(self) -> pa.Table:
+        """Rows of the `events` table."""
+        tables = [self._schema.empty_table(), *(part.events for part in self.parts)]
+        return pa.concat_tables(tables).take(pa.array(self.order))
+
+    def column(self, name: str) -> pa.Array:
+        """One column of `events`, without the others."""
+        values = pa.chunked_array(
+            [part.events[name].combine_chunks() for part in self.parts], self._schema.field(name).type
+        )
+        return values.combine_chunks().take(pa.array(self.order))
+
+    def item_table(self) -> pa.Table:
+        """Every item with its number of events, and the features that it had last."""
+        return item_table(self._config, self.events)
+
+    def codes_of(self, users: pa.Array) -> Ints:
+        """Codes of users; -1 for one who did nothing here."""
+        return np.asarray(pc.index_in(users, value_set=self.users).fill_null(-1).to_numpy(), np.int64)
+
+    @cached_property
+    def positives(self) -> Chosen:
+        """Events that the encoder learns to foresee: `positive` of the config, else the first label, else all."""
+        assert self._config.embeddings is not None
+        declared = self._config.embeddings.positive
+        if declared is None:
+            declared = tuple(Filter(label=name) for name in list(self._config.events.labels)[:1])
+        return self.chosen(declared)
+
+    @cached_property
+    def sources(self) -> list[Chosen]:
+        """Events of each activity source of the config."""
+        assert self._config.embeddings is not None
+        return [self.chosen(filters) for filters in self._config.embeddings.sources.values()]
+
+    def chosen(self, filters: Sequence[Filter]) -> Chosen:
+        """Events that pass any of the filters; without one, all."""
+        when = self.joined([part.known(tuple(filters)) for part in self.parts])
+        rows = np.flatnonzero(when < NEVER)
+        return Chosen(rows, when[rows])
+
+    @cached_property
+    def histories(self) -> list[Histories]:
+        """What users did before any moment, source by source."""
+        return [Histories(self, source) for source in self.sources]
+
+    @cached_property
+    def outcomes(self) -> tuple[Ints, Ints]:
+        """All labels of the rows, 0 or 1, and the instants (us) after which each is seen, NEVER if at none: (n, L)."""
+        labels = list(self._config.events.labels)
+        positive, when = np.zeros((2, len(self), len(labels)), np.int64)
+        for i, name in enumerate(labels):
+            found = [part.outcomes(name) for part in self.parts]
+            positive[:, i] = self.joined([one.positive.astype(np.int64) for one in found])
+            when[:, i] = self.joined([np.where(one.known, one.when, NEVER) for one in found])
+        return positive, when
+
+    def joined(self, values: Sequence[Ints]) -> Ints:
+        """Values of the parts' rows, in the order of the log's."""
+        return np.concatenate([np.zeros(0, np.int64), *values])[self.order]
+
+
+class Histories:
+    """Finds the last events of a source that a user is known to have done before a moment.
+
+    Args:
+        log: the events.
+        source: those of the source.
+
+    Attributes:
+        rows: rows of the log, by (user, instant of being known).
+        when: those instants (us).
+    """
+
+    def __init__(self, log: Log, source: Chosen) -> None:
+        codes = log.codes[source.rows]
+        self.rows, self.when = source.rows, source.when
+        # Rows are in order of time; only what becomes known later than it happens can be out of it.
+        self._in_order = not ((codes[1:] == codes[:-1]) & (self.when[1:] < self.when[:-1])).any()
+        if not self._in_order:
+            order = np.lexsort((source.rows, source.when, codes))
+            codes, self.rows, self.when = codes[order], source.rows[order], source.when[order]
+        self._first = int(self.when.min()) if len(self.when) else 0
+        self._span = int(self.when.max()) - self._first + 2 if len(self.when) else 2
+        # Users times microseconds may overflow: then places among the distinct instants stand for them.
+        self._instants = np.unique(self.when) if (len(log.users) + 1) * self._span >= 2**62 else None
+        self._key = self._keys(codes, self.when)
+
+    def spans(
+        self, users: Ints, now: Instants, length: int | None = None, reach: dt.timedelta | None = None
+    ) -> tuple[Ints, Ints]:
+        """First and last place (exclusive) in `rows` of what each user is known to have done strictly before `now`.
+
+        Args:
+            users: int64 (q,), codes; -1 did nothing.
+            now: int64 (q,), microseconds.
+            length: rows a question at most, the last ones; None for all.
+            reach: how far back; None for all.
+        """
+        end = np.searchsorted(self._key, self._keys(users, now))
+        since = np.full(len(now), _ALWAYS) if reach is None else now - reach // dt.timedelta(microseconds=1)
+        start = np.searchsorted(self._key, self._keys(users, since))
+        if length is not None:
+            start = np.maximum(start, end - length)
+        return np.minimum(start, end), end
+
+    def before(self, users: Ints, now: Instants, length: int, reach: dt.timedelta | None = None) -> tuple[Ints, Ints]:
+        """Find those rows of the log: (total,), each question's ascending, and offsets (q + 1,)."""
+        rows, offsets = taken(self.rows, *self.spans(users, now, length, reach))
+        if self._in_order:
+            return rows, offsets
+        owner = np.repeat(np.arange(len(users)), np.diff(offsets))
+        return rows[np.lexsort((rows, owner))], offsets
+
+    def _keys(self, users: Ints, when: Instants) -> Ints:
+        if self._instants is not None:
+            return users * (len(self._instants) + 1) + np.searchsorted(self._instants, when)
+        return users * self._span + np.clip(when, self._first, self._first + self._span - 1) - self._first
+
+
+def taken(values: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Slices `values[start:end]`, one after the other, and their offsets."""
+    offsets = np.concatenate([[0], np.cumsum(end - start)])
+    return values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)], offsets
+
+
+def _digest(names: Sequence[str]) -> str:
+    return xxhash.xxh64_hexdigest("\n".join(sorted(names)).encode())
+
+
+def within(chosen: Chosen, first: int | None, end: int) -> NDArray[np.bool_]:
+    """Which of the chosen become known from one instant to another."""
+    return (chosen.when < end) if first is None else (chosen.when >= first) & (chosen.when < end)
+
+
+def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
+    """Moments to train on: each before up to `group` positives of one user and day, in their order.
+
+    Args:
+        log: the events.
+        first: instant from which a positive must become known; None for all.
+        end: instant before which it must.
+        group: positives a moment at most.
+
+    Returns:
+        Codes of the users (q,), moments (q,), rows of the positives (total,), and offsets (q + 1,).
+    """
+    rows = log.positives.rows[within(log.positives, first, end)]
+    if not len(rows):
+        return rows, rows, rows, np.zeros(1, np.int64)
+    owner, day = log.codes[rows], log.timestamps[rows] // DAY_US
+    fresh = np.concatenate([[True], (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])])
+    begin = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
+    starts = np.flatnonzero((np.arange(len(rows)) - begin) % group == 0)
+    return owner[starts], log.timestamps[rows[starts]], rows, np.append(starts, len(rows))

@@ -1,0 +1,193 @@
+"""Events of a day with their running counts, as both training and encoding read them.
+
+The count state at the start of day d as of watermark w is a pure function of the events table: all events with
+ds < d that were ingested at or before w. So a state can be deleted and made again, and a re-run sees what the first run
+saw. Snapshots on disk only save time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather as feather
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from tokenlake.config import Config
+from tokenlake.errors import LockedError, NotFoundError
+from tokenlake.features.counts import Counts
+from tokenlake.features.negatives import item_table, sample
+from tokenlake.files import whole_folder
+from tokenlake.lake.project import Project
+from tokenlake.locks import hold
+from tokenlake.times import Day, as_day
+
+_ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
+#: Frames kept in memory: a back-fill trains on the chunk that it has just encoded.
+_KEPT_FRAMES = 32
+_KEPT_SNAPSHOTS = 8
+#: Days that were counted in one go, from which on the state is worth a snapshot.
+_WORTH_KEEPING = 7
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One day's events, by (user, timestamp, event id), and the running counts of each row.
+
+    Attributes:
+        events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
+            no event id, and all have the label `observed`.
+        counts: float32 `(rows, counts)`, strictly before each row's timestamp.
+        seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
+    """
+
+    events: pa.Table
+    counts: NDArray[np.float32]
+    seen: NDArray[np.bool_]
+
+    def real(self) -> Frame:
+        """What did happen: the rows that were not sampled."""
+        if self.events["event_id"].null_count == 0:
+            return self
+        rows = np.flatnonzero(self.events["event_id"].is_valid())
+        return Frame(self.events.take(rows), self.counts[rows], self.seen[rows])
+
+
+class Frames:
+    """Reads frames of a lake, rolling one count state forward over the days."""
+
+    def __init__(self, lake: Project) -> None:
+        self._lake = lake
+        made_of = lake.config.events.model_dump_json().encode()
+        self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]
+        self._state: _State | None = None
+        self._frames: LRUCache[tuple[Day, int, int], Frame] = LRUCache(_KEPT_FRAMES)
+
+    def read(self, day: Day, watermark: int, *, late: bool = False) -> Frame:
+        """Read a day as of a watermark.
+
+        Args:
+            day: the day.
+            watermark: bound on `ingested_at` (us) of the earlier days' events, and of the day's own.
+            late: take all of the day's own events, also those that were ingested after the watermark.
+        """
+        events = self._lake.events.read(day=day).sort_by(_ORDER)
+        if not late:
+            events = _known_at(events, watermark)
+        key = (day, watermark, events.num_rows)
+        if key in self._frames:
+            return self._frames[key]
+        counts = self.counts_at(day, watermark)
+        rows = self._with_negatives(events, day)
+        frame = Frame(rows, counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
+        self._frames[key] = frame
+        return frame
+
+    def counts_at(self, day: Day, watermark: int) -> Counts:
+        """Count state at the start of a day; not to be changed by the caller."""
+        state = self._nearest(day, watermark)
+        self._state = None  # a failure half-way must not leave a half-rolled state behind
+        if state.watermark < watermark:
+            self._absorb_late(state, watermark)
+        missing = [earlier for earlier in self._lake.events.days() if state.day <= earlier < day]
+        for earlier in missing:
+            state.advance(self._lake.config, earlier, _known_at(self._lake.events.read(day=earlier), watermark))
+        state.day = max(state.day, day)
+        self._state = state
+        if len(missing) >= _WORTH_KEEPING:
+            self.keep()
+        return state.counts
+
+    def keep(self) -> None:
+        """Write the rolling state to disk, where the next process begins to count."""
+        state = self._state
+        if state is None or state.day <= max((s.day for s in self._snapshots()), default=Day.min):
+            return
+        with suppress(LockedError), hold(self._lake.data / "locks" / "counts.lock", "keeping a count state"):
+            with whole_folder(self._folder / f"{state.day.isoformat()}_{state.watermark}") as folder:
+                state.save(folder)
+            for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
+                shutil.rmtree(old.path)
+
+    def _with_negatives(self, events: pa.Table, day: Day) -> pa.Table:
+        if self._lake.config.events.labels:
+            return events
+        assert self._state is not None
+        items = item_table(self._lake.config, events, self._state.items)
+        return sample(events, self._lake.config.tokens.negatives, 0, day, items=items)
+
+    def _nearest(self, day: Day, watermark: int) -> _State:
+        rolling = self._state
+        if rolling is not None and rolling.day <= day and rolling.watermark <= watermark:
+            return rolling
+        kept = [s for s in self._snapshots() if s.day <= day and s.watermark <= watermark]
+        for newest in sorted(kept, key=lambda s: (s.day, s.watermark), reverse=True):
+            with suppress(NotFoundError, FileNotFoundError):  # another process may just have dropped it
+                return _State.load(newest.path, newest.day, newest.watermark)
+        return _State(Counts.empty(self._lake.config), None, Day.min, watermark)
+
+    def _absorb_late(self, state: _State, watermark: int) -> None:
+        span = [dt.datetime.fromtimestamp(micros / 1e6, dt.UTC) for micros in (state.watermark, watermark)]
+        for day in self._lake.events.days_with("ingested_at", *span):
+            if day < state.day:
+                self._absorb_day(state, day, watermark)
+        state.watermark = watermark
+
+    def _absorb_day(self, state: _State, day: Day, watermark: int) -> None:
+        late = _known_at(self._lake.events.read(day=day), watermark)
+        late = late.filter(pc.field("ingested_at") > pa.scalar(state.watermark, pa.timestamp("us", "UTC")))
+        if late.num_rows:
+            state.counts.absorb(late)
+            state.add_items(self._lake.config, late)
+
+    def _snapshots(self) -> list[_Snapshot]:
+        return [_Snapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))]
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    day: Day
+    watermark: int
+    path: Path
+
+
+@dataclass
+class _State:
+    """Counts, and for logs without labels the items that negatives are drawn from, of all events with ds < day."""
+
+    counts: Counts
+    items: pa.Table | None
+    day: Day
+    watermark: int
+
+    def advance(self, config: Config, day: Day, events: pa.Table) -> None:
+        self.counts.advance(day, events)
+        self.add_items(config, events)
+
+    def add_items(self, config: Config, events: pa.Table) -> None:
+        if not config.events.labels:
+            self.items = item_table(config, events, self.items)
+
+    def save(self, folder: Path) -> None:
+        self.counts.save(folder / "counts.arrow")
+        if self.items is not None:
+            feather.write_feather(self.items, folder / "items.arrow")
+
+    @classmethod
+    def load(cls, folder: Path, day: Day, watermark: int) -> _State:
+        items = folder / "items.arrow"
+        return cls(
+            Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark
+        )
+
+
+def _known_at(events: pa.Table, watermark: int) -> pa.Table:
+    return events.filter(pc.field("ingested_at") <= pa.scalar(watermark, pa.timestamp("us", "UTC")))

@@ -1,0 +1,222 @@
+"""`Project`: what jobs, plug-ins and retrieval take: config, folders, tables, catalog, token stores, versions, SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from tokenlake.config import FILE_NAME, Config
+from tokenlake.errors import NotFoundError
+from tokenlake.times import Day
+
+if TYPE_CHECKING:
+    import duckdb
+    import sqlalchemy
+
+    from tokenlake.catalog import Catalog, Version
+    from tokenlake.lake.database import Database
+    from tokenlake.lake.ingest import IngestReport
+    from tokenlake.lake.tables import Table
+    from tokenlake.progress import Progress
+    from tokenlake.tokens.store import TokenStore
+
+T = TypeVar("T")
+
+
+class Project:
+    """Config, tables, token stores and catalog of one project; `Lake` adds the daily jobs and what they publish.
+
+    Attributes:
+        file: the `tokenlake.yaml`.
+        root: its folder.
+        data: folder of the data, `root` unless the file says otherwise.
+        config: the file's content.
+    """
+
+    def __init__(self, file: Path, config: Config) -> None:
+        self.file = file
+        self.root = file.parent
+        self.config = config
+        self.data = (self.root / config.data).resolve()
+        self._shared: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.root)!r}, project={self.config.project!r})"
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, Config]]:
+        """Another process gets the same project, and opens its tables and catalog for itself."""
+        return type(self), (self.file, self.config)
+
+    @classmethod
+    def open(cls, folder_or_yaml: str | Path) -> Self:
+        """Open the project of a folder that holds `tokenlake.yaml`, or of the file itself.
+
+        Raises:
+            ConfigError: there is no such file, or it says something that cannot be.
+        """
+        path = Path(folder_or_yaml).expanduser()
+        file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
+        return cls(file.resolve(), Config.load(file))
+
+    def shared(self, make: Callable[[Self], T]) -> T:
+        """What `make` gives for this project, made at its first use and kept: caches that several jobs read through."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        made: T = self._shared[make]
+        return made
+
+    # Tables and catalog: what the jobs read and write.
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Runs, plans, versions, artefacts and metrics."""
+        from tokenlake.catalog import Catalog
+
+        return Catalog.open(self.config.catalog or self.data / "catalog.sqlite")
+
+    @property
+    def events(self) -> Table:
+        """All accepted events, partitioned by day."""
+        return self._tables["events"]
+
+    @property
+    def quarantine(self) -> Table:
+        """Rejected rows with their reason."""
+        return self._tables["quarantine"]
+
+    @property
+    def instance_tokens(self) -> Table:
+        """Every token of every version, partitioned by version and day."""
+        return self._tables["instance_tokens"]
+
+    @property
+    def predictions(self) -> Table:
+        """Probabilities of the source models, partitioned by version and day."""
+        return self._tables["predictions"]
+
+    @property
+    def user_embeddings(self) -> Table:
+        """A vector per active user, day and version of the embeddings."""
+        return self._tables["user_embeddings"]
+
+    @property
+    def item_embeddings(self) -> Table:
+        """A vector per item met lately, day and version of the embeddings."""
+        return self._tables["item_embeddings"]
+
+    @property
+    def edges(self) -> Table:
+        """The graph of similar users, an edge a row, partitioned by version and day."""
+        return self._tables["edges"]
+
+    @property
+    def user_statistics(self) -> Table:
+        """What each user did lately, as it was known at the end of each day."""
+        return self._tables["user_statistics"]
+
+    def watermark(self) -> int:
+        """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
+        return self.events.newest("ingested_at")
+
+    @cached_property
+    def _tables(self) -> dict[str, Table]:
+        from tokenlake.lake.tables import open_tables
+
+        return open_tables(self)
+
+    # Events in.
+
+    def ingest(self, source: Any, *, dry_run: bool = False, progress: Progress | None = None) -> IngestReport:
+        """Bring events in: an Arrow table, a path, a glob, or a list of these.
+
+        Bad rows go to `quarantine` with their reason; the same rows again change nothing.
+
+        Returns:
+            `IngestReport(accepted, duplicates, quarantined, days)`.
+
+        Raises:
+            SourceError: a file that cannot be read at all; nothing was changed.
+            SchemaError: a missing column, or ids of another type than the lake's; nothing was changed.
+        """
+        from tokenlake.lake.ingest import ingest
+
+        return ingest(self, source, dry_run=dry_run, progress=progress)
+
+    # Versions.
+
+    def versions(self) -> list[Version]:
+        """All encoder versions that were ever run, the serving one among them."""
+        return self.catalog.versions()
+
+    def promote(self, version: str) -> None:
+        """Let a version serve; the old one stays readable."""
+        self.catalog.promote(self.resolve(version))
+
+    def rollback(self) -> str:
+        """Let the version that served before serve again; returns its name."""
+        return self.catalog.rollback()
+
+    def resolve(self, version: str | None = None) -> str:
+        """Turn a version, an encoder's name or None (the serving version) into a version.
+
+        Raises:
+            NotFoundError: neither a version nor an encoder.
+        """
+        if version is None:
+            return self.catalog.serving() or self.config.version_of(self.config.tokens.serving_name)
+        if version in self.config.tokens.encoders:
+            return self.config.version_of(version)
+        known = [self.config.version_of(name) for name in self.config.tokens.encoders]
+        known += [v.version for v in self.catalog.versions() if v.version not in known]
+        if version in known:
+            return version
+        raise NotFoundError(
+            f"no version or encoder {version!r}; versions: {known}, encoders: {sorted(self.config.tokens.encoders)}"
+        )
+
+    def tokens(self, version: str | None = None) -> TokenStore:
+        """The token store of a version or encoder; defaults to the serving version.
+
+        Raises:
+            NotFoundError: nothing was published for it yet.
+        """
+        from tokenlake.tokens.store import TokenStore
+
+        path = self.store_path(self.resolve(version))
+        if not TokenStore.exists(path):
+            raise NotFoundError(f"no tokens of {path.name} yet; `tokenlake backfill {self.root}` makes them")
+        return TokenStore.open(path)
+
+    def published(self, version: str) -> set[Day]:
+        """Days that a version's publish job has done, and that its token store holds: a store can be deleted."""
+        from tokenlake.tokens import manifest
+
+        path = self.store_path(version)
+        stored = set(manifest.load(path).days) if (path / manifest.NAME).exists() else set()
+        return self.catalog.done(version, "publish") & stored
+
+    def store_path(self, version: str) -> Path:
+        """Folder of a version's token store."""
+        return self.data / "tokens" / version
+
+    # Exploration.
+
+    def sql(self, query: str, params: Any = None) -> duckdb.DuckDBPyRelation:
+        """Ask a question in DuckDB's SQL, read-only.
+
+        Raises:
+            ForbiddenError: anything but a question, or a file outside the lake.
+        """
+        return self._database.sql(query, params)
+
+    def engine(self) -> sqlalchemy.Engine:
+        """A SQLAlchemy engine over the same views, read-only, for notebooks and BI tools."""
+        return self._database.engine()
+
+    @cached_property
+    def _database(self) -> Database:
+        from tokenlake.lake.database import Database
+
+        return Database(self)
