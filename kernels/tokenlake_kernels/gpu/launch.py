@@ -22,8 +22,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..cpu.native import cache_folder
 from ..errors import ShapeError
+from ..native_build import cache_folder
 
 #: Widest head that the configurations are compiled and checked for.
 WIDEST = 256
