@@ -19,6 +19,7 @@ from .flash import (
     absorb,
     delta,
     dense_last,
+    is_wide,
     lines,
     lines_across,
     pairs,
@@ -33,12 +34,15 @@ from .launch import Config, Grid, Kernel, head_sizes, launch, longest, precision
 
 @triton.jit
 @no_type_check
-def _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS: tl.constexpr, PRECISION: tl.constexpr):
+def _scores(
+    q, kt, Bias, i, j, n, keys, bias_len, left, right, scale,
+    BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     """Base-2 scores of a tile, -inf where unseen. Bias points at the row's own."""
     s = tl.dot(q, kt, input_precision=PRECISION) * (scale * 1.4426950408889634)
     inside = (i < n)[:, None] & (j < keys)[None, :]
     if BIAS:
-        s += tl.load(lines(Bias, i, bias_len, j), mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
+        s += tl.load(lines(Bias, i, bias_len, j, WIDE), mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
     gap = j[None, :] - i[:, None]
     return tl.where(inside & (gap <= right) & (gap >= -left), s, float("-inf"))
 
@@ -48,8 +52,8 @@ def _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS: tl.c
 def attention_forward_kernel(
     Q, K, V, Bias, Out, Lse, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, heads, group, queries, q_total, bias_len, left, right, scale, most,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and head, over all the keys that it sees."""
     tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
@@ -68,7 +72,7 @@ def attention_forward_kernel(
         Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     within = (d < DIM)[None, :]
-    q = tl.load(lines(Q, i, q_token, d), mask=(i < n)[:, None] & within, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=(i < n)[:, None] & within, other=0.0)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -77,12 +81,12 @@ def attention_forward_kernel(
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[None, :]
-        kt = tl.load(lines_across(K, j, k_token, d), mask=held & (d < DIM)[:, None], other=0.0)
-        s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
-        v = tl.load(lines(V, j, v_token, d), mask=(j < keys)[:, None] & within, other=0.0)
+        kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=held & (d < DIM)[:, None], other=0.0)
+        s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
         top, total, acc = absorb(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)  # without keys the maximum is -inf, and so is the log-sum-exp
-    at = (q0 * heads + head) * DIM + i.to(tl.int64)[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
     tl.store(Lse + head.to(tl.int64) * q_total + q0 + i, (top + tl.log2(total)) * 0.6931471805599453, mask=i < n)
 
@@ -93,8 +97,8 @@ def attention_dkdv_kernel(
     Q, K, V, G, Bias, Lse, Delta, DK, DV, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
     heads, group, queries, q_total, bias_len, left, right, scale, most,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DK and dV of one tile of keys: over the query heads that share them and the queries that see them."""
     tile, kv, row = place(tl.cdiv(most, BLOCK_N), heads // group)
@@ -111,8 +115,8 @@ def attention_dkdv_kernel(
         Bias += q0 * bias_len
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < keys)[:, None] & (d < DIM)[None, :]
-    k = tl.load(lines(K, j, k_token, d), mask=held, other=0.0)
-    v = tl.load(lines(V, j, v_token, d), mask=held, other=0.0)
+    k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+    v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     low = tl.maximum(j0 - right, 0) // BLOCK_M * BLOCK_M
@@ -124,16 +128,16 @@ def attention_dkdv_kernel(
         for i0 in range(low, high, BLOCK_M):
             i = i0 + tl.arange(0, BLOCK_M)
             mask = (i < n)[:, None] & (d < DIM)[None, :]
-            q = tl.load(lines(q_at, i, q_token, d), mask=mask, other=0.0)
-            g = tl.load(lines(g_at, i, g_token, d), mask=mask, other=0.0)
+            q = tl.load(lines(q_at, i, q_token, d, WIDE), mask=mask, other=0.0)
+            g = tl.load(lines(g_at, i, g_token, d, WIDE), mask=mask, other=0.0)
             lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
             delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
-            s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
+            s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
             p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
-    out = (start * kv_heads + kv) * DIM + j.to(tl.int64)[:, None] * (kv_heads * DIM) + d[None, :]
+    out = lines((start * kv_heads + kv) * DIM, j, kv_heads * DIM, d, WIDE)
     tl.store(DK + out, (dk * scale).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + out, dv.to(DV.dtype.element_ty), mask=held)
 
@@ -144,8 +148,8 @@ def attention_dq_kernel(
     Q, K, V, G, Bias, Lse, Delta, DQ, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
     heads, group, queries, q_total, bias_len, left, right, scale, most,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DQ of one tile of queries: over the keys that it sees."""
     tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
@@ -165,8 +169,8 @@ def attention_dq_kernel(
         Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < n)[:, None] & (d < DIM)[None, :]
-    q = tl.load(lines(Q, i, q_token, d), mask=mask, other=0.0)
-    g = tl.load(lines(G, i, g_token, d), mask=mask, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
+    g = tl.load(lines(G, i, g_token, d, WIDE), mask=mask, other=0.0)
     line = head.to(tl.int64) * q_total + q0 + i
     lse = tl.load(Lse + line, mask=i < n, other=0.0) * 1.4426950408889634
     lse = tl.where(lse == float("-inf"), 0.0, lse)
@@ -177,12 +181,12 @@ def attention_dq_kernel(
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[:, None] & (d < DIM)[None, :]
-        k = tl.load(lines(K, j, k_token, d), mask=held, other=0.0)
-        v = tl.load(lines(V, j, v_token, d), mask=held, other=0.0)
-        s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
+        k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
+        s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    at = (q0 * heads + head) * DIM + i.to(tl.int64)[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
@@ -192,8 +196,8 @@ def attention_dbias_kernel(
     Q, K, V, G, Bias, Lse, Delta, DBias, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
     heads, group, queries, q_total, bias_len, left, right, scale, most,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The bias gradient of one tile: summed over the heads, which share the bias."""
     tile, across, row = place(tl.cdiv(most, BLOCK_M), tl.cdiv(bias_len, BLOCK_N))
@@ -211,19 +215,19 @@ def attention_dbias_kernel(
         kv = head // group
         q_at, g_at = row_at(Q, q0, q_token, head, q_head), row_at(G, q0, g_token, head, g_head)
         k_at, v_at = row_at(K, start, k_token, kv, k_head), row_at(V, start, v_token, kv, v_head)
-        q = tl.load(lines(q_at, i, q_token, d), mask=mask, other=0.0)
-        g = tl.load(lines(g_at, i, g_token, d), mask=mask, other=0.0)
-        k = tl.load(lines(k_at, j, k_token, d), mask=held, other=0.0)
-        v = tl.load(lines(v_at, j, v_token, d), mask=held, other=0.0)
+        q = tl.load(lines(q_at, i, q_token, d, WIDE), mask=mask, other=0.0)
+        g = tl.load(lines(g_at, i, g_token, d, WIDE), mask=mask, other=0.0)
+        k = tl.load(lines(k_at, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(v_at, j, v_token, d, WIDE), mask=held, other=0.0)
         line = tl.cast(head, tl.int64) * q_total + q0 + i
         lse = tl.load(Lse + line, mask=i < queries, other=0.0) * 1.4426950408889634
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
-        s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION)
+        s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         total += ds
     tl.store(
-        lines(DBias, i, bias_len, j),
+        lines(DBias, i, bias_len, j, WIDE),
         total.to(DBias.dtype.element_ty),
         mask=(i < queries)[:, None] & (j < bias_len)[None, :],
     )
@@ -257,11 +261,13 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
+    if dim <= 64:
+        return pairs((32, 32, 4, 1))
+    return pairs((32, 32, 8, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})
-_FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
+_FLAGS = tuple(form | {"PRECISION": "ieee", "WIDE": False} for form in _FORMS)
 _COUNTS = {"heads": "i32", "group": "i32", "queries": "i32", "q_total": "i32", "bias_len": "i32"}
 _BAND = {"left": "i32", "right": "i32", "scale": "fp32", "most": "i32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Bias": "*T", "Lse": "*fp32", "Delta": "*fp32"}
@@ -316,7 +322,8 @@ class _Call:
             *(plan.left, plan.right, plan.scale),
         )
         self.form: dict[str, Any] = {
-            "dim": q.shape[2], "like": q, "DENSE": plan.queries > 0, "BIAS": plan.bias is not None, "PRECISION": precision(q.dtype)
+            "dim": q.shape[2], "like": q, "DENSE": plan.queries > 0, "BIAS": plan.bias is not None,
+            "PRECISION": precision(q.dtype), "WIDE": is_wide(*tensors, plan.bias),
         }  # fmt: skip
 
     def over_queries(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:

@@ -3,6 +3,7 @@
 Triton puts these functions into the kernels that call them; nothing is called at run time.
 """
 
+import operator
 from typing import no_type_check
 
 import torch
@@ -33,16 +34,20 @@ def row_at(base, start, token, head, step):
 
 @triton.jit
 @no_type_check
-def lines(base, line, stride, column):
-    """Pointers to a tile, one line of the matrix below the other. A long row may hold more than 2^31 values: 64 bits."""
-    return base + line.to(tl.int64)[:, None] * stride + column[None, :]
+def lines(base, line, stride, column, WIDE: tl.constexpr):
+    """Pointers to a tile, one line of the matrix below the other; with WIDE (`is_wide`) in 64 bits, at more registers."""
+    if WIDE:
+        line = line.to(tl.int64)
+    return base + line[:, None] * stride + column[None, :]
 
 
 @triton.jit
 @no_type_check
-def lines_across(base, line, stride, column):
+def lines_across(base, line, stride, column, WIDE: tl.constexpr):
     """As `lines`, one line beside the other."""
-    return base + line.to(tl.int64)[None, :] * stride + column[:, None]
+    if WIDE:
+        line = line.to(tl.int64)
+    return base + line[None, :] * stride + column[:, None]
 
 
 @triton.jit
@@ -114,6 +119,12 @@ def dense_last(*tensors: Tensor) -> tuple[Tensor, ...]:
 def strides(*tensors: Tensor) -> tuple[int, ...]:
     """The (token, head) strides of all, one after the other."""
     return tuple(s for x in tensors for s in x.stride()[:2])
+
+
+def is_wide(*tensors: Tensor | None) -> bool:
+    """Whether some tensor, or its like without gaps, spans 2^31 values: a row's may lie so far apart then."""
+    given = (x for x in tensors if x is not None)
+    return any(max(x.numel(), sum(map(operator.mul, x.shape, x.stride()))) >= 2**31 for x in given)
 
 
 def table_sizes(table: Tensor | None) -> tuple[int, int]:
