@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 #: What an installed wheel needs to be asked: where it lies, what it found, and whether it computes.
 PROGRAM = """
 import sys, numpy as np
-import tokenlake.tokens.native as store
+import tokenlake.storage.native as store
 from tokenlake.feast.offline.asof import AsOf, _library as asof
-from tokenlake.tokens import loops
+from tokenlake.storage import loops
 rows = np.arange(10_000)
 assert (loops.take(rows, rows[::-1].copy()) == rows[::-1]).all()
 join = AsOf(np.zeros(1, np.int32), np.array([5]), 1)
@@ -37,7 +37,7 @@ for library in (store.library(), asof(), native.library()):
     print(library._name.removeprefix(sys.argv[1] + "/") if library else None)
 """
 BROUGHT = [
-    "tokenlake/tokens/native.prebuilt.so",
+    "tokenlake/storage/native.prebuilt.so",
     "tokenlake/feast/offline/asof.prebuilt.so",
     "tokenlake_kernels/cpu/csrc.prebuilt.so",
 ]
@@ -93,7 +93,7 @@ def test_without_a_compiler_the_wheel_is_pure_and_python_serves(tmp_path: Path) 
     assert done.stdout.split() == ["None"] * 3
     warned = [line.partition("NativeBuildWarning: ")[2] for line in done.stderr.splitlines() if "Warning:" in line]
     assert [line.partition(",")[0] for line in warned] == [
-        "NumPy does the work of tokens/native.c",
+        "NumPy does the work of storage/native.c",
         "NumPy does the work of offline/asof.c",
         "PyTorch does the work of cpu/csrc",
     ]

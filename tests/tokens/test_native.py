@@ -129,7 +129,7 @@ with warnings.catch_warnings(record=True) as seen:
 def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
     environment = {**os.environ, "TOKENLAKE_CACHE": str(tmp_path), "CC": "/nowhere"}
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("False False 1 NumPy does the work of tokens/native.c"), done.stderr
+    assert done.stdout.startswith("False False 1 NumPy does the work of storage/native.c"), done.stderr
 
 
 @pytest.mark.parametrize("compiled", [True, False])
