@@ -135,10 +135,10 @@ def test_lines_that_do_not_split(tmp_path: Path, lake: FakeLake) -> None:
         LINES + "3,4\n" + '5,"6\n7",2017-03-01T00:00:02Z,a,1\n' + "8,9,2017-03-01T00:00:03Z,b,maybe\n" + "x,y,z,,,,\n"
     )
     report = ingest(lake, write(tmp_path / "a.csv", text))
-    assert report.accepted + report.quarantined == 6
+    assert report.accepted + report.quarantined == 7
     table = lake.quarantine.read().sort_by("row_number")
     assert table["row_number"].to_pylist()[0] == 3
-    assert table["row_number"].to_pylist()[-1] == 6
+    assert table["row_number"].to_pylist()[-1] == 7
     assert '"clicked": "maybe"' in table["row"].to_pylist()[-2]
     assert ingest(lake, tmp_path / "a.csv").accepted == 0
     assert lake.quarantine.count() == report.quarantined

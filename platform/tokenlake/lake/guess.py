@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenlake.lake.arrays import flat, is_list, is_number, is_string, plain
-from tokenlake.lake.sources import CsvSource, open_sources
+from tokenlake.reading import open_source
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_list, is_number, is_string, plain
 
 _USERS = ("user_id", "user", "userid", "uid", "customer_id", "member_id", "household_id", "visitor_id")
 _ITEMS = ("item_id", "item", "itemid", "product_id", "ad_id", "movie_id", "movieid", "article_id", "sku", "track_id")
@@ -39,17 +40,15 @@ def guess(path: Path) -> Guess:
     Raises:
         SourceError: it cannot be read.
     """
-    source = open_sources(path, Path())[0]
-    names = source.schema.names
-    chunk = next(iter(source.chunks(names)), None)
+    file = open_source(path, typed=False).files[0]
+    names = file.schema.names
+    chunk = next(iter(file.chunks(names)), None)
     out = Guess(_first(names, _USERS), _first(names, _ITEMS), _first(names, _TIMES), _first(names, _IDS))
     for name in names:
         if name in {out.user, out.item, out.timestamp, out.id}:
             continue
         column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
-        kind = (
-            None if name in _LAKES_OWN or not name.isidentifier() else _kind(column, text=isinstance(source, CsvSource))
-        )
+        kind = None if name in _LAKES_OWN or not name.isidentifier() else _kind(column, text=file.text)
         if kind is None:
             out.left.append(name)
         elif kind == "label":

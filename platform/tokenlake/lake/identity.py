@@ -18,8 +18,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
-from tokenlake.lake.arrays import flat, is_list, is_string, numpy, true, valid, where
 from tokenlake.lake.tables import Table
+from tokenlake.reading.arrays import flat, numpy, true, valid, where
+from tokenlake.reading.kinds import is_list, is_string
 from tokenlake.times import DAY_US, Day, day_of
 
 _Hashes = NDArray[np.uint64]

@@ -16,27 +16,13 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Label
 from tokenlake.errors import SchemaError
-from tokenlake.lake.arrays import (
-    Mask,
-    cast_rows,
-    flat,
-    floats,
-    is_list,
-    is_number,
-    is_string,
-    numpy,
-    plain,
-    stripped,
-    true,
-    valid,
-    where,
-)
 from tokenlake.lake.instants import Clock
 from tokenlake.lake.schema import TIMESTAMP, TOKEN, IdTypes
+from tokenlake.reading.arrays import Mask, cast_rows, flat, floats, numpy, stripped, true, valid, where
+from tokenlake.reading.files import INTEGER
+from tokenlake.reading.kinds import is_list, is_number, is_string, plain
 from tokenlake.times import DAY_US
 
-#: An id that is an integer and nothing else: 007, +7 and 7.0 are not.
-INTEGER_ID = r"^(0|-?[1-9]\d{0,18})$"
 _SEPARATORS = r"[\s,;|]+"
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
@@ -75,10 +61,12 @@ class Columns:
     Attributes:
         times: the timestamp's and every `known_at`.
         needed: all, each once.
+        optional: those of features and labels, which a file may lack where others beside it have them.
     """
 
     times: tuple[str, ...]
     needed: tuple[str, ...]
+    optional: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Config, *, labels: bool = True) -> Columns:
@@ -87,16 +75,13 @@ class Columns:
         known = [label.known_at for label in events.labels.values() if label.known_at] if labels else []
         features = [feature.column or name for name, feature in events.features.items()]
         ids = [events.id] if events.id else []
-        names = [
-            *ids,
-            events.user,
-            events.item,
-            events.timestamp,
-            *features,
-            *(events.labels if labels else []),
-            *known,
-        ]
-        return cls(tuple(dict.fromkeys([events.timestamp, *known])), tuple(dict.fromkeys(names)))
+        fixed = [*ids, events.user, events.item, events.timestamp]
+        names = [*fixed, *features, *(events.labels if labels else []), *known]
+        return cls(
+            tuple(dict.fromkeys([events.timestamp, *known])),
+            tuple(dict.fromkeys(names)),
+            tuple(name for name in dict.fromkeys(names) if name not in fixed),
+        )
 
 
 @dataclass
@@ -195,8 +180,7 @@ def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool 
         if not (pa.types.is_null(given) or _FITS[kind](given)):
             kind = _SPELLED.get(kind, kind)
             raise SchemaError(
-                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source. "
-                "Nothing was changed"
+                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source"
             )
 
 
@@ -239,7 +223,7 @@ def _id(values: pa.Array, role: str, kind: pa.DataType, problems: Problems) -> p
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), kind)
     if is_string(values.type):
-        whole = true(pc.match_substring_regex(values, INTEGER_ID))
+        whole = true(pc.match_substring_regex(values, INTEGER))
         numbers, too_big = cast_rows(where(values, whole), pa.int64())
         problems.add(f"{role} id is no integer (without leading zeros), and this lake's are", valid(values) & ~whole)
         problems.add(f"{role} id does not fit int64; use string ids", too_big)
