@@ -32,23 +32,32 @@ def as_instants(column: pa.Array | pa.ChunkedArray, unit: str = "us") -> tuple[I
     """Timestamps (naive ones as if they were UTC) and dates (midnights) in a unit.
 
     Returns:
-        Per row the instant, which is int64's least or greatest value where the unit cannot say it, and 0 where there is
-        none; what the unit is too coarse for is cut off. And which rows have one.
+        Per row the instant, the nearest that the unit can say, and 0 where there is none; what the unit is too coarse for
+        is cut off. And which rows have one.
     """
+    counts, nanos, has = _counts(column)
+    return _scaled(counts, nanos, _UNITS[unit]), has
+
+
+def sayable_nanos(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, Mask]:
+    """Timestamps and dates in nanoseconds, and which rows have one that lies in the years 1 to 9999."""
+    counts, nanos, has = _counts(column)
+    low, high = FIRST * 1000 // nanos, LAST * 1000 // nanos
+    if len(counts) and (counts.min() < low or counts.max() > high):
+        has = has & (counts >= low) & (counts <= high)
+    return _scaled(counts, nanos, 1), has
+
+
+def _counts(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, int, Mask]:
+    """How many units since 1970, a unit's nanoseconds, and which rows have any."""
     column = flat(column)
     kind = column.type
-    if pa.types.is_date(kind):
-        days = pa.types.is_date32(kind)
-        given = numpy(column.cast(pa.int32()).cast(pa.int64()) if days else column.cast(pa.int64()), np.int64)
-        return _scaled(given, 86_400 * _UNITS["s"] if days else _UNITS["ms"], _UNITS[unit]), valid(column)
-    if not pa.types.is_timestamp(kind):
+    if pa.types.is_date32(kind):
+        return numpy(column.cast(pa.int32()).cast(pa.int64()), np.int64), 86_400 * _UNITS["s"], valid(column)
+    if not is_instant(kind):
         raise SchemaError(f"{kind} given; expected timestamps or dates")
-    return _scaled(numpy(column.cast(pa.int64()), np.int64), _UNITS[kind.unit], _UNITS[unit]), valid(column)
-
-
-def sayable(micros: Ints) -> Mask:
-    """Which microseconds are instants of the years 1 to 9999."""
-    return (micros >= FIRST) & (micros <= LAST)
+    unit = kind.unit if pa.types.is_timestamp(kind) else "ms"
+    return numpy(column.cast(pa.int64()), np.int64), _UNITS[unit], valid(column)
 
 
 def in_zone(micros: Ints, timezone: str) -> Ints:
@@ -61,7 +70,7 @@ def in_zone(micros: Ints, timezone: str) -> Ints:
     """
     if timezone == "UTC":
         return micros
-    inside = sayable(micros)
+    inside = (micros >= FIRST) & (micros <= LAST)
     clocks = pa.array(np.where(inside, micros, 0)).cast(pa.timestamp("us"))
     try:
         instants = pc.assume_timezone(clocks, timezone, ambiguous="earliest", nonexistent="latest")
@@ -71,11 +80,12 @@ def in_zone(micros: Ints, timezone: str) -> Ints:
 
 
 def _scaled(values: Ints, unit: int, wanted: int) -> Ints:
-    if unit <= wanted:
+    if unit == wanted:
+        return values
+    if unit < wanted:
         return values // (wanted // unit)
     scale = unit // wanted
     top = _END // scale
     if len(values) and values.min() >= -top and values.max() <= top:
         return values * scale
-    scaled = np.clip(values, -top, top) * scale
-    return np.where(values > top, _END, np.where(values < -top, -_END, scaled))
+    return np.clip(values, -top, top) * scale
