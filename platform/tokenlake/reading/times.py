@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.reading.arrays import Mask, flat, numpy, valid
+from tokenlake.times import NEVER, as_micros
 
 Ints = NDArray[np.int64]
 
@@ -46,6 +47,51 @@ def sayable_nanos(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, Mask]:
     if len(counts) and (counts.min() < low or counts.max() > high):
         has = has & (counts >= low) & (counts <= high)
     return _scaled(counts, nanos, 1), has
+
+
+def check_instants(column: pa.ChunkedArray, name: str) -> Ints:
+    """A column in which every row must have an instant: timestamps, dates, or integers that are microseconds.
+
+    Returns:
+        Microseconds.
+
+    Raises:
+        SchemaError: one of another type, without a value, or beyond the years 1 to 9999; the message tells its row.
+    """
+    if not is_instant(column.type):
+        return as_micros(column, name)
+    micros, has = as_instants(column)
+    if not has.all():
+        raise SchemaError(f"{name}: no time in row {int(has.argmin())}; every row needs one")
+    if (bad := np.flatnonzero(beyond(column))).size:
+        raise SchemaError(
+            f"{name}: the time in row {bad[0]} (of {len(bad)} such rows) is not of the years 1 to 9999; was another unit "
+            "meant? Mend it, or take the row out"
+        )
+    return micros
+
+
+def beyond(column: pa.Array | pa.ChunkedArray) -> Mask:
+    """Which rows have an instant that is not of the years 1 to 9999; of integers, none."""
+    if not is_instant(column.type):
+        return np.zeros(len(column), np.bool_)
+    micros, has = as_instants(column)
+    return has & ((micros < FIRST) | (micros > LAST))
+
+
+def known_at(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
+    """From when on something is known, in microseconds: timestamps, dates, or integers that are microseconds; null: never.
+
+    Raises:
+        SchemaError: another type.
+    """
+    column = flat(column)
+    if is_instant(column.type):
+        micros, has = as_instants(column)
+        return np.where(has, micros, NEVER)
+    if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise SchemaError(f"column {name!r} is {column.type}; expected timestamps or int64 microseconds UTC")
+    return numpy(column.cast(pa.int64()), np.int64, NEVER)
 
 
 def _counts(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, int, Mask]:
