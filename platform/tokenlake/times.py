@@ -95,9 +95,9 @@ def as_micros(values: object, name: str = "timestamps") -> NDArray[np.int64]:
                 f"{name}: NaT at position {int(np.isnat(array).ravel().argmax())}; every row needs a time"
             )
         micros = array.astype("datetime64[us]")
-        if np.datetime_data(array.dtype)[0] not in ("us", "ns", "ps", "fs", "as"):
-            if not np.array_equal(micros.astype(array.dtype), array):
-                raise _too_far(name)
+        coarse = np.datetime_data(array.dtype)[0] not in ("us", "ns", "ps", "fs", "as")
+        if coarse and not np.array_equal(micros.astype(array.dtype), array):
+            raise _too_far(name)
         return micros.astype(np.int64)
     if np.issubdtype(array.dtype, np.integer):
         if array.dtype == np.uint64 and array.size and int(array.max()) > NEVER:
