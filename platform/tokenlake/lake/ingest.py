@@ -13,7 +13,7 @@ import datetime as dt
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,7 +76,7 @@ class IngestReport:
         reruns: those of them that were published before, and are marked to be run again.
         reasons: why rows were quarantined, and how many.
         samples: a few quarantined rows as JSON, each after its reason.
-        notes: what was inferred: types of ids, units of times, widths of vectors.
+        notes: what was inferred: types of ids, units of times, widths of vectors, and what some files lack.
     """
 
     accepted: int
@@ -129,9 +129,10 @@ def ingest(
 
             def once() -> IngestReport:
                 with _unchanged():
-                    files = event_files(given, lake.config, dialect)
+                    files, notes = event_files(given, lake.config, dialect)
                 attempt = Path(tempfile.mkdtemp(dir=scratch))
-                return _Call(lake, files, attempt, dry_run=dry_run, progress=progress).run()
+                report = _Call(lake, files, attempt, dry_run=dry_run, progress=progress).run()
+                return replace(report, notes=(*report.notes, *notes))
 
             return steady(once)
     except OSError as error:
@@ -155,7 +156,7 @@ def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
         return events.select(schema.names).cast(schema)
     labels = set(Columns.of(config).needed) <= set(events.column_names)
     columns = Columns.of(config, labels=labels)
-    files = event_files([open_source(events)], config, Dialect(), labels=labels)
+    files, _ = event_files([open_source(events)], config, Dialect(), labels=labels)
     settled = profile(config, lake.events, files, columns)
     schema = events_schema(config, settled.ids)
     validator = Validator(config, settled.ids, settled.clocks[0], settled.dims, labels=labels)

@@ -41,10 +41,15 @@ def listed(source: Any, spool: Path) -> list[Any]:
     ]
 
 
-def event_files(given: Sequence[Any], config: Config, dialect: Dialect, *, labels: bool = True) -> list[File]:
+def event_files(
+    given: Sequence[Any], config: Config, dialect: Dialect, *, labels: bool = True
+) -> tuple[list[File], list[str]]:
     """The files of what `listed` gave, in a fixed order, each once, with all columns that the config names.
 
     A feature or label that a file lacks is missing there, if another file of the same folder or glob has it.
+
+    Returns:
+        The files, and what a person should know of them.
 
     Raises:
         SourceError: nothing there, or of no known kind.
@@ -52,23 +57,19 @@ def event_files(given: Sequence[Any], config: Config, dialect: Dialect, *, label
     """
     columns = Columns.of(config, labels=labels)
     found: dict[str, File] = {}
+    notes: list[str] = []
     for one in given:
         source = one if isinstance(one, Source) else open_source(one, dialect=dialect, typed=False)
-        for file in _complete(source.files, columns):
-            check_types(config, file.schema, file.name, labels=labels)
-            found.setdefault(file.name, file)
-    return list(found.values())
-
-
-def _complete(files: list[File], columns: Columns) -> list[File]:
-    there = {name for file in files for name in file.schema.names}
-    complete: list[File] = []
-    for file in files:
-        names = file.schema.names
-        absent = [name for name in columns.optional if name not in names and name in there]
-        _check(file, [name for name in columns.needed if name not in absent])
-        complete.append(PlacedFile(file, dict.fromkeys(absent, pa.scalar(None))) if absent else file)
-    return complete
+        there = {name for file in source.files for name in file.schema.names}
+        for file in source.files:
+            absent = [name for name in columns.optional if name not in file.schema.names and name in there]
+            _check(file, [name for name in columns.needed if name not in absent])
+            check_types(config, file.schema, file.name, absent=absent, labels=labels)
+            if absent:
+                notes.append(f"{file.name} lacks {', '.join(map(repr, absent))}: missing in all its rows")
+            whole = PlacedFile(file, dict.fromkeys(absent, pa.scalar(None))) if absent else file
+            found.setdefault(file.name, whole)
+    return list(found.values()), notes
 
 
 def _check(file: File, wanted: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ in the row itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,8 +165,10 @@ def days_of(timestamps: pa.Array) -> NDArray[np.int32]:
     return np.asarray(numpy(timestamps.cast(pa.int64()), np.int64) // DAY_US, np.int32)
 
 
-def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool = True) -> None:
-    """See that the columns of a source can mean what the config says, by type alone.
+def check_types(
+    config: Config, schema: pa.Schema, where_: str, *, absent: Sequence[str] = (), labels: bool = True
+) -> None:
+    """See that the columns of a source can mean what the config says, by type alone; `absent` are those it may lack.
 
     Raises:
         SchemaError: such as a numeric feature that is a list.
@@ -176,6 +179,8 @@ def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool 
     wanted += [(name, "id") for name in (events.id, events.user, events.item) if name]
     wanted += [(name, "time") for name in Columns.of(config, labels=labels).times]
     for name, kind in wanted:
+        if name in absent:
+            continue
         given = plain(schema.field(name).type)
         if not (pa.types.is_null(given) or _FITS[kind](given)):
             kind = _SPELLED.get(kind, kind)

@@ -87,18 +87,18 @@ class Lines:
         piece = stream.read(_BLOCK)
         encoding = self._encoding or next((name for mark, name in _MARKS.items() if piece.startswith(mark)), "utf-8")
         plain = codecs.lookup(encoding).name == "utf-8"
-        if plain:
-            self._check(piece[:_HEAD], final=len(piece) < _HEAD)
         decoder = codecs.getincrementaldecoder(encoding)()
-        first, old = True, False
+        first, old = True, None
         while piece:
             following = stream.read(_BLOCK)
+            if first and plain:
+                self._check(piece[:_HEAD], final=not following and len(piece) <= _HEAD)
             text = piece if plain else self._decoded(decoder, piece, encoding, final=not following)
-            if first:
-                text = text.removeprefix(codecs.BOM_UTF8)
-                first, old = False, b"\r" in text and b"\n" not in text
+            text = text.removeprefix(codecs.BOM_UTF8) if first else text
+            if old is None and (b"\n" in text or b"\r" in text[:-1]):
+                old = b"\n" not in text
             yield text.replace(b"\r", b"\n") if old else text
-            piece = following
+            piece, first = following, False
 
     def _unpacked(self, handle: pa.NativeFile) -> pa.NativeFile:
         """A stream of its own, so that two readings of one handle do not disturb each other."""

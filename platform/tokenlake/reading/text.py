@@ -143,7 +143,7 @@ class TextFile:
 
         schema = pa.schema([(name, pa.string()) for name in wanted])
         if not count:
-            return schema.empty_table().to_batches()[0].select(list(columns)), ragged
+            return _no_batch(schema).select(list(columns)), ragged
         try:
             table = pcsv.read_csv(
                 pa.BufferReader(lines),
@@ -172,7 +172,7 @@ class TextFile:
                 f"{self.name}: {count} lines were read as {table.num_rows + len(ragged)} rows; report this"
             )
         batches = table.combine_chunks().to_batches()
-        batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema)
+        batch = batches[0] if batches else _no_batch(schema)
         return batch.select(list(columns)), ragged
 
     def _broken(self, lines: pa.Array, reasons: dict[str, NDArray[np.int64]], first: int) -> tuple[Broken, ...]:
@@ -188,6 +188,10 @@ class TextFile:
             return line.decode()
         except UnicodeDecodeError as error:
             raise not_utf8(self.name, f"byte 0x{line[error.start]:02x}") from error
+
+
+def _no_batch(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def _lines(block: bytes) -> pa.Array:
