@@ -39,11 +39,15 @@ class Disk:
 
     def __init__(self, path: str, filesystem: pafs.FileSystem | None = None, *, keep: bool = True) -> None:
         self.path = path
-        self.local = filesystem is None or isinstance(filesystem, pafs.LocalFileSystem)
-        self._filesystem = filesystem
+        self._remote = None if isinstance(filesystem, pafs.LocalFileSystem) else filesystem
         self._keep = keep
         self._handle: pa.NativeFile | None = None
         self._identity: tuple[int, ...] | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies on a local disk."""
+        return self._remote is None
 
     def open(self) -> pa.NativeFile:
         """A handle for reading at any place, from any thread; not to be closed by the caller.
@@ -54,7 +58,7 @@ class Disk:
         """
         if self._handle is not None:
             return self._handle
-        handle = pa.OSFile(self.path) if self.local else self._filesystem.open_input_file(self.path)
+        handle = pa.OSFile(self.path) if self._remote is None else self._remote.open_input_file(self.path)
         self._same(self._stat(handle))
         if self._keep:
             self._handle = handle
@@ -104,8 +108,8 @@ class Disk:
             raise self._changed()
 
     def _stat(self, handle: pa.NativeFile | None) -> tuple[int, ...]:
-        if not self.local:
-            info = self._filesystem.get_file_info(self.path)
+        if self._remote is not None:
+            info = self._remote.get_file_info(self.path)
             return (info.size or 0, info.mtime_ns or 0)
         found = Path(self.path).stat() if handle is None else os.fstat(handle.fileno())
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

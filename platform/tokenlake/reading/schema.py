@@ -123,7 +123,7 @@ def _times(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
 
 
 def _finer(one: pa.DataType, two: pa.DataType) -> str:
-    return max(one.unit, two.unit, key=_UNITS.index)
+    return _UNITS[max(_UNITS.index(one.unit), _UNITS.index(two.unit))]
 
 
 def _texts(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:

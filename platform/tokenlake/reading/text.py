@@ -206,7 +206,7 @@ def _blank(lines: pa.Array) -> NDArray[np.bool_]:
     _, offsets, text = lines.buffers()
     ends = np.frombuffer(offsets, np.int32)
     lengths, before = np.diff(ends), np.frombuffer(text, np.uint8)[np.maximum(ends[1:] - 2, 0)]
-    return (lengths == 1) | ((lengths == 2) & (before == ord("\r")))
+    return np.asarray((lengths == 1) | ((lengths == 2) & (before == ord("\r"))), np.bool_)
 
 
 def _well_formed(delimiter: str, *, quotes: bool) -> str:

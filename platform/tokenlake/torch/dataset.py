@@ -297,11 +297,12 @@ def _moment(targets: dict[str, str], as_of: object) -> int | None:
 
 
 def _mature(table: pa.Table, targets: dict[str, str], as_of: int | None) -> pa.Table:
-    """Make targets null that were not known before `as_of`."""
+    """Make targets null that were not known before `as_of`, which is there where targets are."""
+    instant = 0 if as_of is None else as_of
     for label, column in targets.items():
         if missing := [name for name in (label, column) if name not in table.column_names]:
             raise SchemaError(f"targets name columns {missing} that rows lack; they have {table.column_names}")
-        known = pa.array(known_at(table[column], column) < as_of)
+        known = pa.array(known_at(table[column], column) < instant)
         value = pc.if_else(known, table[label], pa.scalar(None, table[label].type))
         table = table.set_column(table.column_names.index(label), label, value)
     return table.combine_chunks()
