@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from tokenlake.pipeline.backfill import Report
+    from tokenlake.pipeline.backfill import Indexed, Report
     from tokenlake.retrieval.candidates import Candidates
     from tokenlake.retrieval.graph import Graph
     from tokenlake.retrieval.index import Index
@@ -49,7 +49,12 @@ class Lake(Project):
         return run(self, as_day(day))
 
     def backfill(
-        self, first: DayLike | None = None, last: DayLike | None = None, *, version: str | None = None
+        self,
+        first: DayLike | None = None,
+        last: DayLike | None = None,
+        *,
+        version: str | None = None,
+        index: Indexed = "last",
     ) -> Report:
         """Run all daily jobs from one day to another, training once per chunk of days.
 
@@ -57,10 +62,11 @@ class Lake(Project):
             first: defaults to the first day with events.
             last: defaults to the last day with events.
             version: one encoder or version; defaults to every encoder of the config.
+            index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
         """
         from tokenlake.pipeline.backfill import backfill
 
-        return backfill(self, *_range(first, last), version=version)
+        return backfill(self, *_range(first, last), version=version, index=index)
 
     def encode(self, events: pa.Table, *, version: str | None = None) -> NDArray[np.float32]:
         """Tokens of new events, as the nightly job would write them.

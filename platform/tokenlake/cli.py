@@ -21,6 +21,7 @@ COMMANDS = {
     "drop": "Remove an encoder version for good.",
     "evaluate": "Print metrics of encoders and candidates beside baselines.",
     "fetch": "Print a user's last tokens before a time.",
+    "index": "Build indexes and graphs of days with embeddings.",
     "ingest": "Bring raw events into a lake.",
     "init": "Write a commented tokenlake.yaml.",
     "neighbors": "Print similar users, and candidates at a time.",

@@ -123,10 +123,7 @@ _EXTRAS = {
     "airflow": "airflow",
     "httpx": "airflow",
     "psutil": "airflow",
-    "ray": "ray",
-    "fastapi": "serve",
-    "redis": "serve",
-    "uvicorn": "serve",
+    "redis": "redis",
 }
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenlake.reading import open_source
-from tokenlake.reading.disk import Disk
+from tokenlake.reading.handles import Handle
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.reading.times import beyond
 
@@ -58,7 +58,7 @@ def test_statistics_that_python_cannot_say(unit: str, tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"t": times, "x": [1, 2], "day": pa.array([0, 2**30], pa.date32())}), tmp_path / "x.parquet"
     )
-    file = ParquetFile(Disk(str(tmp_path / "x.parquet")))
+    file = ParquetFile(Handle(str(tmp_path / "x.parquet")))
     assert file.bounds(0, "t") is None
     assert file.bounds(0, "day") is None
     assert file.bounds(0, "x") == (1, 2)

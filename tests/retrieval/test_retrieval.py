@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from click.testing import CliRunner
 
 from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
 from tokenlake._lake import Lake
+from tokenlake.cli import app
 from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, VersionError
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
+from tokenlake.pipeline.indexing import index_days
 from tokenlake.retrieval import build, faiss_build
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood
@@ -41,7 +44,7 @@ AGAIN = CONFIG + BLOCK + RETRIEVAL % "false"
 def filled(folder: Path, config: str, events: pa.Table | None = None) -> Lake:
     lake = make_lake(folder, config)
     lake.ingest(make_events() if events is None else events)
-    backfill(lake, version="alure")
+    backfill(lake, version="alure", index="all")
     return lake
 
 
@@ -125,6 +128,7 @@ def test_without_faiss_the_error_names_the_extra(lake: Lake, monkeypatch: pytest
 def test_deleted_it_is_made_again_and_equal(lake: Lake) -> None:
     before, graph = lake.index("users", day(7)).search([1, 2], 4), lake.graph(day(7))
     shutil.rmtree(build.folder_of(lake, day(7)))
+    index_days(lake, [day(7)])
     after, regraphed = lake.index("users", day(7)).search([1, 2], 4), lake.graph(day(7))
     assert after[0].equals(before[0])
     np.testing.assert_array_equal(regraphed.targets, graph.targets)
@@ -145,10 +149,43 @@ def test_a_build_that_dies_leaves_the_old_one(lake: Lake, monkeypatch: pytest.Mo
     assert not list(build.folder_of(lake, day(7)).parent.glob(".*"))
 
 
-def test_a_graph_that_was_not_finished_is_built_when_asked_for(lake: Lake) -> None:
-    weights = lake.graph(day(7)).weights
-    (build.folder_of(lake, day(7)) / "graph.arrow").unlink()
+def test_reading_never_builds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, folder = lake.graph(day(7)).weights, build.folder_of(lake, day(7))
+    (folder / "graph.arrow").unlink()
+    with pytest.raises(NotFoundError, match=f"the graph of {day(7)} .*tokenlake index .* {day(7)}"):
+        lake.graph(day(7))
+    assert not (folder / "graph.arrow").exists()
+    index_days(lake, [day(7)])
     np.testing.assert_array_equal(lake.graph(day(7)).weights, weights)
+
+
+def test_without_its_index_a_day_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path, SEEN_LEFT_OUT)
+    lake.ingest(make_events())
+    assert {r.day for r in lake.backfill().results if r.job in ("index", "graph")} == {day(7)}
+    for ask in (lambda: lake.index("items", day(3)), lambda: lake.candidates([1], [day_start(day(4))], k=1)):
+        with pytest.raises(NotFoundError, match=f"was not published; `tokenlake index .* {day(3)}` makes it"):
+            ask()
+    assert not build.folder_of(lake, day(3)).exists()
+    asked = [str(lake.root), str(day(2)), str(day(3))]
+    told = CliRunner().invoke(app, ["index", *asked], catch_exceptions=False).output
+    assert told == "2 days indexed and linked, 0 were up to date\n"
+    assert lake.candidates([1], [day_start(day(4))], k=1).days == [day(3)]
+    assert {r.day for r in lake.backfill(index="all").results} == {day(i) for i in (0, 1, 4, 5, 6)}
+    assert "0 days indexed" in CliRunner().invoke(app, ["index", str(lake.root)], catch_exceptions=False).output
+    refused = CliRunner().invoke(app, ["index", str(lake.root), "2030-01-01"])
+    assert isinstance(refused.exception, NotFoundError)
+
+
+def test_the_day_before_serves_while_the_newest_is_built(tmp_path: Path) -> None:
+    lake = filled(tmp_path, SEEN_LEFT_OUT)
+    shutil.rmtree(build.folder_of(lake, day(7)))
+    now = day_start(day(8))
+    assert lake.candidates([1], [now], k=1).days == [day(6)]
+    assert lake.index("users").identity.day == lake.graph().identity.day == day(6)
+    shutil.rmtree(build.folder_of(lake, day(6)))
+    with pytest.raises(NotFoundError, match=f"index .* {day(7)}`"):
+        lake.candidates([1], [now], k=1)
 
 
 def test_embedding_a_day_again_makes_its_index_stale(tmp_path: Path) -> None:

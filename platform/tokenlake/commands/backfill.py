@@ -12,6 +12,7 @@ from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
+    from tokenlake.pipeline.backfill import Indexed
 
 
 @click.command()
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
 @click.option(
     "--chunk-days", type=click.IntRange(min=1), help="Days that one training covers; default from the config."
 )
+@click.option(
+    "--index",
+    type=click.Choice(["last", "all"]),
+    default="last",
+    show_default=True,
+    help="Days that get indexes and a graph.",
+)
 @click.option("--parallel", is_flag=True, help="One process per version.")
 def command(
-    lake: Path, first: str | None, last: str | None, version: str | None, chunk_days: int | None, *, parallel: bool
+    lake: Path,
+    first: str | None,
+    last: str | None,
+    version: str | None,
+    chunk_days: int | None,
+    index: Indexed,
+    *,
+    parallel: bool,
 ) -> None:
     """Run every daily job from FIRST to LAST (YYYY-MM-DD; default: all days with events).
 
@@ -42,9 +57,9 @@ def command(
     try:
         with bar() as progress:
             if parallel and version is None:
-                report = backfill_parallel(opened, *days, chunk_days=chunk_days, progress=progress)
+                report = backfill_parallel(opened, *days, chunk_days=chunk_days, index=index, progress=progress)
             else:
-                report = backfill(opened, *days, version=version, chunk_days=chunk_days, progress=progress)
+                report = backfill(opened, *days, version=version, chunk_days=chunk_days, index=index, progress=progress)
     except KeyboardInterrupt:
         console.print("Stopped; nothing is torn. The same command goes on from here.")
         raise SystemExit(130) from None

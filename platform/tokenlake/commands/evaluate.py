@@ -62,6 +62,8 @@ def print_retrieval(opened: Lake, *, ablations: bool, retrain: bool = False, as_
 
     with bar() as progress:
         report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
+    if report.indexed:
+        click.echo(f"indexed and linked {report.indexed} days that it asks about", err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
     else:

@@ -17,8 +17,8 @@ from tokenlake.evaluation.variants import embed, variants
 from tokenlake.features.activity import Instants, taken
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
+from tokenlake.pipeline.indexing import index_days
 from tokenlake.progress import Progress
-from tokenlake.retrieval.build import ensure
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.pools import POPULAR, Pools, ranks
 from tokenlake.times import DAY_US, Day, day_of, day_start
@@ -68,6 +68,8 @@ class RetrievalReport:
     events: int
     people: int
     scores: list[RetrievalScore]
+    #: Days whose index and graph were built for it.
+    indexed: int = 0
 
 
 def retrieval_report(
@@ -83,7 +85,7 @@ def retrieval_report(
     """Ask for candidates right before every positive event of the last days, by every method.
 
     Args:
-        lake: with embeddings; missing indexes are built.
+        lake: with embeddings; days that lack their indexes and graph get them, and `indexed` tells how many.
         days: the last days with embeddings that count.
         k: candidates a query.
         ablations: also without each part (`ABLATIONS`).
@@ -99,8 +101,7 @@ def retrieval_report(
     for name, variant in variants(lake).items() if retrain else ():
         embed(variant, name, queries.last, tell)
         ours[name] = (variant, Ablation())
-    for made, ablation in ours.values():
-        _ensure_indexes(made, queries, ablation.stale)
+    indexed = sum(_index_missing(made, queries, ablation.stale, tell) for made, ablation in ours.values())
     places = dict(_places(lake, queries, k, ours, tell))
     groups = {"all": np.ones(len(queries.target), bool), "warm": queries.warm, "cold": ~queries.warm}
     scores = [
@@ -109,7 +110,9 @@ def retrieval_report(
         if chosen.any()
         for method, found in places.items()
     ]
-    report = RetrievalReport(queries.first, queries.last, k, len(queries.target), len(np.unique(queries.user)), scores)
+    report = RetrievalReport(
+        queries.first, queries.last, k, len(queries.target), len(np.unique(queries.user)), scores, indexed
+    )
     _record(lake, report)
     return report
 
@@ -159,9 +162,9 @@ class _Queries:
 
 
 def _warm(lake: Project, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
-    retriever = Retriever(lake, Day.min, pools=pools)
-    warm = np.zeros(len(codes), bool)
-    served = np.array([retriever.available(int(t)) or Day.min for t in now])
+    embedded, days = lake.user_embeddings.days(lake.config.embedding_version), [day_of(int(t)) for t in now]
+    newest = {day: max((d for d in embedded if d < day), default=Day.min) for day in set(days)}
+    served, warm = np.array([newest[day] for day in days]), np.zeros(len(codes), bool)
     for day in sorted(set(served)):
         rows = lake.user_embeddings.read(day=day, version=lake.config.embedding_version, columns=["user_id"])
         chosen = served == day
@@ -169,12 +172,14 @@ def _warm(lake: Project, pools: Pools, codes: Ints, now: Instants) -> NDArray[np
     return warm
 
 
-def _ensure_indexes(lake: Project, queries: _Queries, stale: int) -> None:
+def _index_missing(lake: Project, queries: _Queries, stale: int, progress: Progress) -> int:
+    """Index and link the days that serve the queries, where that was not done; returns how many."""
     first = queries.first - dt.timedelta(days=1 + stale)
     embedded = lake.user_embeddings.days(lake.config.embedding_version)
     # Where a day is missing, the one before it serves.
     before = [day for day in embedded if day < first][-1:]
-    ensure(lake, [*before, *(day for day in embedded if first <= day < queries.last)])
+    days = [*before, *(day for day in embedded if first <= day < queries.last)]
+    return len({result.day for result in index_days(lake, days, progress=progress)})
 
 
 def _places(

@@ -42,4 +42,4 @@ def embed(lake: Project, name: str, last: Day, progress: Progress) -> None:
 
 def _with(lake: Project, spec: Embeddings, change: dict[str, int]) -> Project:
     other = Embeddings.model_validate(spec.model_dump() | {"buckets": spec.buckets} | change)
-    return Project(lake.file, lake.config.model_copy(update={"embeddings": other}))
+    return type(lake)(lake.file, lake.config.model_copy(update={"embeddings": other}))

@@ -31,11 +31,11 @@ from tokenlake.lake.sources import event_files, listed
 from tokenlake.lake.staging import Spill, Staged, accepted, as_date
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, Validator, days_of
-from tokenlake.locks import hold
 from tokenlake.progress import Progress
 from tokenlake.reading import open_source, steady
 from tokenlake.reading.chunks import Chunk, File
 from tokenlake.reading.text import Dialect
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is (an estimate for text files).

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenlake.lake.tables import Table
 from tokenlake.reading.arrays import flat
 from tokenlake.reading.kinds import is_list
+from tokenlake.storage import disk
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Bytes of rows held before they are sorted by day and written.
@@ -144,7 +145,8 @@ class Staged:
             for path, action in self._files:
                 target = self._path / action.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                moved.append(path.rename(target))
+                disk.rename(path, target)
+                moved.append(target)
             table.commit_files([action for _, action in self._files], self._full)
         except BaseException:
             for path in moved:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
 from tokenlake.config import EMBEDDINGS
+from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
 from tokenlake.features.day_features import Frames
 from tokenlake.features.lineage import finished, is_embeddings, register
 from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
+from tokenlake.pipeline.indexing import index_days
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.pipeline.statistics import STATISTICS, stale_days
 from tokenlake.progress import Progress
 from tokenlake.times import Day, days_between
+
+#: Which days of a back-fill get indexes and graphs.
+Indexed: TypeAlias = Literal["last", "all"]
 
 
 @dataclass
@@ -41,7 +47,8 @@ def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | No
     if report.results[0].status == "done":
         for version in lineages(lake):
             _run_day(lake, version, day, report, force=force)
-            _retrieve(lake, version, day, report)
+            if is_embeddings(version):
+                report.results += index_days(lake, [day])
             if progress:
                 progress(version, 1, 1)
         to_feast(lake, [day], report, progress)
@@ -56,21 +63,28 @@ def backfill(
     *,
     version: str | None = None,
     chunk_days: int | None = None,
+    index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
     """Run all jobs of a range of days, for one version or for every lineage, training once per chunk.
+
+    `index` tells which days' embeddings are indexed and linked: the "last" day's, or "all" days'.
 
     Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
     stopped: days that are done and not marked for a re-run are left alone.
     """
     began = time.monotonic()
     report = Report()
+    if index not in get_args(Indexed):
+        raise ConfigError(f"index={index!r} given; expected one of {list(get_args(Indexed))}")
     _ingest_missing(lake, first, last, report)
     days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
     for name in [_resolve(lake, version)] if version else lineages(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
+        if is_embeddings(name):
+            report.results += index_days(lake, days if index == "all" else days[-1:], progress=progress)
     lake.shared(Frames).keep()
     if version is None:
         to_feast(lake, days, report, progress)
@@ -141,17 +155,6 @@ def _backfill_version(
             done += 1
             if progress:
                 progress(version, done, len(days))
-    if days:
-        _retrieve(lake, version, days[-1], report)  # other days are indexed when they are asked for
-
-
-def _retrieve(lake: Project, version: str, day: Day, report: Report) -> None:
-    """Build the indexes and the graph of a day's embeddings, unless they are there already."""
-    if is_embeddings(version):
-        from tokenlake.retrieval.build import is_current
-
-        if not is_current(lake, day):
-            report.results += [job(lake, day, version) for job in jobs.RETRIEVAL_JOBS]
 
 
 def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:

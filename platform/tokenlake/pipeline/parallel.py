@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.backfill import Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.pipeline.backfill import Indexed, Report, backfill, count_statistics, days_of, lineages, to_feast
 from tokenlake.progress import Progress
 from tokenlake.times import Day
 
@@ -26,6 +26,7 @@ def backfill_parallel(
     last: Day | None = None,
     *,
     chunk_days: int | None = None,
+    index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
     """Do what `backfill` does for every encoder and for the statistics, each in a process of its own.
@@ -34,7 +35,7 @@ def backfill_parallel(
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    parts = [partial(_backfill, lake, version, first, last, chunk_days) for version in lineages(lake)]
+    parts = [partial(_backfill, lake, version, first, last, chunk_days, index) for version in lineages(lake)]
     parts.append(partial(_statistics, lake, first, last))
     reports = each_in_its_process(parts, progress)
     whole = Report(
@@ -72,9 +73,15 @@ def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -
 
 
 def _backfill(
-    lake: Project, version: str, first: Day | None, last: Day | None, chunk_days: int | None, progress: Progress
+    lake: Project,
+    version: str,
+    first: Day | None,
+    last: Day | None,
+    chunk_days: int | None,
+    index: Indexed,
+    progress: Progress,
 ) -> Report:
-    return backfill(lake, first, last, version=version, chunk_days=chunk_days, progress=progress)
+    return backfill(lake, first, last, version=version, chunk_days=chunk_days, index=index, progress=progress)
 
 
 def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Progress) -> Report:

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from tokenlake.errors import DamagedSourceError, MissingSourceError, SourceError
 from tokenlake.reading.arrays import cast_rows, true
-from tokenlake.reading.disk import Disk
+from tokenlake.reading.handles import Handle
 
 Kind = Literal["parquet", "csv", "tsv", "delta"]
 
@@ -154,7 +154,7 @@ def _known(path: str) -> Kind:
 def _kind(path: str) -> Kind | None:
     """What the first bytes say, else the ending; None for a file of another kind."""
     kind = _by_name(path)
-    with Disk(path).reading(kind or "a file"), open(path, "rb") as file:  # noqa: PTH123  # a plain path
+    with Handle(path).reading(kind or "a file"), open(path, "rb") as file:  # noqa: PTH123  # a plain path
         head = file.read(len(_MAGIC))
     if kind and not head:
         raise DamagedSourceError(f"{path} is empty (0 bytes); write it anew, or leave it out")

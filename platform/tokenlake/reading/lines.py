@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from tokenlake.errors import SourceError
-from tokenlake.reading.disk import Disk
+from tokenlake.reading.handles import Handle
 
 #: Bytes of lines that are handled at once, and bytes that are looked at before anything is read.
 _BLOCK, _HEAD = 8 << 20, 1 << 20
@@ -31,15 +31,15 @@ class Lines:
     A line ends with a line feed, perhaps after a carriage return; in a file without line feeds, with a carriage return.
 
     Args:
-        disk: the file.
+        handle: of the file.
         encoding: Python's name of it; None: UTF-8, or what a byte order mark says.
 
     Raises:
         SourceError: there is no such encoding.
     """
 
-    def __init__(self, disk: Disk, encoding: str | None = None) -> None:
-        self._disk = disk
+    def __init__(self, handle: Handle, encoding: str | None = None) -> None:
+        self._handle = handle
         self._encoding = encoding
         if encoding is not None:
             try:
@@ -60,13 +60,13 @@ class Lines:
             line, _, rest = block.lstrip(b"\r\n").partition(b"\n")
             if line:
                 return line.rstrip(b"\r"), itertools.chain([rest] if rest else [], blocks)
-        raise SourceError(f"{self._disk.path} holds no line; its first one should name the columns")
+        raise SourceError(f"{self._handle.path} holds no line; its first one should name the columns")
 
     def estimate(self) -> int:
         """About how many lines there are, by the first megabyte."""
-        handle = self._disk.open()
-        head = self._unpacked(handle).read(_HEAD)
-        return int(handle.size() * max(head.count(b"\n"), 1) / max(len(head), 1))
+        opened = self._handle.open()
+        head = self._unpacked(opened).read(_HEAD)
+        return int(opened.size() * max(head.count(b"\n"), 1) / max(len(head), 1))
 
     def _whole_lines(self) -> Iterator[bytes]:
         rest: list[bytes] = []
@@ -77,13 +77,13 @@ class Lines:
                 rest = []
             rest.append(piece[cut:])
             if sum(map(len, rest)) > _LONGEST:
-                raise SourceError(f"{self._disk.path} has a line of more than {_LONGEST:,} bytes; is it text at all?")
+                raise SourceError(f"{self._handle.path} has a line of more than {_LONGEST:,} bytes; is it text at all?")
         if last := b"".join(rest):
             yield last + b"\n"
 
     def _pieces(self) -> Iterator[bytes]:
         """The file in UTF-8 without a byte order mark, cut anywhere."""
-        stream = self._unpacked(self._disk.open())
+        stream = self._unpacked(self._handle.open())
         piece = stream.read(_BLOCK)
         encoding = self._encoding or next((name for mark, name in _MARKS.items() if piece.startswith(mark)), "utf-8")
         plain = codecs.lookup(encoding).name == "utf-8"
@@ -100,10 +100,10 @@ class Lines:
             yield text.replace(b"\r", b"\n") if old else text
             piece, first = following, False
 
-    def _unpacked(self, handle: pa.NativeFile) -> pa.NativeFile:
+    def _unpacked(self, opened: pa.NativeFile) -> pa.NativeFile:
         """A stream of its own, so that two readings of one handle do not disturb each other."""
-        stream = handle.get_stream(0, handle.size())
-        head = handle.read_at(4, 0)
+        stream = opened.get_stream(0, opened.size())
+        head = opened.read_at(4, 0)
         packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
         return pa.CompressedInputStream(stream, packed) if packed else stream
 
@@ -111,13 +111,13 @@ class Lines:
         try:
             return decoder.decode(piece, final).encode()
         except UnicodeError as error:
-            raise SourceError(f"{self._disk.path} is not text in {encoding} ({error}); tell its encoding") from error
+            raise SourceError(f"{self._handle.path} is not text in {encoding} ({error}); tell its encoding") from error
 
     def _check(self, head: bytes, *, final: bool) -> None:
         try:
             codecs.getincrementaldecoder("utf-8")().decode(head, final)
         except UnicodeDecodeError as error:
-            raise not_utf8(self._disk.path, f"byte 0x{head[error.start]:02x} at {error.start}") from error
+            raise not_utf8(self._handle.path, f"byte 0x{head[error.start]:02x} at {error.start}") from error
 
 
 def not_utf8(name: str, told: str) -> SourceError:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tokenlake.reading.arrays import numpy
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.chunks import CHUNK_ROWS, Chunk, numbered
-from tokenlake.reading.disk import Disk
+from tokenlake.reading.handles import Handle
 from tokenlake.reading.schema import plain_schema
 
 #: Bytes of a column that are read from a disk at a time: one row group may be the whole file.
@@ -26,7 +26,7 @@ class ParquetFile:
     """A Parquet file, and what its place says of all its rows.
 
     Args:
-        disk: where it lies.
+        handle: of it.
         constants: columns that are not in the file, and their value in all rows.
         declared: the columns of the table that the file is part of; None: those that it has itself.
     """
@@ -34,10 +34,10 @@ class ParquetFile:
     text = False
 
     def __init__(
-        self, disk: Disk, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
+        self, handle: Handle, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
     ) -> None:
-        self.name = disk.path
-        self._disk = disk
+        self.name = handle.path
+        self._handle = handle
         self._constants = dict(constants or {})
         self._declared = declared
 
@@ -65,13 +65,13 @@ class ParquetFile:
     @cached_property
     def metadata(self) -> pq.FileMetaData:
         """The file's footer."""
-        with self._disk.reading("Parquet"), pq.ParquetFile(self._disk.open()) as file:
+        with self._handle.reading("Parquet"), pq.ParquetFile(self._handle.open()) as file:
             return file.metadata
 
     @cached_property
     def columns(self) -> pa.Schema:
         """Columns that the file itself has, in its own types."""
-        with self._disk.reading("Parquet"), self._open() as file:
+        with self._handle.reading("Parquet"), self._open() as file:
             return file.schema_arrow
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
@@ -81,7 +81,7 @@ class ParquetFile:
 
     def check(self) -> None:
         """See that nobody wrote what was read."""
-        self._disk.check()
+        self._handle.check()
 
     def batches(
         self,
@@ -105,7 +105,7 @@ class ParquetFile:
             for group in numbers:
                 yield from _empty(self.metadata.row_group(group).num_rows, rows)
             return
-        with self._disk.reading("Parquet"), self._open() as file:
+        with self._handle.reading("Parquet"), self._open() as file:
             found = file.iter_batches(rows, list(numbers), present, use_threads=threads)
             if old := [name for name in present if self._is_int96(name)]:
                 found = self._unwrapped(found, old, list(numbers), rows)
@@ -164,9 +164,9 @@ class ParquetFile:
                 yield batch
 
     def _open(self, int96: str = "us") -> pq.ParquetFile:
-        local = self._disk.local
+        local = self._handle.local
         return pq.ParquetFile(
-            self._disk.open(),
+            self._handle.open(),
             metadata=self.metadata,
             buffer_size=_BUFFER if local else 0,
             pre_buffer=not local,

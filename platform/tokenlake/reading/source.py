@@ -16,8 +16,8 @@ from tokenlake.errors import ChangedError, SchemaError, SourceError
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.chunks import CHUNK_ROWS, File
 from tokenlake.reading.delta import delta_files, version_files
-from tokenlake.reading.disk import HELD, Disk
 from tokenlake.reading.files import Found, find, typed_parts
+from tokenlake.reading.handles import HELD, Handle
 from tokenlake.reading.memory import memory_file
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.reading.placed import PlacedFile
@@ -143,9 +143,9 @@ def _files(
 ) -> list[File]:
     if one.kind == "delta":
         return delta_files(one.path, one.path, filesystem, parts=parts)
-    disk = Disk(one.path, filesystem, keep=keep)
+    handle = Handle(one.path, filesystem, keep=keep)
     if one.kind == "parquet":
-        return [ParquetFile(disk, parts)]
-    text = TextFile(disk, "\t" if one.kind == "tsv" else ",", dialect)
+        return [ParquetFile(handle, parts)]
+    text = TextFile(handle, "\t" if one.kind == "tsv" else ",", dialect)
     file = TypedText(text) if typed else text
     return [PlacedFile(file, parts)] if parts else [file]

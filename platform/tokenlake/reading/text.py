@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import SourceError
 from tokenlake.reading.arrays import true
 from tokenlake.reading.chunks import CHUNK_ROWS, Broken, Chunk
-from tokenlake.reading.disk import Disk
+from tokenlake.reading.handles import Handle
 from tokenlake.reading.lines import Lines, not_utf8
 
 #: Unquoted words that stand for a missing value.
@@ -50,21 +50,21 @@ class TextFile:
     """A file of separated values, perhaps packed; every value is read as text.
 
     Args:
-        disk: the file.
+        handle: of the file.
         delimiter: a comma or a tab.
         dialect: how it is written.
     """
 
     text = True
 
-    def __init__(self, disk: Disk, delimiter: str, dialect: Dialect | None = None) -> None:
+    def __init__(self, handle: Handle, delimiter: str, dialect: Dialect | None = None) -> None:
         dialect = dialect or Dialect()
-        self.name = disk.path
+        self.name = handle.path
         self.delimiter = delimiter
         self._quotes = delimiter == "," if dialect.quotes is None else dialect.quotes
         self._well = _well_formed(delimiter, quotes=self._quotes)
-        self._disk = disk
-        self._lines = Lines(disk, dialect.encoding)
+        self._handle = handle
+        self._lines = Lines(handle, dialect.encoding)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -74,17 +74,17 @@ class TextFile:
     @cached_property
     def rows(self) -> int:
         """A guess from the file's size and its first megabyte."""
-        with self._disk.reading("text"):
+        with self._handle.reading("text"):
             return self._lines.estimate()
 
     def check(self) -> None:
         """See that nobody wrote what was read."""
-        self._disk.check()
+        self._handle.check()
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Stream some columns; a chunk is some megabytes of lines, whatever `rows` says."""
         first = 1
-        with self._disk.reading("text"):
+        with self._handle.reading("text"):
             names = self._names
             _, blocks = self._lines.read()
             for block in blocks:
@@ -95,7 +95,7 @@ class TextFile:
     @cached_property
     def _names(self) -> list[str]:
         """What the header says."""
-        with self._disk.reading("text"):
+        with self._handle.reading("text"):
             line, _ = self._lines.read()
         if b"\0" in line:
             raise SourceError(

@@ -17,7 +17,7 @@ from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
 from tokenlake.times import as_day
 
-_MEND = "it is derived: delete the folder, and `tokenlake backfill` or the next question makes it again"
+_MEND = "it is derived: delete the folder, and `tokenlake index LAKE DAY` makes it again"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tokenlake.lake.tables import Table
 from tokenlake.reading import Source, open_source, steady
 from tokenlake.reading.chunks import File
 from tokenlake.reading.delta import delta_files
-from tokenlake.reading.disk import HELD, Disk
+from tokenlake.reading.handles import HELD, Handle
 from tokenlake.reading.parquet import ParquetFile
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def _lake_rows(table: Table, version: str | None) -> Rows:
     fragments = [] if data is None else list(data.get_fragments())
     keep = len(fragments) <= HELD
     files = [
-        ParquetFile(Disk(part.path, keep=keep), _constants(part, table.schema), table.schema) for part in fragments
+        ParquetFile(Handle(part.path, keep=keep), _constants(part, table.schema), table.schema) for part in fragments
     ]
     return Rows(files, table.schema)
 

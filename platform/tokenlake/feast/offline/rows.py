@@ -18,7 +18,7 @@ from tokenlake.feast.offline.instants import as_nanos
 from tokenlake.feast.offline.select import pick
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.parquet import ParquetFile
-from tokenlake.tokens.native import THREADS
+from tokenlake.storage.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
 _KEY_BATCH = 1 << 16

@@ -20,6 +20,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.feast.offline.opening import delta_options, open_rows
+from tokenlake.storage import atomic
 
 
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
@@ -132,9 +133,5 @@ def _write_whole(table: pa.Table, place: str, filesystem: Any) -> None:
         pq.write_table(table, place, filesystem=filesystem)
         return
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(f"{place}.{uuid.uuid4().hex}.new")
-    try:
-        pq.write_table(table, scratch)
-        scratch.replace(place)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with atomic.file(Path(place)) as part:
+        pq.write_table(table, part)

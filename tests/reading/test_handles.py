@@ -12,7 +12,7 @@ import pytest
 
 from tokenlake.errors import ChangedError, DamagedSourceError, SourceError, TransientError
 from tokenlake.reading import open_source, steady
-from tokenlake.reading.disk import HELD
+from tokenlake.reading.handles import HELD
 
 ROWS = 2000
 
