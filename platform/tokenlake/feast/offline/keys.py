@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.lake.arrays import cast_rows, true, where
+from tokenlake.reading.arrays import cast_rows, true, where
 
 Codes = NDArray[np.int32]
 #: Widest range of integer keys that are looked up in a table by value.
