@@ -73,7 +73,10 @@ def _delta_rows(path: str, place: str, filesystem: Any, options: dict[str, str])
             f"{path} uses Delta's {sorted(strange)}, which TokenlakeOfflineStore does not read; rewrite it without"
         )
     schema = pa.schema(delta.schema().to_arrow())
-    listed = pa.table(delta.get_add_actions(flatten=True))
+    # Of rows of one time the last written is seen: the log names its files in no order.
+    listed = pa.table(delta.get_add_actions(flatten=True)).sort_by(
+        [("modification_time", "ascending"), ("path", "ascending")]
+    )
     layout, disk = pds.ParquetFileFormat(), filesystem or pafs.LocalFileSystem()
     names = delta.metadata().partition_columns
     parts = [listed[f"partition.{name}"].to_pylist() for name in names]
