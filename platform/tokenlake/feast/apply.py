@@ -26,6 +26,7 @@ from feast import (
 )
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY
 from feast.labeling.label_view import LabelView
 from feast.permissions.permission import Permission
 from feast.repo_contents import RepoContents
@@ -72,9 +73,26 @@ def register(store: FeatureStore, repo: Path) -> list[str]:
     _forget(store, [view for view in gone if isinstance(view, OnDemandFeatureView)])
     try:
         store.apply(wanted, objects_to_delete=gone, partial=False)
-    except ValueError as error:
-        raise ConfigError(f"Feast refuses what {repo} defines: {error}") from error
+    except Exception as error:
+        view = _failing(contents.on_demand_feature_views)
+        if view is not None:
+            raise ConfigError(
+                f"feature view {view}: its transformation fails of what {repo} declares: {error}"
+            ) from error
+        if isinstance(error, ValueError):
+            raise ConfigError(f"Feast refuses what {repo} defines: {error}") from error
+        raise
     return emptied
+
+
+def _failing(views: Sequence[OnDemandFeatureView]) -> str | None:
+    """The view whose transformation fails of the made-up rows that Feast tries each with; Feast does not name it."""
+    for view in views:
+        try:
+            view.infer_features()
+        except Exception:  # what it raises was raised before
+            return str(view.name)
+    return None
 
 
 def versions_of(view: BaseFeatureView) -> list[str | None]:
@@ -94,7 +112,9 @@ def _check(view: BaseFeatureView, repo: Path) -> None:
     """
     if getattr(view, "feature_transformation", None) is None:
         return
-    kind: Any = type(view)
+    kind: Any = (
+        type(view) if isinstance(view, StreamFeatureView | OnDemandFeatureView) else FeatureView
+    )  # as Feast reads
     try:
         with warnings.catch_warnings():
             # Of columns that Feast infers only when it registers the view; what is wrong with them it says again there.
@@ -133,6 +153,7 @@ def load(repo: Path) -> RepoContents:
         ConfigError: a file cannot be run; what Tokenlake itself says in one goes through.
     """
     contents = RepoContents([], [], [], [], [], [], [], [], [])
+    contents.entities.append(DUMMY_ENTITY)  # of views without entities; Feast would else take it for one that is gone
     with _importable(repo):
         for file in get_repo_files(repo):
             for value in vars(_run(file)).values():

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, utils
 from feast.filter_models import ComparisonFilter, CompoundFilter
@@ -98,6 +99,7 @@ class TokenlakeOnlineStore(OnlineStore):
         Raises:
             LockedError: other processes kept the view locked for too long.
             StorageError: the disk refused; nothing was written.
+            SchemaError: a row without an event time; nothing was written.
         """
         if not data:
             return
@@ -120,7 +122,9 @@ class TokenlakeOnlineStore(OnlineStore):
             for name in names
         }
         event = [_micros(time) for _, _, time, _ in data]
-        created = [NO_TIME if time is None else _micros(time) for _, _, _, time in data]
+        if NO_TIME in event:
+            raise SchemaError(f"{table.name}: {event.count(NO_TIME)} rows without an event time; every row needs one")
+        created = [_micros(time) for _, _, _, time in data]
         rows = Rows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
         self._table(config, table).write(rows)
         if progress is not None:
@@ -377,7 +381,9 @@ def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
-def _micros(time: dt.datetime) -> int:
+def _micros(time: dt.datetime | None) -> int:
+    if time is None or time is pd.NaT:  # Feast leaves pandas' missing times as they are
+        return NO_TIME
     return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
 
 
