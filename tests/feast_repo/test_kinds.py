@@ -291,7 +291,7 @@ z_last = FeatureView(name="z_last", entities=[buyer], schema=[key, x], source=fi
     assert [json.loads(labels) for labels in failed] == [{"view": "asking"}, {"view": "a_bad"}]
     assert held_until(lake) is None
     assert not is_current(lake, day(0))
-    define(lake, views.replace("rows.nosuch", "rows.x"))
+    define(lake, views.replace("rows.nosuch", "rows.x").replace('"bad"', '"good"'))  # it is this that Feast compares
     assert jobs.materialize(lake, day(0)).status == "done"
     want = {"a_bad:x": [1.5, None, None], "asking:twice": [1.5, None, None]}
     assert served(lake, want) == want

@@ -74,10 +74,10 @@ def register(store: FeatureStore, repo: Path) -> list[str]:
     try:
         store.apply(wanted, objects_to_delete=gone, partial=False)
     except Exception as error:
-        view = _failing(contents.on_demand_feature_views)
-        if view is not None:
+        failing = _failing(contents.on_demand_feature_views)
+        if failing is not None:
             raise ConfigError(
-                f"feature view {view}: its transformation fails of what {repo} declares: {error}"
+                f"feature view {failing}: its transformation fails of what {repo} declares: {error}"
             ) from error
         if isinstance(error, ValueError):
             raise ConfigError(f"Feast refuses what {repo} defines: {error}") from error

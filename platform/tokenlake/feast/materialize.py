@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from feast import FeatureStore, FeatureView, OnDemandFeatureView
 from tqdm import tqdm
@@ -187,7 +187,7 @@ def _compute(store: FeatureStore, view: FeatureView, until: dt.datetime) -> None
     _note(store, view, start, end)
 
 
-def _no_bar(total: int) -> tqdm:
+def _no_bar(total: int) -> Any:
     return tqdm(total=total, disable=True)
 
 

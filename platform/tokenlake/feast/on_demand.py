@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, FeatureView, OnDemandFeatureView
+from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL as EVENT_TIMESTAMP
 from feast.utils import _convert_arrow_to_proto
@@ -55,15 +56,17 @@ def compute(store: FeatureStore, view: OnDemandFeatureView, start: dt.datetime, 
     if not keys:
         table = table.append_column(DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL), table.num_rows))
         kinds = {DUMMY_ENTITY_ID: ValueType.STRING}
+    online: Any = store.provider.online_store
     for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
         rows = _convert_arrow_to_proto(batch, view, kinds)
-        store.provider.online_store.online_write_batch(store.config, view, rows, None)
-    return table.num_rows
+        online.online_write_batch(store.config, view, rows, None)
+    return int(table.num_rows)
 
 
 def _sources(store: FeatureStore, view: OnDemandFeatureView) -> list[FeatureView]:
     names = dict.fromkeys(projection.name for projection in view.source_feature_view_projections.values())
-    return [store.registry.get_any_feature_view(name, store.project) for name in names]
+    found = [store.registry.get_any_feature_view(name, store.project) for name in names]
+    return [source for source in found if isinstance(source, FeatureView)]
 
 
 def _join_keys(store: FeatureStore, view: OnDemandFeatureView) -> list[str]:
@@ -95,19 +98,21 @@ def _entities(
         newest = pull(store, source, start, end).select([*keys, column.timestamp_field]).to_pandas()
         times.append(newest.rename(columns={column.timestamp_field: EVENT_TIMESTAMP}))
     found = pd.concat(times, ignore_index=True)
-    found[EVENT_TIMESTAMP] = pd.to_datetime(found[EVENT_TIMESTAMP], utc=True)
-    found = (
-        found.groupby(keys, dropna=False, as_index=False)[EVENT_TIMESTAMP].max()
-        if keys
-        else found.nlargest(1, EVENT_TIMESTAMP)
-    )
-    if any(isinstance(source_of(source), TokenSource) for source in sources):
-        found[EVENT_TIMESTAMP] = pd.Timestamp(end)  # the tokens strictly before: so all that there are
-    elif any(
-        is_strict(source, default=strict_by_default(store.config)) for source in map(source_of, sources) if source
-    ):
-        found[EVENT_TIMESTAMP] += _MICRO
-    return found
+    moments = pd.to_datetime(found[EVENT_TIMESTAMP], utc=True)
+    found[EVENT_TIMESTAMP] = _sight(moments, [source_of(source) for source in sources], store, end)
+    each: Any = found.groupby(keys, dropna=False, as_index=False)[EVENT_TIMESTAMP].max() if keys else None
+    return found.nlargest(1, EVENT_TIMESTAMP) if each is None else pd.DataFrame(each)
+
+
+def _sight(moments: pd.Series, sources: list[DataSource | None], store: FeatureStore, end: dt.datetime) -> pd.Series:
+    """When rows of these times are seen, also those that are seen only after their time."""
+    if any(isinstance(source, TokenSource) for source in sources):
+        return pd.Series(
+            pd.Timestamp(end), moments.index
+        )  # a sequence ends strictly before the time: so all that there is
+    default = strict_by_default(store.config)
+    strict = any(is_strict(source, default=default) for source in sources if source is not None)
+    return moments + _MICRO if strict else moments
 
 
 def _inputs(store: FeatureStore, view: OnDemandFeatureView, asked: pd.DataFrame) -> pa.Table:

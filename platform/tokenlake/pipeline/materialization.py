@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 from tokenlake.catalog import Run, RunRecord
 from tokenlake.catalog.catalog import EMBED, PUBLISH
@@ -20,7 +21,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 def materialize_day(
     lake: Project, day: Day, run: Run, progress: Progress | None = None
-) -> dict[str, int | float | str | None]:
+) -> Mapping[str, int | str | None]:
     """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
 
     The run tells of each view what was written and how: `copied` as its source has it, `computed` by Feast, or `pushed`,

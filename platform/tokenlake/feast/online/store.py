@@ -381,7 +381,7 @@ def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
-def _micros(time: dt.datetime | None) -> int:
+def _micros(time: Any) -> int:
     if time is None or time is pd.NaT:  # Feast leaves pandas' missing times as they are
         return NO_TIME
     return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
