@@ -1,6 +1,6 @@
 # The job image: Tokenlake, its DAGs and Airflow, from the lock. docker-compose.yml runs all of Airflow from it.
 FROM python:3.11-slim AS build
-ARG EXTRAS=airflow,cpu,feast,serve,train
+ARG EXTRAS=airflow,cpu,feast,redis,train
 WORKDIR /src
 RUN python -m venv /opt/tokenlake
 ENV PATH=/opt/tokenlake/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -44,12 +44,12 @@ def test_training_needs_torch(lake: Lake) -> None:
     }
 
 
-def test_neighbors_need_faiss(lake: Lake) -> None:
+def test_an_index_needs_faiss(lake: Lake) -> None:
     for job in ("train_embeddings", "embed"):
         from tokenlake.pipeline import jobs
 
         getattr(jobs, job)(lake, day(0), lake.config.embedding_version)
-    code, told = without("faiss", "neighbors", lake.root, 1)
+    code, told = without("faiss", "index", lake.root)
     assert code == 1
     assert "MissingExtraError: faiss is not installed; `pip install 'tokenlake[cpu]'` (or `[gpu]`) brings it" in told
     assert "Traceback" not in told

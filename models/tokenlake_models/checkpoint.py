@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,30 +22,17 @@ def write_checkpoint(
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
 ) -> None:
-    """Write all files beside the folder, flush them to disk, and rename: a reader sees all of it or none.
+    """Write all files of a checkpoint into a folder, which is made when missing.
 
-    One writer at a time; what a killed writer left beside the folder is removed by the next.
+    `config.json` goes first and comes last: what a writer that was cut short leaves is no checkpoint, and never a mixture
+    of two. Who wants the old one to stay until the new one is whole writes into a folder beside it, and renames that.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(stale)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    try:
-        save_file({k: v.detach().contiguous() for k, v in weights.items()}, temporary / "weights.safetensors")
-        save_file({k: v.detach().contiguous() for k, v in optimizer.items()}, temporary / "optimizer.safetensors")
-        text = json.dumps({"format": FORMAT, **header}, indent=2) + "\n"
-        (temporary / "config.json").write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)
-        for path in (*temporary.rglob("*"), temporary):
-            _flush(path)
-        if folder.exists():
-            # A folder can't be replaced in one step: set the old one aside under a name that the next writer clears.
-            folder.rename(temporary.with_suffix(".old.tmp"))
-        temporary.rename(folder)
-        _flush(folder.parent)
-    finally:
-        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-            shutil.rmtree(left)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+    save_file({k: v.detach().contiguous() for k, v in optimizer.items()}, folder / "optimizer.safetensors")
+    text = json.dumps({"format": FORMAT, **header}, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
@@ -91,11 +75,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"the checkpoint has {tuple(given.shape)} {given.dtype}"
             )
     model.load_state_dict(dict(weights))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -108,10 +108,7 @@ _EXTRAS = {
     "airflow": "airflow",
     "httpx": "airflow",
     "psutil": "airflow",
-    "ray": "ray",
-    "fastapi": "serve",
-    "redis": "serve",
-    "uvicorn": "serve",
+    "redis": "redis",
 }
 
 

@@ -5,13 +5,13 @@ Run by test_table.py as `python -m tests.feast_online.crash FOLDER`; prints how 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.feast_online.helpers import Oracle, Write, rows
-from tests.tokens.crash import KILLED, arm
+from tests.storage.dying import die
 from tokenlake.feast.online.files import load
 from tokenlake.feast.online.table import OnlineTable
 
@@ -49,27 +49,14 @@ def holds(folder: Path, oracle: Oracle) -> bool:
 
 def run(folder: Path, point: int) -> tuple[bool, int]:
     """Run the steps in a child that dies at `point`: whether it did, and how many steps it acknowledged."""
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(told)
-        try:
-            arm(point)
-            table = OnlineTable(folder)
-            for step in steps():
-                apply(table, None, step)
-                os.write(tell, b".")
-        except BaseException as error:
-            os.write(2, repr(error).encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(tell)
-    with os.fdopen(told, "rb") as pipe:
-        acknowledged = len(pipe.read())
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, KILLED):
-        raise SystemExit(f"point {point}: the writer failed with {status}")
-    return status == KILLED, acknowledged
+
+    def write(acknowledge: Callable[[], None]) -> None:
+        table = OnlineTable(folder)
+        for step in steps():
+            apply(table, None, step)
+            acknowledge()
+
+    return die(write, point)
 
 
 def main(base: Path) -> None:

@@ -25,8 +25,8 @@ from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource
 from tokenlake.feast.online import search
 from tokenlake.pipeline.backfill import backfill
+from tokenlake.storage import loops
 from tokenlake.times import DAY_US, day_start
-from tokenlake.tokens import loops
 from tokenlake.tokens.store import TokenStore
 
 OURS = "tokenlake.feast.TokenlakeOnlineStore"

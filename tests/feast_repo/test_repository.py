@@ -38,10 +38,10 @@ from tokenlake._lake import Lake
 from tokenlake.commands.status import collect
 from tokenlake.errors import ConfigError, LockedError, ServiceError
 from tokenlake.feast import repository
-from tokenlake.locks import hold
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.materialization import is_current
+from tokenlake.storage.locks import hold
 
 LATER = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 OURS = '{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: "../feature_store/online"}'

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.lake.helpers import FakeLake
 from tokenlake.errors import LockedError, SchemaError, StorageError
 from tokenlake.lake.ingest import ingest
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 
 T0 = 1_488_330_000
 EVENTS = {"features": {"kind": "categorical"}, "labels": ["clicked"]}

@@ -118,11 +118,11 @@ def test_a_disk_that_refuses(
     """Each kind of write in turn, each later than the one before; the same call then completes the work."""
     lake = filled(tmp_path)
     for target, calls in (
-        ("tokenlake.files._sync", 2),
+        ("tokenlake.storage.disk.sync_file", 2),
         ("tokenlake.lake.tables.Table._write", 1),
         ("tokenlake.lake.tables.Table._write", 2),
-        ("tokenlake.tokens.files.write", 2),
-        ("tokenlake.tokens.files.rename", 1),
+        ("tokenlake.storage.disk.write", 2),
+        ("tokenlake.storage.disk.rename", 1),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, _refusing(target, calls, number))

@@ -15,14 +15,15 @@ from typing import Any
 
 from redis.connection import AbstractConnection
 
+from tests.storage import dying
+from tests.storage.dying import KILLED
 from tests.tokens import helpers
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import compaction, files
+from tokenlake.tokens import compaction
 from tokenlake.tokens.store import TokenStore
 
-KILLED = 9
 USERS = ["a", "b", "c"]
 Step = tuple[str, int, list[Row]]
 
@@ -78,31 +79,9 @@ def holds(store: TokenStore, oracle: Oracle) -> bool:
     return store.status().tail_rows == len(oracle.tail) and len(store.status().days) == len(oracle.days)
 
 
-def arm(point: int) -> Callable[[], int]:
-    """Let the process die at the given operation; a write dies with half of its bytes on the disk."""
-    count = 0
-
-    def due() -> bool:
-        nonlocal count
-        count += 1
-        return count == point
-
-    def wrap(name: str) -> None:
-        plain = getattr(files, name)
-
-        def operation(*given: object) -> object:
-            if due():
-                if name == "write":
-                    fd, data = given
-                    view = memoryview(data).cast("B")  # type: ignore[arg-type]  # bytes or a view of them
-                    os.write(fd, view[: len(view) // 2])  # type: ignore[arg-type]  # a descriptor
-                os._exit(KILLED)
-            return plain(*given)
-
-        setattr(files, name, operation)
-
-    for name in ("write", "sync", "sync_folder", "rename", "truncate", "unlink"):
-        wrap(name)
+def arm(point: int) -> None:
+    """Let the process die at the given operation on the disk, or around the given command to Redis."""
+    due = dying.arm(point)
     send = AbstractConnection.send_packed_command
 
     def command(*given: Any, **named: Any) -> None:
@@ -113,7 +92,11 @@ def arm(point: int) -> Callable[[], int]:
             os._exit(KILLED)
 
     AbstractConnection.send_packed_command = command  # type: ignore[method-assign]  # what is tested
-    return lambda: count
+
+
+def die(write: Callable[[Callable[[], None]], None], point: int) -> tuple[bool, int]:
+    """Run something in a child that dies at `point`: whether it did, and how often it acknowledged."""
+    return dying.die(write, point, arm)
 
 
 def run(folder: Path, point: int) -> tuple[bool, int]:
@@ -126,32 +109,6 @@ def run(folder: Path, point: int) -> tuple[bool, int]:
             acknowledge()
 
     return die(write, point)
-
-
-def acknowledge(tell: int) -> None:
-    os.write(tell, b".")
-
-
-def die(write: Callable[[Callable[[], None]], None], point: int) -> tuple[bool, int]:
-    """Run something in a child that dies at `point`: whether it did, and how often it acknowledged."""
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(told)
-        try:
-            arm(point)
-            write(lambda: acknowledge(tell))
-        except BaseException as error:
-            os.write(2, repr(error).encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(tell)
-    with os.fdopen(told, "rb") as pipe:
-        acknowledged = len(pipe.read())
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, KILLED):
-        raise SystemExit(f"point {point}: the writer failed with {status}")
-    return status == KILLED, acknowledged
 
 
 def main(base: Path) -> None:

@@ -36,7 +36,7 @@ def keys(store: TokenStore) -> list[bytes]:
     tail = store._view.snapshot.manifest.tail
     if tail is None:
         return []
-    with store._view.tail.place.redis.client as client:
+    with store._view.tail.backend.redis.client as client:
         return sorted(client.keys(f"tokenlake:{{{tail.store}}}:*"))
 
 

@@ -15,7 +15,7 @@ import xxhash
 from tests.tokens.helpers import DIM, arguments, make
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import day_of
-from tokenlake.tokens import part
+from tokenlake.tokens import segment
 
 MASK = (1 << 64) - 1
 
@@ -51,7 +51,7 @@ def last_rows(folder: Path, user: int, before: int, length: int) -> list[int]:
 
 
 def test_a_reader_made_from_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part, "SEGMENT_ROWS", 20)
+    monkeypatch.setattr(segment, "SEGMENT_ROWS", 20)
     store, oracle = make(tmp_path / "s"), Oracle()
     rng = np.random.default_rng(0)
     for day in (0, 1, 2, 3, 4, 1):

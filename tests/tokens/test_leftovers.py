@@ -16,7 +16,7 @@ from tests.tokens.oracle import Row
 from tests.tokens.servers import Server
 from tokenlake.cli import app
 from tokenlake.errors import ConfigError, NotFoundError
-from tokenlake.tokens import leftovers
+from tokenlake.tokens import garbage
 from tokenlake.tokens.store import TokenStore
 
 
@@ -41,11 +41,11 @@ def fill(folder: Path) -> TokenStore:
 
 
 def states(own: Server) -> dict[str, str]:
-    return {held.store: held.state for held in leftovers.look(own.url)}
+    return {held.store: held.state for held in garbage.streams_in(own.url)}
 
 
 def test_who_is_there_and_who_is_gone(own: Server, tmp_path: Path) -> None:
-    assert leftovers.look(own.url) == []
+    assert garbage.streams_in(own.url) == []
     kept, lost, far, old, moved = (fill(tmp_path / n) for n in ("kept", "lost", "far", "old", "moved"))
     copied = TokenStore.open(shutil.copytree(kept.path, tmp_path / "copied"))
     copied.fork()
@@ -60,7 +60,7 @@ def test_who_is_there_and_who_is_gone(own: Server, tmp_path: Path) -> None:
         everything = set(client.keys())
     expected = {name(kept): "in use", name(copied): "in use", name(lost): "gone", name(far): "elsewhere"}
     assert states(own) == expected | {name(old): "unknown", name(moved): "gone"}
-    (held,) = [held for held in leftovers.look(own.url) if held.store == name(lost)]
+    (held,) = [held for held in garbage.streams_in(own.url) if held.store == name(lost)]
     assert (held.folder, held.entries, len(held.keys)) == (str(lost.path), 2, 2)
     assert held.idle is not None
     assert held.idle < 100
@@ -69,11 +69,11 @@ def test_who_is_there_and_who_is_gone(own: Server, tmp_path: Path) -> None:
     assert states(own)[name(moved)] == "in use"
 
     with pytest.raises(ConfigError, match=f"the store at {kept.path} needs"):
-        leftovers.remove(own.url, name(kept))
+        garbage.remove_streams(own.url, name(kept))
     with pytest.raises(NotFoundError, match="holds nothing of a store 'nosuch'"):
-        leftovers.remove(own.url, "nosuch")
-    leftovers.remove(own.url, name(lost))
-    leftovers.remove(own.url, name(old))
+        garbage.remove_streams(own.url, "nosuch")
+    garbage.remove_streams(own.url, name(lost))
+    garbage.remove_streams(own.url, name(old))
     with own.client() as client:
         gone = everything - set(client.keys())
     assert all(name(lost).encode() in key or name(old).encode() in key for key in gone)
@@ -102,4 +102,4 @@ def test_the_command_lists_and_removes(own: Server, tmp_path: Path) -> None:
     assert "Aborted" in call("--remove", name(store), answer="n\n")
     assert name(store) in states(own)
     assert "is gone" in call("--remove", name(store), "--yes")
-    assert leftovers.look(own.url) == []
+    assert garbage.streams_in(own.url) == []

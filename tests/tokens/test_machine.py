@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import part, view
+from tokenlake.tokens import segment, view
 from tokenlake.tokens.store import TokenStore
 
 DAYS = st.integers(-2, 11)
@@ -44,7 +44,7 @@ class Machine(RuleBasedStateMachine):
     )
     def create(self, dtype: str, strings: bool, compiled: bool, file_rows: int) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(part, "SEGMENT_ROWS", file_rows)  # few rows a file: many buckets of users
+        self.patch.setattr(segment, "SEGMENT_ROWS", file_rows)  # few rows a file: many buckets of users
         if not compiled:
             self.patch.setattr(view, "library", lambda: None)
         self.folder = Path(tempfile.mkdtemp())

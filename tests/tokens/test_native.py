@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import arrays
 
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
+from tokenlake.storage import loops
+from tokenlake.storage.native import library
 from tokenlake.times import day_of
-from tokenlake.tokens import fast as loops_of_reading
-from tokenlake.tokens import loops, part, view
-from tokenlake.tokens.native import library
+from tokenlake.tokens import query_native, segment, view
 from tokenlake.tokens.store import TokenStore
 
 ANY = st.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max)
@@ -87,9 +87,9 @@ def test_finite(dtype: str, bad: float) -> None:
 def test_many_queries_on_threads(
     tmp_path: Path, dtype: str, *, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(part, "SEGMENT_ROWS", 900)
+    monkeypatch.setattr(segment, "SEGMENT_ROWS", 900)
     if streamed:
-        monkeypatch.setattr(loops_of_reading, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(query_native, "_LARGE_BYTES", 0)
     rng = np.random.default_rng(1)
     store = make(tmp_path / "s", dtype)
 
@@ -121,7 +121,7 @@ PROBE = """
 import warnings
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    from tokenlake.tokens.native import library
+    from tokenlake.storage.native import library
     print(library() is not None, library() is not None, len(seen), *(w.message for w in seen))
 """
 

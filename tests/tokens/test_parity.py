@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,25 @@ def test_strings_processes_and_plain_handles(tmp_path: Path) -> None:
     assert replay(tmp_path / "log").fetches == 2
     assert type(TokenStore.open(store.path)) is TokenStore
     assert "log" not in vars(TokenStore.open(store.path))
+
+
+def test_appends_of_another_thread_come_before_or_after_a_logged_fetch(tmp_path: Path) -> None:
+    writer = make(tmp_path / "store")
+    store = TokenStore.open(writer.path, log=tmp_path / "log")
+
+    def append() -> None:
+        for number in range(60):
+            store.append(**arguments([Row(number % 2, DAY + number, number, 1, 0)]))
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    asked = 0
+    while thread.is_alive():
+        store.fetch([0, 1], before=NEVER)
+        asked += 1
+        if asked % 5 == 0:
+            write(writer, 0, asked)
+            store.refresh()
+    thread.join()
+    assert len(store.fetch([0, 1], before=NEVER)) == 2
+    assert replay(tmp_path / "log").fetches  # as many as its newest files hold

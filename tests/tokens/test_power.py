@@ -16,8 +16,8 @@ from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import Row
 from tests.tokens.servers import Server, redis_6, valkey
 from tokenlake.errors import ConfigError
+from tokenlake.storage.redis.connection import Connection
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens.connection import Connection
 from tokenlake.tokens.store import TokenStore
 
 ROWS = [Row(1, i, i, 1, 0) for i in range(5)]

@@ -26,7 +26,7 @@ from tokenlake.commands.status import _store, _told
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError, ServiceError
 from tokenlake.pipeline.publishing import open_or_create
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import handle, manifest, streams
+from tokenlake.tokens import handle, manifest, wal_redis
 from tokenlake.tokens.replay import replay
 from tokenlake.tokens.schema import Rows
 from tokenlake.tokens.store import TokenStore
@@ -52,7 +52,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def key(store: TokenStore, number: int = 1) -> str:
-    return store._view.tail.place.name(number)
+    return store._view.tail.backend.name(number)
 
 
 def row(writer: int, i: int, event: int | None = None) -> Row:
@@ -189,7 +189,7 @@ def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore) -> Non
 
 def _there(store: TokenStore, number: int) -> bool:
     try:
-        store._view.tail.place.reader(number)
+        store._view.tail.backend.reader(number)
     except FileNotFoundError:
         return False
     return True
@@ -284,13 +284,13 @@ def test_an_answer_that_is_lost_adds_rows_once(store: TokenStore, monkeypatch: p
 
 
 def test_a_long_tail_comes_in_pieces(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_ENTRIES", 2)
+    monkeypatch.setattr(wal_redis, "_ENTRIES", 2)
     reader = TokenStore.open(store.path)
     rows = [row(0, 4 * i) for i in range(7)]
     for one in rows:
         store.append(**arguments([one]))
     same(reader.fetch(0, before=NEVER), [rows], [NEVER])
-    monkeypatch.setattr(streams, "_LARGEST", 50)
+    monkeypatch.setattr(wal_redis, "_LARGEST", 50)
     with pytest.raises(SchemaError, match="split them"):
         store.append(**arguments([row(0, 31)]))
 
@@ -451,7 +451,7 @@ def test_without_the_package_it_is_said(store: TokenStore) -> None:
         "from tokenlake.errors import MissingExtraError\n"
         "from tokenlake.tokens.store import TokenStore\n"
         "try:\n    TokenStore.open(Path(sys.argv[1]))\n"
-        "except MissingExtraError as error:\n    assert 'tokenlake[serve]' in str(error); print('said')\n"
+        "except MissingExtraError as error:\n    assert 'tokenlake[redis]' in str(error); print('said')\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=False)
     assert done.stdout == "said\n", done.stderr

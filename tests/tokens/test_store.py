@@ -16,10 +16,10 @@ import torch
 
 from tests.tokens.helpers import DIM, arguments, make, same
 from tests.tokens.oracle import DAY, Row
-from tokenlake import locks
 from tokenlake.errors import ConfigError, LockedError, NotFoundError, SchemaError, StorageError
+from tokenlake.storage import disk, locks
 from tokenlake.times import NEVER
-from tokenlake.tokens import compaction, files
+from tokenlake.tokens import compaction
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
@@ -392,7 +392,7 @@ def test_a_worker_opens_its_own(store: TokenStore) -> None:
 
 def test_a_full_disk_changes_nothing(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write_day("2017-03-01", **arguments(rows(2)))
-    plain, left = files.write, 0
+    plain, left = disk.write, 0
 
     def write(fd: int, data: bytes | memoryview) -> None:
         nonlocal left
@@ -401,7 +401,7 @@ def test_a_full_disk_changes_nothing(store: TokenStore, monkeypatch: pytest.Monk
         left -= 1
         plain(fd, data)
 
-    monkeypatch.setattr(files, "write", write)
+    monkeypatch.setattr(disk, "write", write)
     monkeypatch.setattr(compaction, "FANOUT", 3)  # two days are not merged
     another = arguments([Row(1, T0 + DAY, 9, 0, 0)])
     tried = 0

@@ -16,8 +16,8 @@ from tests.tokens.oracle import Row
 from tests.tokens.relay import Authority, Relay
 from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, ServiceError
+from tokenlake.storage.redis import connection
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import connection
 from tokenlake.tokens.store import TokenStore
 
 ROWS = [Row(1, i, i, 1, 0) for i in range(4)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import decimal
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenlake.errors import SchemaError, StorageError
+from tokenlake.storage import atomic
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,15 +54,14 @@ def write(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None) -> 
 
 @contextmanager
 def _whole(path: Path, *, binary: bool) -> Iterator[IO[Any]]:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") if binary else part.open("w", encoding="utf-8", newline="") as file:
+        with (
+            atomic.file(path) as part,
+            part.open("wb") if binary else part.open("w", encoding="utf-8", newline="") as file,
+        ):
             yield file
-        part.replace(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tokenlake.commands._common import console, instant, open_store
+from tokenlake.storage import atomic
 
 
 def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -49,7 +50,8 @@ def command(path: Path, lake: Path | None, version: str | None, out: Path | None
         report = audit(path, store, progress=lambda rows: status.update(f"{rows:,} rows"), **options)
     leaks = report.leaks
     if out is not None:
-        pq.write_table(leaks, out)
+        with atomic.file(out) as part:
+            pq.write_table(leaks, part)
     told = f"{report.rows:,} rows with {report.tokens:,} tokens ({report.columns.available})"
     if report.clean:
         console.print(f"{told}: nothing was known later{', and all is as in the store' if store else ''}.")

@@ -12,6 +12,7 @@ import yaml
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError
+from tokenlake.storage import atomic
 
 if TYPE_CHECKING:
     from tokenlake.lake.guess import Guess
@@ -82,7 +83,7 @@ def command(folder: Path, sample: Path | None, *, force: bool, feast: bool) -> N
         guessed = guess(sample)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target.write_text(render(folder.resolve().name, guessed), encoding="utf-8")
+        atomic.write(target, render(folder.resolve().name, guessed))
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
     repository.write(folder)

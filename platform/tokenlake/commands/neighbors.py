@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenlake.commands._common import console, lake_argument
+from tokenlake.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +137,8 @@ def _save(found: pa.Table, output: Path) -> None:
     import pyarrow.csv as csv
     import pyarrow.parquet as parquet
 
-    if output.suffix == ".csv":
-        csv.write_csv(found, output)
-    else:
-        parquet.write_table(found, output)
+    with atomic.file(output) as part:
+        if output.suffix == ".csv":
+            csv.write_csv(found, part)
+        else:
+            parquet.write_table(found, part)

@@ -253,7 +253,7 @@ def _embeddings(facts: Facts) -> Shown:
 def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
     if day is None:
         return "none"
-    return f"{day} ({kind})" + ("" if current else ", newest day made when asked for")
+    return f"{day} ({kind})" + ("" if current else ", not of the newest embeddings")
 
 
 def _told(store: Facts | None) -> str:
@@ -308,6 +308,8 @@ def _advice(facts: Facts) -> list[str]:
         lines.append(
             f"Embedded up to {lineage['last_embedded_day']}, last at {when}; {len(lineage['missing'])} days missing."
         )
+        if not (lineage["index_current"] and lineage["graph_current"]):
+            lines.append(f"Its index or graph is not of these: tokenlake index {root} {lineage['last_embedded_day']}")
     if fresh["days_behind"] or pending:
         behind = f"{fresh['days_behind']} days with events are not published, {pending} wait to be run again"
         lines.append(f"{behind}: tokenlake backfill {root}")

@@ -9,7 +9,7 @@ import click
 from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
-    from tokenlake.tokens.leftovers import Held
+    from tokenlake.tokens.garbage import StoreStreams
 
 
 @click.command()
@@ -21,19 +21,19 @@ def command(url: str, remove: str | None, *, yes: bool) -> None:
 
     A folder that was renamed is found again only once it was written: look for it before you remove what is `gone`.
     """
-    from tokenlake.tokens import leftovers
+    from tokenlake.tokens import garbage
 
     if remove is None:
-        _show(leftovers.look(url))
+        _show(garbage.streams_in(url))
         return
     if not yes:
-        _show([held for held in leftovers.look(url) if held.store == remove])
+        _show([held for held in garbage.streams_in(url) if held.store == remove])
         click.confirm("Remove it for good?", abort=True)
-    leftovers.remove(url, remove)
+    garbage.remove_streams(url, remove)
     console.print(f"{remove} is gone", highlight=False)
 
 
-def _show(found: list[Held]) -> None:
+def _show(found: list[StoreStreams]) -> None:
     from rich import box
     from rich.table import Table
 

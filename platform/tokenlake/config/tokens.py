@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from tokenlake.config.embeddings import EMBEDDINGS
 from tokenlake.config.values import Strict
 from tokenlake.errors import ConfigError
-from tokenlake.tokens.address import check_address
+from tokenlake.storage.redis.address import check_address
 
 Scheme = Literal["user-order", "temporal-order"]
 

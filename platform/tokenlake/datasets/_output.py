@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import SourceError
 from tokenlake.feast import repository
+from tokenlake.storage import atomic
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is.
@@ -122,7 +123,7 @@ class Output:
 
     def finish(self, config: str, *, users: int, items: int, counts: Mapping[str, int]) -> DatasetReport:
         """Write `tokenlake.yaml` and `feature_repo/`, and mark the folder as complete."""
-        (self.folder / FILE_NAME).write_text(config, encoding="utf-8")
+        atomic.write(self.folder / FILE_NAME, config)
         repository.write(self.folder, online="tokenlake")
         marker = {"complete": True, "users": users, "items": items, "counts": dict(counts), "files": self._files}
         self._write_marker(marker)
@@ -163,10 +164,8 @@ class Output:
         return marker
 
     def _write_marker(self, content: Mapping[str, Any]) -> None:
-        path = self.folder / MARKER
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"name": self._name, "options": self._options, **content}), encoding="utf-8")
-        part.replace(path)
+        marker = {"name": self._name, "options": self._options, **content}
+        atomic.write(self.folder / MARKER, json.dumps(marker))
 
 
 def _repeating(schema: pa.Schema) -> list[str]:

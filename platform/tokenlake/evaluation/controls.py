@@ -29,7 +29,7 @@ from tokenlake.pipeline.parallel import each_in_its_process
 from tokenlake.pipeline.training import ModelKind, Trainer
 from tokenlake.progress import Progress
 from tokenlake.times import Day
-from tokenlake.tokens.rounding import round_to
+from tokenlake.tokens.quantize import round_to
 from tokenlake.tokens.store import TokenStore
 from tokenlake_models.instances import History
 

@@ -32,7 +32,7 @@ from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
 from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, NEVER, as_micros, day_start
-from tokenlake.tokens.rounding import round_to
+from tokenlake.tokens.quantize import round_to
 from tokenlake_models.hstu import HstuConfig, Questions
 from tokenlake_models.hstu_training import HstuLearner
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
-import os
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.evaluation.retrieval import RetrievalReport, retrieval_report
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
+from tokenlake.storage import atomic
 
 _REPORT = TypeAdapter(RetrievalReport)
+#: Beside the report: when the newest of its embeddings were made.
+_OF = "embedded"
 
 
 def current_report(lake: Project, progress: Progress | None = None) -> RetrievalReport:
@@ -24,17 +25,14 @@ def current_report(lake: Project, progress: Progress | None = None) -> Retrieval
     Raises:
         NotFoundError: no embedded day after the bootstrap chunk.
     """
-    kept = _kept(lake)
-    if kept is not None:
+    if (kept := _kept(lake)) is not None:
         return kept
-    began = dt.datetime.now(dt.UTC)
+    newest = _newest_embeddings(lake)  # before the questions: what is embedded from here on is not in the answers
     report = retrieval_report(lake, progress=progress)
     path = _path(lake)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(dataclasses.asdict(report), default=str, indent=1), encoding="utf-8")
-    os.utime(fresh, (began.timestamp(),) * 2)  # what is embedded from here on is not in it
-    fresh.replace(path)
+    text = json.dumps({_OF: newest, **dataclasses.asdict(report)}, default=str, indent=1)
+    atomic.write(path, text)
     return report
 
 
@@ -44,16 +42,18 @@ def is_current(lake: Project) -> bool:
 
 
 def _kept(lake: Project) -> RetrievalReport | None:
-    path = _path(lake)
-    embedded = [
-        run.ended_at for run in lake.catalog.runs(job=EMBED, version=lake.config.embedding_version) if run.ended_at
-    ]
     try:
-        if path.stat().st_mtime < max(embedded, default=dt.datetime.max.replace(tzinfo=dt.UTC)).timestamp():
-            return None
-        return _REPORT.validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        told = json.loads(_path(lake).read_bytes())
+        newest = _newest_embeddings(lake)
+        return _REPORT.validate_python(told) if newest is not None and told.pop(_OF, None) == newest else None
+    except (FileNotFoundError, ValueError, AttributeError):
         return None
+
+
+def _newest_embeddings(lake: Project) -> str | None:
+    """When something was last embedded."""
+    runs = lake.catalog.runs(job=EMBED, version=lake.config.embedding_version)
+    return max((run.ended_at.isoformat() for run in runs if run.ended_at), default=None)
 
 
 def _path(lake: Project) -> Path:

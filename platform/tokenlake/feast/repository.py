@@ -12,6 +12,7 @@ import yaml
 
 from tokenlake.config import FILE_NAME, Config
 from tokenlake.errors import ConfigError, storage_error
+from tokenlake.storage import atomic
 
 #: Online stores that a line of `feature_store.yaml` chooses.
 Online = Literal["sqlite", "redis", "tokenlake"]
@@ -160,7 +161,7 @@ def write(root: Path, online: Online = "sqlite") -> list[Path]:
         for name, text in texts.items():
             path = root / FOLDER / name
             if not path.exists():
-                path.write_text(text, encoding="utf-8")
+                atomic.write(path, text)
                 written.append(path)
     except OSError as error:
         raise storage_error(error) from error

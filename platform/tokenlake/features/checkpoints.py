@@ -14,8 +14,8 @@ from pathlib import Path
 from tokenlake.errors import NotFoundError
 from tokenlake.features.lineage import path_of
 from tokenlake.features.vocabulary import Vocabulary
-from tokenlake.files import whole_folder
 from tokenlake.lake.project import Project
+from tokenlake.storage import atomic
 from tokenlake_models.alure_training import AlureLearner
 from tokenlake_models.semantic_ids import ResidualQuantizer, load_quantizers, save_quantizers
 from tokenlake_models.training import Learner
@@ -50,7 +50,7 @@ def save(
 ) -> Path:
     """Save a checkpoint; it appears whole or not at all."""
     path = path_of(lake, version, checkpoint)
-    with whole_folder(path) as folder:
+    with atomic.folder(path) as folder:
         learner.save(folder / "model")
         vocabulary.save(folder / "vocabulary.arrow")
         if quantizers:

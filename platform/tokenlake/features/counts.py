@@ -21,7 +21,7 @@ from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.features.keys import Ints, exploded, factorize, flat
 from tokenlake.features.label_maturity import Outcomes, outcomes_of
 from tokenlake.features.running_totals import Occurrences, Tally
-from tokenlake.pipeline.arrays import read_arrays, write_arrays
+from tokenlake.storage.arrays import read_arrays, write_arrays
 from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
 #: A mean counts the global one as this many labels of its own.

@@ -25,9 +25,9 @@ from tokenlake.config import Config
 from tokenlake.errors import LockedError, NotFoundError
 from tokenlake.features.counts import Counts
 from tokenlake.features.negatives import item_table, sample
-from tokenlake.files import whole_folder
 from tokenlake.lake.project import Project
-from tokenlake.locks import hold
+from tokenlake.storage import atomic
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day, as_day
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
@@ -112,7 +112,7 @@ class Frames:
         if state is None or state.day <= max((s.day for s in self._snapshots()), default=Day.min):
             return
         with suppress(LockedError), hold(self._lake.data / "locks" / "counts.lock", "keeping a count state"):
-            with whole_folder(self._folder / f"{state.day.isoformat()}_{state.watermark}") as folder:
+            with atomic.folder(self._folder / f"{state.day.isoformat()}_{state.watermark}") as folder:
                 state.save(folder)
             for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
                 shutil.rmtree(old.path)

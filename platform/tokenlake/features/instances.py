@@ -16,8 +16,8 @@ from tokenlake.features.counts import count_names
 from tokenlake.features.keys import exploded, factorize, flat
 from tokenlake.features.label_maturity import outcomes_of
 from tokenlake.features.negatives import OBSERVED
+from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
-from tokenlake.pipeline.arrays import matrix
 from tokenlake.times import NEVER, as_micros
 from tokenlake_models.config import CompressorConfig
 from tokenlake_models.instances import Instances

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tokenlake.features.keys import Ints, Keys
 from tokenlake.features.label_maturity import Backlog, KeyLabels, Outcomes
-from tokenlake.pipeline.arrays import as_ints
+from tokenlake.storage.arrays import as_ints
 from tokenlake.times import DAY_US
 
 #: Instants of a day and, as number 0, all that came before it.

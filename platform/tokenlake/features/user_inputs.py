@@ -13,8 +13,8 @@ import torch
 from tokenlake.config import Config, Embeddings
 from tokenlake.features.activity import Chosen, Instants, Log
 from tokenlake.features.keys import Ints, exploded
+from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
-from tokenlake.pipeline.arrays import matrix
 from tokenlake.times import DAY_US
 from tokenlake_models.activity import Activity, Items, Moments, Multi, Stream
 from tokenlake_models.alure import AlureConfig

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.features.keys import Ints, Keys, factorize, flat
-from tokenlake.pipeline.arrays import read_arrays, write_arrays
+from tokenlake.storage.arrays import read_arrays, write_arrays
 
 _FORMAT = 1
 

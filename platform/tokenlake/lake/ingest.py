@@ -31,8 +31,8 @@ from tokenlake.lake.sources import Chunk, Source, TableSource, check_columns, op
 from tokenlake.lake.staging import Spill, Staged, accepted, as_date
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, Validator, check_types, days_of
-from tokenlake.locks import hold
 from tokenlake.progress import Progress
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day, day_of
 
 #: Called with what is being done, how much of it is done, and how much there is (an estimate for text files).

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tokenlake.lake.arrays import flat, is_list
 from tokenlake.lake.tables import Table
+from tokenlake.storage import disk
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Bytes of rows held before they are sorted by day and written.
@@ -143,7 +144,8 @@ class Staged:
             for path, action in self._files:
                 target = self._path / action.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                moved.append(path.rename(target))
+                disk.rename(path, target)
+                moved.append(target)
             table.commit_files([action for _, action in self._files], self._full)
         except BaseException:
             for path in moved:

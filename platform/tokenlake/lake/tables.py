@@ -30,7 +30,7 @@ from tokenlake.lake.schema import (
     statistics_schema,
     tokens_schema,
 )
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day, as_micros
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from tokenlake.catalog import Plan
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.arrays import as_ints, read_arrays, write_arrays
 from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
+from tokenlake.storage.arrays import as_ints, read_arrays, write_arrays
 
 
 def stage(lake: Project, plan: Plan, bucket: int, buckets: int) -> JobSummary:

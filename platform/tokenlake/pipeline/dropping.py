@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tokenlake.catalog import dropping
 from tokenlake.errors import NotFoundError, VersionError
 from tokenlake.lake.project import Project
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 from tokenlake.tokens.store import TokenStore
 
 

@@ -14,7 +14,7 @@ from tokenlake.features.lineage import encoder_of
 from tokenlake.features.token_history import history_of
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import label_columns
-from tokenlake.tokens.rounding import round_to
+from tokenlake.tokens.quantize import round_to
 
 JobSummary = dict[str, int | float | str | None]
 

@@ -18,11 +18,11 @@ from tokenlake.errors import CorruptionError, TrainingError, VersionError, missi
 from tokenlake.feast import repository
 from tokenlake.features import lineage
 from tokenlake.lake.project import Project
-from tokenlake.locks import hold
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
 from tokenlake.progress import Progress
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day
 from tokenlake_models.errors import CheckpointError, ModelError
 

@@ -11,7 +11,7 @@ from tokenlake.errors import OrderError
 from tokenlake.features.lineage import encoder_of
 from tokenlake.lake.arrays import token_matrix
 from tokenlake.lake.project import Project
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day
 from tokenlake.tokens.store import TokenStore
 

@@ -15,7 +15,7 @@ from tokenlake.features.lineage import encoder_of, exists
 from tokenlake.lake.ingest import canonical
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
-from tokenlake.tokens.rounding import round_to
+from tokenlake.tokens.quantize import round_to
 
 
 def encode(lake: Project, events: pa.Table, version: str) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from tokenlake.lake.arrays import token_matrix
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
 from tokenlake.retrieval.identity import Identity
+from tokenlake.storage import atomic
 from tokenlake.times import Day
 
 NAMES = ("users", "items")
@@ -95,12 +95,7 @@ def read_made(path: Path) -> Stamp | None:
 def write_made(path: Path, content: Mapping[str, Any], files: Iterable[Path]) -> None:
     """Write a `made.json` beside what it tells of, whole or not at all."""
     sums = {str(file.relative_to(path.parent)): checksum(file) for file in sorted(files)}
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({**content, "sums": sums}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic.write(path, json.dumps({**content, "sums": sums}))
 
 
 def checksum(path: Path) -> str:

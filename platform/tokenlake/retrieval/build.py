@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tokenlake.files import whole_folder
 from tokenlake.lake.project import Project
-from tokenlake.locks import hold
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import (
     MADE,
@@ -21,6 +19,8 @@ from tokenlake.retrieval.artefacts import (
 )
 from tokenlake.retrieval.faiss_build import build, require_faiss
 from tokenlake.retrieval.index import Index, request
+from tokenlake.storage import atomic
+from tokenlake.storage.locks import hold
 from tokenlake.times import Day
 
 _PATIENCE = 600.0
@@ -75,13 +75,12 @@ def _build_indexes(lake: Project, days: Sequence[Day]) -> None:
     if not days:
         return
     with ExitStack() as stack:
-        parts = {day: stack.enter_context(whole_folder(folder_of(lake, day))) for day in days}
+        parts = {day: stack.enter_context(atomic.folder(folder_of(lake, day))) for day in days}
         stamps = {day: stamp(lake, day) for day in days}  # before the reading: what is written since makes it stale
         for day, part in parts.items():
             _request(lake, day, part)
         build([part / name for part in parts.values() for name in NAMES])
         for day, part in parts.items():
-            part.chmod(0o755)
             artefacts.write_made(part / MADE, {"stamp": stamps[day]}, (f for f in part.rglob("*") if f.is_file()))
             for name in NAMES:
                 index = Index(part / name)

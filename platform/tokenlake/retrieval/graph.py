@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tokenlake.errors import NotFoundError
 from tokenlake.features.activity import taken
 from tokenlake.features.keys import Ints
-from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.identity import Identity
+from tokenlake.storage.arrays import read_arrays, write_arrays
 
 
 class Neighbors(NamedTuple):

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConflictError, CorruptionError, NotFoundError, SchemaError
-from tokenlake.pipeline.arrays import read_arrays, write_arrays
 from tokenlake.retrieval.faiss_build import require_faiss
 from tokenlake.retrieval.identity import Identity
+from tokenlake.storage.arrays import read_arrays, write_arrays
 
 
 class Index:

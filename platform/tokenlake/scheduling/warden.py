@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from tokenlake.errors import LockedError
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 
 #: Without `--skip-serve-logs` two of them serve log files on all addresses.
 SERVICES = {

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.tokens import memory
-from tokenlake.tokens.loops import widen
+from tokenlake.storage import memory
+from tokenlake.storage.loops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:

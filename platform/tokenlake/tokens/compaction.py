@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.storage.loops import expand, move
 from tokenlake.times import DAY_US, Day, day_of
-from tokenlake.tokens.find import lower_bound
-from tokenlake.tokens.loops import expand, move
 from tokenlake.tokens.manifest import Manifest, Part
-from tokenlake.tokens.part import bits_for, write_buckets
+from tokenlake.tokens.query import lower_bound
 from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.segment import Segment
+from tokenlake.tokens.segment import Segment, bits_for, write_buckets
 from tokenlake.tokens.snapshot import Piece
 
 #: This many neighbours of one level are merged into a slice of the next.

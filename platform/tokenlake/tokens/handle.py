@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from tokenlake import locks
-from tokenlake.errors import LockedError, TransientError, storage_error
-from tokenlake.tokens import compaction, files
+from tokenlake.errors import LockedError, SchemaError, TransientError, storage_error
+from tokenlake.storage import disk, locks
+from tokenlake.tokens import compaction
 from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.ids import Ids
-from tokenlake.tokens.manifest import Elsewhere, Manifest
-from tokenlake.tokens.places import place_of
+from tokenlake.tokens.manifest import Manifest, TailLocation
+from tokenlake.tokens.parity import Asked, FetchLog
+from tokenlake.tokens.query import Window
 from tokenlake.tokens.schema import Rows, StoreSchema
 from tokenlake.tokens.snapshot import Snapshot
-from tokenlake.tokens.tail import seal_log
+from tokenlake.tokens.tail import backend_of, seal_log
 from tokenlake.tokens.view import View, open_view
 
 #: How long an append waits for another one, or for the instant of a publication.
@@ -37,16 +40,28 @@ _PAUSE_S, _DEAD_S = 0.001, 0.016
 class Handle:
     """A store's newest state as this handle knows it, and the ways to change it.
 
-    Two places keep a tail (places.py). In one that is not shared, whoever appends or publishes holds `tail.lock`. In a
+    Two backends keep a tail (wal.py). Where one is not shared, whoever appends or publishes holds `tail.lock`. In a
     shared one nobody does: an append fails when something came between, a publication fences the log, and only the one
     writer, who holds `write.lock`, may lift a fence.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, view: View | None = None, log: FetchLog | None = None) -> None:
+        """See a state.
+
+        Args:
+            path: the store's folder.
+            view: the state; None: the newest.
+            log: where fetches are logged; None: nowhere.
+        """
         self.path = path
         self._ids = Ids(path)
-        self._view = open_view(path)
+        self._view = open_view(path) if view is None else view
         self._sealed = 0
+        self._log = log
+        #: Held while a fetch is answered and logged: what the tail holds must be what it held.
+        self._still: AbstractContextManager[object] = nullcontext() if log is None else RLock()
+        if log is not None:
+            self._follow(log)
 
     @property
     def schema(self) -> StoreSchema:
@@ -64,16 +79,46 @@ class Handle:
         Returns:
             Whether it differs from the one before.
         """
-        if self._view.pin.newest:  # before the tail: its log is gone with a store that is
-            self._view.tail.poll()
-            return False
-        self._view = open_view(self.path, self._view)
-        return True
+        with self._still:
+            if self._view.watch.newest:  # before the tail: its log is gone with a store that is
+                self._view.tail.poll()
+                return False
+            self._view = open_view(self.path, self._view)
+            return True
+
+    def _read(
+        self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Callable[[], Asked]
+    ) -> TokenBatch:
+        """Answer a window; `asked` tells the log what for."""
+        if out is not None and not isinstance(out, TokenBatch):
+            raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
+        if self._log is None:
+            return self._view.read(window, moment, out)
+        with self._still:
+            self._follow(self._log)
+            batch = self._view.read(window, moment, out)
+            if not self._log.write(asked(), batch):
+                self.refresh()
+                self._follow(self._log)
+        return batch
+
+    def _follow(self, log: FetchLog) -> None:
+        """Let the log keep the state that this handle sees; a later one, where the files of that are gone already."""
+        while True:
+            generation = self.generation
+            try:
+                log.follow(self._view)
+            except FileNotFoundError:
+                self.refresh()
+                if self.generation == generation:
+                    raise
+            else:
+                return
 
     def _codes(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Codes of ids; the lock is taken only for those that are new."""
         if (codes := self._ids.known(ids)) is None:
-            self._view.tail.place.claim()
+            self._view.tail.backend.claim()
             manifests.require(self.path)
             with tail_locked(self.path):
                 codes = self._ids.assign(ids)
@@ -81,10 +126,11 @@ class Handle:
 
     def _append(self, rows: Rows) -> int:
         """Add those rows to the tail whose keys no day holds."""
-        if self._view.tail.place.shared:
-            return self._append_shared(rows)
+        if self._view.tail.backend.shared:
+            with self._still:
+                return self._append_shared(rows)
         manifests.require(self.path)  # else the lock would make the folder of a removed store again
-        with tail_locked(self.path):
+        with self._still, tail_locked(self.path):
             self._catch_up()
             while (added := self._try_append(rows)) is None:
                 self._catch_up()
@@ -94,7 +140,7 @@ class Handle:
         """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
         until, pause = time.monotonic() + TAIL_WAIT_S, _PAUSE_S
         with refusals():
-            self._view.tail.place.claim()
+            self._view.tail.backend.claim()
             while (added := self._try_append(rows)) is None:
                 if time.monotonic() > until:
                     raise LockedError(
@@ -114,7 +160,7 @@ class Handle:
         view = self._view
         # In this order: a day that is published after the look at the manifest has a fence behind the mark.
         mark = view.tail.mark()
-        if mark is None or self._sealed < view.snapshot.manifest.log or not view.pin.newest:
+        if mark is None or self._sealed < view.snapshot.manifest.log or not view.watch.newest:
             return None
         new = ~view.holds(rows.users, rows.timestamps)
         rows = rows if new.all() else rows.take(new)
@@ -128,7 +174,7 @@ class Handle:
         view = self._view
         if self._sealed < (log := view.snapshot.manifest.log):
             if (before.first, before.number) != (log - 1, log):  # else it came here by the seal
-                seal_log(view.tail.place, log - 1, log)
+                seal_log(view.tail.backend, log - 1, log)
             self._sealed = log
 
     def _repair(self) -> bool:
@@ -148,12 +194,12 @@ class Handle:
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Be the one writer, at the newest state, with nothing left over by a killed one."""
-        shared = self._view.tail.place.shared
+        shared = self._view.tail.backend.shared
         manifests.require(self.path)  # as above
         with locked(self.path, what, _REPAIR_S if shared else 0):
             self.refresh()
             if shared:
-                self._view.tail.place.claim(again=True)
+                self._view.tail.backend.claim(again=True)
                 self._settle()
                 self.refresh()
             self._sweep()
@@ -163,11 +209,13 @@ class Handle:
         """Go on in streams of its own; the caller is the one writer, at the newest state."""
         view = self._view
         view.tail.poll()
-        manifest = replace(view.snapshot.manifest, generation=self.generation + 1, tail=Elsewhere(str(view.tail.place)))
-        place = place_of(self.path, manifest)
-        place.claim()
+        manifest = replace(
+            view.snapshot.manifest, generation=self.generation + 1, tail=TailLocation(str(view.tail.backend))
+        )
+        backend = backend_of(self.path, manifest)
+        backend.claim()
         unknown = self._unknown(view.tail.users)
-        view.tail.copy(place, ~unknown)
+        view.tail.copy(backend, ~unknown)
         manifest.publish(self.path)
         self._view = open_view(self.path, view)
         return int(unknown.sum())
@@ -180,7 +228,7 @@ class Handle:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep appends out, at the newest state; the caller is the one writer."""
-        if not self._view.tail.place.shared:
+        if not self._view.tail.backend.shared:
             with tail_locked(self.path):
                 self._catch_up()
                 yield
@@ -198,7 +246,7 @@ class Handle:
     def _publish(self, manifest: Manifest) -> None:
         """Swap the manifest, and supersede the tail's rows that its days now hold; no append comes between."""
         before = self._view
-        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.pin)
+        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.watch)
         kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
         if not kept.all():
             manifest = manifest.with_log(before.tail.carry(kept))
@@ -227,8 +275,8 @@ class Handle:
     def _sweep(self) -> None:
         """Remove files that the newest state does not name: those it replaced, and those of a killed writer."""
         used = {s.name for s in self._view.snapshot.manifest.segment_files()}
-        files.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
-        self._view.tail.place.sweep(self._view.snapshot.manifest.log)
+        disk.unlink(p for p in (self.path / "segments").iterdir() if p.name not in used)
+        self._view.tail.backend.sweep(self._view.snapshot.manifest.log)
 
 
 @contextmanager

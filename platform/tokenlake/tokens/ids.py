@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, SchemaError
-from tokenlake.tokens import files
+from tokenlake.storage import atomic, records
+from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.log import LogReader, append, frame
 
 NAME = "ids"
 Kind = Literal["int64", "string"]
@@ -27,7 +27,7 @@ UNKNOWN = -1
 class Ids:
     """Turns a caller's ids into the int64 codes that segments hold.
 
-    The log `ids` starts with the kind of ids, which the store's first rows decide. For strings, its frames hold every
+    The log `ids` starts with the kind of ids, which the store's first rows decide. For strings, its records hold every
     string in the order of its code.
     """
 
@@ -99,7 +99,7 @@ class Ids:
         self.refresh()
         kind = kind_of(users)
         if self.kind is None:
-            files.replace(self._path, frame(_KIND, kind.encode()))
+            atomic.swap(self._path, records.pack(_KIND, kind.encode()))
             self.refresh()
         self._expect(kind)
         if kind == "int64":
@@ -107,7 +107,7 @@ class Ids:
         new = [s for s in dict.fromkeys(users.tolist()) if s not in self._codes]
         if new:
             assert self._log is not None  # the refresh above opened it
-            append(self._path, self._log.at, frame(_STRINGS, _pack(new)))
+            records.append(self._path, self._log.at, records.pack(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)
 
@@ -142,7 +142,7 @@ class Ids:
             for name in _unpack(payload):
                 self._codes[name] = len(self._codes)
         else:
-            raise CorruptionError(f"{self._path}: unknown kind of frame {kind}; was it written by a later version?")
+            raise CorruptionError(f"{self._path}: unknown kind of record {kind}; was it written by a later version?")
 
 
 def kind_of(users: NDArray[Any]) -> Kind:

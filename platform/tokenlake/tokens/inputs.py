@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.storage import loops
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, day_of, day_start
-from tokenlake.tokens import loops
-from tokenlake.tokens.find import ALL
 from tokenlake.tokens.ids import as_ids
 from tokenlake.tokens.quantize import quantize
+from tokenlake.tokens.query import ALL
 from tokenlake.tokens.schema import StoreSchema, known_at_column
 
 _FIRST, _LAST = day_start(Day.min), day_start(Day.max) + DAY_US

@@ -7,26 +7,21 @@ that part holds; so a slice's days may be fewer than its part's, and no two slic
 
 from __future__ import annotations
 
-import json
-import os
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.errors import NotFoundError
+from tokenlake.storage import manifest as manifests
+from tokenlake.storage.manifest import Watch
 from tokenlake.times import Day
-from tokenlake.tokens import files
 from tokenlake.tokens.schema import StoreSchema
 
-FORMAT = 1
-#: Stores whose tail lies elsewhere, so that a version that only knows of files refuses them.
-FORMAT_ELSEWHERE = 2
 NAME = "manifest"
+#: The second one: stores whose tail lies elsewhere, so that a version that only knows of files refuses them.
+_FIRST_FORMAT, _NEWEST_FORMAT = 1, 2
 #: The manifest of a store that is being removed.
 REMOVED = "manifest.removed"
 
@@ -72,7 +67,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class TailLocation:
     """A tail that does not lie on the store's disk: the URL of a Redis, and what the store is called there."""
 
     url: str
@@ -100,7 +95,7 @@ class Manifest:
     days: dict[Day, int] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     parts: dict[str, Part] = field(default_factory=dict)
-    tail: Elsewhere | None = None
+    tail: TailLocation | None = None
     made: str | None = None
 
     def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
@@ -160,12 +155,11 @@ class Manifest:
 
     def publish(self, folder: Path) -> None:
         """Swap the manifest in `folder` for this one."""
-        files.replace(folder / NAME, self.to_bytes())
+        manifests.publish(folder / NAME, self._to_json())
 
-    def to_bytes(self) -> bytes:
-        """A line with the XXH3-64 of the rest, then JSON."""
-        body = {
-            "format": FORMAT if self.tail is None else FORMAT_ELSEWHERE,
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "format": _FIRST_FORMAT if self.tail is None else _NEWEST_FORMAT,
             "schema": self.schema.to_json(),
             "generation": self.generation,
             "log": self.log,
@@ -178,35 +172,6 @@ class Manifest:
                 for name, part in self.parts.items()
             },
         }
-        text = json.dumps(body, separators=(",", ":")).encode()
-        return xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text
-
-
-class Pin:
-    """Tells whether a newer manifest was published since; open, so that no newer one can get the same inode."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise _nothing(folder) from None
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
-        if (fd := getattr(self, "_fd", None)) is not None:
-            close(fd)
-
-    @property
-    def newest(self) -> bool:
-        """Whether this is still the one.
-
-        Raises:
-            NotFoundError: the store was removed.
-        """
-        try:
-            return os.path.samestat(os.fstat(self._fd), self._path.stat())
-        except FileNotFoundError:
-            raise _nothing(self._path.parent) from None
 
 
 def require(folder: Path) -> None:
@@ -230,20 +195,22 @@ def load(folder: Path, name: str = NAME) -> Manifest:
         NotFoundError: there is no store.
         CorruptionError: its bytes are not what was written.
     """
-    path = folder / name
     try:
-        data = path.read_bytes()
+        return _parse(manifests.read(folder / name, _NEWEST_FORMAT, "restore it, or rebuild the store from its table"))
     except (FileNotFoundError, NotADirectoryError):
         raise _nothing(folder) from None
-    digest, _, text = data.partition(b"\n")
-    if xxhash.xxh3_64_hexdigest(text).encode() != digest:
-        raise CorruptionError(f"{path}: its checksum does not match; restore it, or rebuild the store from its table")
-    body = json.loads(text)
-    if body["format"] not in (FORMAT, FORMAT_ELSEWHERE):
-        raise CorruptionError(
-            f"{path}: format {body['format']}, this version reads up to {FORMAT_ELSEWHERE}; rebuild the store"
-        )
-    return _parse(body)
+
+
+def watch(folder: Path) -> Watch:
+    """Watch for a newer state of a store.
+
+    Raises:
+        NotFoundError: there is no store.
+    """
+    try:
+        return Watch(folder / NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _nothing(folder) from None
 
 
 def _parse(body: dict[str, Any]) -> Manifest:
@@ -261,6 +228,6 @@ def _parse(body: dict[str, Any]) -> Manifest:
             )
             for name, part in body["parts"].items()
         },
-        tail=Elsewhere(**body["tail"]) if "tail" in body else None,
+        tail=TailLocation(**body["tail"]) if "tail" in body else None,
         made=body.get("made"),
     )

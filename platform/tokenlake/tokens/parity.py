@@ -1,9 +1,9 @@
 """Logged fetches: what was asked, of which state, and a checksum of each answer, so that it can be asked again.
 
 A log is a folder on the store's disk. `<generation>-<time>-<process>.fetches` holds the fetches of one process, as
-frames (log.py). `generations/<generation>/` is a store of its own: hard links to the segments and tail logs of that
-state, which cost no bytes until the store itself lets go of them, and stay whatever it merges, drops or writes again.
-Logs that lie in Redis are copied as far as they were read.
+records (storage/records.py). `generations/<generation>/` is a store of its own: hard links to the segments and tail logs
+of that state, which cost no bytes until the store itself lets go of them, and stay whatever it merges, drops or writes
+again. Logs that lie in Redis are copied as far as they were read.
 """
 
 from __future__ import annotations
@@ -17,23 +17,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError, storage_error
-from tokenlake.tokens import ids, log
+from tokenlake.storage import disk, records
+from tokenlake.storage.loops import mix
+from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.inputs import as_instants, check_queries
-from tokenlake.tokens.loops import mix
-from tokenlake.tokens.places import LogFiles
-from tokenlake.tokens.schema import Rows
-from tokenlake.tokens.store import Available, TokenStore
-from tokenlake.tokens.tail import Tail
 from tokenlake.tokens.view import View
 
 FETCH, FETCH_AT = 1, 2
@@ -42,154 +37,136 @@ FILE_BYTES = 64 << 20
 FILES = 16
 
 
-class LoggedStore(TokenStore):
-    """A `TokenStore` that logs its fetches; `TokenStore.open(path, log=folder)` makes one.
+class Asked(NamedTuple):
+    """What a fetch was asked.
 
-    A fetch is logged before it returns, not synced: a machine that loses power may lose the last ones.
+    Attributes:
+        kind: `FETCH` or `FETCH_AT`.
+        users: (queries,) ids; times: (queries,) those before which, or at which.
+        how: the other arguments, as JSON can hold them.
+        moment: (queries,) of `FETCH_AT`: labels as known then.
     """
 
-    def __init__(self, path: Path, folder: Path, *, keep_bytes: bool = False) -> None:
-        super().__init__(path)
-        self._folder = folder
-        self._keep_bytes = keep_bytes
-        self._logging = RLock()
-        self._file = folder
+    kind: int
+    users: NDArray[Any]
+    times: NDArray[np.int64]
+    how: dict[str, Any]
+    moment: NDArray[np.int64] | None = None
+
+
+class FetchLog:
+    """The log of the fetches of one store's handle; `TokenStore.open(path, log=folder)` makes one.
+
+    A fetch is logged before it returns, not synced: a machine that loses power may lose the last ones.
+
+    Attributes:
+        folder: the log's; keep_bytes: whether answers are logged whole.
+    """
+
+    def __init__(self, path: Path, folder: Path, *, keep_bytes: bool) -> None:
+        self.folder = folder
+        self.keep_bytes = keep_bytes
+        self._path = path
         self._fd: int | None = None
-        self._pinned: View | None = None
+        self._view: View | None = None
         self._linked = 0
         self._kept = (0, 0)
-        with self._logging:
-            self._pin()
-
-    def __reduce__(self) -> tuple[Callable[..., TokenStore], tuple[Any, ...]]:
-        return _reopen, (self.path, self._folder, self._keep_bytes)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
         if (fd := getattr(self, "_fd", None)) is not None:
             close(fd)
 
-    def fetch(
-        self,
-        users: object,
-        *,
-        before: object,
-        length: int = 256,
-        available: Available = "realtime",
-        out: TokenBatch | None = None,
-    ) -> TokenBatch:
-        """As `TokenStore.fetch`, and logged."""
-        with self._logging:  # what the tail held is what it holds when the answer is there
-            if self._pinned is not self._view:
-                self._pin()
-            batch = super().fetch(users, before=before, length=length, available=available, out=out)
-            asked = check_queries(users, before, "before")
-            self._write(FETCH, asked, {"length": int(length), "available": available}, [], batch)
-        return batch
+    def follow(self, view: View) -> None:
+        """Keep the state that the handle sees, and begin a file for its fetches; where that is done, do nothing.
 
-    def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
-        """As `TokenStore.fetch_at`, and logged."""
-        with self._logging:
-            if self._pinned is not self._view:
-                self._pin()
-            batch = super().fetch_at(users, timestamps, as_of=as_of)
-            asked = check_queries(users, timestamps, "timestamps")
-            masked, moment = as_of is None, np.zeros(len(batch), np.int64)
-            if not masked:
-                moment[:] = as_instants(as_of, "as_of").reshape(-1)
-            self._write(FETCH_AT, asked, {"masked": masked}, [moment], batch)
-        return batch
+        Raises:
+            FileNotFoundError: a writer replaced this state, and removed its files, since it was opened.
+            ConfigError: the log lies on another disk than the store.
+        """
+        if self._view is not view:
+            self._begin(view)
 
-    def append(self, *args: Any, **columns: Any) -> int:
-        """As `TokenStore.append`."""
-        with self._logging:
-            return super().append(*args, **columns)
+    def write(self, asked: Asked, batch: TokenBatch) -> bool:
+        """Log a fetch of the state that is followed, whose tail did not grow since.
 
-    def refresh(self) -> bool:
-        """As `TokenStore.refresh`."""
-        with self._logging:
-            return super().refresh()
-
-    def _pin(self) -> None:
-        """Begin a file for the state that this handle sees, and keep that state."""
-        while True:
-            generation = self.generation
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
-            place = self._folder / "generations" / f"{generation:08d}"
-            self._file = self._folder / f"{generation:08d}-{time.time_ns()}-{os.getpid()}.fetches"
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-                self._link(place)
-            except FileNotFoundError:
-                # A writer replaced this state, and removed its files, since it was opened: the next one is kept.
-                super().refresh()
-                if self.generation == generation:
-                    raise
-                continue
-            except OSError as error:
-                if error.errno == errno.EXDEV:
-                    raise ConfigError(
-                        f"{self._folder} lies on another disk than {self.path}; the log keeps old states by hard links: "
-                        f"choose a folder on the store's disk"
-                    ) from error
-                raise storage_error(error) from error
-            self._pinned, self._linked, self._kept = self._view, self._view.tail.first, (0, 0)
-            _bound(self._folder)
-            return
-
-    def _link(self, place: Path) -> None:
-        for name in ("segments", "tail"):
-            (place / name).mkdir(parents=True, exist_ok=True)
-        for file in self._view.snapshot.manifest.segment_files():
-            _link(self.path / "segments" / file.name, place / "segments" / file.name)
-        self._view.tail.place.keep(self._view.tail.first, place)
-        if (self.path / ids.NAME).exists():
-            _link(self.path / ids.NAME, place / ids.NAME)
-        if not (place / manifests.NAME).exists():
-            replace(self._view.snapshot.manifest, tail=None).publish(place)  # last: it says that the rest is there
-
-    def _write(
-        self,
-        kind: int,
-        asked: tuple[NDArray[Any], NDArray[np.int64]],
-        how: dict[str, Any],
-        more: list[NDArray[np.int64]],
-        batch: TokenBatch,
-    ) -> None:
-        place = self._folder / "generations" / f"{self.generation:08d}"
-        tail = self._view.tail
+        Returns:
+            False: that state is gone, so there would be nothing to ask again.
+        """
+        view = self._view
         try:
-            if self._kept != (tail.number, tail.next) and not self._keep(place):
-                return
-            if not (place / ids.NAME).exists() and (self.path / ids.NAME).exists():
-                _link(self.path / ids.NAME, place / ids.NAME)
-            how = how | {"tail": tail.next, "whole": self._keep_bytes}
-            data = log.frame(kind, _pack(*asked, how, more, batch))
+            if view is None or not self._keep(view):
+                return False
+            data = records.pack(
+                asked.kind, _pack(asked, asked.how | {"tail": view.tail.next, "whole": self.keep_bytes}, batch)
+            )
             if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
-                generation = self.generation
-                self._pin()
-                if self.generation != generation:
-                    return  # the state of this answer is gone from the log and the store: there is nothing to ask again
-            assert self._fd is not None  # _pin opened one
-            os.write(self._fd, data)
+                try:
+                    fd = self._begin(view)
+                except FileNotFoundError:
+                    return False
+            else:
+                fd = self._fd
+            disk.write(fd, data)
         except OSError as error:
             raise storage_error(error) from error
+        return True
 
-    def _keep(self, place: Path) -> bool:
-        """Keep the tail's logs as far as this handle read them; False: they are gone, and so a new state is pinned."""
-        tail = self._view.tail
-        for number in range(self._linked, tail.number + 1):
-            try:
-                tail.place.keep(number, place)
-            except FileNotFoundError:
-                if not tail.place.shared:
-                    continue  # swept away before this handle came to it
-                super().refresh()
-                self._pin()
-                return False
-        self._linked, self._kept = tail.number, (tail.number, tail.next)
+    def _begin(self, view: View) -> int:
+        """Begin a file for a state, and keep that state."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        generation = view.snapshot.manifest.generation
+        file = self.folder / f"{generation:08d}-{time.time_ns()}-{os.getpid()}.fetches"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._fd = fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._link(view)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise ConfigError(
+                    f"{self.folder} lies on another disk than {self._path}; the log keeps old states by hard links: "
+                    f"choose a folder on the store's disk"
+                ) from error
+            raise storage_error(error) from error
+        self._view, self._linked, self._kept = view, view.tail.first, (0, 0)
+        _bound(self.folder)
+        return fd
+
+    def _place(self, view: View) -> Path:
+        """Where a state is kept."""
+        return self.folder / "generations" / f"{view.snapshot.manifest.generation:08d}"
+
+    def _link(self, view: View) -> None:
+        place = self._place(view)
+        for name in ("segments", "tail"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        for file in view.snapshot.manifest.segment_files():
+            _link(self._path / "segments" / file.name, place / "segments" / file.name)
+        view.tail.backend.keep(view.tail.first, place)
+        self._link_ids(place)
+        if not (place / manifests.NAME).exists():
+            replace(view.snapshot.manifest, tail=None).publish(place)  # last: it says that the rest is there
+
+    def _link_ids(self, place: Path) -> None:
+        if not (place / ids.NAME).exists() and (self._path / ids.NAME).exists():
+            _link(self._path / ids.NAME, place / ids.NAME)
+
+    def _keep(self, view: View) -> bool:
+        """Keep the ids, and the tail's logs as far as the handle read them; False: they are gone."""
+        tail, place = view.tail, self._place(view)
+        if self._kept != (tail.number, tail.next):
+            for number in range(self._linked, tail.number + 1):
+                try:
+                    tail.backend.keep(number, place)
+                except FileNotFoundError:
+                    if tail.backend.shared:
+                        return False
+                    continue  # swept away before the handle came to it
+            self._linked, self._kept = tail.number, (tail.number, tail.next)
+        self._link_ids(place)
         return True
 
 
@@ -226,39 +203,6 @@ def row_sums(array: NDArray[Any]) -> NDArray[np.uint32]:
     return (found >> np.uint64(32)).astype(np.uint32)
 
 
-def at(folder: Path, following: int) -> TokenStore:
-    """A kept state as it was when the tail's next row would have had this number."""
-    store = TokenStore.open(folder)
-    view = store._view  # the same room: the store has no public way to look back
-    tail = _TailThen(folder, store.schema, view.tail.first, following)
-    store._view = View(view.snapshot, tail, view.pin)  # as above
-    return store
-
-
-class _TailThen(Tail):
-    """The tail as it was: rows of all kept logs, up to a number."""
-
-    def __init__(self, folder: Path, schema: Any, number: int, following: int) -> None:
-        self._following = following
-        kept = LogFiles(folder)
-        super().__init__(kept, schema, number)
-        self._take(self._log.read())
-        for later in (n for n in kept.numbers() if n > number):
-            self._take(kept.reader(later).read())
-
-    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
-        then = [(sequence < self._following, sequence, rows) for sequence, rows in fresh]
-        if held := [(sequence[old], rows.take(old)) for old, sequence, rows in then if old.any()]:
-            super()._add(held)
-
-    def poll(self, *, follow: bool = True) -> None:
-        """It does not grow."""
-
-
-def _reopen(path: Path, folder: Path, keep_bytes: bool) -> TokenStore:  # noqa: FBT001  # called by pickle, by place
-    return LoggedStore(path, folder, keep_bytes=keep_bytes)
-
-
 def _link(source: Path, target: Path) -> None:
     if not target.exists():
         target.hardlink_to(source)
@@ -275,19 +219,14 @@ def _bound(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _pack(
-    keys: NDArray[Any],
-    times: NDArray[np.int64],
-    how: dict[str, Any],
-    more: list[NDArray[np.int64]],
-    batch: TokenBatch,
-) -> bytes:
-    strings = keys.tolist() if keys.dtype == object else None
+def _pack(asked: Asked, how: dict[str, Any], batch: TokenBatch) -> bytes:
+    strings = asked.users.tolist() if asked.users.dtype == object else None
     arrays = {name: [a.dtype.str, list(a.shape)] for name, a in parts(batch).items()}
-    head = how | {"queries": len(keys), "users": strings, "arrays": arrays}
+    head = how | {"queries": len(asked.users), "users": strings, "arrays": arrays}
     text = json.dumps(head, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
-    body = [] if strings is not None else [keys.tobytes()]
-    body += [times.tobytes(), *(each.tobytes() for each in more), checksums(batch).tobytes(), batch.offsets.tobytes()]
+    body = [] if strings is not None else [asked.users.tobytes()]
+    body += [asked.times.tobytes(), *([] if asked.moment is None else [asked.moment.tobytes()])]
+    body += [checksums(batch).tobytes(), batch.offsets.tobytes()]
     body += [row_sums(array).tobytes() for array in parts(batch).values()]
     if how["whole"]:
         body += [np.ascontiguousarray(array).tobytes() for array in parts(batch).values()]
@@ -323,12 +262,6 @@ class Logged:
         self.arrays: dict[str, NDArray[Any]] | None = None
         if head["whole"]:
             self.arrays = {name: self._take(dtype, tuple(shape)) for name, (dtype, shape) in head["arrays"].items()}
-
-    def ask(self, store: TokenStore) -> TokenBatch:
-        """The answer of a store to the same question."""
-        if self.kind == FETCH_AT:
-            return store.fetch_at(self.users, self.times, as_of=self.moment)
-        return store.fetch(self.users, before=self.times, **self.how)
 
     def _take(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         count = int(np.prod(shape))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, NotFoundError
+from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.log import LogReader
-from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, at, checksums, parts, row_sums
+from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, checksums, parts, row_sums
+from tokenlake.tokens.schema import Rows
+from tokenlake.tokens.store import TokenStore
+from tokenlake.tokens.tail import Tail
+from tokenlake.tokens.view import View, open_view
+from tokenlake.tokens.wal import DiskLogs
 
 
 @dataclass
@@ -47,7 +54,7 @@ def replay(folder: Path) -> Replayed:
         place = folder / "generations" / generation
         for number, (kind, payload) in enumerate(LogReader(path).read()):
             if kind not in (FETCH, FETCH_AT):
-                raise CorruptionError(f"{path}: unknown kind of frame {kind}; written by a later version?")
+                raise CorruptionError(f"{path}: unknown kind of record {kind}; written by a later version?")
             if not (place / manifests.NAME).exists():
                 report.collected[int(generation)] = report.collected.get(int(generation), 0) + 1
                 continue
@@ -59,7 +66,7 @@ def replay(folder: Path) -> Replayed:
 
 
 def _compare(logged: Logged, place: Path, where: str) -> None:
-    batch = logged.ask(at(place, logged.tail))
+    batch = _ask(_at(place, logged.tail), logged)
     if list(parts(batch)) != logged.names:
         raise CorruptionError(f"{where}: it had the columns {logged.names}, now {list(parts(batch))}")
     differs = checksums(batch) != logged.sums
@@ -70,6 +77,20 @@ def _compare(logged: Logged, place: Path, where: str) -> None:
     word, moment = "before" if logged.kind == FETCH else "at", np.datetime64(int(logged.times[query]), "us")
     asked = f"query {query} (user {logged.users.tolist()[query]!r} {word} {moment})"
     raise CorruptionError(f"{where}: {asked} has other bytes in {names}{_byte(logged, batch, query, names[0])}")
+
+
+def _ask(store: TokenStore, logged: Logged) -> TokenBatch:
+    """The answer of a store to a logged question."""
+    if logged.kind == FETCH_AT:
+        return store.fetch_at(logged.users, logged.times, as_of=logged.moment)
+    return store.fetch(logged.users, before=logged.times, **logged.how)
+
+
+def _at(folder: Path, following: int) -> TokenStore:
+    """A kept state as it was when the tail's next row would have had this number."""
+    view = open_view(folder)
+    tail = _TailThen(folder, view.snapshot.manifest.schema, view.tail.first, following)
+    return TokenStore(folder, View(view.snapshot, tail, view.watch))
 
 
 def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
@@ -90,3 +111,23 @@ def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
     byte = int((old != new).argmax())
     row = byte // (len(old) // len(now))
     return f": first in row {row}, byte {byte}, {old[byte]:#04x} then and {new[byte]:#04x} now"
+
+
+class _TailThen(Tail):
+    """The tail as it was: rows of all kept logs, up to a number."""
+
+    def __init__(self, folder: Path, schema: Any, number: int, following: int) -> None:
+        self._following = following
+        kept = DiskLogs(folder)
+        super().__init__(kept, schema, number)
+        self._take(self._log.read())
+        for later in (n for n in kept.numbers() if n > number):
+            self._take(kept.reader(later).read())
+
+    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
+        then = [(sequence < self._following, sequence, rows) for sequence, rows in fresh]
+        if held := [(sequence[old], rows.take(old)) for old, sequence, rows in then if old.any()]:
+            super()._add(held)
+
+    def poll(self, *, follow: bool = True) -> None:
+        """It does not grow."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.tokens.loops import take
+from tokenlake.storage.loops import take
 
 TOKEN_DTYPES = ("float32", "float16", "int8")
 SIDE_DTYPES = (

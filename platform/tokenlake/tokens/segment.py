@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
+from bisect import bisect_left
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,14 +23,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens import files
-from tokenlake.tokens.loops import mix
-from tokenlake.tokens.manifest import SegmentFile
+from tokenlake.storage import blocks, disk, loops
+from tokenlake.tokens.manifest import Part, SegmentFile
 from tokenlake.tokens.schema import Rows, StoreSchema
 
 #: About this many bytes of rows share a checksum.
 BLOCK_BYTES = 1 << 17
-META = b"tokenlake"
+#: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
+SEGMENT_ROWS = 1 << 20
+SEGMENT_BYTES = 1 << 28
 #: States of a block in this process: nobody looked, its checksum is right, a fetch is about to read it.
 UNTOUCHED, GOOD, WANTED = 0, 1, 2
 
@@ -51,16 +54,9 @@ def write_segment(path: Path, schema: StoreSchema, rows: Rows) -> SegmentFile:
     lists = pa.ListArray.from_arrays(pa.array(offsets), struct, type=schema.arrow.field("rows").type)
     size = block_rows(schema)
     sums = block_sums(rows.columns, size, range(-(-len(rows) // size)))
-    meta = json.dumps({"block_rows": size, "sums": sums.astype(">u8").tobytes().hex()}).encode()
-    batch = pa.record_batch([pa.array(users), lists], schema=schema.arrow.with_metadata({META: meta}))
-    sink = files.Sink(path)
-    done = False
-    try:
-        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
-            writer.write_batch(batch)
-        done = True
-    finally:
-        sink.close(keep=done)
+    meta = json.dumps({"block_rows": size, "sums": blocks.sums_to_hex(sums)}).encode()
+    schema_ = schema.arrow.with_metadata({blocks.META: meta})
+    blocks.write_batch(path, pa.record_batch([pa.array(users), lists], schema=schema_))
     return _describe(path, schema, len(rows), len(users))
 
 
@@ -69,11 +65,11 @@ def block_rows(schema: StoreSchema) -> int:
     return 1 << max(6, (BLOCK_BYTES // schema.row_bytes).bit_length() - 1)
 
 
-def block_sums(columns: dict[str, NDArray[Any]], size: int, blocks: Any) -> NDArray[np.uint64]:
+def block_sums(columns: dict[str, NDArray[Any]], size: int, numbers: Any) -> NDArray[np.uint64]:
     """XXH3-64 of each block of `size` rows: its bytes of every column, in column order."""
     views = [(_bytes(column), size * column.strides[0]) for column in columns.values()]
-    sums = np.empty(len(blocks), np.uint64)
-    for i, block in enumerate(blocks):
+    sums = np.empty(len(numbers), np.uint64)
+    for i, block in enumerate(numbers):
         digest = xxhash.xxh3_64()
         for view, step in views:
             digest.update(view[block * step : (block + 1) * step])
@@ -96,11 +92,11 @@ def _to_arrow(schema: StoreSchema, name: str, column: NDArray[Any]) -> pa.Array:
 def _describe(path: Path, schema: StoreSchema, rows: int, users: int) -> SegmentFile:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         whole = xxhash.xxh3_64_hexdigest(mapped)
-        start, stop = _data_region(mapped, schema)
-        return SegmentFile(path.name, len(mapped), rows, users, (start, stop), _frame(mapped, start, stop), whole)
+        data = _data_region(mapped, schema)
+        return SegmentFile(path.name, len(mapped), rows, users, data, blocks.frame_sum(mapped, [data]), whole)
 
 
-def _data_region(mapped: mmap.mmap, schema: StoreSchema) -> tuple[int, int]:
+def _data_region(mapped: mmap.mmap, schema: StoreSchema) -> blocks.Region:
     buffer = pa.py_buffer(mapped)
     struct = pa.ipc.open_file(buffer).get_batch(0).column("rows").values
     leaves = [_leaf(struct, name) for name in schema.columns]
@@ -111,10 +107,35 @@ def _leaf(struct: pa.StructArray, name: str) -> pa.Buffer:
     return struct.field(name).buffers()[-1]
 
 
-def _frame(mapped: mmap.mmap, start: int, stop: int) -> str:
-    digest = xxhash.xxh3_64(memoryview(mapped)[:start])
-    digest.update(memoryview(mapped)[stop:])
-    return digest.hexdigest()
+def bits_for(schema: StoreSchema, rows: int) -> int:
+    """How many bits of the hash split so many rows into files of bounded size."""
+    files_ = max(rows / SEGMENT_ROWS, rows * schema.row_bytes / SEGMENT_BYTES)
+    return min(16, max(0, int(np.ceil(np.log2(max(files_, 1))))))
+
+
+def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part | None:
+    """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
+    if not len(rows):
+        return None
+    order = loops.order(rows.users, rows.timestamps)
+    bits = bits_for(schema, len(rows))
+
+    def hash_at(place: int) -> int:
+        return int(loops.mix(rows.users[order[place : place + 1]])[0])
+
+    edges = [bucket << (64 - bits) for bucket in range(1, 1 << bits)]
+    cuts = [0, *(bisect_left(range(len(order)), edge, key=hash_at) for edge in edges), len(order)]
+    return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
+
+
+def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[Rows]) -> Part:
+    """Write one file for each bucket that has rows, durably."""
+    segments = [
+        write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
+        for bucket, rows in enumerate(buckets)
+    ]
+    disk.sync_folder(folder)
+    return Part(bits, tuple(segments))
 
 
 class Segment:
@@ -143,13 +164,7 @@ class Segment:
         self.file = file
         self.path = path
         self._schema = schema
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            if (size := os.fstat(fd).st_size) != file.size:
-                raise CorruptionError(f"{self.path}: {size} bytes, the manifest says {file.size}; rebuild the store")
-            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(fd)
+        self._map = blocks.map_file(path, file.size, "rebuild the store")
         self.loaded = False
         self.cells: NDArray[np.int32] | None = None
         self._lock = Lock()
@@ -168,16 +183,16 @@ class Segment:
         return self
 
     def _load(self) -> None:
-        if _frame(self._map, *self.file.data) != self.file.frame:
+        if blocks.frame_sum(self._map, [self.file.data]) != self.file.frame:
             raise CorruptionError(f"{self.path}: the checksum of its index does not match; rebuild the store")
         batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
         lists = batch.column("rows")
-        meta = json.loads(batch.schema.metadata[META])
+        meta = json.loads(batch.schema.metadata[blocks.META])
         self.users = np.frombuffer(batch.column("user").buffers()[1], np.int64, self.file.users)
         self.offsets = np.frombuffer(lists.buffers()[1], np.int32, self.file.users + 1)
         self.columns = {name: self._column(lists.values, name) for name in self._schema.columns}
         self.block_rows = int(meta["block_rows"])
-        self.sums = np.frombuffer(bytes.fromhex(meta["sums"]), ">u8").astype(np.uint64)
+        self.sums = blocks.sums_from_hex(meta["sums"])
         self.checked = np.zeros(len(self.sums), np.uint8)
 
     def _column(self, struct: pa.StructArray, name: str) -> NDArray[Any]:
@@ -188,15 +203,15 @@ class Segment:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """(users,) uint64: `mix(users)`, ascending."""
-        return mix(self.users)
+        return loops.mix(self.users)
 
-    def check(self, blocks: NDArray[np.int64]) -> None:
-        """Check the checksums of those of the blocks that nobody looked at in this process yet.
+    def check(self, numbers: NDArray[np.int64]) -> None:
+        """Check the checksums of those blocks that nobody looked at in this process yet.
 
         Raises:
             CorruptionError: bytes of a block are not what was written.
         """
-        new = blocks[self.checked[blocks] != GOOD]
+        new = numbers[self.checked[numbers] != GOOD]
         if not len(new):
             return
         sums = block_sums(self.columns, self.block_rows, new.tolist())

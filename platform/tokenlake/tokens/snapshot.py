@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
+from tokenlake.storage.manifest import open_files
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.manifest import Manifest, SegmentFile
@@ -75,15 +76,8 @@ def open_snapshot(folder: Path, known: Snapshot | None = None) -> Snapshot:
         NotFoundError: there is no store.
         CorruptionError: a file is missing, or not of the size that the manifest says.
     """
-    manifest = manifests.load(folder)
-    while True:
-        try:
-            return Snapshot(folder, manifest, known.segments if known else None)
-        except FileNotFoundError as error:
-            # A writer may have replaced the state, and removed the old one's files, between the two looks.
-            newer = manifests.load(folder)
-            if newer.generation == manifest.generation:
-                raise CorruptionError(
-                    f"{error.filename}: this file of the store is missing; rebuild the store"
-                ) from None
-            manifest = newer
+    known_files = known.segments if known else None
+    try:
+        return open_files(lambda: manifests.load(folder), lambda manifest: Snapshot(folder, manifest, known_files))
+    except FileNotFoundError as error:
+        raise CorruptionError(f"{error.filename}: this file of the store is missing; rebuild the store") from None

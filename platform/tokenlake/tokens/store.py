@@ -7,6 +7,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.storage import disk
+from tokenlake.storage.redis.address import check_address
 from tokenlake.times import DAY_US, Day, DayLike, as_day
-from tokenlake.tokens import compaction, files, removal, verify
+from tokenlake.tokens import compaction, garbage, verify
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.address import check_address
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.find import ALL, Window
 from tokenlake.tokens.handle import Handle, locked
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
-from tokenlake.tokens.manifest import Elsewhere, Manifest
-from tokenlake.tokens.part import write_part
-from tokenlake.tokens.places import place_of
+from tokenlake.tokens.manifest import Manifest, TailLocation
+from tokenlake.tokens.parity import FETCH, FETCH_AT, Asked, FetchLog
+from tokenlake.tokens.query import ALL, Window
 from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.tail import create_log
+from tokenlake.tokens.segment import write_part
+from tokenlake.tokens.tail import backend_of, create_log
 from tokenlake.tokens.view import StoreStatus
 
 Available = Literal["realtime", "daily"]
@@ -74,7 +76,7 @@ class TokenStore(Handle):
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        elsewhere = None if tail is None else Elsewhere(check_address(tail))
+        elsewhere = None if tail is None else TailLocation(check_address(tail))
         manifest = Manifest(schema, tail=elsewhere, made=uuid.uuid4().hex)
         with locked(folder, "create"):
             if cls.exists(folder):
@@ -84,11 +86,11 @@ class TokenStore(Handle):
             if strange := [p.name for p in folder.iterdir() if p.name not in _OWN_NAMES]:
                 raise ConfigError(f"{folder} is not empty ({strange[0]}, ...); choose another folder")
             (folder / "segments").mkdir(exist_ok=True)
-            place = place_of(folder, manifest)
-            place.claim()
-            create_log(place)
+            backend = backend_of(folder, manifest)
+            backend.claim()
+            create_log(backend)
             manifest.publish(folder)
-            files.sync_folder(folder.parent)
+            disk.sync_folder(folder.parent)
         return cls(folder)
 
     @staticmethod
@@ -103,7 +105,7 @@ class TokenStore(Handle):
             LockedError: a process writes a day there, or merges; nothing was removed.
             ServiceError: its Redis does not answer; nothing was removed, or do it again.
         """
-        removal.remove(Path(path))
+        garbage.remove_store(Path(path))
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
@@ -126,11 +128,8 @@ class TokenStore(Handle):
             ConfigError: the log's folder lies on another disk.
             CorruptionError: its manifest, or a file's size, is not what was written.
         """
-        if log is None:
-            return TokenStore(Path(path))
-        from tokenlake.tokens.parity import LoggedStore
-
-        return LoggedStore(Path(path), Path(log), keep_bytes=keep_bytes)
+        folder = Path(path)
+        return cls(folder, log=None if log is None else FetchLog(folder, Path(log), keep_bytes=keep_bytes))
 
     def __repr__(self) -> str:
         manifest = self._view.snapshot.manifest
@@ -139,8 +138,10 @@ class TokenStore(Handle):
             f"days={len(manifest.days)}, generation={manifest.generation})"
         )
 
-    def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:
-        return TokenStore.open, (self.path,)  # a worker process opens its own
+    def __reduce__(self) -> tuple[Callable[[Path], TokenStore], tuple[Path]]:  # a worker process opens its own
+        if self._log is None:
+            return TokenStore.open, (self.path,)
+        return partial(TokenStore.open, log=self._log.folder, keep_bytes=self._log.keep_bytes), (self.path,)
 
     @property
     def ids(self) -> Literal["int64", "string"] | None:
@@ -178,7 +179,11 @@ class TokenStore(Handle):
             raise SchemaError(f"available={available!r}; expected 'realtime' or 'daily'")
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
-        return self._read(Window(self._ids.find(ids), None, until, check_length(length)), times, out)
+        length = check_length(length)
+        window = Window(self._ids.find(ids), None, until, length)
+        return self._read(
+            window, times, out, lambda: Asked(FETCH, ids, times, {"length": length, "available": available})
+        )
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -204,7 +209,9 @@ class TokenStore(Handle):
                 )
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        batch = self._read(Window(self._ids.find(ids), times, after, ALL), moment, None)
+        window = Window(self._ids.find(ids), times, after, ALL)
+        how = {"masked": as_of is None}
+        batch = self._read(window, moment, None, lambda: Asked(FETCH_AT, ids, times, how, moment))
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -310,7 +317,7 @@ class TokenStore(Handle):
         """
         with locked(self.path, "fork"):
             self.refresh()
-            if self._view.tail.place.owned:
+            if self._view.tail.backend.owned:
                 return
             if left := self._fork():
                 warnings.warn(
@@ -338,12 +345,5 @@ class TokenStore(Handle):
         """What this handle's state holds."""
         return self._view.status()
 
-    def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        if out is not None and not isinstance(out, TokenBatch):
-            raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
-        view = self._view
-        view.tail.poll()
-        return view.read(window, moment, out)
 
-
-_OWN_NAMES = {"segments", "tail", *removal.LOCKS, f"{manifests.NAME}.new"}
+_OWN_NAMES = {"segments", "tail", *garbage.LOCKS, f"{manifests.NAME}.new"}

@@ -4,7 +4,7 @@ Each row has a sequence number for life. When a day is written, its tail rows wi
 others are carried to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
 snapshot follows the seal, and takes only the numbers that it has not seen.
 
-Where no lock keeps appends out (places.py), a publication fences the log: nobody appends behind a fence, until it is
+Where no lock keeps appends out (wal_redis.py), a publication fences the log: nobody appends behind a fence, until it is
 lifted, or the log is sealed.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -19,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens.log import frame
-from tokenlake.tokens.native import address
-from tokenlake.tokens.places import FENCE, LIFT, ROWS, SEAL, START, Place
+from tokenlake.storage import records
+from tokenlake.storage.native import address
+from tokenlake.tokens.manifest import Manifest
 from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.wal import FENCE, LIFT, ROWS, SEAL, START, DiskLogs, LogBackend
 
 _NUMBER = struct.Struct("<Q")
-#: Most rows and bytes of one frame when a log is carried over.
+#: Most rows and bytes of one record when a log is carried over.
 _CARRY = 1 << 16
 _CARRY_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
@@ -59,7 +61,7 @@ class Tail:
     """What one handle knows of the tail: every row that its snapshot may see.
 
     Attributes:
-        place: where the logs lie.
+        backend: keeps the logs.
         first: number of the log that it began with; number: of the one that it reads.
         sealed: that log has a successor; fenced: a publication keeps appends out of it.
         next: number of the next row.
@@ -69,7 +71,7 @@ class Tail:
     """
 
     @classmethod
-    def open(cls, place: Place, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
+    def open(cls, backend: LogBackend, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
         """Open the log of a snapshot; a `known` tail that holds just that is used on.
 
         Raises:
@@ -77,13 +79,13 @@ class Tail:
         """
         if known is not None and known.first == known.number == number:
             return known
-        return cls(place, schema, number)
+        return cls(backend, schema, number)
 
-    def __init__(self, place: Place, schema: StoreSchema, number: int) -> None:
-        self.place = place
+    def __init__(self, backend: LogBackend, schema: StoreSchema, number: int) -> None:
+        self.backend = backend
         self._schema = schema
         self._lock = Lock()
-        self._log = place.reader(number)
+        self._log = backend.reader(number)
         self.first = number
         self.number = number
         self.sealed = False
@@ -111,7 +113,7 @@ class Tail:
         """Read what was appended since; `follow` a seal into the next log.
 
         Raises:
-            CorruptionError: a frame's bytes are not what was written.
+            CorruptionError: a record's bytes are not what was written.
         """
         if not self.sealed and not self._log.grown:
             return
@@ -149,7 +151,7 @@ class Tail:
     def append(self, rows: Rows, mark: Mark) -> bool:
         """Add rows at a mark, durably; False: somebody else added something there, so look again.
 
-        In a place that is not shared, the caller holds the tail's lock and has polled.
+        Where the backend is not shared, the caller holds the tail's lock and has polled.
         """
         sequence = np.arange(mark.next, mark.next + len(rows), dtype=np.int64)
         return self._put(mark, ROWS, _pack(sequence, rows))
@@ -176,26 +178,26 @@ class Tail:
 
     def carry(self, keep: NDArray[np.bool_]) -> int:
         """Write the next log with only the rows to keep; the caller publishes its number and then calls `seal`."""
-        self.place.write(self.number + 1, self._carried(np.flatnonzero(keep)))
+        self.backend.write(self.number + 1, self._carried(np.flatnonzero(keep)))
         return self.number + 1
 
-    def copy(self, place: Place, keep: NDArray[np.bool_]) -> None:
-        """Write the rows to keep as the log of the first one's number in another place."""
-        place.write(self.first, self._carried(np.flatnonzero(keep)))
+    def copy(self, backend: LogBackend, keep: NDArray[np.bool_]) -> None:
+        """Write the rows to keep as the log of the first one's number in another backend."""
+        backend.write(self.first, self._carried(np.flatnonzero(keep)))
 
     def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        yield frame(START, _NUMBER.pack(self.next))
+        yield records.pack(START, _NUMBER.pack(self.next))
         step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            yield frame(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
+            yield records.pack(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
 
     def _put_here(self, kind: int, payload: bytes) -> bool:
         return self._put(Mark(self.number, self._log.at, self.next), kind, payload)
 
     def _put(self, mark: Mark, kind: int, payload: bytes) -> bool:
-        data = frame(kind, payload)
-        if not self.place.append(mark.number, mark.at, data):
+        data = records.pack(kind, payload)
+        if not self.backend.append(mark.number, mark.at, data):
             return False
         with self._lock:
             if (self.number, self._log.at) == (mark.number, mark.at):  # else another thread has read it meanwhile
@@ -203,9 +205,9 @@ class Tail:
                 self._take([(kind, payload)])
         return True
 
-    def _take(self, frames: list[tuple[int, bytes]]) -> None:
+    def _take(self, fresh_records: list[tuple[int, bytes]]) -> None:
         fresh: list[tuple[NDArray[np.int64], Rows]] = []
-        for kind, payload in frames:
+        for kind, payload in fresh_records:
             if kind == ROWS:
                 sequence, rows = _unpack(payload, self._schema)
                 new = sequence >= self._seen
@@ -222,7 +224,7 @@ class Tail:
                 self.fenced = kind == FENCE
             else:
                 raise CorruptionError(
-                    f"{self.place.name(self.number)}: unknown kind of frame {kind}; written by a later version?"
+                    f"{self.backend.name(self.number)}: unknown kind of record {kind}; written by a later version?"
                 )
         if fresh:
             self._add(fresh)
@@ -230,9 +232,9 @@ class Tail:
     def _follow(self) -> None:
         # A reader that slept through several days' writes finds its successor gone, and goes on with the next one.
         while True:
-            number = self.place.later(self._successor)
+            number = self.backend.later(self._successor)
             try:
-                self._log = self.place.reader(number)
+                self._log = self.backend.reader(number)
             except FileNotFoundError:
                 self._successor = number + 1
                 continue
@@ -267,18 +269,32 @@ class Tail:
         self.count = stop
 
 
-def create_log(place: Place) -> None:
+def backend_of(folder: Path, manifest: Manifest) -> LogBackend:
+    """Where the tail of a store lies.
+
+    Raises:
+        MissingExtraError: it lies in Redis, whose package is not installed.
+        ConfigError: its address cannot be used.
+    """
+    if manifest.tail is None:
+        return DiskLogs(folder)
+    from tokenlake.tokens.wal_redis import RedisLogs
+
+    return RedisLogs(folder, manifest.tail)
+
+
+def create_log(backend: LogBackend) -> None:
     """Make the empty first log of a store."""
-    place.sweep(1)  # of a folder that held one whose making was cut short
-    place.write(1, [frame(START, _NUMBER.pack(0))])
+    backend.sweep(1)  # of a folder that held one whose making was cut short
+    backend.write(1, [records.pack(START, _NUMBER.pack(0))])
 
 
-def seal_log(place: Place, number: int, successor: int) -> None:
+def seal_log(backend: LogBackend, number: int, successor: int) -> None:
     """Do what a writer that was killed after its publication left undone; nobody appends to this log any more."""
     try:
-        reader = place.reader(number)
+        reader = backend.reader(number)
         while all(kind != SEAL for kind, _ in reader.read()):
-            if place.append(number, reader.at, frame(SEAL, _NUMBER.pack(successor))):
+            if backend.append(number, reader.at, records.pack(SEAL, _NUMBER.pack(successor))):
                 return
     except FileNotFoundError:
         return  # swept away, long after it was sealed

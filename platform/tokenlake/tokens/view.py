@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
+from tokenlake.storage.manifest import Watch
+from tokenlake.storage.native import library
 from tokenlake.times import DAY_US, Day
-from tokenlake.tokens import fast
 from tokenlake.tokens import manifest as manifests
+from tokenlake.tokens import query_native
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.fast import Table
-from tokenlake.tokens.find import Window, find
-from tokenlake.tokens.gather import gather
-from tokenlake.tokens.manifest import Pin
-from tokenlake.tokens.native import library
-from tokenlake.tokens.places import place_of
+from tokenlake.tokens.query import Window, find, gather
+from tokenlake.tokens.query_native import Table
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
-from tokenlake.tokens.tail import Tail
+from tokenlake.tokens.tail import Tail, backend_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class View:
 
     snapshot: Snapshot
     tail: Tail
-    pin: Pin
+    watch: Watch
 
     @cached_property
     def table(self) -> Table:
@@ -64,17 +62,18 @@ class View:
         return Table(self.snapshot, self.snapshot.manifest.schema)
 
     def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        """Answer a window."""
+        """Answer a window, with what the tail holds now."""
+        self.tail.poll()
         schema = self.snapshot.manifest.schema
         if (lib := library()) is not None:
-            return fast.read(lib, schema, self.table, self.tail, window, moment, out)
+            return query_native.read(lib, schema, self.table, self.tail, window, moment, out)
         return gather(schema, find(self.snapshot, self.tail, window), self.tail, moment, out)
 
     def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these keys the days hold."""
         window = Window(users, times, times + 1, 1)
         if (lib := library()) is not None:
-            return np.diff(fast.Found(lib, self.table, None, window).offsets) > 0
+            return np.diff(query_native.Found(lib, self.table, None, window).offsets) > 0
         return find(self.snapshot, None, window).counts() > 0
 
     def status(self) -> StoreStatus:
@@ -93,7 +92,7 @@ class View:
             slices=len(manifest.slices),
             segments=len(segments),
             bytes=sum(s.size for s in segments),
-            tail=str(self.tail.place),
+            tail=str(self.tail.backend),
         )
 
 
@@ -106,7 +105,7 @@ def open_view(folder: Path, known: View | None = None) -> View:
     """
     snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
     while True:
-        pin = Pin(folder)
+        watch = manifests.watch(folder)
         snapshot = open_snapshot(folder, snapshot)
         manifest = snapshot.manifest
         if known is not None and manifest.made != known.snapshot.manifest.made:
@@ -116,8 +115,8 @@ def open_view(folder: Path, known: View | None = None) -> View:
         if known is not None and manifest.tail != known.snapshot.manifest.tail:
             tail = None  # it got logs of its own
         try:
-            place = tail.place if tail is not None else place_of(folder, manifest)
-            return View(snapshot, Tail.open(place, manifest.schema, manifest.log, tail), pin)
+            backend = tail.backend if tail is not None else backend_of(folder, manifest)
+            return View(snapshot, Tail.open(backend, manifest.schema, manifest.log, tail), watch)
         except FileNotFoundError:
             if manifests.load(folder).log == manifest.log:
-                raise place.lost(manifest.log) from None
+                raise backend.lost(manifest.log) from None

@@ -19,6 +19,7 @@ import xxhash
 
 from tokenlake.audit.written import PREFIX, with_description, with_sequences
 from tokenlake.errors import SchemaError, VersionError, storage_error
+from tokenlake.storage import atomic
 from tokenlake.times import as_micros
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.inputs import as_instants, check_length
@@ -158,10 +159,8 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
             SchemaError: the rows have such a column already.
             StorageError: the disk refused.
         """
-        target = Path(path)
-        part = target.with_name(f"{target.name}.part")
         try:
-            with ExitStack() as stack:
+            with atomic.file(Path(path)) as part, ExitStack() as stack:
                 writer = None
                 for start in range(0, max(1, self.table.num_rows), _WRITTEN_ROWS):
                     rows = self.table.slice(start, _WRITTEN_ROWS)
@@ -170,7 +169,6 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
                     if writer is None:
                         writer = stack.enter_context(pq.ParquetWriter(part, schema))
                     writer.write_table(table.cast(schema))
-            part.replace(target)
         except OSError as error:
             raise storage_error(error) from error
         return int(self.table.num_rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.native import address, load
+from tokenlake.storage.native import address, load
 
 Ints = NDArray[np.int64]
 #: A missing time.

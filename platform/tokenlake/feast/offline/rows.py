@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.feast.offline.instants import as_nanos
 from tokenlake.feast.offline.select import pick
-from tokenlake.tokens.native import THREADS
+from tokenlake.storage.native import THREADS
 
 #: Rows of key columns that are decoded at a time.
 _KEY_BATCH = 1 << 16

@@ -25,10 +25,9 @@ from feast.infra.offline_stores.offline_utils import cast_arrow_table_to_schema
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from tokenlake import locks
 from tokenlake.errors import ConfigError, SchemaError, storage_error
 from tokenlake.feast.offline.opening import delta_options, open_rows
-from tokenlake.tokens import files
+from tokenlake.storage import atomic, disk, locks
 
 #: Seconds that a writer waits for another one.
 PATIENCE_S = 60.0
@@ -176,8 +175,9 @@ def _add_files(write: Callable[..., None], folder: Path) -> None:
         for file in sorted(aside.rglob("*.parquet")):
             target = folder / file.relative_to(aside)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _whole(target) as part:
-                file.replace(part)
+            disk.sync_file(file)
+            disk.rename(file, target)
+            disk.sync_folder(target.parent)
     except OSError as error:
         raise storage_error(error) from error
     finally:
@@ -205,19 +205,5 @@ def _write_whole(table: pa.Table, place: str, filesystem: Any) -> None:
         pq.write_table(table, place, filesystem=filesystem)
         return
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    with _whole(Path(place)) as part:
+    with atomic.file(Path(place)) as part:
         pq.write_table(table, part)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file that takes a path when the block has written it, durably; no reader takes it for data before."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
-    try:
-        yield part
-        with part.open("rb") as written:
-            files.sync(written.fileno())
-        files.rename(part, path)
-        files.sync_folder(path.parent)
-    finally:
-        files.unlink([part])

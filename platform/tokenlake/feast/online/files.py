@@ -6,14 +6,11 @@ A run is an Arrow IPC file of one record batch. Its rows stand in the order in w
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
-import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +19,9 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
 from tokenlake.feast.online import wire
-from tokenlake.tokens import files
-from tokenlake.tokens.loops import digests
+from tokenlake.storage import blocks
+from tokenlake.storage import manifest as manifests
+from tokenlake.storage.loops import digests
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -31,7 +29,6 @@ MANIFEST = "manifest"
 BLOCK = 1 << 16
 #: What a row takes beside its key and values, about.
 ROW_BYTES = 64
-META = b"tokenlake"
 _TIME = pa.timestamp("us", tz="UTC")
 #: A created time that was not given: older than any other.
 NO_TIME = np.iinfo(np.int64).min
@@ -120,7 +117,7 @@ class RunFile:
     name: str
     size: int
     rows: int
-    regions: tuple[tuple[int, int], ...]
+    regions: tuple[blocks.Region, ...]
     frame: str
 
     @property
@@ -134,7 +131,7 @@ def write_run(path: Path, rows: Rows) -> RunFile:
     names = list(rows.values)
     data = [_compact(rows.keys), *(_compact(column) for column in rows.values.values())]
     sums = [_sums(memoryview(column.buffers()[2] or b"")) for column in data]
-    meta = json.dumps({"block": BLOCK, "sums": [s.astype(">u8").tobytes().hex() for s in sums]}).encode()
+    meta = json.dumps({"block": BLOCK, "sums": [blocks.sums_to_hex(s) for s in sums]}).encode()
     struct = pa.StructArray.from_arrays(data[1:], names=names) if names else pa.array([{}] * len(rows), pa.struct([]))
     created = pa.array(rows.created, mask=rows.created == NO_TIME).view(_TIME)
     columns = {
@@ -145,37 +142,8 @@ def write_run(path: Path, rows: Rows) -> RunFile:
         "key": data[0],
         "values": struct,
     }
-    batch = pa.record_batch(columns).replace_schema_metadata({META: meta})
-    sink = _Sink(path)
-    done = False
-    try:
-        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
-            writer.write_batch(batch)
-        done = True
-    finally:
-        sink.close(keep=done)
+    blocks.write_batch(path, pa.record_batch(columns).replace_schema_metadata({blocks.META: meta}))
     return _describe(path, len(rows))
-
-
-class _Sink(files.Sink):
-    """A file whose bytes are on their way to the disk while the next ones are written: a third less waiting at the end."""
-
-    def write(self, data: Any) -> int:
-        """Append bytes or an Arrow buffer."""
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), _PIECE):
-            at = self.tell()
-            size = super().write(view[start : start + _PIECE])
-            if size == _PIECE and _start_writing is not None:
-                # Whatever it answers, `close` syncs the file.
-                _start_writing(self._fd, ctypes.c_int64(at), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
-        return len(view)
-
-
-_PIECE = 1 << 22
-_SYNC_FILE_RANGE_WRITE = 2
-#: Linux alone has it.
-_start_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 def _compact(column: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
@@ -196,10 +164,10 @@ def _sums(data: memoryview) -> NDArray[np.uint64]:
 def _describe(path: Path, rows: int) -> RunFile:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         regions = _regions(mapped)
-        return RunFile(path.name, len(mapped), rows, regions, _frame(mapped, regions))
+        return RunFile(path.name, len(mapped), rows, regions, blocks.frame_sum(mapped, regions))
 
 
-def _regions(mapped: mmap.mmap) -> tuple[tuple[int, int], ...]:
+def _regions(mapped: mmap.mmap) -> tuple[blocks.Region, ...]:
     buffer = pa.py_buffer(mapped)
     places = [(b.address - buffer.address, b.size) if b is not None and b.size else (0, 0) for b in _data(buffer)]
     return tuple((at, at + size) for at, size in places)
@@ -212,16 +180,6 @@ def _data(buffer: pa.Buffer) -> list[pa.Buffer | None]:
 
 def _children(batch: pa.RecordBatch) -> list[pa.LargeBinaryArray]:
     return [batch["values"].field(i) for i in range(batch["values"].type.num_fields)]
-
-
-def _frame(mapped: mmap.mmap, regions: tuple[tuple[int, int], ...]) -> str:
-    digest, at, view = xxhash.xxh3_64(), 0, memoryview(mapped)
-    for start, stop in sorted(regions):
-        digest.update(view[at:start])
-        at = max(at, stop)
-    digest.update(view[at:])
-    view.release()
-    return digest.hexdigest()
 
 
 class Run:
@@ -240,15 +198,9 @@ class Run:
 
     def __init__(self, path: Path, file: RunFile) -> None:
         self.file, self.path = file, path
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if (size := os.fstat(fd).st_size) != file.size:
-                raise CorruptionError(f"{path}: {size} bytes, the manifest says {file.size}; {_REMEDY}")
-            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-            self._view = memoryview(self._map)
-        finally:
-            os.close(fd)
-        if _frame(self._map, file.regions) != file.frame:
+        self._map = blocks.map_file(path, file.size, _REMEDY)
+        self._view = memoryview(self._map)
+        if blocks.frame_sum(self._map, file.regions) != file.frame:
             raise CorruptionError(f"{path}: the checksum of its index does not match; {_REMEDY}")
         batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
         self._batch = batch
@@ -258,9 +210,9 @@ class Run:
         self.created = batch["created_timestamp"].view(pa.int64()).fill_null(NO_TIME).to_numpy()
         self.features = [field.name for field in batch["values"].type]
         columns = [batch["key"], *_children(batch)]
-        meta = json.loads(batch.schema.metadata[META])
+        meta = json.loads(batch.schema.metadata[blocks.META])
         self._columns = [
-            _Column(self, column, region, bytes.fromhex(sums))
+            _Column(self, column, region, blocks.sums_from_hex(sums))
             for column, region, sums in zip(columns, file.regions, meta["sums"], strict=True)
         ]
         self._places = {name: i for i, name in enumerate(self.features, 1)}
@@ -308,11 +260,11 @@ class Run:
 class _Column:
     """Bytes of one column, checked block by block as they are touched."""
 
-    def __init__(self, run: Run, column: pa.LargeBinaryArray, region: tuple[int, int], sums: bytes) -> None:
+    def __init__(self, run: Run, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]) -> None:
         self._run, self._start, self.size = run, region[0], region[1] - region[0]
         self._ends = wire.ends_of(column)
         self._valid = None if not column.null_count else column.is_valid().to_numpy(zero_copy_only=False)
-        self._sums = np.frombuffer(sums, ">u8").tolist()
+        self._sums = sums.tolist()
         self._good = bytearray(len(self._sums))
 
     def get(self, row: int) -> memoryview | None:
@@ -350,10 +302,9 @@ class Manifest:
     runs: tuple[RunFile, ...] = ()
 
     def publish(self, folder: Path) -> None:
-        """Swap the manifest in `folder` for this one: a line with the XXH3-64 of the rest, then JSON."""
+        """Swap the manifest in `folder` for this one."""
         body = {"format": FORMAT, "generation": self.generation, "runs": [asdict(run) for run in self.runs]}
-        text = json.dumps(body, separators=(",", ":")).encode()
-        files.replace(folder / MANIFEST, xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text)
+        manifests.publish(folder / MANIFEST, body)
 
 
 def load(folder: Path) -> Manifest | None:
@@ -362,17 +313,10 @@ def load(folder: Path) -> Manifest | None:
     Raises:
         CorruptionError: its bytes are not what was written.
     """
-    path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        body = manifests.read(folder / MANIFEST, FORMAT, _REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    digest, _, text = data.partition(b"\n")
-    if xxhash.xxh3_64_hexdigest(text).encode() != digest:
-        raise CorruptionError(f"{path}: its checksum does not match; {_REMEDY}")
-    body: dict[str, Any] = json.loads(text)
-    if body["format"] != FORMAT:
-        raise CorruptionError(f"{path}: format {body['format']}, this version reads {FORMAT}; {_REMEDY}")
     return Manifest(
         body["generation"],
         tuple(RunFile(**{**run, "regions": tuple(map(tuple, run["regions"]))}) for run in body["runs"]),

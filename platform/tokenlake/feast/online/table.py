@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
-from tokenlake import locks
-from tokenlake.errors import CorruptionError, NotFoundError, storage_error
-from tokenlake.feast.online.files import Manifest, Rows, Run, RunFile, concat, hashes, load, write_run
+from tokenlake.errors import CorruptionError, storage_error
+from tokenlake.feast.online.files import MANIFEST, Manifest, Rows, Run, RunFile, concat, hashes, load, write_run
 from tokenlake.feast.online.wire import Pieces
-from tokenlake.tokens import files
-from tokenlake.tokens.manifest import Pin
+from tokenlake.storage import disk, locks
+from tokenlake.storage.manifest import Watch, open_files
 
 #: A write takes in the newest runs while they are not larger than so many times what it has so far.
 GROWTH = 2
@@ -42,7 +40,7 @@ class Found:
 class _State:
     """Swapped whole, so that threads never meet half of it."""
 
-    pin: Pin | None
+    watch: Watch | None
     runs: tuple[Run, ...]
 
 
@@ -103,11 +101,11 @@ class OnlineTable:
             name = f"{manifest.generation + 1:08d}.arrow"
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             run = write_run(self.folder / "runs" / name, merged)
-            files.sync_folder(self.folder / "runs")
+            disk.sync_folder(self.folder / "runs")
             after = Manifest(manifest.generation + 1, (*kept, run))
             after.publish(self.folder)
             if not manifest.generation:
-                files.sync_folder(self.folder.parent)
+                disk.sync_folder(self.folder.parent)
             self._sweep(after)
 
     def drop(self) -> None:
@@ -115,8 +113,8 @@ class OnlineTable:
         if not self.folder.exists():
             return
         with self._writing("drop"):
-            files.unlink([self.folder / "manifest"])
-            shutil.rmtree(self.folder, ignore_errors=True)
+            disk.unlink([self.folder / "manifest"])
+            disk.remove(self.folder)
 
     def verify(self) -> Manifest:
         """Check every byte on disk.
@@ -129,34 +127,30 @@ class OnlineTable:
             try:
                 Run(self._path(run), run).check()
             except FileNotFoundError as error:
-                raise CorruptionError(f"{error.filename}: this file is missing; materialize the view again") from None
+                raise _missing(error) from None
         return manifest
 
     def _newest(self) -> _State:
         state = self._state
-        if state.pin is None or not _is_newest(state.pin):
+        if state.watch is None or not state.watch.newest:
             with self._lock:
                 state = self._state = self._open(self._state)
         return state
 
     def _open(self, known: _State) -> _State:
         opened = {run.file.name: run for run in known.runs}
-        while True:
-            try:
-                pin = Pin(self.folder)
-            except NotFoundError:
-                return _State(None, ())
-            if (manifest := load(self.folder)) is None:
-                continue
-            try:
-                runs = tuple(self._reuse(opened, run) for run in manifest.runs)
-            except FileNotFoundError as error:
-                if load(self.folder) == manifest:
-                    raise CorruptionError(
-                        f"{error.filename}: this file is missing; materialize the view again"
-                    ) from None
-            else:
-                return _State(pin, runs)
+        try:
+            watch = Watch(self.folder / MANIFEST)  # before the look at the manifest: a newer one will be noticed
+        except (FileNotFoundError, NotADirectoryError):
+            return _State(None, ())
+        try:
+            runs = open_files(
+                lambda: load(self.folder) or Manifest(),
+                lambda manifest: tuple(self._reuse(opened, run) for run in manifest.runs),
+            )
+        except FileNotFoundError as error:
+            raise _missing(error) from None
+        return _State(watch, runs)
 
     def _reuse(self, opened: dict[str, Run], file: RunFile) -> Run:
         known = opened.get(file.name)
@@ -170,7 +164,7 @@ class OnlineTable:
             try:
                 yield
             except FileNotFoundError as error:
-                raise CorruptionError(f"{error.filename}: this file is missing; materialize the view again") from error
+                raise _missing(error) from error
             except OSError as error:
                 raise storage_error(error) from error
 
@@ -178,17 +172,14 @@ class OnlineTable:
         """Remove files that the state does not name: those it replaced, and those of a killed writer."""
         used = {run.name for run in manifest.runs}
         if (folder := self.folder / "runs").is_dir():
-            files.unlink(path for path in folder.iterdir() if path.name not in used)
+            disk.unlink(path for path in folder.iterdir() if path.name not in used)
 
     def _path(self, run: RunFile) -> Path:
         return self.folder / "runs" / run.name
 
 
-def _is_newest(pin: Pin) -> bool:
-    try:
-        return pin.newest
-    except NotFoundError:
-        return False
+def _missing(error: FileNotFoundError) -> CorruptionError:
+    return CorruptionError(f"{error.filename}: this file is missing; materialize the view again")
 
 
 def _split(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:

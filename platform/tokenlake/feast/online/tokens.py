@@ -14,14 +14,14 @@ from feast import FeatureView, Field
 from feast.value_type import ValueType
 from numpy.typing import NDArray
 
-from tokenlake import locks
 from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.table import Found
 from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
+from tokenlake.storage import locks
+from tokenlake.storage.loops import widener
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.loops import widener
 from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.

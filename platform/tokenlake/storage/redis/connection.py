@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from tokenlake.errors import ConfigError, ServiceError, StorageError, missing_extra
-from tokenlake.tokens import tls
-from tokenlake.tokens.address import PASSWORD, USERNAME, check_address
+from tokenlake.storage.redis import tls
+from tokenlake.storage.redis.address import PASSWORD, USERNAME, check_address
 
 _T = TypeVar("_T")
 #: Seconds: to be let in, and for one answer, which may wait for the server's disk.

@@ -1,7 +1,7 @@
 /* The store's inner loops: find the rows that answer each query, copy them, sort rows for writing.
  *
  * A plain C interface without state: Python owns all memory, checks all arguments, and calls with the GIL released.
- * find.py, gather.py and part.py hold the same in NumPy, which is the reference, and what runs without a compiler. */
+ * tokens/query.py and loops.py hold the same in NumPy, which is the reference, and what runs without a compiler. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-"""Find and copy rows by native.c: what find.py and gather.py do in NumPy."""
+"""Answer queries by native.c: what query.py does in NumPy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenlake.storage.native import THREADS, address
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.find import Window
-from tokenlake.tokens.native import THREADS, address
+from tokenlake.tokens.query import Window
 from tokenlake.tokens.schema import StoreSchema, known_at_column
 from tokenlake.tokens.segment import WANTED, Segment
 from tokenlake.tokens.snapshot import Snapshot
@@ -64,6 +64,7 @@ class Table:
         count = len(self.files)
         self.pieces = np.array(rows, _PIECE)
         self.segments = np.zeros(count, _SEGMENT)
+        self._there = {number: segment for number, segment in enumerate(self.files) if segment is not None}
         self.present = np.array([s is not None for s in self.files], np.uint8)
         self.bases = {name: np.zeros(count, np.uintp) for name in schema.columns}
         self._lock = Lock()
@@ -80,9 +81,7 @@ class Table:
                     self._load(number)
 
     def _load(self, number: int) -> None:
-        segment = self.files[number]
-        assert segment is not None  # native.c asks for present ones
-        segment.load()
+        segment = self._there[number].load()
         cell_bits = max(1, (len(segment.users) >> 2).bit_length())
         if segment.cells is None:
             segment.cells = directory(segment, self._bits[number], cell_bits)
@@ -98,8 +97,7 @@ class Table:
     def check(self, numbers: NDArray[np.int64]) -> None:
         """Check the blocks that queries want."""
         for number in numbers.tolist():
-            segment = self.files[number]
-            assert segment is not None
+            segment = self._there[number]
             segment.check(np.flatnonzero(segment.checked == WANTED))
 
 

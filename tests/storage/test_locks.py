@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tokenlake.errors import LockedError, StorageError
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from tokenlake.locks import hold
+from tokenlake.storage.locks import hold
 with hold(Path(sys.argv[1]), "long work"):
     print("held", flush=True)
     time.sleep(60)

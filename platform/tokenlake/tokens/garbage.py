@@ -1,24 +1,93 @@
-"""What stores have in a Redis, and what is left there of folders that are gone."""
+"""What a store leaves behind, removed: the store itself, and the streams of stores whose folders are gone.
+
+A removal may be cut short, and is ended by another:
+
+1. The manifest gets another name: from this instant there is no store, and what is left still says where its logs lie.
+2. The logs go, then the files, that manifest last, and the folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenlake.errors import ConfigError, CorruptionError, NotFoundError
+from tokenlake.storage import disk
+from tokenlake.storage.redis.connection import Connection
+from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.connection import Connection
+from tokenlake.tokens.handle import locked, refusals, tail_locked
+from tokenlake.tokens.tail import backend_of
+from tokenlake.tokens.wal import LogBackend
+
+LOCKS = ("write.lock", "write.lock.holder", "tail.lock")
+
+
+def remove_store(folder: Path) -> None:
+    """Remove a store, or what an earlier removal left of it.
+
+    Raises:
+        NotFoundError: there is none.
+        LockedError: another process writes.
+        ServiceError: its Redis does not answer.
+    """
+    there, going = folder / manifests.NAME, folder / manifests.REMOVED
+    if not (there.exists() or going.exists()):
+        raise NotFoundError(f"{folder} holds no token store to remove")
+    with locked(folder, "remove"):
+        if there.exists():
+            manifest = manifests.load(folder)
+            backend = backend_of(folder, manifest)
+            mine = backend.owned  # asks a Redis, so that one that is away is met before anything is done
+            with _no_appends(folder, backend):
+                disk.rename(there, going)
+                disk.sync_folder(folder)
+        elif going.exists():
+            manifest = manifests.load(folder, manifests.REMOVED)
+            backend = backend_of(folder, manifest)
+            mine = (folder / "segments").is_dir() and backend.owned  # they go after the logs
+        else:
+            raise NotFoundError(f"{folder} holds no token store to remove")
+        if mine:
+            backend.erase(manifest.log)
+        for name in ("tail", "segments"):
+            _empty(folder / name)
+        for name in (ids.NAME, f"{ids.NAME}.new", f"{manifests.NAME}.new", *LOCKS, going.name):
+            disk.unlink([folder / name])
+        with contextlib.suppress(OSError):  # somebody put another file there
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def _no_appends(folder: Path, backend: LogBackend) -> Iterator[None]:
+    """A writer of a shared tail looks for the manifest before each try, and adds to no log that is gone."""
+    if backend.shared:
+        with refusals():
+            yield
+    else:
+        with tail_locked(folder):
+            yield
+
+
+def _empty(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            disk.unlink([path])
+        folder.rmdir()
+
 
 _KEY = re.compile(rb"tokenlake:\{(\w+)\}:(?:tail:\d+|owner|sync)")
 State = Literal["in use", "gone", "elsewhere", "unknown"]
 
 
 @dataclass(frozen=True)
-class Held:
+class StoreStreams:
     """What one store has in a Redis.
 
     Attributes:
@@ -39,7 +108,7 @@ class Held:
     state: State
 
 
-def look(url: str) -> list[Held]:
+def streams_in(url: str) -> list[StoreStreams]:
     """Everything that stores have in a Redis, by name.
 
     Raises:
@@ -51,17 +120,17 @@ def look(url: str) -> list[Held]:
     for key in redis.run(lambda client: list(client.scan_iter(match="tokenlake:{*}:*", count=1000))):
         if found := _KEY.fullmatch(key):
             keys.setdefault(found[1].decode(), []).append(key)
-    return [_held(redis, store, sorted(keys[store])) for store in sorted(keys)]
+    return [_streams_of(redis, store, sorted(keys[store])) for store in sorted(keys)]
 
 
-def remove(url: str, store: str) -> None:
+def remove_streams(url: str, store: str) -> None:
     """Remove what a store has in a Redis, once its folder is gone.
 
     Raises:
         NotFoundError: it has nothing there.
         ConfigError: its folder is here and needs it.
     """
-    held = next((held for held in look(url) if held.store == store), None)
+    held = next((held for held in streams_in(url) if held.store == store), None)
     if held is None:
         raise NotFoundError(f"{url} holds nothing of a store {store!r}")
     if held.state == "in use":
@@ -69,7 +138,7 @@ def remove(url: str, store: str) -> None:
     Connection(url, "what stores keep there").run(lambda client: client.unlink(*held.keys))
 
 
-def _held(redis: Connection, store: str, keys: list[bytes]) -> Held:
+def _streams_of(redis: Connection, store: str, keys: list[bytes]) -> StoreStreams:
     logs = [key for key in keys if b":tail:" in key]
 
     def ask(client: Any) -> tuple[bytes | None, list[int], list[Any]]:
@@ -83,7 +152,7 @@ def _held(redis: Connection, store: str, keys: list[bytes]) -> Held:
 
     data, counts, idle = redis.run(ask)
     note = {"folder": None, "host": None} if data is None else json.loads(data)
-    return Held(
+    return StoreStreams(
         store,
         tuple(keys),
         note["folder"],

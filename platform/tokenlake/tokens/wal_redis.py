@@ -1,4 +1,4 @@
-"""A store's tail in Redis, for many writers: one stream a log, one entry a frame.
+"""A store's write-ahead log in Redis, for many writers: one stream a log, one entry a record.
 
 Entry n of a stream has the id `n-0`. Redis refuses an id that is not above the newest one, so that an `XADD` of the id
 behind the entries that a writer has seen is an append and a comparison in one.
@@ -7,18 +7,19 @@ behind the entries that a writer has seen is an append and a comparison in one.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenlake.errors import CorruptionError, NotFoundError, SchemaError, StorageError
-from tokenlake.tokens import log
+from tokenlake.errors import ConfigError, CorruptionError, NotFoundError, SchemaError, StorageError
+from tokenlake.storage import records
+from tokenlake.storage.redis.connection import Connection
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.connection import Connection
-from tokenlake.tokens.kept import KeptLog
-from tokenlake.tokens.manifest import Elsewhere
-from tokenlake.tokens.owner import Owner
+from tokenlake.tokens.manifest import TailLocation
+from tokenlake.tokens.wal import MirroredLog
 
 #: Entries of one answer, so that a long log comes in pieces.
 _ENTRIES = 64
@@ -33,17 +34,17 @@ def prefix(store: str) -> str:
     return f"tokenlake:{{{store}}}"
 
 
-class Streams:
+class RedisLogs:
     """The logs of a store as the streams `tokenlake:{store}:tail:<number>`."""
 
     shared = True
 
-    def __init__(self, folder: Path, where: Elsewhere) -> None:
+    def __init__(self, folder: Path, where: TailLocation) -> None:
         self._folder = folder
         self._store = where.store
         self._prefix = prefix(where.store)
         self.redis = Connection(where.url, f"the tail of the store at {folder}")
-        self._kept: KeptLog | None = None
+        self._kept: MirroredLog | None = None
         self._owner = Owner(self.redis, f"{self._prefix}:owner", folder)
 
     def __str__(self) -> str:
@@ -73,10 +74,10 @@ class Streams:
         """Add the entry behind `at`, unless there is one."""
         return self._add(number, at, data, make=False)
 
-    def write(self, number: int, frames: Iterable[bytes]) -> None:
+    def write(self, number: int, packed: Iterable[bytes]) -> None:
         """Make the stream anew."""
         self.redis.run(lambda client: client.unlink(self.name(number)))
-        for at, data in enumerate(frames):
+        for at, data in enumerate(packed):
             if not self._add(number, at, data, make=at == 0):
                 raise StorageError(f"{self.name(number)} of {self}: somebody else writes it too; do the same again")
 
@@ -118,7 +119,7 @@ class Streams:
     def keep(self, number: int, folder: Path) -> None:
         """Copy what is not copied yet."""
         if self._kept is None or (self._kept.folder, self._kept.number) != (folder, number):
-            self._kept = KeptLog(folder, number)
+            self._kept = MirroredLog(folder, number)
         self._kept.extend(lambda at: StreamReader(self, number, at).read())
 
     def gone(self, number: int) -> FileNotFoundError:
@@ -170,16 +171,16 @@ class Streams:
 class StreamReader:
     """The entries of a stream; `at` counts those that were read."""
 
-    def __init__(self, place: Streams, number: int, at: int = 0) -> None:
-        self._place = place
+    def __init__(self, logs: RedisLogs, number: int, at: int = 0) -> None:
+        self._logs = logs
         self._number = number
-        self._key = place.name(number)
+        self._key = logs.name(number)
         self.at = at
 
     @property
     def grown(self) -> bool:
         """Whether the stream's length is another one; that of a stream that is gone is 0."""
-        length: int = self._place.redis.run(lambda client: client.xlen(self._key))
+        length: int = self._logs.redis.run(lambda client: client.xlen(self._key))
         return length != self.at or not length
 
     def passed(self, data: bytes) -> None:
@@ -187,19 +188,19 @@ class StreamReader:
         self.at += 1
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The new frames."""
+        """The new records."""
         found: list[tuple[int, bytes]] = []
         while True:
             at = self.at + len(found)
             length, entries = self._ask(at)
             if not length:
-                raise self._place.gone(self._number)
+                raise self._logs.gone(self._number)
             if length < at:
-                raise self._place.lost(self._number)
+                raise self._logs.lost(self._number)
             for number, (name, fields) in enumerate(entries, start=at + 1):
                 if name != b"%d-0" % number:
-                    raise self._place.lost(self._number)
-                found.append(self._frame(name, fields))
+                    raise self._logs.lost(self._number)
+                found.append(self._record(name, fields))
             if len(entries) < _ENTRIES:
                 self.at += len(found)
                 return found
@@ -213,15 +214,79 @@ class StreamReader:
                 pipe.xrange(self._key, min=f"({at}-0", count=_ENTRIES)
                 return pipe.execute()
 
-        length, entries = self._place.redis.run(ask)
+        length, entries = self._logs.redis.run(ask)
         return length, entries
 
-    def _frame(self, name: bytes, fields: dict[bytes, bytes]) -> tuple[int, bytes]:
+    def _record(self, name: bytes, fields: dict[bytes, bytes]) -> tuple[int, bytes]:
         data = fields.get(b"f", b"")
-        frames, size, _ = log.frames(data)
-        if len(frames) != 1 or size != len(data):
+        found, size, _ = records.unpack(data)
+        if len(found) != 1 or size != len(data):
             raise CorruptionError(
-                f"{self._key}: the checksum of entry {name.decode()} does not match; restore the data of {self._place}, "
+                f"{self._key}: the checksum of entry {name.decode()} does not match; restore the data of {self._logs}, "
                 f"or rebuild the store from its table"
             )
-        return frames[0]
+        return found[0]
+
+
+class Owner:
+    """The note in Redis of the folder that writes a store's streams.
+
+    A copy of that folder would name the same streams, and publish what it never held. A folder is told from its copies by
+    the inode numbers of itself and of its `segments/`: they stay when it is renamed, and when owners and rights are
+    changed, and differ in everything that is made of its files.
+    """
+
+    def __init__(self, redis: Connection, key: str, folder: Path) -> None:
+        self._redis = redis
+        self._key = key
+        self._folder = folder
+        self._claimed = False
+
+    @property
+    def other(self) -> str | None:
+        """The folder that writes them, if it is not this one."""
+        data: bytes | None = self._redis.run(lambda client: client.get(self._key))
+        return None if data is None else self._other(json.loads(data))
+
+    def claim(self, *, again: bool = False) -> None:
+        """Write the note where there is none; see that it is of this folder.
+
+        Raises:
+            ConfigError: it is of another one.
+        """
+        if self._claimed and not again:
+            return
+        self._redis.require_durable()
+        mine = self._mine()
+
+        def ask(client: Any) -> bytes:
+            with client.pipeline() as pipe:
+                pipe.set(self._key, json.dumps(mine), nx=True)
+                pipe.get(self._key)
+                answer: bytes = pipe.execute()[1]
+                return answer
+
+        noted = json.loads(self._redis.run(ask))
+        if (other := self._other(noted)) is not None:
+            raise ConfigError(
+                f"{self._folder} is a copy of the store at {other}, or was brought here from another disk, and the rows "
+                f"appended to that one lie in {self._redis.url} under the same name: two stores would lose each other's. "
+                f"`tokenlake.TokenStore.open({str(self._folder)!r}).fork()` copies them to a name of its own; until then it "
+                f"can only be read"
+            )
+        if noted != mine:  # renamed
+            self._redis.run(lambda client: client.set(self._key, json.dumps(mine)))
+        self._claimed = True
+
+    def forget(self) -> None:
+        """Remove the note."""
+        self._redis.run(lambda client: client.unlink(self._key))
+
+    def _mine(self) -> dict[str, Any]:
+        inodes = [path.stat().st_ino for path in (self._folder, self._folder / "segments")]
+        return {"folder": str(self._folder.resolve()), "host": socket.gethostname(), "inodes": inodes}
+
+    def _other(self, noted: dict[str, Any]) -> str | None:
+        if noted["inodes"] == self._mine()["inodes"]:
+            return None
+        return f"{noted['folder']} on {noted['host']}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.native import THREADS, address, library
+from tokenlake.storage.native import THREADS, address, library
 
 Ints = NDArray[np.int64]
 #: Fewer elements than these are left to NumPy.

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import torch
 
-from tokenlake.tokens import memory
+from tokenlake.storage import memory
 
 SIZE = memory.LARGE
 BYTES = np.dtype(np.uint8)

@@ -1,4 +1,7 @@
-"""Which rows answer a query: the last rows of a user between two instants, as runs of consecutive rows."""
+"""Answer queries in NumPy: find the last rows of a user between two instants, then copy them into a batch.
+
+query_native.py does the same in C; this is what it is compared with, and what serves where there is no compiler.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.tokens.loops import expand, mix
+from tokenlake.storage.loops import expand, mix
+from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.schema import StoreSchema, known_at_column
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail
@@ -153,3 +158,37 @@ def _with_tail(runs: Runs, tail: Tail, window: Window) -> Runs:
     query, source, start, count = _joined(parts)
     order = np.argsort(query, kind="stable")
     return Runs(len(window), runs.segments, query[order], source[order], start[order], count[order])
+
+
+def gather(
+    schema: StoreSchema, runs: Runs, tail: Tail | None, known_before: NDArray[np.int64], out: TokenBatch | None
+) -> TokenBatch:
+    """Copy rows.
+
+    Args:
+        schema: columns of the store.
+        runs: the rows to copy, in this order.
+        tail: the source -1.
+        known_before: (queries,) the time of each query: a label is known iff its `known_at` is below.
+        out: a batch whose buffers are used again where they suffice.
+    """
+    counts = runs.counts()
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    batch = out if out is not None else TokenBatch.empty(schema)
+    columns = batch.reserve(schema, offsets)
+    places = np.cumsum(runs.count) - runs.count
+    moment = np.repeat(known_before, counts)
+    sources = [*(segment.columns for segment in runs.segments), tail.columns if tail is not None else {}]
+    for number in np.unique(runs.source).tolist():
+        here = runs.source == number
+        rows = expand(runs.start[here], runs.count[here])
+        at = expand(places[here], runs.count[here])
+        source = sources[number]
+        for name, column in columns.items():
+            column[at] = source[name][rows]
+        for label in schema.known_at:
+            batch.known[label][at] = source[known_at_column(label)][rows] < moment[at]
+    for label in schema.known_at:
+        batch.side[label][~batch.known[label]] = 0
+    return batch

@@ -1,8 +1,8 @@
-"""Append-only logs of checksummed frames: the realtime tail and the string ids.
+"""Append-only logs of checksummed records: a store's realtime tail, its string ids, logged fetches.
 
-A frame is a header of 32 bytes (magic, kind, payload length, XXH3-64 of the payload, XXH3-64 of the header's first 24
-bytes) and its payload. A frame that is cut short at the end of a file was never acknowledged: readers leave it alone
-and the next writer cuts it off. A whole frame whose checksum does not match is corruption.
+A record is a header of 32 bytes (magic, kind, payload length, XXH3-64 of the payload, XXH3-64 of the header's first 24
+bytes) and its payload. A record that is cut short at the end of a file was never acknowledged: readers leave it alone
+and the next writer cuts it off. A whole record whose checksum does not match is corruption.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from tokenlake.errors import CorruptionError
-from tokenlake.tokens import files
+from tokenlake.storage import disk
 
 _HEAD = struct.Struct("<4sIQQ")
 _SUM = struct.Struct("<Q")
@@ -23,16 +23,16 @@ HEADER = _HEAD.size + _SUM.size
 MAGIC = b"TLF1"
 
 
-def frame(kind: int, payload: bytes) -> bytes:
-    """One frame, ready to be written."""
+def pack(kind: int, payload: bytes) -> bytes:
+    """One record, ready to be written."""
     head = _HEAD.pack(MAGIC, kind, len(payload), xxhash.xxh3_64_intdigest(payload))
     return head + _SUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
 
 
-def frames(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
-    """The whole frames at the start of some bytes: kinds and payloads, their size, and whether all are sound.
+def unpack(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
+    """The whole records at the start of some bytes: kinds and payloads, their size, and whether all are sound.
 
-    What is cut short is left alone; a frame that is not sound ends the list.
+    What is cut short is left alone; a record that is not sound ends the list.
     """
     found: list[tuple[int, bytes]] = []
     at = 0
@@ -51,11 +51,11 @@ def frames(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
 
 
 class LogReader:
-    """The frames of a growing file; holds it open, so that it stays readable after its name is gone.
+    """The records of a growing file; holds it open, so that it stays readable after its name is gone.
 
     Attributes:
         path: the file.
-        at: where the next frame starts.
+        at: where the next record starts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,23 +69,23 @@ class LogReader:
 
     @property
     def grown(self) -> bool:
-        """Whether there is something new, perhaps a part of a frame."""
+        """Whether there is something new, perhaps a part of a record."""
         return os.fstat(self._fd).st_size > self.at
 
     def passed(self, data: bytes) -> None:
-        """Go past a frame that was just written here."""
+        """Go past a record that was just written here."""
         self.at += len(data)
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The new whole frames: kind and payload.
+        """The new whole records: kind and payload.
 
         Raises:
-            CorruptionError: a frame's bytes are not what was written.
+            CorruptionError: a record's bytes are not what was written.
         """
-        found, size, sound = frames(self._bytes(os.fstat(self._fd).st_size - self.at))
+        found, size, sound = unpack(self._bytes(os.fstat(self._fd).st_size - self.at))
         if not sound:
             raise CorruptionError(
-                f"{self.path}: the checksum of the frame at byte {self.at + size} does not match; "
+                f"{self.path}: the checksum of the record at byte {self.at + size} does not match; "
                 f"restore the file, or rebuild the store from its table"
             )
         self.at += size
@@ -102,19 +102,19 @@ class LogReader:
 
 
 def append(path: Path, at: int, data: bytes) -> None:
-    """Write frames at byte `at`, the end of the last whole frame, durably; the caller holds the log's lock.
+    """Write records at byte `at`, the end of the last whole record, durably; the caller holds the log's lock.
 
     A write that fails leaves the file as it was.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         if os.fstat(fd).st_size != at:
-            files.truncate(fd, at)
+            disk.truncate(fd, at)
         try:
-            files.write(fd, data)
-            files.sync(fd)
+            disk.write(fd, data)
+            disk.sync(fd)
         except OSError:
-            files.truncate(fd, at)
+            disk.truncate(fd, at)
             raise
     finally:
         os.close(fd)

@@ -1,28 +1,30 @@
-"""Where the logs of a store's tail lie: files beside its segments, or streams of a Redis that many writers share.
+"""The write-ahead log of a store, which is its tail: appended rows, durable before anybody hears of them.
 
-A place keeps logs by number. A log is a sequence of frames (log.py), and a position in it is where its next frame goes:
+A backend keeps logs by number: files beside the segments (here), or streams of a Redis that many writers share
+(wal_redis.py). A log is a sequence of records (storage/records.py), and a position in it is where its next record goes:
 a byte of a file, an entry of a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tokenlake.errors import CorruptionError
-from tokenlake.tokens import files, log
-from tokenlake.tokens.manifest import Manifest
+from filelock import FileLock
 
-#: Kinds of frames: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
+from tokenlake.errors import CorruptionError
+from tokenlake.storage import disk, records
+
+#: Kinds of records: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
 ROWS, SEAL, START, FENCE, LIFT = 1, 2, 3, 4, 5
 
 
 class Reader(Protocol):
-    """The frames of one log, as far as they were not read yet.
+    """The records of one log, as far as they were not read yet.
 
     Attributes:
-        at: position behind the frames that were read.
+        at: position behind the records that were read.
     """
 
     at: int
@@ -32,18 +34,18 @@ class Reader(Protocol):
         """Whether it is worth to read."""
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The new frames: kind and payload.
+        """The new records: kind and payload.
 
         Raises:
             FileNotFoundError: the log is gone; never of a file, which stays readable without its name.
-            CorruptionError: a frame's bytes are not what was written.
+            CorruptionError: a record's bytes are not what was written.
         """
 
     def passed(self, data: bytes) -> None:
-        """Go past a frame that was just written at `at`."""
+        """Go past a record that was just written at `at`."""
 
 
-class Place(Protocol):
+class LogBackend(Protocol):
     """The logs of one store.
 
     Attributes:
@@ -80,13 +82,13 @@ class Place(Protocol):
         """
 
     def append(self, number: int, at: int, data: bytes) -> bool:
-        """Write one frame at position `at`, durably; False: something else is there already, or the log is gone.
+        """Write one record at position `at`, durably; False: something else is there already, or the log is gone.
 
-        A place that is not shared is written under the store's tail lock, by whoever has read all of the log.
+        One that is not shared is written under the store's tail lock, by whoever has read all of the log.
         """
 
-    def write(self, number: int, frames: Iterable[bytes]) -> None:
-        """Make a log of just these frames, durably."""
+    def write(self, number: int, packed: Iterable[bytes]) -> None:
+        """Make a log of just these records, durably."""
 
     def later(self, number: int) -> int:
         """The first log of this number or a later one that is published.
@@ -112,7 +114,7 @@ class Place(Protocol):
         """
 
 
-class LogFiles:
+class DiskLogs:
     """Logs as files of the store's folder, `tail/00000007.log`."""
 
     shared = False
@@ -140,24 +142,21 @@ class LogFiles:
     def claim(self, *, again: bool = False) -> None:
         """A copied folder has copied files."""
 
-    def reader(self, number: int) -> log.LogReader:
+    def reader(self, number: int) -> records.LogReader:
         """Open the file."""
-        return log.LogReader(self.path(number))
+        return records.LogReader(self.path(number))
 
     def append(self, number: int, at: int, data: bytes) -> bool:
-        """Write behind the last whole frame."""
-        log.append(self.path(number), at, data)
+        """Write behind the last whole record."""
+        records.append(self.path(number), at, data)
         return True
 
-    def write(self, number: int, frames: Iterable[bytes]) -> None:
+    def write(self, number: int, packed: Iterable[bytes]) -> None:
         """Write the file and sync it."""
         self._folder.mkdir(exist_ok=True)
-        files.unlink([self.path(number)])
-        sink = files.Sink(self.path(number))
-        for data in frames:
-            sink.write(data)
-        sink.close()
-        files.sync_folder(self._folder)
+        disk.unlink([self.path(number)])
+        disk.create(self.path(number), packed)
+        disk.sync_folder(self._folder)
 
     def later(self, number: int) -> int:
         """Look for the files: those that are not published yet come after one that is."""
@@ -172,28 +171,57 @@ class LogFiles:
 
     def sweep(self, newest: int) -> None:
         """Remove the files."""
-        files.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
+        disk.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
 
     def erase(self, newest: int) -> None:
         """Remove the files."""
-        files.unlink(self.path(n) for n in self.numbers())
+        disk.unlink(self.path(n) for n in self.numbers())
 
     def keep(self, number: int, folder: Path) -> None:
         """Link it, which costs no bytes until this store lets go of it."""
-        target = LogFiles(folder).path(number)
+        target = DiskLogs(folder).path(number)
         if not target.exists():
             target.hardlink_to(self.path(number))
 
 
-def place_of(folder: Path, manifest: Manifest) -> Place:
-    """Where the tail of a store lies.
+class MirroredLog:
+    """The copy of one log.
 
-    Raises:
-        MissingExtraError: it lies in Redis, whose package is not installed.
-        ConfigError: its address cannot be used.
+    Attributes:
+        folder: the store that keeps it; number: the log's.
     """
-    if manifest.tail is None:
-        return LogFiles(folder)
-    from tokenlake.tokens.streams import Streams
 
-    return Streams(folder, manifest.tail)
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder = folder
+        self.number = number
+        self._path = DiskLogs(folder).path(number)
+        self._reader: records.LogReader | None = None
+        self._held = 0
+        self._whole = False
+
+    def extend(self, read: Callable[[int], list[tuple[int, bytes]]]) -> None:
+        """Add what the copy does not hold yet.
+
+        Args:
+            read: gives the records behind the first so many.
+
+        Raises:
+            FileNotFoundError: the log is gone, and the copy does not hold its end.
+        """
+        with FileLock(self.folder / "tail.lock"):
+            self._look()
+            if self._whole:
+                return
+            if fresh := read(self._held):
+                at = 0 if self._reader is None else self._reader.at
+                records.append(self._path, at, b"".join(records.pack(kind, payload) for kind, payload in fresh))
+
+    def _look(self) -> None:
+        """Count what this and other processes have copied."""
+        if self._reader is None or not self._path.exists():
+            self._reader = records.LogReader(self._path) if self._path.exists() else None
+            self._held = 0
+        if self._reader is not None:
+            found = self._reader.read()
+            self._held += len(found)
+            self._whole = self._whole or any(kind == SEAL for kind, _ in found)
