@@ -63,8 +63,9 @@ def version_files(
     above = {name: value for name, value in (parts or {}).items() if name not in schema.names}
     for name, value in above.items():
         schema = schema.append(pa.field(name, value.type))
-    # In an order of their names, for the log's is not always the same.
-    listed = pa.table(delta.get_add_actions(flatten=True)).sort_by("path")
+    # In the order in which they were written, for the log's is not always the same.
+    written = [("modification_time", "ascending"), ("path", "ascending")]
+    listed = pa.table(delta.get_add_actions(flatten=True)).sort_by(written)
     names = delta.metadata().partition_columns
     values = [listed[f"partition.{name}"].to_pylist() for name in names]
     paths = listed["path"].to_pylist()

@@ -25,6 +25,8 @@ from tokenlake.feast.offline.scan import Pull, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
 
+_NOT_TOLD = "(not told)"
+
 
 class TokenlakeOfflineStoreConfig(FeastConfigBaseModel):
     """`offline_store: {type: tokenlake.feast.TokenlakeOfflineStore}` in feature_store.yaml."""
@@ -102,18 +104,24 @@ class TokenlakeOfflineStore(OfflineStore):
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str | None = None,
+        created_timestamp_column: str | None = _NOT_TOLD,
         start_date: dt.datetime | None = None,
         end_date: dt.datetime | None = None,
     ) -> RetrievalJob:
-        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`."""
+        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`.
+
+        Materialization tells the created column, even where there is none; saved datasets and logs don't. Of the former,
+        rows that a later one of equal keys and times replaces are left out: Feast would take any of them.
+        """
+        told = created_timestamp_column != _NOT_TOLD
         pull = Pull(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
-            created_timestamp_column or None,
+            (created_timestamp_column or None) if told else None,
             start_date,
             end_date,
+            standing=told,
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
