@@ -12,17 +12,46 @@ Every op takes a batch of rows of different lengths as `values (total, ...)` and
     torch.Size([7, 2, 16])
 """
 
-from .attention import jagged_attention, jagged_cross_attention
-from .broadcast import jagged_dense_add, jagged_dense_mul
-from .differences import jagged_time_differences
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .errors import ArgumentError, DeviceError, DtypeError, KernelError, OffsetsError, ShapeError
-from .hstu import hstu_attention
-from .layer import gated_norm
-from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
-from .prefix import jagged_prefix_attention
-from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
-from .samoyeds import SamoyedsWeight, sparse_moe_matmul
-from .softmax import jagged_softmax
+
+if TYPE_CHECKING:
+    from .attention import jagged_attention, jagged_cross_attention
+    from .broadcast import jagged_dense_add, jagged_dense_mul
+    from .differences import jagged_time_differences
+    from .hstu import hstu_attention
+    from .layer import gated_norm
+    from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
+    from .prefix import jagged_prefix_attention
+    from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
+    from .samoyeds import SamoyedsWeight, sparse_moe_matmul
+    from .softmax import jagged_softmax
+
+# Imported on first use: `native_build` serves a token store that has no PyTorch.
+_LATE = {
+    "SamoyedsWeight": ".samoyeds",
+    "gated_norm": ".layer",
+    "grouped_gemm": ".products",
+    "hstu_attention": ".hstu",
+    "jagged_attention": ".attention",
+    "jagged_concat": ".layouts",
+    "jagged_cross_attention": ".attention",
+    "jagged_dense_add": ".broadcast",
+    "jagged_dense_bmm": ".products",
+    "jagged_dense_mul": ".broadcast",
+    "jagged_jagged_bmm": ".products",
+    "jagged_prefix_attention": ".prefix",
+    "jagged_softmax": ".softmax",
+    "jagged_split": ".layouts",
+    "jagged_time_differences": ".differences",
+    "jagged_to_padded": ".layouts",
+    "padded_to_jagged": ".layouts",
+    "sparse_moe_matmul": ".samoyeds",
+}
 
 __all__ = [
     "ArgumentError",
@@ -50,3 +79,13 @@ __all__ = [
     "padded_to_jagged",
     "sparse_moe_matmul",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
