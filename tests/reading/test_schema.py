@@ -206,6 +206,9 @@ def test_an_inexact_value_names_its_file(tmp_path: Path) -> None:
 
 
 def test_a_column_that_stands_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,y,x\n1,2,3\n")
+    with pytest.raises(SchemaError, match=r"x\.csv: columns \['x'\] stand there more than once"):
+        open_source(tmp_path / "x.csv")
     twice = pa.table([pa.array([1]), pa.array([2])], ["x", "x"])
     with pytest.raises(SchemaError, match=r"\['x'\] stand there more than once"):
         open_source(twice).read()
