@@ -20,38 +20,26 @@ from typing import TYPE_CHECKING, Any
 from .errors import ArgumentError, DeviceError, DtypeError, KernelError, OffsetsError, ShapeError
 
 if TYPE_CHECKING:
-    from .attention import jagged_attention, jagged_cross_attention
-    from .broadcast import jagged_dense_add, jagged_dense_mul
-    from .differences import jagged_time_differences
-    from .hstu import hstu_attention
-    from .layer import gated_norm
-    from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
-    from .prefix import jagged_prefix_attention
-    from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
-    from .samoyeds import SamoyedsWeight, sparse_moe_matmul
-    from .softmax import jagged_softmax
-
-# Imported on first use: `native_build` serves a token store that has no PyTorch.
-_LATE = {
-    "SamoyedsWeight": ".samoyeds",
-    "gated_norm": ".layer",
-    "grouped_gemm": ".products",
-    "hstu_attention": ".hstu",
-    "jagged_attention": ".attention",
-    "jagged_concat": ".layouts",
-    "jagged_cross_attention": ".attention",
-    "jagged_dense_add": ".broadcast",
-    "jagged_dense_bmm": ".products",
-    "jagged_dense_mul": ".broadcast",
-    "jagged_jagged_bmm": ".products",
-    "jagged_prefix_attention": ".prefix",
-    "jagged_softmax": ".softmax",
-    "jagged_split": ".layouts",
-    "jagged_time_differences": ".differences",
-    "jagged_to_padded": ".layouts",
-    "padded_to_jagged": ".layouts",
-    "sparse_moe_matmul": ".samoyeds",
-}
+    from .ops import (
+        SamoyedsWeight,
+        gated_norm,
+        grouped_gemm,
+        hstu_attention,
+        jagged_attention,
+        jagged_concat,
+        jagged_cross_attention,
+        jagged_dense_add,
+        jagged_dense_bmm,
+        jagged_dense_mul,
+        jagged_jagged_bmm,
+        jagged_prefix_attention,
+        jagged_softmax,
+        jagged_split,
+        jagged_time_differences,
+        jagged_to_padded,
+        padded_to_jagged,
+        sparse_moe_matmul,
+    )
 
 __all__ = [
     "ArgumentError",
@@ -82,8 +70,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return getattr(importlib.import_module(_LATE[name], __name__), name)
+    """The ops, on first use: `native_build` serves a token store that has no PyTorch."""
+    if name in __all__:
+        return getattr(importlib.import_module(".ops", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -241,7 +241,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
         return pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else pairs((64, 32, 4, 1))
     if dim <= 64:
         return pairs((64, 64, 8, 2), (64, 32, 4, 3))
-    return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 4, 1))
+    return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
