@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlake.errors import SchemaError
-from tokenlake.reading import open_source
 from tokenlake.reading.casting import widen
 from tokenlake.reading.kinds import plain
 from tokenlake.reading.schema import union, widened
+from tokenlake.reading.source import open_source
 
 UTC, BERLIN = pa.timestamp("us", "UTC"), pa.timestamp("ms", "Europe/Berlin")
 WIDER = [

@@ -18,8 +18,8 @@ from tests.lake.helpers import FakeLake
 from tokenlake.errors import SourceError
 from tokenlake.lake.ingest import ingest
 from tokenlake.reading import lines as reading_lines
-from tokenlake.reading import open_source
 from tokenlake.reading.chunks import File
+from tokenlake.reading.source import open_source
 from tokenlake.reading.text import BLANK, NULLS, RAGGED, STRAY, Dialect
 
 NAMES = ["a", "b", "c"]

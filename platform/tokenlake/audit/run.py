@@ -13,7 +13,8 @@ from tokenlake.audit.checks import Leaks, check, lists_of
 from tokenlake.audit.columns import Columns
 from tokenlake.audit.written import read_description
 from tokenlake.errors import SchemaError
-from tokenlake.reading import Source, open_source, steady
+from tokenlake.reading.handles import steady
+from tokenlake.reading.source import Source, open_source
 from tokenlake.reading.times import as_instants, beyond, is_instant
 from tokenlake.tokens.store import TokenStore
 
@@ -61,7 +62,7 @@ def audit(
     """Prove that nothing in a training set was known later, or find the rows that leak.
 
     Args:
-        source: what `tokenlake.reading.open_source` takes: a path, a folder or a glob of files, or a table.
+        source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, or a table.
         store: compare with what it returns for the same queries; rows in another order or with fewer tokens differ.
         progress: called with the rows read so far.
         columns: what `Columns.of` takes.

@@ -70,7 +70,7 @@ def _version(path: Path, lake: Path) -> str | None:
     """The version that the file tells of itself, where the lake is one."""
     from tokenlake.audit.written import read_description
     from tokenlake.errors import TokenlakeError
-    from tokenlake.reading import open_source
+    from tokenlake.reading.source import open_source
     from tokenlake.tokens import manifest
 
     if (lake / manifest.NAME).is_file():

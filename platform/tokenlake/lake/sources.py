@@ -13,9 +13,9 @@ import pyarrow as pa
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError, SourceError
 from tokenlake.lake.validate import Columns, check_types
-from tokenlake.reading import Source, open_source
 from tokenlake.reading.chunks import File
 from tokenlake.reading.placed import PlacedFile
+from tokenlake.reading.source import Source, open_source
 from tokenlake.reading.text import Dialect, TextFile
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
