@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
@@ -10,6 +13,28 @@ from tokenlake_models.config import CompressorConfig
 from tokenlake_models.embeddings import FusedTable, Standardize
 from tokenlake_models.errors import InstancesError
 from tokenlake_models.instances import History, Instances
+
+
+class ByName(nn.Module):
+    """Layers or weights of features, each under the feature's name, which may be any text.
+
+    `nn.ModuleDict` and `nn.ParameterDict` refuse names with dots, and those of their own attributes, such as `items`,
+    for they let a name be an attribute. Here it is only a key; weights are called as there, `<name>.weight` and so on.
+    """
+
+    def __init__(self, values: Mapping[str, nn.Module | nn.Parameter]) -> None:
+        super().__init__()
+        for name, value in values.items():
+            if isinstance(value, nn.Parameter):
+                self._parameters[name] = value
+            else:
+                self._modules[name] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._modules, *self._parameters])
+
+    def __getitem__(self, name: str) -> Any:
+        return self._modules[name] if name in self._modules else self._parameters[name]
 
 
 class Inputs(nn.Module):
@@ -29,9 +54,9 @@ class Inputs(nn.Module):
         self.table = FusedTable(config.rows, embedding, scale=0.1, generator=generator)
         self.dense = Standardize(len(config.numeric) + len(config.counts))
         self.has_counts = bool(config.counts)
-        self.vectors = nn.ModuleDict({name: nn.Linear(d, embedding) for name, d in config.vectors.items()})
-        self.missing = nn.ParameterDict({name: torch.zeros(embedding) for name in config.vectors})
-        self.embedded = len(self.categorical) + len(self.multi) + len(self.vectors)
+        self.vectors = ByName({name: nn.Linear(d, embedding) for name, d in config.vectors.items()})
+        self.missing = ByName({name: nn.Parameter(torch.zeros(embedding)) for name in config.vectors})
+        self.embedded = len(self.categorical) + len(self.multi) + len(config.vectors)
         self.width = self.embedded * embedding + self.dense.width
 
     def observe(self, instances: Instances) -> None:
@@ -43,10 +68,10 @@ class Inputs(nn.Module):
         parts = [self.table.lookup({k: instances.categorical[k] for k in self.categorical}).flatten(1)]
         if self.multi:
             parts.append(self.table.means({k: instances.multi[k] for k in self.multi}).flatten(1))
-        for name, linear in self.vectors.items():
+        for name in self.vectors:
             vector = instances.vectors[name]
             there = ~vector.isnan().any(dim=1, keepdim=True)
-            parts.append(torch.where(there, linear(vector.nan_to_num(0.0)), self.missing[name]))
+            parts.append(torch.where(there, self.vectors[name](vector.nan_to_num(0.0)), self.missing[name]))
         return torch.cat([*parts, self.dense(self._numbers(instances))], dim=1)
 
     def _numbers(self, instances: Instances) -> Float32[Tensor, "n columns"]:

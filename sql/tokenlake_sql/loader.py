@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,40 +86,61 @@ def install(
         embeddings: the version that `serving_embeddings`, `embedding_as_of` and `neighbors` read; None for none.
         labels: names of the labels, each of which has a column `<label>` and a column `<label>_known_at`.
     """
+    types = {name: kind for table in ("events", "instance_tokens") for name, kind in _columns(connection, table)}
+    own = _beginning(types)
     fill = {
         "serving": _quote(serving),
         "embeddings": "NULL" if embeddings is None else _quote(embeddings),
         "labels": _labels(labels),
-        "masked": _masked(labels),
-        "user": _given_user(connection),
+        "own": own,
+        "masked": _masked(labels, f"{own}t"),
+        "own_user": _given_user(f"{own}user", types["user_id"]),
+        "user": _given_user("user", types["user_id"]),
     }
     for name in ("views.sql", "macros.sql"):
         text = (_HERE / name).read_text("utf-8")
         connection.execute(re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]], text))
 
 
-def _given_user(connection: duckdb.DuckDBPyConnection) -> str:
-    """A macro's `user` as this lake's kind of id, whichever kind was given; null, and so nobody, where it is none."""
-    (kind,) = connection.execute("SELECT typeof(user_id) FROM (SELECT NULL) LEFT JOIN events ON false").fetchone() or ()
-    return f'TRY_CAST("user"::VARCHAR AS {kind})'
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
+    """Names and types of a table's columns."""
+    return [(name, kind) for name, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()]
+
+
+def _beginning(columns: Iterable[str]) -> str:
+    """What no column's name begins with, in any capitals."""
+    own = "asked "
+    while any(name.lower().startswith(own) for name in columns):
+        own += " "
+    return own
+
+
+def _given_user(user: str, kind: str) -> str:
+    """A macro's parameter `user` as this lake's kind of id, whichever was given; null, and so nobody, where it is none.
+
+    DuckDB's own cast would round a fraction to another user's id, and read past blanks.
+    """
+    text = f"{_name(user)}::VARCHAR"
+    if kind == "VARCHAR":
+        return text
+    return f"CASE WHEN regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?') THEN TRY_CAST({text} AS {kind}) END"
 
 
 def _labels(labels: Sequence[str]) -> str:
-    columns = "SELECT event_id, user_id, item_id, timestamp, ds,"
+    columns = "SELECT e.event_id, e.user_id, e.item_id, e.timestamp, e.ds,"
     parts = [
-        f"{columns} {_quote(name)} AS label, {_name(name)} AS value, {_name(name + '_known_at')} AS known_at FROM events"
+        f"{columns} {_quote(name)} AS label, e.{_name(name)} AS value, e.{_name(name + '_known_at')} AS known_at "
+        "FROM events AS e"
         for name in labels
     ]
-    none = (
-        f"{columns} NULL::VARCHAR AS label, NULL::TINYINT AS value, NULL::TIMESTAMPTZ AS known_at FROM events LIMIT 0"
-    )
+    none = f"{columns} NULL::VARCHAR AS label, NULL::TINYINT AS value, NULL::TIMESTAMPTZ AS known_at FROM events AS e LIMIT 0"
     return " UNION ALL ".join(parts) or none
 
 
-def _masked(labels: Sequence[str]) -> str:
-    """What hides the labels that are not known before `t`: their instants too, which would give them away."""
+def _masked(labels: Sequence[str], t: str) -> str:
+    """What hides the labels that are not known before the parameter `t`: their instants too, which would give them away."""
     parts = [
-        f"CASE WHEN e.{_name(name + '_known_at')} < t::TIMESTAMPTZ THEN e.{_name(column)} END AS {_name(column)}"
+        f"CASE WHEN e.{_name(name + '_known_at')} < {_name(t)}::TIMESTAMPTZ THEN e.{_name(column)} END AS {_name(column)}"
         for name in labels
         for column in (name, f"{name}_known_at")
     ]

@@ -1,28 +1,39 @@
+-- What people ask, and what answers it. A macro's parameter must not be called as a column of a table that it reads, and
+-- the columns of events and tokens are called as the lake's owner likes: so the macros that people ask read no table, and
+-- those that they hand on to, in a schema of their own, have parameters that begin as no column does.
+CREATE SCHEMA IF NOT EXISTS answers;
+
+CREATE OR REPLACE MACRO answers.tokens_before("/*{own}*/user", "/*{own}*/t", "/*{own}*/n", "/*{own}*/available") AS TABLE
+SELECT * FROM (
+    SELECT e.* /*{masked}*/
+    FROM serving_tokens AS e
+    WHERE e.user_id = /*{own_user}*/
+      AND e.timestamp < "/*{own}*/t"::TIMESTAMPTZ
+      AND ("/*{own}*/available" = 'realtime' OR e.ds < "/*{own}*/t"::TIMESTAMPTZ::DATE)
+    ORDER BY e.timestamp DESC, e.event_id DESC
+    LIMIT "/*{own}*/n"
+) AS e
+ORDER BY e.timestamp, e.event_id;
+
+CREATE OR REPLACE MACRO answers.events_before("/*{own}*/user", "/*{own}*/t", "/*{own}*/n") AS TABLE
+SELECT * FROM (
+    SELECT e.* /*{masked}*/
+    FROM events AS e
+    WHERE e.user_id = /*{own_user}*/ AND e.timestamp < "/*{own}*/t"::TIMESTAMPTZ
+    ORDER BY e.timestamp DESC, e.event_id DESC
+    LIMIT "/*{own}*/n"
+) AS e
+ORDER BY e.timestamp, e.event_id;
+
 -- tokens_before(user, t, n, available): the user's last n tokens strictly before t, oldest first, of the serving
 -- version alone. Labels that were not known before t are null. available := 'daily' leaves out the day of t, whose
 -- tokens the nightly job had not written yet.
 CREATE OR REPLACE MACRO tokens_before("user", t, n := 256, available := 'realtime') AS TABLE
-SELECT * FROM (
-    SELECT e.* /*{masked}*/
-    FROM serving_tokens AS e
-    WHERE e.user_id = /*{user}*/
-      AND e.timestamp < t::TIMESTAMPTZ
-      AND (available = 'realtime' OR e.ds < t::TIMESTAMPTZ::DATE)
-    ORDER BY e.timestamp DESC, e.event_id DESC
-    LIMIT n
-)
-ORDER BY timestamp, event_id;
+SELECT * FROM answers.tokens_before("user", t, n, available);
 
 -- events_before(user, t, n): the user's last n events strictly before t, oldest first, labels as in tokens_before.
 CREATE OR REPLACE MACRO events_before("user", t, n := 256) AS TABLE
-SELECT * FROM (
-    SELECT e.* /*{masked}*/
-    FROM events AS e
-    WHERE e.user_id = /*{user}*/ AND e.timestamp < t::TIMESTAMPTZ
-    ORDER BY e.timestamp DESC, e.event_id DESC
-    LIMIT n
-)
-ORDER BY timestamp, event_id;
+SELECT * FROM answers.events_before("user", t, n);
 
 -- freshness(): how far each table reaches, and how many days it lies behind the events.
 CREATE OR REPLACE MACRO freshness() AS TABLE

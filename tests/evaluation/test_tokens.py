@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +14,9 @@ from click.testing import CliRunner
 from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, plays
 from tokenlake._lake import Lake
 from tokenlake.cli import app
-from tokenlake.errors import NotFoundError
+from tokenlake.errors import NotFoundError, OrderError, TransientError
 from tokenlake.evaluation.controls import Control, controls_of, is_complete, run_control
-from tokenlake.evaluation.tokens import TokenReport, token_report
+from tokenlake.evaluation.tokens import TokenReport, report_on, token_report
 
 KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("label", "ascending")]
 
@@ -91,6 +94,16 @@ def test_before_any_day_was_encoded_there_is_no_report(tmp_path_factory: pytest.
     empty = make_lake(tmp_path_factory.mktemp("empty"))
     with pytest.raises(NotFoundError, match="backfill"):
         token_report(empty)
+
+
+def test_models_that_scored_different_rows_are_to_wait_for(tmp_path: Path) -> None:
+    """It ends when the late events are encoded by all: a scheduler tries again."""
+    predictions = pa.table({"event_id": [1, 2], "user_id": [1, 1], "label": ["clicked"] * 2, "value": [0.1, 0.9],
+                            "target": pa.array([0, 1], pa.int8()), "timestamp": [1, 2], "ds": [dt.date(2024, 3, 1)] * 2})  # fmt: skip
+    tables = {"one": predictions, "other": predictions.slice(1)}
+    with pytest.raises(OrderError, match=r"other scored 1 rows of clicked, others 2: .*tokenlake backfill") as caught:
+        report_on(make_lake(tmp_path), tables, {"one": "a", "other": "b"}, resamples=2)
+    assert isinstance(caught.value, TransientError)
 
 
 def test_a_log_without_labels_says_that_its_negatives_were_sampled(tmp_path_factory: pytest.TempPathFactory) -> None:

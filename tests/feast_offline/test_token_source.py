@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -194,3 +196,42 @@ def test_refuses_what_cannot_be(store: FeatureStore) -> None:
     asked = entities().assign(item=1)
     with pytest.raises(ConfigError, match="have one entity"):
         store.get_historical_features(asked, ["two:tokens"]).to_df()
+
+
+def test_labels_of_any_name_are_columns_of_their_own(tmp_path: Path) -> None:
+    """A label called as one of the source's columns, or as another label's flag, mixes with none of them."""
+    from tokenlake.feast import TokenSource, token_batch
+    from tokenlake.feast.definitions import label_lists
+
+    labels = ["tokens", "timestamps", "event_timestamp", "a", "a_known", "a: b"]
+    folder = tmp_path / "lake"
+    folder.mkdir()
+    (folder / "tokenlake.yaml").write_text(
+        json.dumps({"events": {"labels": labels}, "tokens": {"encoders": {"iat": {"dim": DIM}}}})
+    )
+    lake = tokenlake.open(folder)
+    version = lake.config.version_of("iat")
+    table = rows(0, 0).drop_columns(["clicked", "clicked_known_at", "bought", "bought_known_at"])
+    for i, label in enumerate(labels):
+        late = pa.array(table["timestamp"].cast(pa.int64()).to_numpy() + i * HOUR).cast(pa.timestamp("us", "UTC"))
+        table = table.append_column(label, pa.array([k % (i + 2) % 2 for k in range(20)], pa.int8()))
+        table = table.append_column(f"{label}_known_at", late)
+    lake.instance_tokens.replace_day(FIRST, table, version)
+    publish_day(lake, FIRST, version)
+    fields = {"tokens": Array(Float32), "timestamps": Array(Int64), **{f.name: f.dtype for f in label_lists(lake)}}
+    user = entity("user", key="user_id")
+    seen = view("seen", TokenSource(name="seen", stream="iat"), [user], fields)
+    offline = {"type": "tokenlake.feast.TokenlakeOfflineStore", "lake": ".."}
+    found = repository(folder / "feature_repo", [user, seen], offline)
+    asked = pd.DataFrame(
+        {"user_id": range(6), "event_timestamp": pd.to_datetime(START + 20 * HOUR, unit="us", utc=True)}
+    )
+    batch = token_batch(found.get_historical_features(asked, [f"seen:{name}" for name in fields]))
+    want = lake.tokens("iat").fetch(np.arange(6), before=START + 20 * HOUR)
+    assert np.array_equal(batch.timestamps, want.timestamps)
+    assert np.array_equal(batch.values, want.values.astype(np.float32))
+    assert batch.side.keys() == set(labels)
+    for label in labels:
+        assert np.array_equal(batch.side[label], want.side[label]), label
+        assert np.array_equal(batch.known[label], want.known[label]), label
+    assert len({want.known[label].tobytes() for label in labels}) > 3

@@ -151,6 +151,14 @@ def test_answers_share_no_memory_whoever_asks_at_once(
     assert all(ask(0)), "also where NumPy widens"
 
 
+def test_an_id_of_another_kind_has_no_sequence(config: RepoConfig, labelled: TokenStore) -> None:
+    values = [Value(string_val="3"), Value(double_val=3.0), Value(bool_val=True), Value(), Value(int64_val=3)]
+    keys = [EntityKey(join_keys=["user_id"], entity_values=[value]) for value in values]
+    *nobody, somebody = TokenlakeOnlineStore().online_read(config, sequences(), keys)
+    assert nobody == [(None, None)] * 4
+    assert somebody == TokenlakeOnlineStore().online_read(config, sequences(), [key(3)])[0]
+
+
 def test_through_the_feature_store(lake: Lake, config: RepoConfig, labelled: TokenStore) -> None:
     """Registered, materialized, asked for: a user's tokens, and the nearest users in the order that pairs them right."""
     settings = {"offline_store": {"type": "tokenlake.feast.TokenlakeOfflineStore", "lake": str(lake.root)}}

@@ -47,7 +47,7 @@ def test_a_state_on_disk_takes_in_what_came_late(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rolled.shared(Frames).read(day(9), lake.watermark()).counts, expected.counts)
     # The plan of a day that was drawn before still sees what it saw.
     old = fresh.read(day(8), before)
-    np.testing.assert_array_equal(tokenlake.open(tmp_path).frames.read(day(8), before).counts, old.counts)
+    np.testing.assert_array_equal(tokenlake.open(tmp_path).shared(Frames).read(day(8), before).counts, old.counts)
     assert not np.array_equal(old.counts, fresh.read(day(8), lake.watermark()).counts)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
 from tests.pipeline.test_embeddings import BLOCK
 from tokenlake._lake import Lake
 from tokenlake.cli import app
-from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, VersionError
+from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, TrainingError, VersionError
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.indexing import index_days
@@ -91,6 +92,10 @@ def test_a_wrong_width_day_or_version_is_refused(lake: Lake) -> None:
         index.search(np.zeros((1, 8), np.float32), identity=other.identity)
     with pytest.raises(NotFoundError, match="1 ids"):
         index.search([12345])
+    with pytest.raises(NotFoundError, match="2 ids"):
+        index.search(["1", "x"])
+    assert index.places(pa.array(["1"])).tolist() == [-1]
+    assert index.places(np.array([1, 12345], np.uint64))[1] == -1
     with pytest.raises(NotFoundError, match="no index 'tags'"):
         lake.index("tags")
     with pytest.raises(NotFoundError, match="no embeddings"):
@@ -147,6 +152,26 @@ def test_a_build_that_dies_leaves_the_old_one(lake: Lake, monkeypatch: pytest.Mo
             build.ensure(lake, [day(7)], rebuild=True)
     assert lake.index("users", day(7)).search([1], 4)[0].equals(before)
     assert not list(build.folder_of(lake, day(7)).parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "error"),
+    [
+        (np.zeros((2, 3), np.float32), None),
+        (np.zeros(3, np.float32), TrainingError),  # no rows of numbers: it is so at the next try, too
+        (None, StorageError),  # no file, as a disk that went away has none
+    ],
+    ids=["vectors", "no vectors", "no file"],
+)
+def test_whether_another_try_may_help(tmp_path: Path, vectors: Any, error: type[Exception] | None) -> None:
+    (tmp_path / "request.json").write_text('{"neighbors": 1, "exact_below": 9}')
+    if vectors is not None:
+        np.save(tmp_path / "vectors.npy", vectors)
+    if error is None:
+        faiss_build.build([tmp_path])
+        return
+    with pytest.raises(error, match=r"building .* failed \(exit status"):
+        faiss_build.build([tmp_path])
 
 
 def test_reading_never_builds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +238,8 @@ def test_graph_links_the_nearest_with_weights_that_sum_to_one(lake: Lake, again:
     assert (graph.model.kind, again.graph().model.kind) == ("cosine", "learned")  # too little happened in the first
     with pytest.raises(NotFoundError, match="not in the graph"):
         graph.neighbors([999])
+    with pytest.raises(NotFoundError, match="1 of 1 users are not in the graph"):
+        graph.neighbors(["3"])
     found = graph.neighbors([3, 1], k=2)
     assert found.offsets.tolist() == [0, 2, 4]
 
@@ -326,6 +353,9 @@ def test_strangers_get_what_is_popular_and_no_one_what_he_saw(lake: Lake) -> Non
     assert answer.of(0).equals(pools.ids.take(pa.array(best(np.zeros(len(pools.ids)), popular, 5))))
     met = lake.events.read(filter=(pc.field("user_id") == 4) & (pc.field("ds") < pa.scalar(day(7))))["item_id"]
     assert not set(answer.of(1).to_pylist()) & set(met.to_pylist())
+    of_another_kind = lake.candidates(["4", "x"], [now], k=5)
+    assert of_another_kind.of(0).equals(answer.of(0))
+    assert of_another_kind.of(1).equals(answer.of(0))
 
 
 def test_an_item_never_seen_before_can_be_a_candidate_at_once(tmp_path: Path) -> None:

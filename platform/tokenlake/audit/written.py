@@ -1,7 +1,7 @@
 """Training sets as files: rows beside their sequences as flat lists, and what they are in the schema's metadata.
 
 The lists are those of Feast's token views: `tokens` (n * dim floats, oldest first), `timestamps` (n microseconds UTC), and
-for each side column a list of n; for each label also `<label>_known`. Their names begin with a prefix.
+for each side column a list of n; for each label also `<label>_known` (`list_columns`). Their names begin with a prefix.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.batch import TokenBatch, beside
 
 KEY = b"tokenlake.training"
 PREFIX = "history_"
+#: Columns of every training set, without the prefix.
+OWN = ("tokens", "timestamps")
 
 
 def with_sequences(rows: pa.Table, batch: TokenBatch, prefix: str) -> pa.Table:
@@ -29,8 +31,7 @@ def with_sequences(rows: pa.Table, batch: TokenBatch, prefix: str) -> pa.Table:
     width = batch.values.shape[1]
     columns = {"tokens": _lists(batch.floats().ravel(), batch.offsets * width)}
     columns["timestamps"] = _lists(batch.timestamps, batch.offsets)
-    columns |= {name: _lists(column, batch.offsets) for name, column in batch.side.items()}
-    columns |= {f"{name}_known": _lists(column, batch.offsets) for name, column in batch.known.items()}
+    columns |= {name: _lists(column, batch.offsets) for name, column in beside(batch, OWN).items()}
     if taken := [prefix + name for name in columns if prefix + name in rows.column_names]:
         raise SchemaError(f"the rows have columns {taken} already; choose another prefix")
     for name, column in columns.items():

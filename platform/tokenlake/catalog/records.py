@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tokenlake.errors import NotFoundError
+
 #: `dropping`: its data is being removed, or was when a process ended.
 State = Literal["candidate", "serving", "retired", "dropping"]
 #: `killed`: the process of a running run is gone. `skipped`: there was nothing to do.
@@ -65,6 +67,20 @@ class Plan:
     chunk_end: dt.date
     bootstrap: bool
     watermark: int
+
+    @property
+    def training(self) -> tuple[dt.date, dt.date]:
+        """First and last day that the checkpoint trains on.
+
+        Raises:
+            NotFoundError: it trains on none, since the plan takes it as it is.
+        """
+        if self.train_from is None or self.train_to is None:
+            raise NotFoundError(
+                f"the plan of {self.day} takes checkpoint {self.checkpoint} of {self.version} as it is, and no plan trains "
+                "it; restore its folder"
+            )
+        return self.train_from, self.train_to
 
 
 @dataclass(frozen=True, slots=True)

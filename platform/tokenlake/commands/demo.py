@@ -11,6 +11,7 @@ import click
 
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
+from tokenlake.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
@@ -86,15 +87,19 @@ def _fetch(dataset: str, folder: Path, households: int) -> None:
     )
 
 
+def _landing(lake: Lake) -> str:
+    if lake.config.landing is None:
+        raise ConfigError(f"{lake.file} names no `landing`, where the demo's days lie; choose another folder")
+    return lake.config.landing
+
+
 def _landing_days(lake: Lake) -> list[dt.date]:
-    assert lake.config.landing is not None
-    return sorted(dt.date.fromisoformat(path.stem) for path in lake.root.glob(lake.config.landing.format(ds="*")))
+    return sorted(dt.date.fromisoformat(path.stem) for path in lake.root.glob(_landing(lake).format(ds="*")))
 
 
 def _ingest(lake: Lake, days: list[dt.date]) -> None:
-    assert lake.config.landing is not None
     there = set(lake.events.days())
-    files = [str(lake.root / lake.config.landing.format(ds=day)) for day in days if day not in there]
+    files = [str(lake.root / _landing(lake).format(ds=day)) for day in days if day not in there]
     if not files:
         console.print("all ingested before")
         return

@@ -141,11 +141,12 @@ def missing_controls(lake: Lake) -> list[Control]:
 
 def as_table(report: TokenReport, label: str) -> Table:
     """One label's scores, best NE last."""
+    from rich.markup import escape
     from rich.table import Table
 
     sampled = " (negatives were sampled)" if report.sampled else ""
     table = Table(
-        title=f"{label}{sampled}: {report.rows[label]:,} rows of {report.users[label]:,} users, {report.first} to {report.last}, "
+        title=f"{escape(label)}{sampled}: {report.rows[label]:,} rows of {report.users[label]:,} users, {report.first} to {report.last}, "
         f"{report.base_rate[label]:.1%} positive"
     )
     table.add_column("model")

@@ -37,6 +37,7 @@ def command(
     """Print the last tokens of USER in LAKE (or in a token store) strictly before a time."""
     import numpy as np
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from tokenlake.tokens.batch import TokenBatch
@@ -49,9 +50,9 @@ def command(
         except ValueError:
             raise click.BadParameter(f"{user!r}: user ids are integers in this store", param_hint="USER") from None
     batch: TokenBatch = store.fetch([key], before=before, length=length, available=available)
-    table = Table(title=f"user {user}, last {length} before {before.isoformat()} ({available})")
+    table = Table(title=f"user {escape(user)}, last {length} before {before.isoformat()} ({available})")
     for name in ("timestamp (UTC)", *batch.side, f"token ({store.schema.dim} x {store.schema.dtype})", "norm"):
-        table.add_column(name)
+        table.add_column(escape(name))
     tokens = batch.floats()
     for row in range(len(tokens)):
         when = np.datetime64(int(batch.timestamps[row]), "us")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,16 +122,16 @@ def _features(guessed: Guess | None) -> list[str]:
             "  #   category: categorical",
             "  #   price: {kind: numeric, column: unit price, of: item}",
         ]
-    lines = ["  features:", *(f"    {name}: {kind}" for name, kind in guessed.features.items())]
-    return lines + [f"    # {name}: left out" for name in guessed.left]
+    lines = ["  features:", *(f"    {_quoted(name)}: {kind}" for name, kind in guessed.features.items())]
+    return lines + [f"    # {_quoted(name)}: left out" for name in guessed.left]
 
 
 def _labels(guessed: Guess | None) -> list[str]:
     if guessed is None or not guessed.labels:
         return ["  labels: {}", "  #   clicked: {}"]
-    return ["  labels:", *(f"    {name}: {{}}" for name in guessed.labels)]
+    return ["  labels:", *(f"    {_quoted(name)}: {{}}" for name in guessed.labels)]
 
 
 def _quoted(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][\w-]*", name) and yaml.safe_load(name) == name
-    return name if plain else json.dumps(name, ensure_ascii=False)
+    return name if plain else yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()

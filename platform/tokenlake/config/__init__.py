@@ -5,7 +5,7 @@ override single fields. Each block of the file has a module of its own.
 """
 
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
-from tokenlake.config.events import RESERVED, Events, Feature, FeatureKind, Label
+from tokenlake.config.events import Events, Feature, FeatureKind, Label
 from tokenlake.config.tokens import Encoder, Scheme, Tokens
 from tokenlake.config.values import Duration, is_zone
 from tokenlake.config.whole import Config
@@ -15,7 +15,6 @@ FILE_NAME = "tokenlake.yaml"
 __all__ = [
     "EMBEDDINGS",
     "FILE_NAME",
-    "RESERVED",
     "Config",
     "Duration",
     "Embeddings",

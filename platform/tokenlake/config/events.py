@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections import Counter
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tokenlake.config.values import Duration, Strict, is_zone
+from tokenlake.names import folded, quotable
 
 FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
-
-#: Columns that the lake itself names; a feature or label may not take one.
-RESERVED = frozenset(
-    {"event_id", "user_id", "item_id", "timestamp", "ds", "ingested_at", "token", "version", "checkpoint"}
-)
 
 
 class Label(Strict):
@@ -112,18 +107,14 @@ class Events(Strict):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        for name in (*self.features, *self.labels):
-            if name.lower() in RESERVED or name.lower().endswith("_known_at"):
-                raise ValueError(
-                    f"{name!r} is a column that the lake itself names; call the feature or label something else"
-                )
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(
-                    f"{name!r} is no plain name; use letters, digits and underscores, and `column:` for the source's own name"
-                )
+        names = (*self.features, *self.labels)
+        if strange := [name for name in names if not quotable(name)]:
+            raise ValueError(
+                f"{strange[0]!r} cannot be the name of a column; SQL quotes any text but the empty one and one with NUL"
+            )
         if both := self.features.keys() & self.labels.keys():
             raise ValueError(f"{sorted(both)} are both features and labels; a label is never an input")
-        for name, count in Counter(name.lower() for name in (*self.features, *self.labels)).items():
+        for name, count in Counter(map(folded, names)).items():
             if count > 1:
                 raise ValueError(f"{name!r} stands there {count} times but for capitals, which SQL does not tell apart")
         return self

@@ -123,6 +123,16 @@ class Config(BaseSettings):
         }
         return f"{encoder}-{_digest(lineage)}"
 
+    def require_embeddings(self) -> Embeddings:
+        """The `embeddings` block.
+
+        Raises:
+            ConfigError: the file has none.
+        """
+        if self.embeddings is None:
+            raise ConfigError("tokenlake.yaml has no `embeddings` block; `embeddings: {}` takes the defaults")
+        return self.embeddings
+
     @property
     def embedding_version(self) -> str:
         """The version of the user and item embeddings: `alure-` and a digest of all that makes their lineage.
@@ -130,10 +140,8 @@ class Config(BaseSettings):
         Raises:
             ConfigError: the file has no `embeddings` block.
         """
-        if self.embeddings is None:
-            raise ConfigError("tokenlake.yaml has no `embeddings` block; `embeddings: {}` takes the defaults")
         lineage = {
-            "encoder": self.embeddings.model_dump(mode="json"),
+            "encoder": self.require_embeddings().model_dump(mode="json"),
             "features": {k: (v.kind, v.of) for k, v in self.events.features.items()},
             "labels": sorted(self.events.labels),
         }

@@ -135,7 +135,8 @@ def ranker_report(
         resamples: of the user bootstrap.
 
     Raises:
-        NotFoundError: it is not trained, or the lake has got new predictions since.
+        NotFoundError: it is not trained.
+        OrderError: the lake has got new predictions since.
     """
     name = ranker_version(lake, version, options or RankerOptions())
     days = lake.predictions.days(name)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.errors import NotFoundError
+from tokenlake.errors import NotFoundError, OrderError
 from tokenlake.evaluation.controls import controls_of, title
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
@@ -72,6 +72,7 @@ def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
 
     Raises:
         NotFoundError: no day after the bootstrap chunk was encoded yet.
+        OrderError: events came late, and some model has not scored them yet.
     """
     models = dict(_models(lake))
     days = _common_days(lake, list(models.values()))
@@ -90,14 +91,14 @@ def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, st
         resamples: of the user bootstrap.
 
     Raises:
-        NotFoundError: the models have not scored the same rows.
+        OrderError: the models have not scored the same rows yet.
     """
     some = next(iter(tables.values()))
     days = pc.min_max(some["ds"]).as_py()
     report = TokenReport(days["min"], days["max"], {}, {}, {}, not lake.config.events.labels, [])
     for label in pc.unique(some["label"]).to_pylist():
         parts = {name: table.filter(pc.field("label") == label).sort_by(_KEYS) for name, table in tables.items()}
-        _score_label(report, label, parts, versions, resamples)
+        _score_label(lake, report, label, parts, versions, resamples)
     _record(lake, report)
     return report
 
@@ -126,7 +127,12 @@ def read(lake: Project, version: str, days: list[Day]) -> pa.Table:
 
 
 def _score_label(
-    report: TokenReport, label: str, parts: dict[str, pa.Table], models: dict[str, str], resamples: int
+    lake: Project,
+    report: TokenReport,
+    label: str,
+    parts: dict[str, pa.Table],
+    models: dict[str, str],
+    resamples: int,
 ) -> None:
     some = next(iter(parts.values()))
     target = some["target"].to_numpy()
@@ -137,8 +143,9 @@ def _score_label(
     report.scores.append(_score("base rate", label, None, target, constant, users, resamples))
     for name, part in parts.items():
         if part.num_rows != len(target):
-            raise NotFoundError(
-                f"{name} scored {part.num_rows} rows of {label}, others {len(target)}: late events since; run it again"
+            raise OrderError(
+                f"{name} scored {part.num_rows} rows of {label}, others {len(target)}: events came late, and not every "
+                f"model has scored them yet; `tokenlake backfill {lake.root}` and evaluate again"
             )
         report.scores.append(_score(name, label, models[name], target, part["value"].to_numpy(), users, resamples))
 

@@ -20,9 +20,7 @@ def variants(lake: Project) -> dict[str, Project]:
     Raises:
         ConfigError: the config has no `embeddings` block.
     """
-    assert lake.config.embedding_version
-    spec = lake.config.embeddings
-    assert spec is not None
+    spec = lake.config.require_embeddings()
     switched: dict[str, dict[str, int]] = {
         "without time encoder" if spec.time else "with time encoder": {"time": not spec.time}
     }

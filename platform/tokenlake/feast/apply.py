@@ -188,8 +188,8 @@ def _run(file: Path) -> ModuleType:
     if known is not None and getattr(known, "__file__", None) == str(file):
         return known  # another of the files has imported it
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is no file that Python can run; a feature repository holds .py files")
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
     try:

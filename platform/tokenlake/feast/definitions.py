@@ -7,8 +7,9 @@ from feast import Field, ValueType
 from feast.types import Array, Bool, Float64, Int32, Int64, UnixTimestamp
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.sources import KNOWN
+from tokenlake.feast.sources import OWN_COLUMNS
 from tokenlake.lake.project import Project
+from tokenlake.tokens.batch import list_columns
 
 
 def id_type(lake: Project, of: str) -> ValueType:
@@ -40,8 +41,10 @@ def statistics(lake: Project) -> list[Field]:
 
 def label_lists(lake: Project) -> list[Field]:
     """Fields of a `TokenSource` with `side=True`: two lists for every label of the config, a number a token."""
+    labels = list(lake.config.events.labels)
+    values, known = list_columns(labels, labels, OWN_COLUMNS)
     return [
         field
-        for name in lake.config.events.labels
-        for field in (Field(name=name, dtype=Array(Int32)), Field(name=name + KNOWN, dtype=Array(Bool)))
+        for name in labels
+        for field in (Field(name=values[name], dtype=Array(Int32)), Field(name=known[name], dtype=Array(Bool)))
     ]

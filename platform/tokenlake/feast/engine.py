@@ -41,7 +41,8 @@ class TokenlakeComputeEngine(LocalComputeEngine):
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
     ) -> LocalMaterializationJob:
         view, store = task.feature_view, self.online_store
-        if not isinstance(store, TokenlakeOnlineStore) or not is_plain(view):
+        source = view.batch_source
+        if not isinstance(store, TokenlakeOnlineStore) or source is None or not is_plain(view):
             return super()._materialize_one(registry, task, **kwargs)
         told = LocalMaterializationJob(
             job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED
@@ -51,10 +52,7 @@ class TokenlakeComputeEngine(LocalComputeEngine):
         try:
             context = self.get_execution_context(registry, task)
             columns = LocalFeatureBuilder(registry, task, self._get_backend(context)).get_column_info(view)
-            assert view.batch_source is not None  # a plain view has one
-            job = create_offline_store_retrieval_job(
-                view.batch_source, columns, context, task.start_time, task.end_time
-            )
+            job = create_offline_store_retrieval_job(source, columns, context, task.start_time, task.end_time)
             table = job.to_arrow()
             mapping = columns.field_mapping or {}
             table = table.rename_columns([mapping.get(name, name) for name in table.column_names])

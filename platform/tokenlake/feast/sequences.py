@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import NONE, Ints
 from tokenlake.feast.offline.instants import nanos_of
 from tokenlake.feast.offline.keys import aligned
-from tokenlake.feast.sources import KNOWN, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
-from tokenlake.tokens.batch import TokenBatch
+from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
+from tokenlake.reading.arrays import valid
+from tokenlake.reading.kinds import is_list
+from tokenlake.tokens.batch import TokenBatch, beside
 from tokenlake.tokens.store import TokenStore
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 _PORTION_BYTES = 16 << 20
 #: Elements of one Arrow list array, whose offsets are 32 bits wide.
 _LIST_LIMIT = (1 << 31) - 1
+#: The column that tells whether a label was known.
+_FLAG = re.compile(r"(.+)_known_*", re.DOTALL)
 
 
 def fetch_columns(
@@ -37,7 +42,7 @@ def fetch_columns(
     Args:
         source: it.
         store: where its tokens are, as `store_of` opens it.
-        users: (n,) ids; null: no sequence.
+        users: (n,) ids; null: no sequence. One of another kind than the store's is a user without tokens.
         times: (n,) int64 nanoseconds, `asof.NONE` for no sequence.
         columns: those that are wanted.
 
@@ -48,11 +53,11 @@ def fetch_columns(
         SchemaError: a column that the source lacks.
     """
     kind = pa.string() if store.ids == "string" else pa.int64()
-    users = aligned(users, kind, USER)
-    asked = users.is_valid().to_numpy(zero_copy_only=False) & (times != NONE)
+    asked = valid(users) & (times != NONE)
+    users = aligned(users, kind)
     ids = pc.fill_null(users, pa.scalar("" if store.ids == "string" else 0, kind)).to_numpy(zero_copy_only=False)
     # A token of microsecond m is before nanosecond t when m is before t, rounded up.
-    before = np.where(asked, -(-times // 1000), np.iinfo(np.int64).min)
+    before = np.where(asked & valid(users), -(-times // 1000), np.iinfo(np.int64).min)
     parts: list[list[pa.Array]] = [[] for _ in columns]
     for part in _slices(len(ids), _LIST_LIMIT // (source.length * store.schema.dim)):
         batch = store.fetch(ids[part], before=before[part], length=source.length, available=source.available)
@@ -207,12 +212,27 @@ def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, 
     batch = TokenBatch(
         values.reshape(-1, dim), offsets, times[1] if times is not None else np.zeros(len(values) // dim, np.int64)
     )
-    for name in table.column_names:
-        label = name.removeprefix(prefix).removesuffix(KNOWN)
-        known, side = (lists(label + KNOWN), lists(label)) if name == f"{prefix}{label}{KNOWN}" else (None, None)
-        if known is not None and side is not None:
+    columns = {name.removeprefix(prefix): table[name].type for name in table.column_names if name.startswith(prefix)}
+    for label, value, flag in _label_columns(columns):
+        side, known = lists(value), lists(flag)
+        if side is not None and known is not None:
             batch.side[label], batch.known[label] = side[1], known[1]
     return batch
+
+
+def _label_columns(columns: Mapping[str, pa.DataType]) -> Iterator[tuple[str, str, str]]:
+    """Labels with the columns of their values and of whether they were known, called as in a `TokenSource`.
+
+    Whether they were known is a list of booleans, which no label's values are.
+    """
+    lists = {name: kind.value_type for name, kind in columns.items() if is_list(kind)}
+    flags = {name for name, kind in lists.items() if pa.types.is_boolean(kind)}
+    for flag in sorted(flags):
+        if found := _FLAG.fullmatch(flag):
+            label = found[1]
+            named = [n for n in lists.keys() - flags if n.startswith(label) and not n[len(label) :].strip("_")]
+            if values := sorted(set(named) - {TOKENS, TIMESTAMPS}, key=len):
+                yield label, values[0], flag
 
 
 def _slices(count: int, step: int) -> list[slice]:
@@ -221,19 +241,16 @@ def _slices(count: int, step: int) -> list[slice]:
 
 
 def _column(batch: TokenBatch, name: str, missing: NDArray[np.bool_], source: TokenSource) -> pa.Array:
-    label = name.removesuffix(KNOWN)
     if name == TOKENS:
         dim = batch.values.shape[1]
         return _lists(batch.offsets * dim, pa.array(batch.floats().reshape(-1)), missing)
     if name == TIMESTAMPS:
         return _lists(batch.offsets, pa.array(batch.timestamps), missing)
-    if source.side and name in batch.side:
-        side = pa.array(batch.side[name])
-        return _lists(batch.offsets, side.cast(pa.int32()) if pa.types.is_integer(side.type) else side, missing)
-    if source.side and name != label and label in batch.known:
-        return _lists(batch.offsets, pa.array(batch.known[label]), missing)
-    labels = [n for label in batch.known for n in (label, label + KNOWN)] if source.side else []
-    raise SchemaError(f"{source.name} has no column {name!r}; it has {[TOKENS, TIMESTAMPS, *labels]}")
+    columns = beside(batch, OWN_COLUMNS) if source.side else {}
+    if name not in columns:
+        raise SchemaError(f"{source.name} has no column {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
+    values = pa.array(columns[name])
+    return _lists(batch.offsets, values.cast(pa.int32()) if pa.types.is_integer(values.type) else values, missing)
 
 
 def _lists(offsets: NDArray[np.int64], values: pa.Array, missing: NDArray[np.bool_]) -> pa.Array:

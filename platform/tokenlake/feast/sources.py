@@ -15,6 +15,7 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
+from tokenlake.tokens.batch import list_columns
 
 if TYPE_CHECKING:
     from tokenlake.lake.project import Project
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 #: Columns of a token source beside those of its labels.
 USER, TIMESTAMP, TOKENS, TIMESTAMPS = "user_id", "event_timestamp", "tokens", "timestamps"
-#: Ending of the column that tells whether a label was known.
-KNOWN = "_known"
+OWN_COLUMNS = (USER, TIMESTAMP, TOKENS, TIMESTAMPS)
 
 
 def open_lake(config: RepoConfig) -> Project:
@@ -196,7 +196,7 @@ class TokenSource(_Source):
 
     Its columns are `tokens`, one list of n * dim floats, oldest first; `timestamps`, a list of n times in microseconds
     UTC; and with `side` a list of n values for every side column, and for every label `NAME_known`, whether it was
-    known before the query's time.
+    known before the query's time. A name that would stand there twice has underscores behind it.
 
     Args:
         name: the source's; defaults to the stream's.
@@ -262,9 +262,10 @@ class TokenSource(_Source):
         """The columns above, with Arrow's names of their types."""
         lake = open_lake(config)
         labels = list(lake.config.events.labels) if self.side else []
+        values, known = list_columns(labels, labels, OWN_COLUMNS)
         user = lake.instance_tokens.schema.field("user_id").type
         columns = [(USER, user), (TIMESTAMP, pa.timestamp("us", "UTC")), (TOKENS, pa.list_(pa.float32()))]
         columns += [(TIMESTAMPS, pa.list_(pa.int64()))]
         for label in labels:
-            columns += [(label, pa.list_(pa.int32())), (label + KNOWN, pa.list_(pa.bool_()))]
+            columns += [(values[label], pa.list_(pa.int32())), (known[label], pa.list_(pa.bool_()))]
         return [(name, str(kind)) for name, kind in columns]

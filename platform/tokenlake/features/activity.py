@@ -188,8 +188,7 @@ class Log:
     @cached_property
     def positives(self) -> Chosen:
         """Events that the encoder learns to foresee: `positive` of the config, else the first label, else all."""
-        assert self._config.embeddings is not None
-        declared = self._config.embeddings.positive
+        declared = self._config.require_embeddings().positive
         if declared is None:
             declared = tuple(Filter(label=name) for name in list(self._config.events.labels)[:1])
         return self.chosen(declared)
@@ -197,8 +196,7 @@ class Log:
     @cached_property
     def sources(self) -> list[Chosen]:
         """Events of each activity source of the config."""
-        assert self._config.embeddings is not None
-        return [self.chosen(filters) for filters in self._config.embeddings.sources.values()]
+        return [self.chosen(filters) for filters in self._config.require_embeddings().sources.values()]
 
     def chosen(self, filters: Sequence[Filter]) -> Chosen:
         """Events that pass any of the filters; without one, all."""

@@ -28,7 +28,7 @@ from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 STRENGTH = 10.0
 #: The group of all events, which gives the global means.
 _ALL = "*"
-#: Groups with one key a row, called by their columns, whose names no multi-valued feature can have.
+#: Groups with one key a row.
 _SINGLE = (_ALL, "user_id", "item_id")
 _ONE_DAY = dt.timedelta(days=1)
 _FORMAT = 1
@@ -60,7 +60,7 @@ class Counts:
     def __init__(self, multi: tuple[str, ...], labels: tuple[str, ...]) -> None:
         self._multi = multi
         self._labels = labels
-        self._tallies = {group: Tally(len(labels)) for group in (*_SINGLE, *multi)}
+        self._tallies = {group: Tally(len(labels)) for group in (*_SINGLE, *map(_group, multi))}
         self.day: Day | None = None
         self.names = _names(("user", "item", *multi), labels)
 
@@ -83,8 +83,8 @@ class Counts:
         Raises:
             SchemaError: rows of several days, or of a day that the state holds already.
         """
-        past = _Batch.of(events, self._tallies, self._labels)
-        asked = past if queries is None else _Batch.of(queries, self._tallies, ())
+        past = _Batch.of(events, self._multi, self._labels)
+        asked = past if queries is None else _Batch.of(queries, self._multi, ())
         out = np.zeros((len(asked.timestamps), len(self.names)), np.float32)
         if not len(asked.timestamps):
             return out
@@ -106,7 +106,7 @@ class Counts:
             SchemaError: events of another day, or a day that the state holds already.
         """
         day = as_day(day)
-        batch = _Batch.of(events, self._tallies, self._labels)
+        batch = _Batch.of(events, self._multi, self._labels)
         if len(batch.timestamps) and self._one_day(batch) != day:
             raise SchemaError(f"events of {day_of(batch.timestamps[0])} given for {day}; pass the events of that day")
         self._require_new(day)
@@ -118,7 +118,7 @@ class Counts:
         Days after the state's own are taken as well, as long as all that was added before is earlier: they are days
         that were left out because they had no events then.
         """
-        batch = _Batch.of(events, self._tallies, self._labels)
+        batch = _Batch.of(events, self._multi, self._labels)
         if len(batch.timestamps):
             after = day_of(batch.timestamps.max()) + _ONE_DAY
             self._add(batch, max(self.day or after, after))
@@ -204,7 +204,7 @@ class _Batch:
     outcomes: list[Outcomes]
 
     @classmethod
-    def of(cls, table: pa.Table, groups: Iterable[str], labels: Sequence[str]) -> _Batch:
+    def of(cls, table: pa.Table, multi: Iterable[str], labels: Sequence[str]) -> _Batch:
         rows = np.arange(table.num_rows)
         timestamps = as_micros(table["timestamp"], "timestamp")
         keys = {
@@ -212,8 +212,16 @@ class _Batch:
             "user_id": (rows, _ids(table, "user_id")),
             "item_id": (rows, _ids(table, "item_id")),
         }
-        keys |= {group: exploded(table[group]) for group in groups if group not in keys}
+        keys |= {_group(name): exploded(table[name]) for name in multi}
         return cls(timestamps, keys, [outcomes_of(table, label, timestamps) for label in labels])
+
+
+def _group(multi: str) -> str:
+    """The group of a multi-valued feature's values: its name, but that no feature is the group of all events.
+
+    The other two of `_SINGLE` are columns of the events, and so no feature's name.
+    """
+    return multi if multi.strip(_ALL) else multi + _ALL
 
 
 def _ids(table: pa.Table, name: str) -> pa.Array:

@@ -44,7 +44,7 @@ class Frame:
 
     Attributes:
         events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
-            no event id, and all have the label `observed`.
+            no event id, and all have the `observed_label`.
         counts: float32 `(rows, counts)`, strictly before each row's timestamp.
         seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
     """
@@ -85,14 +85,17 @@ class Frames:
         key = (day, watermark, events.num_rows)
         if key in self._frames:
             return self._frames[key]
-        counts = self.counts_at(day, watermark)
-        rows = self._with_negatives(events, day)
-        frame = Frame(rows, counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
+        state = self._state_at(day, watermark)
+        rows = self._with_negatives(events, day, state.items)
+        frame = Frame(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
         self._frames[key] = frame
         return frame
 
     def counts_at(self, day: Day, watermark: int) -> Counts:
         """Count state at the start of a day; not to be changed by the caller."""
+        return self._state_at(day, watermark).counts
+
+    def _state_at(self, day: Day, watermark: int) -> _State:
         state = self._nearest(day, watermark)
         self._state = None  # a failure half-way must not leave a half-rolled state behind
         if state.watermark < watermark:
@@ -104,7 +107,7 @@ class Frames:
         self._state = state
         if len(missing) >= _WORTH_KEEPING:
             self.keep()
-        return state.counts
+        return state
 
     def keep(self) -> None:
         """Write the rolling state to disk, where the next process begins to count."""
@@ -117,11 +120,10 @@ class Frames:
             for old in self._snapshots()[:-_KEPT_SNAPSHOTS]:
                 shutil.rmtree(old.path)
 
-    def _with_negatives(self, events: pa.Table, day: Day) -> pa.Table:
+    def _with_negatives(self, events: pa.Table, day: Day, earlier: pa.Table | None) -> pa.Table:
         if self._lake.config.events.labels:
             return events
-        assert self._state is not None
-        items = item_table(self._lake.config, events, self._state.items)
+        items = item_table(self._lake.config, events, earlier)
         return sample(events, self._lake.config.tokens.negatives, 0, day, items=items)
 
     def _nearest(self, day: Day, watermark: int) -> _State:

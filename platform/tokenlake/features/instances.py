@@ -15,7 +15,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.features.counts import count_names
 from tokenlake.features.keys import exploded, factorize, flat
 from tokenlake.features.label_maturity import outcomes_of
-from tokenlake.features.negatives import OBSERVED
+from tokenlake.features.negatives import observed_label
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import NEVER, as_micros
@@ -27,8 +27,8 @@ Targets: TypeAlias = tuple[int | None, int | None]
 
 
 def label_names(config: Config) -> tuple[str, ...]:
-    """Names of a model's targets: the config's labels, or for a log without any `("observed",)`."""
-    return tuple(config.events.labels) or (OBSERVED,)
+    """Names of a model's targets: the config's labels, or for a log without any the `observed_label` alone."""
+    return tuple(config.events.labels) or (observed_label(config.events.features),)
 
 
 class Featurizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.config import EMBEDDINGS, Embeddings, Encoder
+from tokenlake.config import EMBEDDINGS, Encoder
 from tokenlake.errors import NotFoundError
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
@@ -23,17 +23,6 @@ def finished(lake: Project, version: str) -> set[Day]:
         empty = lake.catalog.empty(version, EMBED, lake.user_embeddings.path.name)
         return lake.catalog.done(version, EMBED) & (empty | set(lake.user_embeddings.days(version)))
     return lake.published(version)
-
-
-def spec_of(lake: Project) -> Embeddings:
-    """The `embeddings` block.
-
-    Raises:
-        ConfigError: the file has none.
-    """
-    assert lake.config.embedding_version
-    assert lake.config.embeddings is not None
-    return lake.config.embeddings
 
 
 def path_of(lake: Project, version: str, checkpoint: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,14 +12,26 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config
 from tokenlake.features.keys import Ints, factorize, flat
+from tokenlake.lake.schema import known_at_column
+from tokenlake.names import unlike
 from tokenlake.times import DayLike, as_day
 
-#: The label that such a log gets: 1 for what happened, 0 for what was sampled.
+#: The label that such a log gets: 1 for what happened, 0 for what was sampled. See `observed_label`.
 OBSERVED = "observed"
 #: Share of negatives drawn evenly from all items; the others are drawn by how many events an item has.
 UNIFORM = 0.5
 _EVENTS = "events"
-_KEPT = ("item_id", "event_id", "timestamp", _EVENTS)
+_KEPT = ("item_id", "event_id", "timestamp")
+#: Place of the number of events among the columns of an `item_table`.
+EVENTS_PLACE = len(_KEPT)
+
+
+def observed_label(features: Collection[str]) -> str:
+    """The label of a log without any: `observed`, or with underscores behind it where a feature has its columns' names."""
+    name = OBSERVED
+    while name in features or known_at_column(name) in features:
+        name += "_"
+    return name
 
 
 def item_table(config: Config, events: pa.Table, earlier: pa.Table | None = None) -> pa.Table:
@@ -26,20 +40,21 @@ def item_table(config: Config, events: pa.Table, earlier: pa.Table | None = None
     Summing up all events at once, or day by day with the result so far as `earlier`, gives the same.
 
     Returns:
-        A row per item, by item_id: its number of `events`, the event_id and timestamp of its latest one, and the
-        features `of: item` that it had then.
+        A row per item, by item_id: the event_id and timestamp of its latest event, at `EVENTS_PLACE` its number of
+        events, and the features `of: item` that it had last.
     """
     features = [name for name, feature in config.events.features.items() if feature.of == "item"]
     ones = pa.array(np.ones(events.num_rows, np.int64))
-    rows = events.append_column(_EVENTS, ones).select([*_KEPT, *features])
+    counted = unlike(_EVENTS, features)
+    rows = events.select([*_KEPT, *features]).add_column(EVENTS_PLACE, counted, ones)
     if earlier is not None:
         rows = pa.concat_tables([earlier, rows])
     rows = rows.sort_by([("item_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
     codes, items = factorize(flat(rows["item_id"]))
     latest = np.searchsorted(codes, np.arange(len(items)), side="right") - 1
     sums = np.zeros(len(items), np.int64)
-    np.add.at(sums, codes, rows[_EVENTS].to_numpy())
-    return rows.take(latest).set_column(_KEPT.index(_EVENTS), _EVENTS, pa.array(sums))
+    np.add.at(sums, codes, rows.column(EVENTS_PLACE).to_numpy())
+    return rows.take(latest).set_column(EVENTS_PLACE, counted, pa.array(sums))
 
 
 def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table) -> pa.Table:
@@ -56,8 +71,8 @@ def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table
         items: what `item_table` gives for all events up to that day.
 
     Returns:
-        The events, then their negatives, with the columns `observed` (int8, 1 or 0) and `observed_known_at` (the
-        timestamp). Negatives have no event_id. There are none where no other item was ever seen.
+        The events, then their negatives, with the columns of the `observed_label`, int8, 1 or 0, and of when it is
+        known, the timestamp. Negatives have no event_id. There are none where no other item was ever seen.
     """
     rows = np.repeat(np.arange(events.num_rows), n)
     key = _mixed(
@@ -66,11 +81,11 @@ def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table
     turn = np.tile(np.arange(n, dtype=np.uint64), events.num_rows)
     own = pc.index_in(flat(events["item_id"]), value_set=flat(items["item_id"])).fill_null(-1).to_numpy()[rows]
     which, where = _uniform(key[rows], 2 * turn), _uniform(key[rows], 2 * turn + np.uint64(1))
-    popularity = items[_EVENTS].to_numpy()
+    popularity = items.column(EVENTS_PLACE).to_numpy()
     chosen = np.where(which < UNIFORM, _drawn(np.ones_like(popularity), own, where), _drawn(popularity, own, where))
     rows, chosen = rows[chosen >= 0], chosen[chosen >= 0]
     negatives = events.take(rows)
-    for name in ("item_id", *items.column_names[len(_KEPT) :]):
+    for name in ("item_id", *items.column_names[EVENTS_PLACE + 1 :]):
         column = items[name].take(pa.array(chosen))
         negatives = negatives.set_column(negatives.column_names.index(name), events.schema.field(name), column)
     nobody = pa.nulls(len(rows), events.schema.field("event_id").type)
@@ -79,8 +94,8 @@ def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table
 
 
 def _labelled(rows: pa.Table, observed: int) -> pa.Table:
-    label = pa.array(np.full(rows.num_rows, observed, np.int8))
-    return rows.append_column(OBSERVED, label).append_column(f"{OBSERVED}_known_at", rows["timestamp"])
+    name, label = observed_label(rows.column_names), pa.array(np.full(rows.num_rows, observed, np.int8))
+    return rows.append_column(name, label).append_column(known_at_column(name), rows["timestamp"])
 
 
 def _drawn(weights: Ints, own: Ints, share: NDArray[np.float64]) -> Ints:

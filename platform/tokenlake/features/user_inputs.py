@@ -13,6 +13,7 @@ import torch
 from tokenlake.config import Config, Embeddings
 from tokenlake.features.activity import Chosen, Instants, Log
 from tokenlake.features.keys import Ints, exploded
+from tokenlake.features.negatives import EVENTS_PLACE
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US
@@ -20,7 +21,6 @@ from tokenlake_models.activity import Activity, Items, Moments, Multi, Stream
 from tokenlake_models.alure import AlureConfig
 from tokenlake_models.semantic_ids import ResidualQuantizer
 
-_EVENTS = "events"
 #: Codebooks by vector feature.
 Quantizers = Mapping[str, ResidualQuantizer]
 
@@ -32,15 +32,20 @@ class UserFeaturizer:
     """
 
     def __init__(self, config: Config) -> None:
-        assert config.embeddings is not None
         self._config = config
-        self._spec: Embeddings = config.embeddings
+        self._spec: Embeddings = config.require_embeddings()
         self._categorical = ("item_id", *config.events.of_kind("categorical"))
         self._multi = config.events.of_kind("multi")
         self._numeric = config.events.of_kind("numeric")
         of_item = {name for name, feature in config.events.features.items() if feature.of == "item"}
         self._of_item = of_item | {"item_id"}
         self._vectors = tuple(name for name in config.events.of_kind("vector") if name in of_item)
+        # What stands between a vector's name and the number of a code: no feature is called as a code.
+        self._mark = "#"
+        while not {name for vector in self._vectors for name in self._code_names(vector)}.isdisjoint(
+            config.events.features
+        ):
+            self._mark += "#"
 
     def grow(self, vocabulary: Vocabulary, log: Log) -> None:
         """Add the log's values to the vocabulary."""
@@ -120,7 +125,7 @@ class UserFeaturizer:
             {name: self._lookup(name, table, vocabulary) for name in self._categorical if name in self._of_item}
             | self._codes(table, quantizers),
             self._bags(tuple(name for name in self._multi if name in self._of_item), table, vocabulary),
-            torch.from_numpy(table[_EVENTS].to_numpy().astype(np.float64)),
+            torch.from_numpy(table.column(EVENTS_PLACE).to_numpy().astype(np.float64)),
             self._numbers(tuple(name for name in self._numeric if name in self._of_item), table),
         )
 
@@ -142,7 +147,7 @@ class UserFeaturizer:
         return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
     def _code_names(self, feature: str) -> Iterator[str]:
-        return (f"{feature}#{level}" for level in range(self._spec.code_levels))
+        return (f"{feature}{self._mark}{level}" for level in range(self._spec.code_levels))
 
     def _codes(self, table: pa.Table, quantizers: Quantizers) -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}

@@ -165,8 +165,11 @@ class Database:
 
 
 def _select(name: str, table: Table) -> str:
-    """The rows of a table's files in its schema's columns and types; columns that older files lack are null."""
-    columns = ", ".join(_name(column) for column in table.schema.names)
+    """The rows of a table's files in its schema's columns and types; columns that older files lack are null.
+
+    Columns are qualified, for a bare one that is called as a parameter of a macro would be taken for it.
+    """
+    columns = ", ".join(f"t.{_name(column)}" for column in table.schema.names)
     empty = f"SELECT * FROM {_STORED}.{name}"
     uris = table.uris()
     if not uris:
@@ -174,7 +177,7 @@ def _select(name: str, table: Table) -> str:
     types = ", ".join(f"{key}: {'DATE' if key == 'ds' else 'VARCHAR'}" for key in table.partition_by)
     files = f"[{', '.join(_quote(uri) for uri in uris)}], union_by_name = true"
     scan = f"SELECT * FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{types}}})"
-    return f"SELECT {columns} FROM ({empty} UNION ALL BY NAME {scan})"
+    return f"SELECT {columns} FROM ({empty} UNION ALL BY NAME {scan}) AS t"
 
 
 class _Guarded:

@@ -8,15 +8,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenlake.lake.arrays import flat, is_list, is_number, is_string, plain
-from tokenlake.lake.sources import CsvSource, open_sources
+from tokenlake.config import Config
+from tokenlake.lake.schema import events_schema, known_at_column, tokens_schema
+from tokenlake.names import folded, quotable
+from tokenlake.reading import open_source
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_list, is_number, is_string, plain
 
 _USERS = ("user_id", "user", "userid", "uid", "customer_id", "member_id", "household_id", "visitor_id")
 _ITEMS = ("item_id", "item", "itemid", "product_id", "ad_id", "movie_id", "movieid", "article_id", "sku", "track_id")
 _TIMES = ("timestamp", "time", "ts", "event_time", "datetime", "date", "created_at", "occurred_at", "shown_at")
 _IDS = ("event_id", "id", "impression_id", "interaction_id", "order_line_id")
 _TEXT_KINDS = {"number": r"^-?\d+(\.\d+)?$", "vector": r"^\[?-?\d+\.\d+([, ]+-?\d+\.\d+)+\]?$"}
-_LAKES_OWN = frozenset({"ds", "ingested_at", "token", "version", "checkpoint"})
 _FEW = 50
 
 
@@ -39,24 +42,34 @@ def guess(path: Path) -> Guess:
     Raises:
         SourceError: it cannot be read.
     """
-    source = open_sources(path, Path())[0]
-    names = source.schema.names
-    chunk = next(iter(source.chunks(names)), None)
+    file = open_source(path, typed=False).files[0]
+    names = file.schema.names
+    chunk = next(iter(file.chunks(names)), None)
     out = Guess(_first(names, _USERS), _first(names, _ITEMS), _first(names, _TIMES), _first(names, _IDS))
+    kinds: dict[str, str] = {}
     for name in names:
-        if name in {out.user, out.item, out.timestamp, out.id}:
-            continue
-        column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
-        kind = (
-            None if name in _LAKES_OWN or not name.isidentifier() else _kind(column, text=isinstance(source, CsvSource))
-        )
-        if kind is None:
+        if name not in {out.user, out.item, out.timestamp, out.id}:
+            column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
+            kinds[name] = _kind(column, text=file.text) or ""
+    taken = _own_columns()
+    # Labels first, for each brings a column beside its own.
+    for name in sorted(kinds, key=lambda name: kinds[name] != "label"):
+        mine = [folded(name), *([folded(known_at_column(name))] if kinds[name] == "label" else [])]
+        if not kinds[name] or not quotable(name) or not taken.isdisjoint(mine):
             out.left.append(name)
-        elif kind == "label":
+            continue
+        taken.update(mine)
+        if kinds[name] == "label":
             out.labels.append(name)
         else:
-            out.features[name] = kind
+            out.features[name] = kinds[name]
     return out
+
+
+def _own_columns() -> set[str]:
+    """Names that the lake gives to columns of its own."""
+    config = Config()
+    return {folded(name) for schema in (events_schema(config), tokens_schema(config)) for name in schema.names}
 
 
 def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:

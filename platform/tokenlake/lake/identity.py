@@ -18,8 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
-from tokenlake.lake.arrays import flat, is_list, is_string, numpy, true, valid, where
+from tokenlake.lake.schema import known_at_column
 from tokenlake.lake.tables import Table
+from tokenlake.reading.arrays import flat, numpy, true, valid, where
+from tokenlake.reading.kinds import is_list, is_string
 from tokenlake.times import DAY_US, Day, day_of
 
 _Hashes = NDArray[np.uint64]
@@ -42,10 +44,11 @@ def content_hash(config: Config, columns: Mapping[str, pa.Array]) -> _Hashes:
     Columns are added up by name, and nulls add nothing: neither the order of columns nor a new, empty one matters.
     """
     total = np.zeros(len(columns["timestamp"]), np.uint64)
+    known_at = {known_at_column(label): label for label in config.events.labels}
     for name, column in columns.items():
         if name in _OUTSIDE:
             continue
-        if (label := name.removesuffix("_known_at")) != name:
+        if (label := known_at.get(name)) is not None:
             # Elsewhere the instant follows from the timestamp and the config's window, which may change.
             positive = true(pc.equal(columns[label], 1)) & (config.events.labels[label].known_at is not None)
             column = where(column, positive)
@@ -128,8 +131,7 @@ class Ledger:
         if self._config.events.id is None:  # the id holds the timestamp, so its day is the only one
             mine = {day_of(day * DAY_US) for day in self._days}
             return [day for day in events.days() if day in mine]
-        assert self._range is not None
-        return events.days_with("event_id", *self._range)
+        return [] if self._range is None else events.days_with("event_id", *self._range)
 
 
 def hash_text(texts: list[bytes]) -> _Hashes:

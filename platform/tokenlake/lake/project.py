@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tokenlake.config import FILE_NAME, Config
-from tokenlake.errors import NotFoundError
+from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.times import Day
 
 if TYPE_CHECKING:
@@ -56,9 +56,16 @@ class Project:
         Raises:
             ConfigError: there is no such file, or it says something that cannot be.
         """
+        from tokenlake.lake.schema import check_names
+
         path = Path(folder_or_yaml).expanduser()
         file = path / FILE_NAME if path.is_dir() or path.suffix not in {".yaml", ".yml"} else path
-        return cls(file.resolve(), Config.load(file))
+        config = Config.load(file)
+        try:
+            check_names(config)
+        except ConfigError as error:
+            raise ConfigError(f"{file} cannot be used:\n  {error}") from None
+        return cls(file.resolve(), config)
 
     def shared(self, make: Callable[[Self], T]) -> T:
         """What `make` gives for this project, made at its first use and kept: caches that several jobs read through."""
@@ -128,10 +135,25 @@ class Project:
 
     # Events in.
 
-    def ingest(self, source: Any, *, dry_run: bool = False, progress: Progress | None = None) -> IngestReport:
-        """Bring events in: an Arrow table, a path, a glob, or a list of these.
+    def ingest(
+        self,
+        source: Any,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        quotes: bool | None = None,
+        encoding: str | None = None,
+    ) -> IngestReport:
+        """Bring events in: a path, a folder, a glob, an Arrow table, a frame, or a list of these (docs/lake.md).
 
         Bad rows go to `quarantine` with their reason; the same rows again change nothing.
+
+        Args:
+            source: what to read.
+            dry_run: say what would happen, and change nothing.
+            progress: told about the way.
+            quotes: whether values of text files may stand in double quotes; None: in `.csv`, and not in `.tsv`.
+            encoding: of text files, as Python calls it; None: UTF-8, or what a byte order mark says.
 
         Returns:
             `IngestReport(accepted, duplicates, quarantined, days)`.
@@ -142,7 +164,7 @@ class Project:
         """
         from tokenlake.lake.ingest import ingest
 
-        return ingest(self, source, dry_run=dry_run, progress=progress)
+        return ingest(self, source, dry_run=dry_run, progress=progress, quotes=quotes, encoding=encoding)
 
     # Versions.
 

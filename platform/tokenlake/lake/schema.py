@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from tokenlake.config import Config
-from tokenlake.errors import SchemaError
+from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.names import folded
 
 INT64 = pa.int64()
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -161,10 +162,37 @@ def quarantine_schema() -> pa.Schema:
     )
 
 
+def known_at_column(label: str) -> str:
+    """The column that says from when a label may be seen."""
+    return f"{label}_known_at"
+
+
 def label_columns(config: Config) -> tuple[str, ...]:
     """Every label's two columns, in order: its value and the instant from which it may be seen."""
-    return tuple(column for name in config.events.labels for column in (name, f"{name}_known_at"))
+    return tuple(name for name, _ in _label_fields(config))
 
 
-def _label_fields(config: Config) -> list[Any]:
-    return [(name, TIMESTAMP if name.endswith("_known_at") else pa.int8()) for name in label_columns(config)]
+def check_names(config: Config) -> None:
+    """See that each table has room for the columns of the config's features and labels beside its own.
+
+    Raises:
+        ConfigError: a table would have two columns of one name.
+    """
+    tables = {
+        "events": events_schema(config),
+        "instance_tokens": tokens_schema(config),
+        "user_statistics": statistics_schema(config),
+    }
+    for table, schema in tables.items():
+        seen: dict[str, str] = {}
+        for name in schema.names:
+            if (other := seen.get(folded(name))) is not None:
+                raise ConfigError(
+                    f"events: the table {table} would have the columns {other!r} and {name!r}, which are one to SQL; call "
+                    "the feature or label something else (a feature's `column:` says what the source calls it)"
+                )
+            seen[folded(name)] = name
+
+
+def _label_fields(config: Config) -> list[tuple[str, pa.DataType]]:
+    return [field for name in config.events.labels for field in ((name, pa.int8()), (known_at_column(name), TIMESTAMP))]

@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
-from tokenlake.lake.arrays import flat, is_list
 from tokenlake.lake.tables import Table
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_list
 from tokenlake.storage import disk
 from tokenlake.times import DAY_US, Day, day_of
 
 #: Bytes of rows held before they are sorted by day and written.
 _RUN_BYTES = 96 << 20
 _GROUP_ROWS = 131_072
+_POSITION = "position"
 #: Longer text is cut as a bound in the log, and an upper one then ended with the last character there is.
 _BOUND_CHARS = 64
 _LAST_CHAR = chr(0x10FFFF)
@@ -34,12 +36,13 @@ _LAST_CHAR = chr(0x10FFFF)
 class Spill:
     """Rows in any order of days, on disk, read back day by day: memory is bounded by a run, not by the input.
 
-    Each run is an Arrow file with a batch per day; rows remember the position at which they came.
+    Each run is an Arrow file with a batch per day; rows remember the position at which they came, in a last column that
+    is known by its place: the others may have any names.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder = folder
-        self._schema = schema.append(pa.field("position", pa.int64()))
+        self._schema = schema.append(pa.field(_POSITION, pa.int64()))
         self._held: list[pa.RecordBatch] = []
         self._days: list[NDArray[np.int32]] = []
         self._bytes = 0
@@ -191,7 +194,7 @@ def accepted(spill: Spill, day: int, keep: NDArray[np.bool_], ingested_at: pa.Sc
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in spill.batches(day):
-        batch = batch.filter(pa.array(keep[batch.column("position").to_numpy()]))
+        batch = batch.filter(pa.array(keep[batch.column(batch.num_columns - 1).to_numpy()]))
         if batch.num_rows:
             held.append(batch)
             rows += batch.num_rows
@@ -208,7 +211,8 @@ def as_date(day: int) -> Day:
 
 
 def _group(batches: list[pa.RecordBatch], ingested_at: pa.Scalar) -> pa.Table:
-    rows = pa.Table.from_batches(batches).drop_columns(["position"]).combine_chunks()
+    rows = pa.Table.from_batches(batches)
+    rows = rows.remove_column(rows.num_columns - 1).combine_chunks()  # the position
     order = pc.sort_indices(rows, [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
     rows = rows.take(order)
     at = rows.column_names.index("timestamp") + 1

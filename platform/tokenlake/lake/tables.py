@@ -30,6 +30,7 @@ from tokenlake.lake.schema import (
     statistics_schema,
     tokens_schema,
 )
+from tokenlake.names import folded
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day, as_micros
 
@@ -302,7 +303,13 @@ class Table:
 
     def _check(self, delta: DeltaTable, schema: pa.Schema) -> None:
         stored = {field.name: field.type for field in pa.schema(delta.schema().to_arrow())}
+        spelled = {folded(name): name for name in stored}
         for field in schema:
+            if (name := spelled.get(folded(field.name), field.name)) != field.name:
+                raise SchemaError(
+                    f"{self.path.name} holds a column {name!r}, and the config now calls it {field.name!r}, which is one "
+                    "to SQL; write it as it was, give the feature another name, or use a new data folder"
+                )
             if field.name in stored and stored[field.name] != field.type:
                 raise SchemaError(
                     f"{self.path.name}.{field.name} holds {stored[field.name]}, and the config now makes it "

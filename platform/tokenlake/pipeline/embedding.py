@@ -16,7 +16,6 @@ from tokenlake.features import checkpoints
 from tokenlake.features.activity import Days, questions
 from tokenlake.features.encoding_cache import encoded_days, whole_block
 from tokenlake.features.keys import Ints
-from tokenlake.features.lineage import spec_of
 from tokenlake.features.user_inputs import UserFeaturizer, places
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
@@ -34,16 +33,15 @@ _UNBOUNDED = dt.timedelta(days=28)
 
 def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     """Train and save the checkpoint of a plan, continuing from its parent."""
-    assert plan.train_from is not None
-    assert plan.train_to is not None
-    spec, featurizer = spec_of(lake), UserFeaturizer(lake.config)
+    train_from, train_to = plan.training
+    spec, featurizer = lake.config.require_embeddings(), UserFeaturizer(lake.config)
     parent = checkpoints.load_users_fresh(lake, plan.version, plan.parent) if plan.parent else None
     vocabulary = parent.vocabulary if parent else Vocabulary()
 
-    first = plan.train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
-    log = lake.shared(Days).read(first, plan.train_to, plan.watermark)
-    since = None if parent is None else day_start(plan.train_from - dt.timedelta(days=spec.replay_days))
-    users, now, positives, offsets = questions(log, since, day_start(plan.train_to + _ONE_DAY), spec.group)
+    first = train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
+    log = lake.shared(Days).read(first, train_to, plan.watermark)
+    since = None if parent is None else day_start(train_from - dt.timedelta(days=spec.replay_days))
+    users, now, positives, offsets = questions(log, since, day_start(train_to + _ONE_DAY), spec.group)
 
     featurizer.grow(vocabulary, log)
     quantizers = featurizer.quantizers(parent.quantizers if parent else {}, log, spec.seed)
@@ -63,11 +61,11 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
         batch=spec.batch,
         negatives=spec.negatives,
         passes=spec.passes,
-        seed=spec.seed + plan.train_to.toordinal(),
+        seed=spec.seed + train_to.toordinal(),
     )
     path = checkpoints.save(lake, plan.version, plan.checkpoint, learner, vocabulary, quantizers)
     record = CheckpointRecord(
-        plan.version, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, str(path), rows=len(positives)
+        plan.version, plan.checkpoint, plan.parent, train_from, train_to, str(path), rows=len(positives)
     )
     lake.catalog.add_checkpoint(record)
     return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
@@ -87,7 +85,7 @@ class Task:
     def __init__(self, lake: Project, plan: Plan) -> None:
         self._lake, self._plan = lake, plan
         self._days = encoded_days(lake, plan.version, plan.checkpoint)
-        self._first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
+        self._first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
         self._log = lake.shared(Days).read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
         everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
         moments = self._days.featurizer.moments(self._log, everyone, np.full(len(everyone), end))
@@ -135,7 +133,7 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 
 def events_read(lake: Project, plan: Plan) -> str:
     """Tell apart the states of the events that a day's embedding reads."""
-    first = plan.day - dt.timedelta(days=spec_of(lake).retention_days - 1)
+    first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
     return lake.shared(Days).state(whole_block(first), plan.day)
 
 

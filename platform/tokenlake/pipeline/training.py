@@ -84,9 +84,8 @@ class Trainer:
         A label is trained on once, in the days in which it becomes known: an instance whose label matures late is
         read again then, as a row that no other row sees, since its token is part of the history already.
         """
-        assert plan.train_from is not None
-        assert plan.train_to is not None
-        targets = (None if self._fresh else day_start(plan.train_from), day_start(plan.train_to + _ONE_DAY))
+        train_from, train_to = plan.training
+        targets = (None if self._fresh else day_start(train_from), day_start(train_to + _ONE_DAY))
         frame = _training_frame(self._lake, plan, targets)
         self._featurizer.grow(self.vocabulary, frame.events)
         if self._fresh:
@@ -97,10 +96,10 @@ class Trainer:
         self._fresh = False
         return self.learner.fit(
             self.instances(frame, targets),
-            history(frame.events, plan.train_from),
+            history(frame.events, train_from),
             batch=self._encoder.batch,
             passes=self._encoder.passes,
-            seed=self._encoder.seed + plan.train_to.toordinal(),
+            seed=self._encoder.seed + train_to.toordinal(),
         )
 
     def instances(self, frame: Frame, targets: Targets | None = None) -> Instances:
@@ -109,14 +108,13 @@ class Trainer:
 
 
 def _training_frame(lake: Project, plan: Plan, targets: Targets) -> Frame:
-    assert plan.train_from is not None
-    assert plan.train_to is not None
-    first = plan.train_from - _lookback(lake)
+    train_from, train_to = plan.training
+    first = train_from - _lookback(lake)
     frames = []
     for day in lake.events.days():
-        if plan.train_from <= day <= plan.train_to:
+        if train_from <= day <= train_to:
             frames.append(lake.shared(Frames).read(day, plan.watermark))
-        elif first <= day < plan.train_from:
+        elif first <= day < train_from:
             frames.append(_matured(lake, lake.shared(Frames).read(day, plan.watermark), targets))
     return Frame(
         pa.concat_tables([frame.events for frame in frames]),

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.errors import MissingExtraError, StorageError
+from tokenlake.errors import MissingExtraError, StorageError, TrainingError
 
 #: Vectors from which lists (IVF) replace a graph (HNSW): a graph's links cost memory.
 IVF_FROM = 1_000_000
 _SAMPLE = 1000
 _RECALL_AT = 10
+#: Exit status of the process for what the same input brings about again.
+_REFUSED = os.EX_DATAERR
 
 
 def build(folders: Sequence[Path]) -> None:
@@ -31,14 +34,18 @@ def build(folders: Sequence[Path]) -> None:
 
     Raises:
         MissingExtraError: faiss is not installed.
-        StorageError: the process failed.
+        TrainingError: no index can be made of these vectors.
+        StorageError: the disk or the memory refused, or the process was killed.
     """
     require_faiss()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "tokenlake.retrieval.faiss_build", *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  # our own module
     if done.returncode:
-        raise StorageError(f"building {folders[0]} and {len(folders) - 1} more failed:\n{done.stderr[-2000:]}")
+        told = f"building {folders[0]} and {len(folders) - 1} more failed (exit status {done.returncode}):\n{done.stderr[-2000:]}"
+        if done.returncode == _REFUSED:
+            raise TrainingError(f"{told}\nThe same vectors fail again: look there for what is wrong with them")
+        raise StorageError(f"{told}\nCheck the disk's space and rights, and the memory, then do the same again")
 
 
 def require_faiss() -> Any:
@@ -104,6 +111,19 @@ def _build(folder: Path) -> None:
     (folder / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
 
+def _main(folders: Sequence[str]) -> int:
+    """Build each folder; the exit status tells apart what another try may mend from what it cannot."""
+    try:
+        for given in folders:
+            _build(Path(given))
+    except (OSError, MemoryError):
+        traceback.print_exc()
+        return os.EX_TEMPFAIL
+    except Exception:
+        traceback.print_exc()
+        return _REFUSED
+    return 0
+
+
 if __name__ == "__main__":
-    for given in sys.argv[1:]:
-        _build(Path(given))
+    sys.exit(_main(sys.argv[1:]))

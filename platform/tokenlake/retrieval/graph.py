@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
@@ -16,6 +15,7 @@ from tokenlake.features.activity import taken
 from tokenlake.features.keys import Ints
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.identity import Identity
+from tokenlake.retrieval.index import places_of
 from tokenlake.storage.arrays import read_arrays, write_arrays
 
 
@@ -82,14 +82,12 @@ class Graph:
         Raises:
             NotFoundError: a user that is not in the graph.
         """
-        given = users if isinstance(users, pa.Array | pa.ChunkedArray) else pa.array(users, self.ids.type)
-        places = pc.index_in(given, value_set=self.ids)
-        if places.null_count:
+        rows = places_of(users, self.ids)
+        if missing := int(np.count_nonzero(rows < 0)):
             raise NotFoundError(
-                f"{places.null_count} of {len(given)} users are not in the graph of {self.identity}: they did nothing "
-                "in its retention window"
+                f"{missing} of {len(rows)} users are not in the graph of {self.identity}: they did nothing in its "
+                "retention window"
             )
-        rows = places.to_numpy(zero_copy_only=False).astype(np.int64)
         start, end = self.offsets[rows], self.offsets[rows + 1]
         edges, offsets = taken(np.arange(len(self.targets)), start, np.minimum(end, start + k))
         return Neighbors(self.ids.take(pa.array(self.targets[edges])), self.weights[edges], offsets)

@@ -71,8 +71,7 @@ def write_edges(lake: Project, graph: Graph) -> None:
 def _fit(lake: Project, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:
     """Fit edge weights to the positives between the index's day and the end of `day`."""
     since, end = day_start(near.index.identity.day + _ONE_DAY), day_start(day + _ONE_DAY)
-    assert lake.config.embeddings is not None
-    codes, now, positives, offsets = questions(pools.log, since, end, lake.config.embeddings.group)
+    codes, now, positives, offsets = questions(pools.log, since, end, lake.config.require_embeddings().group)
     chosen = np.sort(np.random.default_rng(day.toordinal()).permutation(len(codes))[:_QUESTIONS])
     if not len(chosen):
         return EdgeModel()

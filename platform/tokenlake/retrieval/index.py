@@ -16,6 +16,7 @@ from tokenlake.errors import ConflictError, CorruptionError, NotFoundError, Sche
 from tokenlake.retrieval.faiss_build import require_faiss
 from tokenlake.retrieval.identity import Identity
 from tokenlake.storage.arrays import read_arrays, write_arrays
+from tokenlake.tokens.ids import asked_ids
 
 
 class Index:
@@ -79,10 +80,8 @@ class Index:
             )
 
     def places(self, ids: Any) -> NDArray[np.int64]:
-        """Row of each id; -1 for one that is not there."""
-        given = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, self.ids.type)
-        found = pc.index_in(given, value_set=self.ids).fill_null(-1)
-        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+        """Row of each id; -1 for one that is not there, as none of another kind is."""
+        return places_of(ids, self.ids)
 
     def search(
         self, query: Any, k: int = 10, *, identity: Identity | None = None
@@ -125,6 +124,18 @@ class Index:
         if (rows < 0).any():
             raise NotFoundError(f"{int((rows < 0).sum())} ids are not in the index of {self.identity}")
         return np.asarray(self.vectors[rows])
+
+
+def places_of(ids: Any, among: pa.Array) -> NDArray[np.int64]:
+    """Place of each id among others; -1 for one that is not there, as none of another kind is.
+
+    Args:
+        ids: what `tokens.ids.as_ids` takes; those of an Arrow array of the others' type may be null.
+        among: distinct ids, int64 or string.
+    """
+    plain = isinstance(ids, pa.Array | pa.ChunkedArray) and ids.type == among.type
+    found = pc.index_in(ids if plain else asked_ids(ids, among.type), value_set=among).fill_null(-1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _inode(folder: Path) -> tuple[int, int]:

@@ -54,8 +54,7 @@ class Pools:
         settings = lake.config.retrieval
         if first is None or settings.window is None or settings.exclude_seen:
             return Day.min
-        assert lake.config.embeddings is not None
-        reach = max(dt.timedelta(days=lake.config.embeddings.retention_days), settings.window, POPULAR)
+        reach = max(dt.timedelta(days=lake.config.require_embeddings().retention_days), settings.window, POPULAR)
         return whole_block(min(first, last) - reach - dt.timedelta(days=1))
 
     @cached_property

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tokenlake.features.activity import Instants
 from tokenlake.features.encoding_cache import encoded_days
 from tokenlake.features.keys import Ints
-from tokenlake.features.lineage import spec_of
 from tokenlake.lake.project import Project
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.pools import Pools
@@ -25,7 +24,7 @@ def encode(
     moments = days.featurizer.moments(pools.log, codes, now)
     if not len(codes):
         return np.zeros((0, days.checkpoint.learner.config.dim), np.float32), np.zeros(0, np.bool_)
-    retention = dt.timedelta(days=spec_of(lake).retention_days)
+    retention = dt.timedelta(days=lake.config.require_embeddings().retention_days)
     encoded = days.events(pools.log, day_of(int(now.min())) - retention, day_of(int(now.max())))
     vectors = days.checkpoint.learner.pool(days.featurizer.times(pools.log), moments, encoded)
     return vectors.numpy(), moments.lengths().numpy() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.names import apart
 from tokenlake.storage import memory
 from tokenlake.storage.loops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:
     import torch
+
+
+def list_columns(
+    side: Iterable[str], known: Iterable[str], own: Collection[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Names of the columns of a table that has a batch's queries as rows, and lists of what their tokens have beside them.
+
+    They are `<name>` and `<label>_known`, with underscores behind where that is a column already.
+
+    Args:
+        side: names of the side columns.
+        known: those of them that are labels.
+        own: other columns of the table.
+
+    Returns:
+        Side name -> the column of its values; label -> the column that tells whether it was known.
+    """
+    side, known = list(side), list(known)
+    names = apart([*side, *(f"{label}_known" for label in known)], own)
+    return dict(zip(side, names, strict=False)), dict(zip(known, names[len(side) :], strict=True))
 
 
 @dataclass(eq=False)
@@ -116,11 +138,13 @@ class TokenBatch:
                 buffer = self._buffers[name] = memory.empty(shape, dtype)
             return buffer[:total]
 
-        names = ["timestamp", "token", *(["scale"] if schema.dtype == "int8" else []), *schema.side]
+        names = ["timestamp", "token", *(["scale"] if schema.dtype == "int8" else [])]
+        names += schema.side_columns.values()
         columns = {name: room(name, schema.columns[name]) for name in names}
         self.values, self.timestamps, self.offsets = columns["token"], columns["timestamp"], offsets
-        self.side = {name: columns[name] for name in schema.side}
-        self.known = {name: room(f"{name} known", np.dtype(np.bool_)) for name in schema.known_at}
+        self.side = {name: columns[column] for name, column in schema.side_columns.items()}
+        # No batch has the columns of the instants themselves, so their names are free.
+        self.known = {label: room(column, np.dtype(np.bool_)) for label, column in schema.known_columns.items()}
         self.scales = columns.get("scale")
         self.missing = None
         return columns
@@ -141,3 +165,11 @@ class TensorBatch:
     def __len__(self) -> int:
         """The number of queries."""
         return len(self.offsets) - 1
+
+
+def beside(batch: TokenBatch, own: Collection[str]) -> dict[str, NDArray[Any]]:
+    """What a batch's tokens have beside them, (total,) each, by the names of `list_columns`."""
+    side, known = list_columns(batch.side, batch.known, own)
+    return {side[name]: column for name, column in batch.side.items()} | {
+        known[label]: column for label, column in batch.known.items()
+    }

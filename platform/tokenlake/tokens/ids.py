@@ -54,18 +54,13 @@ class Ids:
                 for kind, payload in self._log.read():
                     self._take(kind, payload)
 
-    def find(self, users: NDArray[Any]) -> NDArray[np.int64]:
-        """Codes of ids, `UNKNOWN` for strings never written.
-
-        Raises:
-            SchemaError: integers given where the store holds strings, or the reverse.
-        """
+    def find(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
+        """Codes of ids, `UNKNOWN` for strings never written; None where the store's ids are of the other kind."""
         kind = kind_of(users)
         if self.kind is None:
             self.refresh()
-        if self.kind is None or users.size == 0:
-            return users if kind == "int64" else np.full(users.shape, UNKNOWN, np.int64)
-        self._expect(kind)
+        if kind != self.kind:
+            return None
         if kind == "int64":
             return users
         codes = self._lookup(users)
@@ -106,20 +101,11 @@ class Ids:
             return users
         new = [s for s in dict.fromkeys(users.tolist()) if s not in self._codes]
         if new:
-            assert self._log is not None  # the refresh above opened it
+            if self._log is None:
+                raise CorruptionError(f"{self._path} is gone since it was written; rebuild the store from its table")
             records.append(self._path, self._log.at, records.pack(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)
-
-    def expect(self, users: NDArray[Any]) -> None:
-        """Refuse ids of another kind than the store's.
-
-        Raises:
-            SchemaError: integers given where the store holds strings, or the reverse.
-        """
-        self.refresh()
-        if self.kind is not None:
-            self._expect(kind_of(users))
 
     def names(self) -> list[str]:
         """Every string, by code."""
@@ -153,6 +139,9 @@ def kind_of(users: NDArray[Any]) -> Kind:
 def as_ids(users: Any) -> NDArray[Any]:
     """Check user ids: int64, or strings as an object array.
 
+    Strings are told apart to the last character, blanks and NULs among them; but an array of fixed-width strings of
+    NumPy's has lost the NULs at their ends before it comes here.
+
     Args:
         users: integers or strings; a scalar, a list, an array of NumPy or Arrow, or a CPU tensor.
 
@@ -160,17 +149,17 @@ def as_ids(users: Any) -> NDArray[Any]:
         SchemaError: floats, nulls, a mix of kinds, or integers beyond int64.
     """
     if isinstance(users, pa.Array | pa.ChunkedArray):
-        if users.null_count:
-            raise SchemaError(f"users: {users.null_count} nulls given; every row needs a user")
-        if pa.types.is_dictionary(users.type):
-            users = users.cast(users.type.value_type)
-        users = users.to_numpy() if isinstance(users, pa.ChunkedArray) else users.to_numpy(zero_copy_only=False)
+        users = _of_arrow(users)
     elif hasattr(users, "to_numpy"):
         users = users.to_numpy()
     try:
         array = np.asarray(users)
     except ValueError as error:
         raise SchemaError("users: a ragged list given; expected integers or strings of one shape") from error
+    if array.dtype.kind == "U" and not isinstance(users, np.ndarray):
+        array = np.asarray(users, object)  # the strings themselves: NumPy's own end before their last NULs
+        if not all(isinstance(u, str) for u in array.flat):
+            raise SchemaError("users: numbers and strings mixed; a store holds one kind of ids")
     if array.dtype.kind in "iu":
         if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
             raise SchemaError(f"users: {int(array.max())} does not fit int64; pass such ids as strings")
@@ -178,9 +167,6 @@ def as_ids(users: Any) -> NDArray[Any]:
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind in "UT":
-        # A list of numbers and strings would have become strings without a word.
-        if isinstance(users, list | tuple) and not all(isinstance(u, str) for u in np.asarray(users, object).flat):
-            raise SchemaError("users: numbers and strings mixed; a store holds one kind of ids")
         return array.astype(object)
     if array.dtype == object:
         if all(isinstance(u, str) for u in array.flat):
@@ -191,6 +177,39 @@ def as_ids(users: Any) -> NDArray[Any]:
             except OverflowError as error:
                 raise SchemaError("users: an integer does not fit int64; pass such ids as strings") from error
     raise SchemaError(f"users: dtype {array.dtype} given; expected integers or strings, all of one kind, without nulls")
+
+
+def asked_ids(users: object, kind: pa.DataType) -> pa.Array:
+    """Ids that are asked for, as a column of ids of a kind, (n,); null for those of the other kind, which nobody has.
+
+    Args:
+        users: what `as_ids` takes.
+        kind: `pa.int64()` or `pa.string()`.
+
+    Raises:
+        SchemaError: as `as_ids`.
+    """
+    ids = as_ids(users).ravel()
+    if kind_of(ids) != ("int64" if pa.types.is_int64(kind) else "string"):
+        return pa.nulls(len(ids), kind)
+    return pa.array(ids, kind)
+
+
+def _of_arrow(users: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    if pa.types.is_dictionary(users.type):
+        users = users.cast(users.type.value_type)
+    if users.null_count:
+        raise SchemaError(f"users: {users.null_count} nulls given; every row needs a user")
+    if not (pa.types.is_integer(users.type) or _is_string(users.type)) and len(users):
+        raise SchemaError(f"users: Arrow type {users.type} given; expected integers or strings")
+    array: NDArray[Any] = (
+        users.to_numpy() if isinstance(users, pa.ChunkedArray) else users.to_numpy(zero_copy_only=False)
+    )
+    return array
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _pack(names: list[str]) -> bytes:

@@ -16,7 +16,7 @@ from tokenlake.times import DAY_US, NEVER, Day, as_micros, day_of, day_start
 from tokenlake.tokens.ids import as_ids
 from tokenlake.tokens.quantize import quantize
 from tokenlake.tokens.query import ALL
-from tokenlake.tokens.schema import StoreSchema, known_at_column
+from tokenlake.tokens.schema import StoreSchema
 
 _FIRST, _LAST = day_start(Day.min), day_start(Day.max) + DAY_US
 
@@ -185,10 +185,11 @@ def _sides(
     for name, value in side.items():
         label = name in schema.known_at
         array, null = _side_array(value, name, label=label)
-        columns[name] = _cast(_column(array, count, f"side {name!r}"), schema.columns[name], name)
+        column = schema.side_columns[name]
+        columns[column] = _cast(_column(array, count, f"side {name!r}"), schema.columns[column], name)
         if label:
             when = _known_at(known_at[name], name)
-            columns[known_at_column(name)] = np.where(null, NEVER, _column(when, count, f"known_at {name!r}"))
+            columns[schema.known_columns[name]] = np.where(null, NEVER, _column(when, count, f"known_at {name!r}"))
     return columns
 
 

@@ -24,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import ConfigError, SchemaError, storage_error
+from tokenlake.names import apart
 from tokenlake.storage import disk, records
 from tokenlake.storage.loops import mix
 from tokenlake.tokens import ids
@@ -173,8 +174,9 @@ class FetchLog:
 def parts(batch: TokenBatch) -> dict[str, NDArray[Any]]:
     """A batch's arrays by name."""
     scales = {} if batch.scales is None else {"scales": batch.scales}
-    known = {f"known {name}": column for name, column in batch.known.items()}
-    return {"timestamps": batch.timestamps, "values": batch.values, **scales, **batch.side, **known}
+    own = {"timestamps": batch.timestamps, "values": batch.values, **scales}
+    names = apart([*batch.side, *(f"known {name}" for name in batch.known)], own)
+    return own | dict(zip(names, [*batch.side.values(), *batch.known.values()], strict=True))
 
 
 def checksums(batch: TokenBatch) -> NDArray[np.uint64]:

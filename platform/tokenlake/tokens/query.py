@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tokenlake.storage.loops import expand, mix
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.schema import StoreSchema, known_at_column
+from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.segment import Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail
@@ -188,7 +188,7 @@ def gather(
         for name, column in columns.items():
             column[at] = source[name][rows]
         for label in schema.known_at:
-            batch.known[label][at] = source[known_at_column(label)][rows] < moment[at]
+            batch.known[label][at] = source[schema.known_columns[label]][rows] < moment[at]
     for label in schema.known_at:
         batch.side[label][~batch.known[label]] = 0
     return batch

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenlake.storage.native import THREADS, address
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.query import Window
-from tokenlake.tokens.schema import StoreSchema, known_at_column
+from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.segment import WANTED, Segment
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import Tail
@@ -188,13 +188,13 @@ def read(
     size = 0
     for i, (name, column) in enumerate(columns.items()):
         base = from_tail[name] if from_tail else 0
-        if name in batch.known:
-            known = known_at_column(name)
+        if (label := schema.labels.get(name)) is not None:
+            known = schema.known_columns[label]
             tail_known = from_tail[known] if from_tail else 0
-            label = (table.base_places[known], tail_known, address(batch.known[name]))
+            mask = (table.base_places[known], tail_known, address(batch.known[label]))
         else:
-            label = (0, 0, 0)
-        told[i] = (address(column), column.strides[0], table.base_places[name], base, *label)
+            mask = (0, 0, 0)
+        told[i] = (address(column), column.strides[0], table.base_places[name], base, *mask)
         size += column.nbytes
     ask = _Gather(found.place, ctypes.addressof(told), len(columns), address(moments), size >= _LARGE_BYTES)
     lib.tl_gather(ctypes.addressof(ask), THREADS if size >= _MANY_BYTES else 1)

@@ -12,18 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
+from tokenlake.names import apart, quotable
 from tokenlake.storage.loops import take
 
 TOKEN_DTYPES = ("float32", "float16", "int8")
 SIDE_DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 )  # fmt: skip
-_TAKEN = frozenset({"user", "timestamp", "token", "scale"})
-
-
-def known_at_column(label: str) -> str:
-    """Name of the column that says when a label is known."""
-    return f"{label}_known_at"
+#: Names of a store's own columns, beside which the side columns lie.
+_OWN = ("timestamp", "token", "scale")
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class StoreSchema:
         """Check what a caller asks for.
 
         Raises:
-            SchemaError: a width below 1, an unknown dtype, a taken name, or a label that is no side column.
+            SchemaError: a width below 1, an unknown dtype, a name that is none, or a label that is no side column.
         """
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not 1 <= dim <= 65_536:
             raise SchemaError(f"dim={dim!r}; expected a width between 1 and 65536")
@@ -60,9 +57,10 @@ class StoreSchema:
             raise SchemaError(
                 f"known_at names {missing}, which are no side columns; the side columns are {list(sides)}"
             )
-        columns = [*sides, *map(known_at_column, labels)]
-        if clash := [c for c in columns if c in _TAKEN or columns.count(c) > 1]:
-            raise SchemaError(f"the side names {sorted(set(clash))} are taken; choose others")
+        if strange := [name for name in sides if not quotable(name)]:
+            raise SchemaError(f"side {strange[0]!r}: no name of a column; expected any text without NUL, not empty")
+        if len(set(labels)) < len(labels):
+            raise SchemaError(f"known_at={list(labels)}; expected each label once")
         return cls(int(dim), name, sides, labels)
 
     @cached_property
@@ -71,11 +69,31 @@ class StoreSchema:
         return np.dtype(self.dtype)
 
     @cached_property
+    def _beside(self) -> list[str]:
+        """Names of the columns beside the store's own: a side column's is its own, unless that is a column already."""
+        return apart([*self.side, *(f"{label}_known_at" for label in self.known_at)], _OWN)
+
+    @cached_property
+    def side_columns(self) -> dict[str, str]:
+        """Side name -> its column."""
+        return dict(zip(self.side, self._beside, strict=False))
+
+    @cached_property
+    def known_columns(self) -> dict[str, str]:
+        """Label -> the column of the instants from which it is known."""
+        return dict(zip(self.known_at, self._beside[len(self.side) :], strict=True))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Column of a label's value -> the label."""
+        return {self.side_columns[label]: label for label in self.known_at}
+
+    @cached_property
     def columns(self) -> dict[str, np.dtype[Any]]:
         """Every stored column but `user`, in file order; `token` has a second axis of `dim`."""
         scale = {"scale": np.dtype(np.float32)} if self.dtype == "int8" else {}
-        sides = {k: np.dtype(v) for k, v in self.side.items()}
-        known = {known_at_column(k): np.dtype(np.int64) for k in self.known_at}
+        sides = {self.side_columns[k]: np.dtype(v) for k, v in self.side.items()}
+        known = dict.fromkeys(self.known_columns.values(), np.dtype(np.int64))
         return {"timestamp": np.dtype(np.int64), "token": self.token_dtype, **scale, **sides, **known}
 
     @cached_property

@@ -161,7 +161,7 @@ class TokenStore(Handle):
         """The last `length` tokens of each user with timestamp < before, oldest first.
 
         Args:
-            users: user ids, integers or strings; unknown ones have no rows.
+            users: user ids, integers or strings; unknown ones, and those of another kind than the store's, have no rows.
             before: instants; broadcast against `users`, and flattened into n queries.
             length: most rows of one query.
             available: `realtime`: every token exists from its event on. `daily`: tokens come with the nightly job, so
@@ -180,7 +180,7 @@ class TokenStore(Handle):
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
         length = check_length(length)
-        window = Window(self._ids.find(ids), None, until, length)
+        window = self._window(ids, None, until, length)
         return self._read(
             window, times, out, lambda: Asked(FETCH, ids, times, {"length": length, "available": available})
         )
@@ -209,7 +209,7 @@ class TokenStore(Handle):
                 )
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        window = Window(self._ids.find(ids), times, after, ALL)
+        window = self._window(ids, times, after, ALL)
         how = {"masked": as_of is None}
         batch = self._read(window, moment, None, lambda: Asked(FETCH_AT, ids, times, how, moment))
         batch.missing = np.diff(batch.offsets) == 0
@@ -344,6 +344,14 @@ class TokenStore(Handle):
     def status(self) -> StoreStatus:
         """What this handle's state holds."""
         return self._view.status()
+
+    def _window(
+        self, ids: NDArray[Any], since: NDArray[np.int64] | None, before: NDArray[np.int64], length: int
+    ) -> Window:
+        codes = self._ids.find(ids)
+        if codes is None:  # nobody has such ids, and nothing lies before the first instant
+            return Window(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1)
+        return Window(codes, since, before, length)
 
 
 _OWN_NAMES = {"segments", "tail", *garbage.LOCKS, f"{manifests.NAME}.new"}

@@ -4,8 +4,8 @@
 WITH firsts AS (
     SELECT user_id, min(date_trunc('week', ds)) AS cohort FROM events GROUP BY user_id
 ), seen AS (
-    SELECT DISTINCT user_id, cohort, date_diff('week', cohort, date_trunc('week', ds)) AS later
-    FROM events JOIN firsts USING (user_id)
+    SELECT DISTINCT e.user_id, f.cohort, date_diff('week', f.cohort, date_trunc('week', e.ds)) AS later
+    FROM events AS e JOIN firsts AS f USING (user_id)
 )
 SELECT cohort::DATE AS first_week,
        count(*) FILTER (later = 0) AS users,

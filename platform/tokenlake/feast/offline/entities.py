@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL as EVENT_TIMESTAMP
 from feast.repo_config import RepoConfig
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, Ints
+from tokenlake.feast.offline.asof import Ints
 from tokenlake.feast.offline.instants import as_nanos
+from tokenlake.feast.offline.keys import plain_type
 from tokenlake.feast.sources import open_lake
+from tokenlake.times import DAY_US, Day, day_start
 
 
 class Entities:
     """Entity rows.
 
     Attributes:
-        table: all columns, the event timestamp in UTC.
+        table: all columns as they were given, the event timestamp in UTC.
         timestamp: its column.
-        times: (n,) int64 nanoseconds, `asof.NONE` where it is null.
+        times: (n,) int64 nanoseconds, the nearest where they can't say it; `asof.NONE` where it is null.
     """
 
     def __init__(self, table: pa.Table) -> None:
         self.timestamp = _timestamp_column(table.schema)
-        self.times: Ints = as_nanos(_as_times(table[self.timestamp], self.timestamp), self.timestamp)
-        place = table.schema.get_field_index(self.timestamp)
-        nanos = pa.array(self.times, mask=self.times == NONE).cast(pa.timestamp("ns", "UTC"))
-        given = table.schema.field(self.timestamp).type
-        kind = pa.timestamp(given.unit if pa.types.is_timestamp(given) else "us", "UTC")
-        self.table = table.set_column(place, self.timestamp, nanos.cast(kind))
+        moments = _in_utc(table[self.timestamp], self.timestamp)
+        self.times: Ints = as_nanos(moments, self.timestamp)
+        self.table = table.set_column(table.schema.get_field_index(self.timestamp), self.timestamp, moments)
+
+    @property
+    def span(self) -> tuple[dt.datetime, dt.datetime] | tuple[None, None]:
+        """The first and the last time, to the microsecond; None without any."""
+        moments = self.table[self.timestamp].drop_null()
+        if not len(moments):
+            return None, None
+        first, last = pc.min_max(moments).values()
+        return _datetime(first), _datetime(last)
 
     @classmethod
     def of(cls, given: Any, config: RepoConfig) -> Entities:
@@ -60,14 +70,45 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
         raise SchemaError(f"entity_df: {error}; make each column of one type") from error
 
 
-def _as_times(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Times that were given as text are read as Feast reads them; without a zone they are UTC."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
+def _in_utc(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Times as timestamps in UTC, of the unit in which they were given; those without a zone are UTC.
+
+    Text is read as Feast reads it; dates are their midnights.
+
+    Raises:
+        SchemaError: something else.
+    """
+    kind = plain_type(column.type)
+    if column.type != kind:
+        column = column.cast(kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _read(column, name)
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("s")).cast(pa.timestamp("us", "UTC"))
+    if not pa.types.is_timestamp(kind):
+        raise SchemaError(f"entity_df: {name} is {kind}; expected timestamps")
+    return column.cast(pa.timestamp(kind.unit, "UTC"))
+
+
+def _read(text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Text in ISO 8601, with zones or without."""
     try:
-        return pa.chunked_array([pa.array(pd.to_datetime(column.to_pandas(), utc=True, format="ISO8601"))])
+        try:
+            moments = pa.array(pd.to_datetime(text.to_pandas(), utc=True, format="ISO8601"))
+        except pd.errors.OutOfBoundsDatetime:  # pandas has nanoseconds here, which end in 2262
+            read = [None if value is None else dt.datetime.fromisoformat(value) for value in text.to_pylist()]
+            aware = [value if value is None or value.tzinfo else value.replace(tzinfo=dt.UTC) for value in read]
+            moments = pa.array(aware, pa.timestamp("us", "UTC"))
     except ValueError as error:
         raise SchemaError(f"entity_df: {name}: {error}; expected timestamps") from error
+    return pa.chunked_array([moments])
+
+
+def _datetime(moment: pa.Scalar) -> dt.datetime:
+    """A moment to the microsecond, as near as Python's years from 1 to 9999 come to it."""
+    micros = moment.value * 1_000_000 // {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[moment.type.unit]
+    within = min(max(micros, day_start(Day.min)), day_start(Day.max) + DAY_US - 1)
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=within)
 
 
 def _timestamp_column(schema: pa.Schema) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
@@ -13,11 +12,10 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE
 from tokenlake.feast.offline.entities import Entities
 from tokenlake.feast.offline.job import Retrieval
 from tokenlake.feast.offline.join import join
-from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.snapshot import entities_at, limited
 from tokenlake.feast.sequences import fetch_columns, store_of
 from tokenlake.feast.sources import TokenSource, open_lake
@@ -60,7 +58,9 @@ def historical(
             users = entities.table[view.user].combine_chunks()
             tokens = store_of(view.source, open_lake(config))
             return fetch_columns(view.source, tokens, users, entities.times, list(view.features.values()))
-        return join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
+        return read_rows(
+            view.source, config, lambda rows: join(view, rows, entities.table, entities.times, known=known)
+        )
 
     def compute() -> pa.Table:
         table = entities.table
@@ -80,16 +80,10 @@ def historical(
 
 def metadata(refs: list[str], entities: Entities) -> RetrievalMetadata:
     """What Feast wants to know of a retrieval."""
-    asked = entities.times[entities.times != NONE]
-    ends = (_moment(asked.min()), _moment(asked.max())) if len(asked) else (None, None)
     keys = [name for name in entities.table.column_names if name != entities.timestamp]
-    return RetrievalMetadata(refs, keys, *ends)
+    return RetrievalMetadata(refs, keys, *entities.span)
 
 
 def add(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Add a feature; one that is called as an entity's column gets two underscores behind its name, as in Feast."""
     return table.append_column(f"{name}__" if name in table.column_names else name, column)
-
-
-def _moment(nanos: np.int64) -> dt.datetime:
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(nanos) // 1000)

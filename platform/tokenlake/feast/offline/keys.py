@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.errors import SchemaError
+from tokenlake.reading.arrays import cast_rows, true, where
 
 Codes = NDArray[np.int32]
 #: Widest range of integer keys that are looked up in a table by value.
@@ -92,37 +93,55 @@ class _Table:
         return found
 
 
-def aligned(column: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
-    """A question's key column in the type of the source's, null where no row of that type can equal it.
+def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A question's key column in the type that the source's values have, null where none of them can equal it.
 
-    Raises:
-        SchemaError: values of the two types are never equal.
+    So it is with a fraction where the source has integers, with a number too large for them, with text where it has
+    numbers, and with NaN.
+
+    Args:
+        column: of any type.
+        kind: the source's type.
     """
+    kind, column = plain_type(kind), decoded(column)
+    if column.type != kind:
+        column = _exact(column, kind) if _family(column.type) == _family(kind) else pa.nulls(len(column), kind)
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    return column
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values behind a dictionary, and of views the one that Arrow can compare."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
+def decoded(column: pa.Array) -> pa.Array:
+    """A column in its `plain_type`."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if column.type == kind or pa.types.is_null(column.type):
-        return column.cast(kind)
-    if _family(column.type) != _family(kind):
-        raise SchemaError(
-            f"join key {name}: {column.type} given, and the source has {kind}; convert the entity dataframe's column"
-        )
-    if pa.types.is_integer(kind):
-        return _as_integers(column, kind)
-    try:
-        return column.cast(kind)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(f"join key {name}: {error}; the source has {kind}") from error
+    kind = plain_type(column.type)
+    return column if column.type == kind else column.cast(kind)
 
 
-def _as_integers(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.equal(column, pc.floor(column)), column, pa.scalar(None, column.type))
-    bounds = np.iinfo(kind.to_pandas_dtype())
-    low, high = (pa.scalar(float(b) if pa.types.is_floating(column.type) else b) for b in (bounds.min, bounds.max))
-    inside = pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))
-    return pc.if_else(inside, column, pa.scalar(None, column.type)).cast(kind, safe=False)
+def _exact(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values in another type of their family, null where that changes what they are."""
+    if pa.types.is_integer(kind):  # a cast that leaves nothing out, and mostly goes through at once
+        with contextlib.suppress(pa.ArrowInvalid):
+            return column.cast(kind)
+    encoded = column.dictionary_encode()
+    given = encoded.dictionary
+    if pa.types.is_integer(given.type) and pa.types.is_decimal(kind):
+        given = given.cast(pa.decimal256(76, kind.scale))  # from there each value says whether it fits
+    values = cast_rows(given, kind)[0]
+    if not pa.types.is_integer(kind):
+        back = cast_rows(values, given.type)[0]
+        values = where(values, true(pc.equal(back, given)))
+    return values.take(encoded.indices)
 
 
 def _family(kind: pa.DataType) -> str:
@@ -141,6 +160,7 @@ def _positions(column: pa.Array, values: pa.Array) -> Codes:
         places = pc.fill_null(column.indices, len(known)).to_numpy(zero_copy_only=False)
         codes: Codes = np.append(known, np.int32(-1))[places]
         return codes
+    column = column if column.type == values.type else column.cast(values.type)
     found = pc.fill_null(pc.index_in(column, value_set=values), -1)
     plain: Codes = found.to_numpy(zero_copy_only=False)
     return plain

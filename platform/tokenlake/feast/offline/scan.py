@@ -79,14 +79,14 @@ def pull_all(rows: Rows, pull: Pull) -> pa.Table:
     found: list[Ints] = []
 
     def reader(start: int, batch: pa.RecordBatch) -> None:
-        times = as_nanos(batch.column(0), pull.timestamp)
+        times = batch.column(0).to_numpy()
         inside = (times >= first) & (times <= last)
         # Rows without a time are of no range, but of all rows.
         if pull.start is None and pull.end is None:
             inside |= times == NONE
         found.append(np.flatnonzero(inside) + start)
 
-    rows.read_keys([pull.timestamp], pull.groups(rows), reader)
+    rows.read_keys([], [pull.timestamp], pull.groups(rows), reader)
     wanted = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
     table = rows.take(names, wanted)
     return _finished(_standing(table, pull) if pull.standing else table, pull)
@@ -112,17 +112,16 @@ def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
     """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
     names, (first, last) = pull.columns(rows), pull.range
     parts: dict[int, pa.RecordBatch] = {}
-    rows.read_keys([*pull.keys, *pull.times], pull.groups(rows), parts.__setitem__)
+    rows.read_keys(pull.keys, pull.times, pull.groups(rows), parts.__setitem__)
     order = sorted(parts)
-    table = pa.Table.from_batches(
-        [parts[start] for start in order], pa.schema([rows.schema.field(n) for n in (*pull.keys, *pull.times)])
-    )
+    fields = [*(rows.schema.field(name) for name in pull.keys), *((name, pa.int64()) for name in pull.times)]
+    table = pa.Table.from_batches([parts[start] for start in order], pa.schema(fields))
     numbers = np.concatenate([np.arange(s, s + parts[s].num_rows) for s in order] or [np.empty(0, np.int64)])
     codes, count = _group(table, pull.keys)
     state = AsOf(np.arange(count, dtype=np.int32), np.full(count, last), count)
-    times = as_nanos(table[pull.timestamp], pull.timestamp)
+    times = table.column(len(pull.keys)).to_numpy()
     times = np.where(times < first, NONE, times)
-    made = as_nanos(table[pull.created], pull.created) if pull.created else None
+    made = table.column(len(pull.keys) + 1).to_numpy() if pull.created else None
     state.feed(codes, times, made, 0)
     found = state.finish()
     return _finished(rows.take(names, np.sort(numbers[found[found >= 0]])), pull)

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from tokenlake.feast.offline.historical import historical
 from tokenlake.feast.offline.job import Retrieval
-from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.scan import Pull, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
@@ -95,7 +95,7 @@ class TokenlakeOfflineStore(OfflineStore):
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: pull_latest(open_rows(data_source, config), pull), config)
+        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_latest(rows, pull)), config)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -125,7 +125,7 @@ class TokenlakeOfflineStore(OfflineStore):
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: pull_all(open_rows(data_source, config), pull), config)
+        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_all(rows, pull)), config)
 
     @staticmethod
     def offline_write_batch(

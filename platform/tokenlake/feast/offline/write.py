@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingDestination
 from feast.feature_view import FeatureView
@@ -78,7 +79,7 @@ def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
 def _behind_all(folder: Path) -> Path:
     """A new file, whose name stands behind those of all that lie in a folder: in that order their rows are read."""
     paths = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    last = max((path for path in paths if path[0] not in "._"), default="")
+    last = max((path for path in paths if path[0] not in "._"), key=lambda path: path.split("/"), default="")
     if (own := _PUSH.fullmatch(last)) is not None:
         prefix, number = own[1], int(own[2]) + 1
     else:
@@ -105,8 +106,7 @@ def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfi
     """Write a saved dataset; the errors are those of `Retrieval.persist`."""
     if not isinstance(storage, SavedDatasetFileStorage):
         raise ConfigError(f"{type(storage).__name__} given; TokenlakeOfflineStore saves to SavedDatasetFileStorage")
-    source = storage.to_data_source()
-    assert isinstance(source, FileSource)
+    source = _file_source(storage.to_data_source())
     path, filesystem, place = _place(source, config)
     with _writing(place, filesystem, config, "saving a dataset"):
         if not overwrite and Path(path).exists():
@@ -142,8 +142,7 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
         raise SchemaError(f"the logs have no columns {missing}; they have {table.column_names}")
     others = [table.schema.field(name) for name in table.column_names if name not in schema.names]
     whole = pa.schema([*schema, *others])
-    source = destination.to_data_source()
-    assert isinstance(source, FileSource)
+    source = _file_source(destination.to_data_source())
     _, filesystem, place = _place(source, config)
     table = _cast(table.select(whole.names), whole)
     # Arrow leaves a partition's column out of its files, and a reader could not name it: copies of them go instead.
@@ -182,6 +181,12 @@ def _add_files(write: Callable[..., None], folder: Path) -> None:
         raise storage_error(error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _file_source(source: DataSource) -> FileSource:
+    if not isinstance(source, FileSource):
+        raise ConfigError(f"{type(source).__name__} given; TokenlakeOfflineStore writes to a FileSource")
+    return source
 
 
 def _place(source: FileSource, config: RepoConfig) -> tuple[str, Any, str]:

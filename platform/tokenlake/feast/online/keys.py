@@ -16,6 +16,7 @@ from feast.protos.feast.types.Value_pb2 import ValueType as WireType
 from feast.value_type import ValueType
 
 from tokenlake.errors import SchemaError
+from tokenlake.feast.offline.keys import decoded
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.encode import as_bytes
 
@@ -70,11 +71,12 @@ def _key_type(name: str, kind: ValueType) -> tuple[pa.DataType, int]:
 def _key_payload(name: str, column: pa.Array, kind: pa.DataType) -> pa.LargeBinaryArray:
     if column.null_count:
         raise SchemaError(f"join key {name!r}: {column.null_count} nulls given; every row needs its entity")
+    column = decoded(column)
     if pa.types.is_timestamp(column.type):
         column = column.cast(_SECONDS, safe=False)
     try:
         return as_bytes(column.cast(kind) if column.type != kind else column)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(f"join key {name!r}: {column.type} given, which is no {kind} ({error})") from error
 
 

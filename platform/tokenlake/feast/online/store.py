@@ -104,7 +104,7 @@ class TokenlakeOnlineStore(OnlineStore):
         if not data:
             return
         if (source := tokens_of(table)) is not None:
-            users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data]).tolist()
+            users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data])
             self._tokens(config, table).push(
                 source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
             )

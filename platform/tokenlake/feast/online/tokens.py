@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.table import Found
-from tokenlake.feast.sources import TIMESTAMPS, TOKENS, TokenSource
+from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
 from tokenlake.storage import locks
 from tokenlake.storage.loops import widener
-from tokenlake.tokens.batch import TokenBatch
+from tokenlake.tokens.batch import TokenBatch, beside, list_columns
 from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.
@@ -60,20 +60,22 @@ class Tokens:
         self._room = _Room()
 
     def read(
-        self, source: TokenSource, view: FeatureView, users: NDArray[Any], names: Sequence[str]
+        self, source: TokenSource, view: FeatureView, users: Sequence[Any], names: Sequence[str]
     ) -> list[Found | None]:
-        """The last tokens of each user strictly before now; None for a user without any.
+        """The last tokens of each user strictly before now; None for a user without any, or an id that is none of the store's.
 
         The values lie in buffers that the thread's next call fills again.
 
         Raises:
             NotFoundError: nothing was published for the version yet.
-            SchemaError: a feature that the store doesn't hold, or ids of another type.
+            SchemaError: a feature that the store doesn't hold.
         """
         store, room = self._store(source), self._room
-        batch = store.fetch(
-            users, before=time.time_ns() // 1000, length=source.length, available=source.available, out=room.batch
-        )
+        kind, dtype, nobody = (str, object, "") if store.ids == "string" else (int, np.int64, 0)
+        meant = [type(user) is kind for user in users]
+        ids = np.array([user if own else nobody for user, own in zip(users, meant, strict=True)], dtype)
+        before = np.where(meant, time.time_ns() // 1000, np.iinfo(np.int64).min)
+        batch = store.fetch(ids, before=before, length=source.length, available=source.available, out=room.batch)
         room.batch = batch if batch.values.nbytes <= _KEPT_BYTES else None
         fields, back = {field.name: field for field in view.features}, _columns(source)
         columns = {name: _encode(store, batch, fields[name], back.get(name, name), room) for name in names}
@@ -135,19 +137,20 @@ def _columns(source: TokenSource) -> dict[str, str]:
     return {feature: column for column, feature in source.field_mapping.items()}
 
 
-def user_ids(entities: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
-    """User ids of entities, each given as join key -> value.
+def user_ids(entities: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """User ids of entities, each given as join key -> value; None for a null.
 
     Raises:
-        SchemaError: more than one join key, or ids that are neither integers nor strings.
+        SchemaError: more than one join key.
     """
     plain: list[Any] = []
     for entity in entities:
         if len(entity) != 1:
             raise SchemaError(f"a token sequence has one entity, its user; got the join keys {list(entity)}")
         (value,) = entity.values()
-        plain.append(getattr(value, value.WhichOneof("val")))
-    return np.array(plain, np.int64 if plain and isinstance(plain[0], int) else object)
+        kind = value.WhichOneof("val")
+        plain.append(None if kind is None else getattr(value, kind))
+    return plain
 
 
 def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room: _Room) -> list[wire.Pieces]:
@@ -194,14 +197,12 @@ def _lists(data: NDArray[Any], ends: NDArray[np.int64], field: int) -> list[wire
 def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) -> NDArray[Any]:
     if name == TIMESTAMPS:
         return batch.timestamps // _MICRO if kind == ValueType.UNIX_TIMESTAMP_LIST else batch.timestamps
-    if name in batch.side:
-        return batch.side[name]
-    if name.endswith("_known") and name.removesuffix("_known") in batch.known:
-        return batch.known[name.removesuffix("_known")]
     if name == TOKENS:
         return batch.floats()
-    known = [TOKENS, TIMESTAMPS, *batch.side, *(f"{label}_known" for label in batch.known)]
-    raise SchemaError(f"the token store {store.path} has no {name!r}; it has {known}")
+    columns = beside(batch, OWN_COLUMNS)
+    if name not in columns:
+        raise SchemaError(f"the token store {store.path} has no {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
+    return columns[name]
 
 
 def _numbers(value: Any) -> Any:
@@ -226,11 +227,12 @@ def _flatten(
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Rows of lists as rows of tokens, each key once."""
     dim, sides = store.schema.dim, list(store.schema.side)
+    columns = list_columns(sides, store.schema.known_at, OWN_COLUMNS)[0]
     found: dict[tuple[Any, int], tuple[Any, list[Any]]] = {}
     for user, values in rows:
         times = list(_numbers(values[TIMESTAMPS]))
         tokens = np.array(_numbers(values[TOKENS]) if TOKENS in values else [], np.float32)
-        lists = [list(_numbers(values[name])) if name in values else [] for name in sides]
+        lists = [list(_numbers(values[columns[name]])) if columns[name] in values else [] for name in sides]
         if tokens.size != len(times) * dim or any(len(each) != len(times) for each in lists):
             raise SchemaError(
                 f"user {user!r}: {tokens.size} numbers of {len(times)} tokens given, and lists of "
@@ -238,6 +240,6 @@ def _flatten(
             )
         for i, moment in enumerate(times):
             found[user, moment] = (tokens[i * dim : (i + 1) * dim], [each[i] for each in lists])
-    users = np.array([user for user, _ in found], np.int64 if isinstance(rows[0][0], int) else object)
+    users = np.array([user for user, _ in found], object)
     side = {name: np.array([own[i] for _, own in found.values()]) for i, name in enumerate(sides)}
     return users, np.array([t for _, t in found], np.int64), np.stack([token for token, _ in found.values()]), side

@@ -165,10 +165,12 @@ def feature_vector(statuses: bytes, micros: Iterable[int | None]) -> bytes:
         micros: the event time of each row; None where there is none.
     """
     parts = [b"\x12", varint(len(statuses)), statuses] if statuses else []
-    known: dict[int | None, bytes] = {None: b"\x1a\x00"}
+    known: dict[int, bytes] = {}
     for time in micros:
+        if time is None:
+            parts.append(b"\x1a\x00")
+            continue
         if (stamp := known.get(time)) is None:
-            assert time is not None  # None is known from the start
             stamp = known[time] = _stamped(timestamp(time))
         parts.append(stamp)
     return b"".join(parts)
