@@ -116,7 +116,7 @@ def versions_of(view: BaseFeatureView) -> list[str | None]:
 
 def _unseen(view: BaseFeatureView) -> tuple[Any, ...]:
     """What Feast's SQL registry does not compare, and so may keep as it was: whether a view is enabled, and its code."""
-    udf = getattr(getattr(view, "feature_transformation", None), "udf", None)
+    udf: Any = getattr(getattr(view, "feature_transformation", None), "udf", None)
     code = getattr(udf, "__code__", None)
     settings = {
         name: udf.__globals__[name]
