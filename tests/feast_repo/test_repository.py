@@ -183,7 +183,7 @@ from feast import OnDemandFeatureView
 from feast.types import Float64
 first = OnDemandFeatureView(name="first", sources=[user_embeddings], schema=[Field(name="number", dtype=Float64)],
     entities=[user], mode="pandas", write_to_online_store=True, udf_string="first",
-    udf=lambda rows: pd.DataFrame({"number": [vector[0] for vector in rows.embedding]}))
+    udf=lambda rows: pd.DataFrame({"number": [float(vector[0]) for vector in rows.embedding]}))
 """
 
 
