@@ -179,8 +179,8 @@ EXPECTED = (["name", "ü"], [["€", "1"], [None, "2"]])
         (TEXT.replace("\n", "\r").encode(), {}),
         (TEXT[:-1].encode(), {}),
         (b"\n\r\n" + TEXT.encode(), {}),
-        (gzip.compress(TEXT.encode()), {}),
-        (gzip.compress(TEXT[:8].encode()) + gzip.compress(TEXT[8:].encode()), {}),
+        (gzip.compress(TEXT.encode(), mtime=0), {}),
+        (gzip.compress(TEXT[:8].encode(), mtime=0) + gzip.compress(TEXT[8:].encode(), mtime=0), {}),
         (bz2.compress(TEXT.encode("utf-16")), {}),
     ],
 )
