@@ -14,7 +14,7 @@ COPY sql sql
 RUN uv pip install --no-cache -c requirements.lock --build-constraint requirements.lock ".[$EXTRAS]"
 
 FROM python:3.11-slim
-# The token store and the CPU kernels compile a file each on first use; without a compiler they run on NumPy and torch.
+# What is C and C++ (token store, point-in-time join, CPU kernels) compiles on first use, for this CPU.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ libgomp1 && rm -rf /var/lib/apt/lists/*
 ARG UID=1000
 RUN useradd --uid "$UID" --create-home tokenlake && mkdir /lake /airflow && chown tokenlake /lake /airflow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 
 import pytest
@@ -12,6 +10,8 @@ from jaxtyping import install_import_hook
 
 # Before any test module imports them.
 install_import_hook(["tokenlake_models", "tokenlake_kernels"], "beartype.beartype")
+
+from tokenlake_kernels import native_build  # noqa: E402  (behind the hook, which it passes)
 
 # The first example pays for imports, and machines are shared: a deadline would test the weather.
 settings.register_profile("tokenlake", deadline=None)
@@ -24,7 +24,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """On a machine without a compiler the slower paths say so once, which is right and no error there."""
-    if not any(map(shutil.which, (os.environ.get("CC") or "cc", "cc", "gcc", "clang", "c++", "g++"))):
-        config.addinivalue_line("filterwarnings", "ignore:the token store runs on NumPy alone:RuntimeWarning")
-        config.addinivalue_line("filterwarnings", "ignore:the compiled CPU kernels are not to be had:RuntimeWarning")
+    """On a machine without a compiler the slower paths say so, which is right and no error there."""
+    try:
+        for language in (native_build.C, native_build.CPP):
+            native_build.compiler(language)
+    except native_build.BuildError:
+        config.addinivalue_line("filterwarnings", "ignore::tokenlake_kernels.native_build.NativeBuildWarning")

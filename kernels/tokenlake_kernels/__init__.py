@@ -12,17 +12,34 @@ Every op takes a batch of rows of different lengths as `values (total, ...)` and
     torch.Size([7, 2, 16])
 """
 
-from .attention import jagged_attention, jagged_cross_attention
-from .broadcast import jagged_dense_add, jagged_dense_mul
-from .differences import jagged_time_differences
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .errors import ArgumentError, DeviceError, DtypeError, KernelError, OffsetsError, ShapeError
-from .hstu import hstu_attention
-from .layer import gated_norm
-from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
-from .prefix import jagged_prefix_attention
-from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
-from .samoyeds import SamoyedsWeight, sparse_moe_matmul
-from .softmax import jagged_softmax
+
+if TYPE_CHECKING:
+    from .ops import (
+        SamoyedsWeight,
+        gated_norm,
+        grouped_gemm,
+        hstu_attention,
+        jagged_attention,
+        jagged_concat,
+        jagged_cross_attention,
+        jagged_dense_add,
+        jagged_dense_bmm,
+        jagged_dense_mul,
+        jagged_jagged_bmm,
+        jagged_prefix_attention,
+        jagged_softmax,
+        jagged_split,
+        jagged_time_differences,
+        jagged_to_padded,
+        padded_to_jagged,
+        sparse_moe_matmul,
+    )
 
 __all__ = [
     "ArgumentError",
@@ -50,3 +67,14 @@ __all__ = [
     "padded_to_jagged",
     "sparse_moe_matmul",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The ops, on first use: `native_build` serves a token store that has no PyTorch."""
+    if name in __all__:
+        return getattr(importlib.import_module(".ops", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float32, Int64
@@ -16,7 +16,7 @@ from torch.nn.functional import embedding_bag, normalize
 from tokenlake_kernels import jagged_attention, jagged_cross_attention
 from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream
 from tokenlake_models.embeddings import FusedTable, Standardize
-from tokenlake_models.errors import CheckpointError, ModelError
+from tokenlake_models.errors import CheckpointError, InstancesError, ModelError
 from tokenlake_models.jagged import row_numbers, take_rows
 
 #: Powers of two of seconds, for ages and gaps: 2^31 s are 68 years.
@@ -255,8 +255,7 @@ class AlureEncoder(nn.Module):
         place[distinct] = torch.arange(len(distinct), device=place.device)
         events = self._events(activity, distinct)
         out = []
-        for source, stream in zip(self.sources, streams, strict=True):
-            assert isinstance(source, _Source)
+        for source, stream in zip(self._sources(), streams, strict=True):
             values = source.encode(events.index_select(0, place[stream.rows]), stream)
             where = place.new_zeros(len(activity))
             where[stream.rows] = torch.arange(len(stream.rows), device=where.device)
@@ -266,8 +265,7 @@ class AlureEncoder(nn.Module):
     def pool(self, activity: Activity, moments: Moments, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
         """Unit vectors of moments from encoded events; of `activity` only times and labels are read."""
         pooled = []
-        for source, (rows, offsets), one in zip(self.sources, moments.histories, encoded, strict=True):
-            assert isinstance(source, _Source)
+        for source, (rows, offsets), one in zip(self._sources(), moments.histories, encoded, strict=True):
             marks = source.clock.marks(activity, moments.now[row_numbers(offsets)], rows, offsets)
             pooled.append(source.pool(one.values.index_select(0, one.places[rows]), marks, offsets))
         return normalize(self.compress(torch.cat(pooled, dim=1)), dim=1)
@@ -279,8 +277,8 @@ class AlureEncoder(nn.Module):
         multi = {name: bag for name, bag in items.multi.items() if name in names}
         summed = self._summed(categorical, multi)
         if self.item_numbers is not None:
-            assert items.numeric is not None
-            summed = summed + self.item_numbers(self.item_scale(items.numeric))
+            numbers = _given(items.numeric, self.config.item_numeric, "items")
+            summed = summed + self.item_numbers(self.item_scale(numbers))
         return normalize(self.tower(summed), dim=1)
 
     def grow(self, rows: dict[str, int]) -> Int64[Tensor, " new_total"]:
@@ -289,14 +287,17 @@ class AlureEncoder(nn.Module):
         self.config = self.config.with_rows(self.table.rows)
         return origin
 
+    def _sources(self) -> list[_Source]:
+        return cast(list[_Source], list(self.sources))  # a ModuleList does not tell what it holds
+
     def _events(self, activity: Activity, rows: Tensor) -> Tensor:
         summed = self._summed(
             {name: values[rows] for name, values in activity.categorical.items()},
             {name: take_rows(values, begins, rows) for name, (values, begins) in activity.multi.items()},
         )
         if self.numbers is not None:
-            assert activity.numeric is not None
-            summed = summed + self.numbers(self.scale(activity.numeric[rows]))
+            numbers = _given(activity.numeric, self.config.numeric, "events")
+            summed = summed + self.numbers(self.scale(numbers[rows]))
         if self.config.time:
             hours = activity.timestamps[rows] // (3600 * _SECOND)
             clock = torch.stack([hours % 24, 24 + hours // 24 % 7], dim=1)
@@ -306,6 +307,14 @@ class AlureEncoder(nn.Module):
     def _summed(self, categorical: Categorical, multi: Multi) -> Tensor:
         summed = self.table.sums(categorical)
         return summed + self.table.means(multi).sum(1) if multi else summed
+
+
+def _given(numbers: Tensor | None, names: tuple[str, ...], rows: str) -> Tensor:
+    """The numeric features that the model reads."""
+    if numbers is None or numbers.shape[1] != len(names):
+        given = "none" if numbers is None else f"shape {tuple(numbers.shape)}"
+        raise InstancesError(f"numeric of the {rows}: shape (n, {len(names)}) expected for {list(names)}, got {given}")
+    return numbers
 
 
 def _log_bucket(micros: Tensor) -> Tensor:

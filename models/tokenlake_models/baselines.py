@@ -15,7 +15,6 @@ class LogisticRegression(nn.Module):
     """Logistic regression on the same inputs: one weight an id, one a number, one a vector's element; per label."""
 
     config: CompressorConfig
-    is_sequential = False
     #: As `InstanceCompressor.paces`.
     paces: tuple[float, float]
 

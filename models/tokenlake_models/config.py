@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,22 +78,6 @@ class CompressorConfig:
             categorical={name: rows[name] for name in self.categorical},
             multi={name: rows[name] for name in self.multi},
         )
-
-    def to_json(self) -> str:
-        """As a JSON object; `from_json` gives it back."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> CompressorConfig:
-        """Read what `to_json` wrote.
-
-        Raises:
-            CheckpointError: not such an object.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"no compressor config: {error}") from error
 
     @classmethod
     def from_dict(cls, data: Any) -> CompressorConfig:

@@ -7,6 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from tokenlake_models.config import CompressorConfig
+from tokenlake_models.errors import ModelError
 from tokenlake_models.inputs import Inputs
 from tokenlake_models.instances import History, Instances
 from tokenlake_models.sequences import Sequences, Window
@@ -82,8 +83,14 @@ class InstanceCompressor(nn.Module):
             tokens: of `[window.past, window.context, window.own]`.
             window: from `Sequences.window`.
             asks: `(m,)` bool over `window.own`.
+
+        Raises:
+            ModelError: a model in temporal-order, which has no SIT.
         """
-        assert self.sit is not None
+        if self.sit is None:
+            raise ModelError(
+                f"scheme {self.config.scheme!r} has no SIT: tokens go into logits() as they are; contextual() needs 'user-order'"
+            )
         where = window.is_own
         if asks is not None:
             where = where.clone()

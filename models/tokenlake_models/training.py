@@ -174,10 +174,9 @@ class Learner:
         """
         past = self._checked(instances, history)
         model = self.model
-        if not model.is_sequential:
+        if not (isinstance(model, InstanceCompressor) and model.is_sequential):
             parts = [model(instances.select(rows)) for rows in torch.split(torch.arange(len(instances)), _SCORING)]
             return torch.cat([past.tokens.new_zeros(0, len(self.config.labels)), *parts]).sigmoid()
-        assert isinstance(model, InstanceCompressor)
         tokens = self.encode(instances)
         logits = tokens.new_zeros(len(instances), len(self.config.labels))
         sequences = Sequences(instances, past, self.config.history)
@@ -202,7 +201,7 @@ class Learner:
         return torch.cat([self.model.compress(instances.select(part)) for part in rows])
 
     def save(self, folder: Path) -> None:
-        """Publish weights, optimiser state and config as a folder, whole or not at all; one that is there is replaced."""
+        """Write weights, optimiser state and config into a folder; see `write_checkpoint`."""
         header = {
             "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
             "learning_rate": self.learning_rate,
@@ -252,12 +251,11 @@ class Learner:
         """Rows with a target, and their logits, step by step; each is computed after the step before was applied."""
         model, share = self.model, self.config.id_dropout
         wanted = instances.known.any(1)
-        if not model.is_sequential:
+        if not (isinstance(model, InstanceCompressor) and model.is_sequential):
             in_time = torch.sort(instances.timestamps, stable=True).indices
             for rows in torch.split(in_time[wanted[in_time]], batch):
                 yield rows, model(_drop_ids(instances.select(rows), share, generator))
             return
-        assert isinstance(model, InstanceCompressor)
         sequences = Sequences(instances, past, self.config.history)
         for wave in sequences.batches(batch, generator):
             for segments in reversed(wave) if turn % 2 else wave:

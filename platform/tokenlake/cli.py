@@ -9,6 +9,8 @@ from typing import NoReturn
 import click
 
 from tokenlake.errors import TokenlakeError, missing_extra, storage_error
+from tokenlake_kernels.errors import KernelError
+from tokenlake_models.errors import ModelError
 
 #: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
 COMMANDS = {
@@ -64,7 +66,7 @@ def main() -> None:
     """Run the command line; errors made for people are printed without a traceback."""
     try:
         app()
-    except TokenlakeError as error:
+    except (TokenlakeError, ModelError, KernelError) as error:
         _fail(error)
     except ModuleNotFoundError as error:
         if (known := missing_extra(error)) is None:
@@ -72,19 +74,8 @@ def main() -> None:
         _fail(known)
     except OSError as error:
         _fail(storage_error(error))
-    except ValueError as error:
-        if not isinstance(error, _model_error()):
-            raise
-        _fail(error)
 
 
 def _fail(error: Exception) -> NoReturn:
     click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
     sys.exit(1)
-
-
-def _model_error() -> type[ValueError]:
-    """What the models' room raises on purpose; asked for late, since it is rarely needed."""
-    from tokenlake_models.errors import ModelError
-
-    return ModelError

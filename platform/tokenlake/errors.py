@@ -5,6 +5,8 @@
     │   ├── ConfigError          tokenlake.yaml says something that cannot be
     │   ├── SchemaError          data of the wrong shape, type or range (also a ValueError)
     │   ├── SourceError          a source that cannot be read at all
+    │   │   ├── MissingSourceError   nothing lies there (also a NotFoundError)
+    │   │   └── DamagedSourceError   no file of its kind, or one that was cut or damaged (also a CorruptionError)
     │   ├── NotFoundError        a day, version, checkpoint or artefact that does not exist (also a LookupError)
     │   ├── VersionError         artefacts of different identities would have been mixed
     │   ├── CorruptionError      bytes on disk that are not what was written; names the file
@@ -15,6 +17,7 @@
         ├── LockedError          another process holds the lock
         ├── OrderError           an earlier day is not done yet
         ├── ConflictError        a concurrent commit won
+        ├── ChangedError         a source was written while it was read
         ├── StorageError         the disk refused: full, read-only or gone
         └── ServiceError         a service, such as Airflow's, is down or does not answer
 
@@ -43,7 +46,7 @@ class SchemaError(TerminalError, ValueError):
 
 
 class SourceError(TerminalError):
-    """A source that cannot be read at all; nothing was changed."""
+    """A source that cannot be read at all."""
 
 
 class NotFoundError(TerminalError, LookupError):
@@ -56,6 +59,14 @@ class VersionError(TerminalError):
 
 class CorruptionError(TerminalError):
     """Bytes on disk that are not what was written; the message names the file."""
+
+
+class MissingSourceError(SourceError, NotFoundError):
+    """Nothing lies where a source was said to be."""
+
+
+class DamagedSourceError(SourceError, CorruptionError):
+    """A file that is not of its kind, or was cut or damaged; the message names it."""
 
 
 class TrainingError(TerminalError):
@@ -80,6 +91,10 @@ class OrderError(TransientError):
 
 class ConflictError(TransientError):
     """A concurrent commit to the same place won."""
+
+
+class ChangedError(TransientError):
+    """A source was written while it was read, again and again."""
 
 
 class StorageError(TransientError):

@@ -94,7 +94,11 @@ def as_micros(values: object, name: str = "timestamps") -> NDArray[np.int64]:
             raise SchemaError(
                 f"{name}: NaT at position {int(np.isnat(array).ravel().argmax())}; every row needs a time"
             )
-        return array.astype("datetime64[us]").astype(np.int64)
+        micros = array.astype("datetime64[us]")
+        coarse = np.datetime_data(array.dtype)[0] not in ("us", "ns", "ps", "fs", "as")
+        if coarse and not np.array_equal(micros.astype(array.dtype), array):
+            raise _too_far(name)
+        return micros.astype(np.int64)
     if np.issubdtype(array.dtype, np.integer):
         if array.dtype == np.uint64 and array.size and int(array.max()) > NEVER:
             raise SchemaError(f"{name}: {int(array.max())} does not fit int64 microseconds")
@@ -106,11 +110,18 @@ def as_micros(values: object, name: str = "timestamps") -> NDArray[np.int64]:
     )
 
 
+def _too_far(name: str) -> SchemaError:
+    return SchemaError(f"{name}: a time so far that int64 microseconds cannot say it; was another unit meant?")
+
+
 def _from_arrow(values: pa.Array | pa.ChunkedArray, name: str) -> NDArray[np.int64]:
     if values.null_count:
         raise SchemaError(f"{name}: {values.null_count} nulls given; every row needs a time")
     if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64())
+        try:
+            values = values.cast(pa.timestamp("us", values.type.tz), safe=values.type.unit != "ns").cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise _too_far(name) from error
     if not pa.types.is_integer(values.type):
         raise SchemaError(f"{name}: Arrow type {values.type} given; expected a timestamp or int64 microseconds UTC")
     return np.ascontiguousarray(

@@ -126,4 +126,4 @@ class Portions:
             return pulled(*given, size)
 
         patch.setattr(store, "online_write_batch", watched)
-        patch.setattr("tokenlake.feast.materialize.portions", small)
+        patch.setattr("tokenlake.feast.plain.portions", small)

@@ -195,6 +195,30 @@ def test_gated_norm(concat: bool) -> None:
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("steps", [(1 << 29, 16, 1), (16, 1 << 30, 1)], ids=["tokens", "heads"])
+def test_values_more_than_32_bits_apart(steps: tuple[int, int, int]) -> None:
+    """As in a batch of more than 2^31 values. The memory is asked for, not touched but for the few values there are."""
+    try:
+        store = torch.empty((1 << 31) + (1 << 29), dtype=torch.float16)
+    except RuntimeError as error:
+        pytest.skip(f"no room for 5 GB of addresses: {error}")
+    near = [normal(5, 3, 16, dtype=torch.float16, seed=n) for n in range(4)]
+    far = [store.as_strided((5, 3, 16), steps, 1024 * n).copy_(x) for n, x in enumerate(near)]
+    offsets = offsets_of([5])
+    band, silu = SoftmaxPlan(None, offsets, 0, FAR, 0, 0.25, 5), HstuPlan(offsets, *[None] * 4, 0.25, 5.0, Hstu(), 5)
+    out = attention.attention_forward(*far[:3], band, save=True)
+    assert_close(out, eager.attention_forward(*near[:3], band, save=True), 1e-2)
+    ours = attention.attention_backward(far[3], *far[:3], *out, band)
+    assert_close(ours, eager.attention_backward(near[3], *near[:3], out[0], band), 1e-2)
+    assert_close((hstu.hstu_forward(*far[:3], silu),), (eager.hstu_forward(*near[:3], silu),), 1e-2)
+    assert_close(hstu.hstu_backward(far[3], *far[:3], silu), eager.hstu_backward(near[3], *near[:3], silu), 1e-2)
+    plan = PrefixPlan(None, offsets, offsets, torch.arange(5), torch.arange(5), None, None, 0.25, 5)
+    seen = prefix.forward(*far[:3], plan)
+    assert_close(seen, cpu_prefix.eager_forward(*near[:3], plan), 1e-2)
+    ours = prefix.backward(far[3], *far[:3], *seen, plan)
+    assert_close(ours, cpu_prefix.eager_backward(near[3], *near[:3], seen[0], plan), 1e-2)
+
+
 @pytest.mark.parametrize("select", [False, True])
 def test_samoyeds(select: bool) -> None:
     packed = kernels.SamoyedsWeight.encode(normal(40, 256))

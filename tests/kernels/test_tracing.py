@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import tokenlake_kernels as kernels
+import tokenlake_kernels.ops  # registers them
 from tests.kernels.batches import normal, offsets_of
 
 OPS = torch.ops.tokenlake

@@ -33,6 +33,14 @@ def test_defaults_compile_for_every_gpu() -> None:
     assert not problems
 
 
+def test_forms_for_more_values_than_int32_counts_compile() -> None:
+    """They may spill: what they are for does not fit otherwise."""
+    some = {"attention_dbias_kernel", "attention_forward_kernel", "hstu_dkdv_kernel", "prefix_dq_kernel"}
+    wanted = [case for case in cases(defaults=True) if case.kernel in some and case.target.arch == "sm_90"]
+    wide = [case._replace(flags=tuple((dict(case.flags) | {"WIDE": True}).items())) for case in wanted]
+    assert [result.dots > 0 for result in check_all(wide, 2)] == [True] * 4
+
+
 def test_heads_that_no_configuration_was_checked_for_are_refused() -> None:
     assert head_sizes(256) == {"DIM": 256, "BLOCK_D": 256}
     with pytest.raises(ShapeError, match="the heads are 257 wide; the GPU kernels take up to 256"):

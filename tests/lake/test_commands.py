@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+import tokenlake
 from tests.lake.test_ingest import dense
 from tokenlake.cli import app
 from tokenlake.config import Config
@@ -45,3 +46,14 @@ def test_init_overwrites_nothing_unasked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--force"):
         run("init", tmp_path / "on")
     run("init", tmp_path / "on", "--force")
+
+
+def test_how_text_is_written_can_be_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenlake.yaml").write_text("project: p\nevents: {user: u, item: i, timestamp: t}\n")
+    (tmp_path / "log.tsv").write_bytes('u\ti\tt\n"é"\tx\t2024-01-01\n'.encode("latin-1"))
+    asked = ["ingest", str(tmp_path), str(tmp_path / "log.tsv"), "--encoding", "latin-1"]
+    for more in ([], ["--quotes"]):
+        run = CliRunner().invoke(app, [*asked, *more])
+        assert run.exit_code == 0, run.output
+    lake = tokenlake.open(tmp_path)
+    assert {user for (user,) in lake.sql("select user_id from events").fetchall()} == {"é", '"é"'}

@@ -1,14 +1,18 @@
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from tests.lake.helpers import FakeLake
-from tests.lake.test_ingest import EVENTS, simple
-from tokenlake.errors import SchemaError, SourceError
+from tests.lake.test_ingest import EVENTS, T0, simple
+from tokenlake.errors import ChangedError, SchemaError, SourceError
 from tokenlake.lake.ingest import ingest
+from tokenlake.lake.validate import Validator
 
 HEADER = "user_id,item_id,timestamp,kind,clicked\n"
 LINES = HEADER + "1,10,2017-03-01T00:00:00Z,a,1\n2,11,2017-03-01T00:00:01Z,,0\n"
@@ -135,10 +139,10 @@ def test_lines_that_do_not_split(tmp_path: Path, lake: FakeLake) -> None:
         LINES + "3,4\n" + '5,"6\n7",2017-03-01T00:00:02Z,a,1\n' + "8,9,2017-03-01T00:00:03Z,b,maybe\n" + "x,y,z,,,,\n"
     )
     report = ingest(lake, write(tmp_path / "a.csv", text))
-    assert report.accepted + report.quarantined == 6
+    assert report.accepted + report.quarantined == 7
     table = lake.quarantine.read().sort_by("row_number")
     assert table["row_number"].to_pylist()[0] == 3
-    assert table["row_number"].to_pylist()[-1] == 6
+    assert table["row_number"].to_pylist()[-1] == 7
     assert '"clicked": "maybe"' in table["row"].to_pylist()[-2]
     assert ingest(lake, tmp_path / "a.csv").accepted == 0
     assert lake.quarantine.count() == report.quarantined
@@ -191,3 +195,168 @@ def test_arrow_layouts(tmp_path: Path, lake: FakeLake) -> None:
     assert ingest(lake, plain).accepted == 20
     assert ingest(lake, other).duplicates == 20
     assert ingest(lake, plain.set_column(3, "kind", plain["kind"].cast(pa.large_string()))).duplicates == 20
+
+
+def test_quotes_of_tabs_and_null_words(tmp_path: Path) -> None:
+    config = {"user": "u", "item": "i", "timestamp": "t", "features": {"word": "categorical"}}
+    lines = ['"null"\tx\t2024-01-01\t12" pipe', 'anna\ty\t2024-01-02\t"open', "\\N\tz\t2024-01-03\tNULL"]
+    path = write(tmp_path / "LOG.TSV", "u\ti\tt\tword\n" + "\n".join(lines))
+    lake = FakeLake(tmp_path / "plain", config)
+    assert ingest(lake, path).quarantined == 1
+    assert {r["user_id"]: r["word"] for r in lake.rows()} == {'"null"': '12" pipe', "anna": '"open'}
+    told = FakeLake(tmp_path / "told", config)
+    assert ingest(told, path, quotes=True).quarantined == 2
+    assert {r["user_id"]: r["word"] for r in told.rows()} == {"null": '12" pipe'}
+    assert '"line": "anna' in "".join(told.quarantine.read()["row"].to_pylist())
+
+
+def test_an_encoding_that_is_told(tmp_path: Path, lake: FakeLake) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(LINES.replace(",a,", ",é,").encode("latin-1"))
+    with pytest.raises(SourceError, match=r"not text in UTF-8.*Nothing was changed"):
+        ingest(lake, path)
+    assert ingest(lake, path, encoding="latin-1").accepted == 2
+    assert {r["kind"] for r in lake.rows()} == {"é", None}
+    path.write_text(LINES.replace(",a,", ",é,"), encoding="utf-16")
+    assert ingest(lake, path).duplicates == 2
+
+
+FAR = {
+    "milliseconds as seconds": pa.array([T0, T0 + 1, (T0 + 2) * 1000], pa.timestamp("s")),
+    "nanoseconds as microseconds": pa.array([T0 * 10**6, (T0 + 1) * 10**6, T0 * 10**9], pa.timestamp("us")),
+    "infinity": pa.array([T0 * 10**3, (T0 + 1) * 10**3, 2**63 - 1], pa.timestamp("ms", "UTC")),
+    "minus infinity": pa.array([T0 * 10**6, (T0 + 1) * 10**6, 1 - 2**63], pa.timestamp("us", "Europe/Berlin")),
+    "a far day": pa.array([T0 // 86_400, T0 // 86_400 + 1, 2**31 - 1], pa.date32()),
+}
+
+
+@pytest.mark.parametrize("name", list(FAR))
+@pytest.mark.parametrize("timezone", ["UTC", "America/New_York"])
+def test_a_time_beyond_the_years_is_one_bad_row(name: str, timezone: str, tmp_path: Path) -> None:
+    lake = FakeLake(
+        tmp_path / "lake", EVENTS | {"timezone": timezone, "latest": "9999-12-31", "earliest": "0001-01-02"}
+    )
+    table = simple(3).set_column(2, "timestamp", FAR[name])
+    pq.write_table(table, tmp_path / "a.parquet")
+    stream = pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+    for source in (tmp_path / "a.parquet", table, stream):
+        report = ingest(lake, source)
+        assert (report.accepted + report.duplicates, report.quarantined) == (2, 1)
+        (reason,) = report.reasons
+        assert reason.startswith("timestamp is ")
+        if source is table:
+            assert f'"timestamp": "{FAR[name][2].value} ' in report.samples[0][1]
+
+
+def test_a_label_that_is_known_too_far_away(tmp_path: Path) -> None:
+    lake = FakeLake(tmp_path / "lake", {"labels": {"clicked": {"known_at": "seen"}}, "latest": "9999-12-31"})
+    seen = pa.array([T0 + 5, T0 * 1000, T0 * 1000], pa.timestamp("s"))
+    table = simple(3).set_column(4, "clicked", [[1, 1, 0]]).append_column("seen", seen)
+    report = ingest(lake, table)
+    assert (report.accepted, report.quarantined) == (2, 1)
+
+
+def test_old_timestamps_of_spark(tmp_path: Path) -> None:
+    lake = FakeLake(tmp_path / "lake", EVENTS)
+    times = pa.array([T0 * 10**6, -(10**16) * 2, 253_402_300_799_999_999], pa.timestamp("us"))
+    path = tmp_path / "a.parquet"
+    pq.write_table(simple(3).set_column(2, "timestamp", times), path, use_deprecated_int96_timestamps=True)
+    report = ingest(lake, path)
+    assert report.reasons == {
+        "timestamp is before events.earliest (1990-01-01)": 1,
+        "timestamp is after events.latest (2100-01-01)": 1,
+    }
+    assert lake.rows()[0]["timestamp"].year == 2017
+
+
+def test_views_with_a_bad_row(lake: FakeLake) -> None:
+    views = pa.table(
+        {
+            "user_id": pa.array(["a", "b", None], pa.string_view()),
+            "item_id": pa.array(["x", "y", "z"], pa.string_view()),
+            "timestamp": pa.array(["2020-01-01", "2020-01-02", "2020-01-03"], pa.string_view()),
+            "kind": pa.array(["p", None, "q"], pa.string_view()),
+            "clicked": pa.array(["1", "0", "1"], pa.string_view()),
+        }
+    )
+    report = ingest(lake, views)
+    assert (report.accepted, report.quarantined) == (2, 1)
+
+
+def test_files_of_a_folder_may_lack_features_and_labels(tmp_path: Path, lake: FakeLake) -> None:
+    whole, folder = simple(4), tmp_path / "raw"
+    folder.mkdir()
+    pq.write_table(whole.slice(0, 1).drop_columns(["kind", "clicked"]), folder / "a.parquet")
+    pq.write_table(
+        whole.slice(1, 1).set_column(0, "user_id", whole["user_id"][1:2].cast(pa.int16())), folder / "b.parquet"
+    )
+    write(folder / "c.csv", "user_id,item_id,timestamp,clicked\n5,6,2017-03-01,1\n")
+    report = ingest(lake, folder)
+    assert report.accepted == 3
+    assert {r["user_id"]: (r["kind"], r["clicked"]) for r in lake.rows()} == {
+        0: (None, None),
+        1: ("a", 1),
+        5: (None, 1),
+    }
+    assert [note for note in report.notes if "missing" in note] == [
+        f"missing in all rows of {folder / 'a.parquet'}, which has no such column: 'kind', 'clicked'",
+        f"missing in all rows of {folder / 'c.csv'}, which has no such column: 'kind'",
+    ]
+    pq.write_table(whole.drop_columns(["user_id"]), folder / "d.parquet")
+    with pytest.raises(SchemaError, match=r"d\.parquet lacks 1 .*'user_id'"):
+        ingest(lake, folder)
+
+
+def test_delta_tables_and_partitions(tmp_path: Path, lake: FakeLake) -> None:
+    write_deltalake(tmp_path / "delta", simple(9))
+    write_deltalake(tmp_path / "delta", simple(4), mode="overwrite")
+    assert ingest(lake, tmp_path / "delta").accepted == 4
+    hive = tmp_path / "hive"
+    pq.write_to_dataset(simple(4), hive, partition_cols=["kind"])
+    assert ingest(lake, hive).duplicates == 4
+
+
+def test_frames(lake: FakeLake) -> None:
+    frame = simple(5).to_pandas()
+    assert ingest(lake, [frame, frame.astype({"kind": "category", "user_id": "uint64"})]).duplicates == 5
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_that_is_written_while_it_is_read(
+    name: str, in_place: bool, tmp_path: Path, lake: FakeLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(path: Path, user: int) -> None:
+        table = simple(50).set_column(0, "user_id", [[user] * 50])
+        if name.endswith("csv"):
+            pcsv.write_csv(table, path)
+        else:
+            pq.write_table(table, path)
+
+    put(tmp_path / name, 1)
+    check, times = Validator.check, iter(range(9))
+
+    def meddle(*given: Any) -> Any:
+        if next(times) == 0:
+            put(tmp_path / (name if in_place else f".{name}"), 2)
+            if not in_place:
+                (tmp_path / f".{name}").replace(tmp_path / name)
+        return check(*given)
+
+    monkeypatch.setattr(Validator, "check", meddle)
+    assert ingest(lake, tmp_path / name).accepted == 50
+    assert {row["user_id"] for row in lake.rows()} == {2 if in_place else 1}
+
+
+def test_a_file_that_is_written_all_the_time(tmp_path: Path, lake: FakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.csv", LINES)
+    check, users = Validator.check, iter(range(99))
+
+    def meddle(*given: Any) -> Any:
+        write(path, HEADER + f"{next(users)},1,2017-03-01,a,1\n" * 2)
+        return check(*given)
+
+    monkeypatch.setattr(Validator, "check", meddle)
+    with pytest.raises(ChangedError, match=r"a\.csv was written while it was read"):
+        ingest(lake, path)
+    assert not lake.events.exists

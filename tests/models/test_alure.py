@@ -264,3 +264,22 @@ def test_refuses_what_does_not_fit(tmp_path):
         dataclasses.replace(CONFIG, heads=3)
     with pytest.raises(CheckpointError, match="missing"):
         AlureLearner.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("numeric", "given"), [(None, "none"), (torch.zeros(ITEMS, 2), r"shape \(24, 2\)")], ids=["none", "too many"]
+)
+def test_numbers_that_the_model_reads_must_be_there(numeric, given):
+    """Also under `python -O`, which knows no assert."""
+    activity, moments, _, items = world()
+    learner = AlureLearner.create(
+        dataclasses.replace(CONFIG, numeric=("size",), item_features=("item_id", "size")), learning_rate=5e-3
+    )
+    with pytest.raises(
+        InstancesError, match=rf"numeric of the items: shape \(n, 1\) expected for \['size'\], got {given}"
+    ):
+        learner.items(dataclasses.replace(items, numeric=numeric))
+    with pytest.raises(
+        InstancesError, match=r"numeric of the events: shape \(n, 1\) expected for \['size'\], got none"
+    ):
+        learner.users(activity, moments)

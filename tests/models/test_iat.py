@@ -14,6 +14,7 @@ from tokenlake_models.baselines import LogisticRegression
 from tokenlake_models.errors import InstancesError, ModelError
 from tokenlake_models.iat import InstanceCompressor
 from tokenlake_models.instances import History, Instances
+from tokenlake_models.sequences import Sequences
 
 SEEDS = st.integers(0, 1000)
 
@@ -130,6 +131,14 @@ def test_one_at_a_time_with_its_past_as_the_whole_at_once():
         one = dataclasses.replace(table.select(torch.tensor([i])), users=torch.zeros(1, dtype=torch.int64))
         history = History(tokens[before].detach(), table.timestamps[before], torch.tensor([0, len(before)]))
         assert close(model(one, history)[0], whole[i])
+
+
+def test_a_model_without_sit_has_no_contextual_tokens():
+    model = InstanceCompressor(config(scheme="temporal-order"))
+    table = random_table(4)
+    window = Sequences(table, History.empty(8, 8), 3).window(torch.arange(1))
+    with pytest.raises(ModelError, match="scheme 'temporal-order' has no SIT"):
+        model.contextual(model.compress(table), window)
 
 
 def test_no_gradient_into_what_came_before():

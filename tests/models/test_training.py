@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.models.tables import DAY, config, random_table
+from tests.strict import STRICT
 from tokenlake_models import metrics
 from tokenlake_models.config import CompressorConfig
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
@@ -124,7 +125,7 @@ learner.save(folder / "resumed")
 
     save_file({"tokens": history.tokens}, tmp_path / "history")
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path)], check=True, cwd=root)
+    subprocess.run([sys.executable, *STRICT, "-c", script, str(tmp_path)], check=True, cwd=root)
     for name in ("weights.safetensors", "optimizer.safetensors", "config.json"):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.strict import STRICT
+
 _COUNTED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}
 _WRITES = os.O_WRONLY | os.O_RDWR
 
@@ -30,7 +32,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 def ended(folder: Path, points: Sequence[int], *work: str, how: str = "SIGKILL") -> list[tuple[int, int]]:
     """Exit code and points passed of each child; see the module."""
     told = ",".join(map(str, points))
-    command = [sys.executable, "-W", "error", "-m", "tests.pipeline.kills", str(folder), how, told, *work]
+    command = [sys.executable, *STRICT, "-m", "tests.pipeline.kills", str(folder), how, told, *work]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

@@ -126,20 +126,10 @@ with warnings.catch_warnings(record=True) as seen:
 """
 
 
-def test_processes_that_compile_at_once(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    made = [
-        subprocess.Popen([sys.executable, "-c", PROBE], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    assert [p.communicate(timeout=300)[0].split() for p in made] == [["True", "True", "0"]] * 4
-    assert len(list((tmp_path / "tokenlake").iterdir())) == 1
-
-
 def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path), "CC": ""}
+    environment = {**os.environ, "TOKENLAKE_CACHE": str(tmp_path), "CC": "/nowhere"}
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("False False 1 NumPy does the work of native.c"), done.stderr
+    assert done.stdout.startswith("False False 1 NumPy does the work of storage/native.c"), done.stderr
 
 
 @pytest.mark.parametrize("compiled", [True, False])

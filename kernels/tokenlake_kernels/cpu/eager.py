@@ -225,10 +225,6 @@ def hstu_backward(
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dposition, dtime
 
 
-def _row_of(offsets: Int[Tensor, " rows_plus_one"], total: int) -> Int[Tensor, " total"]:
-    return torch.repeat_interleave(torch.arange(offsets.shape[0] - 1), offsets.diff(), output_size=total)
-
-
 def dense_bmm(
     x: Float[Tensor, "total inner"], dense: Float[Tensor, "rows inner outer"], offsets: Int[Tensor, " rows_plus_one"]
 ) -> Float[Tensor, "total outer"]:

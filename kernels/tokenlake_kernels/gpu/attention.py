@@ -4,6 +4,7 @@ Tiles of queries by tiles of keys, inside one row and head; tiles past the row's
 visited. All scores are in base 2. Gradients are summed inside one program each, so nothing depends on timing.
 """
 
+from collections.abc import Mapping
 from typing import Any, no_type_check
 
 import torch
@@ -12,51 +13,66 @@ import triton.language as tl
 from torch import Tensor
 
 from ..plans import SoftmaxPlan
-from .flash import QKV, QKVG, absorb, delta, dense_last, pairs, row_bounds, strides, weights_and_slopes
+from .flash import (
+    QKV,
+    QKVG,
+    absorb,
+    delta,
+    dense_last,
+    is_wide,
+    lines,
+    lines_across,
+    pairs,
+    row_at,
+    row_bounds,
+    strides,
+    weights_and_slopes,
+)
+from .grid import VARYING, place, programs
 from .launch import Config, Grid, Kernel, head_sizes, launch, longest, precision
 
 
 @triton.jit
 @no_type_check
-def _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS: tl.constexpr, PRECISION: tl.constexpr):
-    """Base-2 scores of a tile, -inf where unseen. Bias points at the row's own; offsets inside a row fit in 32 bits."""
+def _scores(
+    q, kt, Bias, i, j, n, keys, bias_len, left, right, scale,
+    BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Base-2 scores of a tile, -inf where unseen. Bias points at the row's own."""
     s = tl.dot(q, kt, input_precision=PRECISION) * (scale * 1.4426950408889634)
     inside = (i < n)[:, None] & (j < keys)[None, :]
     if BIAS:
-        s += (
-            tl.load(Bias + i[:, None] * bias_len + j[None, :], mask=inside, other=0.0).to(tl.float32)
-            * 1.4426950408889634
-        )
+        s += tl.load(lines(Bias, i, bias_len, j, WIDE), mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
     gap = j[None, :] - i[:, None]
     return tl.where(inside & (gap <= right) & (gap >= -left), s, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def attention_forward_kernel(
     Q, K, V, Bias, Out, Lse, Offsets,
-    q_token, q_head, k_token, k_head, v_token, v_head, heads, group, queries, q_total, bias_len, left, right, scale,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q_token, q_head, k_token, k_head, v_token, v_head, heads, group, queries, q_total, bias_len, left, right, scale, most,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and head, over all the keys that it sees."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
-        q0, n = row.to(tl.int64) * queries, queries
-    i0 = tl.program_id(0) * BLOCK_M
+        q0, n = row * queries, queries
+    i0 = tile * BLOCK_M
     if i0 >= n:
         return
     kv = head // group
-    Q += q0 * q_token + head * q_head
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    Q = row_at(Q, q0, q_token, head, q_head)
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     if BIAS:
         Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     within = (d < DIM)[None, :]
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=(i < n)[:, None] & within, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=(i < n)[:, None] & within, other=0.0)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -65,96 +81,96 @@ def attention_forward_kernel(
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[None, :]
-        kt = tl.load(K + j[None, :] * k_token + d[:, None], mask=held & (d < DIM)[:, None], other=0.0)
-        s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
+        kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=held & (d < DIM)[:, None], other=0.0)
+        s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
         top, total, acc = absorb(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)  # without keys the maximum is -inf, and so is the log-sum-exp
-    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
     tl.store(Lse + head.to(tl.int64) * q_total + q0 + i, (top + tl.log2(total)) * 0.6931471805599453, mask=i < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def attention_dkdv_kernel(
     Q, K, V, G, Bias, Lse, Delta, DK, DV, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, queries, q_total, bias_len, left, right, scale,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    heads, group, queries, q_total, bias_len, left, right, scale, most,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DK and dV of one tile of keys: over the query heads that share them and the queries that see them."""
-    row, kv = tl.program_id(2), tl.program_id(1)
+    tile, kv, row = place(tl.cdiv(most, BLOCK_N), heads // group)
     start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
-        q0, n = row.to(tl.int64) * queries, queries
-    j0 = tl.program_id(0) * BLOCK_N
+        q0, n = row * queries, queries
+    j0 = tile * BLOCK_N
     if j0 >= keys:
         return
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     if BIAS:
         Bias += q0 * bias_len
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < keys)[:, None] & (d < DIM)[None, :]
-    k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-    v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+    k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+    v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     low = tl.maximum(j0 - right, 0) // BLOCK_M * BLOCK_M
     high = tl.minimum(n, j0 + BLOCK_N + left)
     for head in range(kv * group, (kv + 1) * group):
-        q_at = Q + q0 * q_token + head * q_head
-        g_at = G + q0 * g_token + head * g_head
+        q_at = row_at(Q, q0, q_token, head, q_head)
+        g_at = row_at(G, q0, g_token, head, g_head)
         line = tl.cast(head, tl.int64) * q_total + q0
         for i0 in range(low, high, BLOCK_M):
             i = i0 + tl.arange(0, BLOCK_M)
             mask = (i < n)[:, None] & (d < DIM)[None, :]
-            q = tl.load(q_at + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-            g = tl.load(g_at + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+            q = tl.load(lines(q_at, i, q_token, d, WIDE), mask=mask, other=0.0)
+            g = tl.load(lines(g_at, i, g_token, d, WIDE), mask=mask, other=0.0)
             lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
             delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
-            s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
+            s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
             p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
-    out = (start * kv_heads + kv) * DIM + j[:, None] * (kv_heads * DIM) + d[None, :]
+    out = lines((start * kv_heads + kv) * DIM, j, kv_heads * DIM, d, WIDE)
     tl.store(DK + out, (dk * scale).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + out, dv.to(DV.dtype.element_ty), mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def attention_dq_kernel(
     Q, K, V, G, Bias, Lse, Delta, DQ, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, queries, q_total, bias_len, left, right, scale,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    heads, group, queries, q_total, bias_len, left, right, scale, most,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DQ of one tile of queries: over the keys that it sees."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, keys = row_bounds(Offsets, row)
     q0, n = start, keys
     if DENSE:
-        q0, n = row.to(tl.int64) * queries, queries
-    i0 = tl.program_id(0) * BLOCK_M
+        q0, n = row * queries, queries
+    i0 = tile * BLOCK_M
     if i0 >= n:
         return
     kv = head // group
-    Q += q0 * q_token + head * q_head
-    G += q0 * g_token + head * g_head
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    Q = row_at(Q, q0, q_token, head, q_head)
+    G = row_at(G, q0, g_token, head, g_head)
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     if BIAS:
         Bias += q0 * bias_len
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < n)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-    g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
+    g = tl.load(lines(G, i, g_token, d, WIDE), mask=mask, other=0.0)
     line = head.to(tl.int64) * q_total + q0 + i
     lse = tl.load(Lse + line, mask=i < n, other=0.0) * 1.4426950408889634
     lse = tl.where(lse == float("-inf"), 0.0, lse)
@@ -165,31 +181,31 @@ def attention_dq_kernel(
     for j0 in range(low, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
-        s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION)
+        k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
+        s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def attention_dbias_kernel(
     Q, K, V, G, Bias, Lse, Delta, DBias, Offsets,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, queries, q_total, bias_len, left, right, scale,
-    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    heads, group, queries, q_total, bias_len, left, right, scale, most,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The bias gradient of one tile: summed over the heads, which share the bias."""
-    row = tl.program_id(2)
+    tile, across, row = place(tl.cdiv(most, BLOCK_M), tl.cdiv(bias_len, BLOCK_N))
     start, keys = row_bounds(Offsets, row)
-    i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    i = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = across * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    q0 = row.to(tl.int64) * queries
+    q0 = row * queries
     Bias += q0 * bias_len
     DBias += q0 * bias_len
     mask = (i < queries)[:, None] & (d < DIM)[None, :]
@@ -197,19 +213,21 @@ def attention_dbias_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for head in range(heads):
         kv = head // group
-        q = tl.load(Q + q0 * q_token + head * q_head + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-        g = tl.load(G + q0 * g_token + head * g_head + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
-        k = tl.load(K + start * k_token + kv * k_head + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + start * v_token + kv * v_head + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+        q_at, g_at = row_at(Q, q0, q_token, head, q_head), row_at(G, q0, g_token, head, g_head)
+        k_at, v_at = row_at(K, start, k_token, kv, k_head), row_at(V, start, v_token, kv, v_head)
+        q = tl.load(lines(q_at, i, q_token, d, WIDE), mask=mask, other=0.0)
+        g = tl.load(lines(g_at, i, g_token, d, WIDE), mask=mask, other=0.0)
+        k = tl.load(lines(k_at, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(v_at, j, v_token, d, WIDE), mask=held, other=0.0)
         line = tl.cast(head, tl.int64) * q_total + q0 + i
         lse = tl.load(Lse + line, mask=i < queries, other=0.0) * 1.4426950408889634
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
-        s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION)
+        s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
         total += ds
     tl.store(
-        DBias + i[:, None] * bias_len + j[None, :],
+        lines(DBias, i, bias_len, j, WIDE),
         total.to(DBias.dtype.element_ty),
         mask=(i < queries)[:, None] & (j < bias_len)[None, :],
     )
@@ -223,7 +241,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
         return pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else pairs((64, 32, 4, 1))
     if dim <= 64:
         return pairs((64, 64, 8, 2), (64, 32, 4, 3))
-    return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 4, 1))
+    return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
 def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
@@ -243,13 +261,15 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 
 def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
-    return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
+    if dim <= 64:
+        return pairs((32, 32, 4, 1))
+    return pairs((32, 32, 8, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
 
 
 _FORMS = ({"DENSE": False, "BIAS": False}, {"DENSE": True, "BIAS": False}, {"DENSE": True, "BIAS": True})
-_FLAGS = tuple(form | {"PRECISION": "ieee"} for form in _FORMS)
+_FLAGS = tuple(form | {"PRECISION": "ieee", "WIDE": False} for form in _FORMS)
 _COUNTS = {"heads": "i32", "group": "i32", "queries": "i32", "q_total": "i32", "bias_len": "i32"}
-_BAND = {"left": "i32", "right": "i32", "scale": "fp32"}
+_BAND = {"left": "i32", "right": "i32", "scale": "fp32", "most": "i32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Bias": "*T", "Lse": "*fp32", "Delta": "*fp32"}
 
 FORWARD = Kernel(
@@ -302,26 +322,31 @@ class _Call:
             *(plan.left, plan.right, plan.scale),
         )
         self.form: dict[str, Any] = {
-            "dim": q.shape[2], "like": q, "DENSE": plan.queries > 0, "BIAS": plan.bias is not None, "PRECISION": precision(q.dtype)
+            "dim": q.shape[2], "like": q, "DENSE": plan.queries > 0, "BIAS": plan.bias is not None,
+            "PRECISION": precision(q.dtype), "WIDE": is_wide(*tensors, plan.bias),
         }  # fmt: skip
 
     def over_queries(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
         """Launch over (tiles of queries, heads, rows)."""
-        self._launch(kernel, lambda t: (triton.cdiv(self.most, t["BLOCK_M"]), self.heads, self.batch), tensors)
+        tall = self.most
+        self._launch(kernel, lambda t: programs(triton.cdiv(tall, t["BLOCK_M"]), self.heads, self.batch), tensors, tall)
 
     def over_keys(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
         """Launch over (tiles of keys, key-value heads, rows)."""
-        self._launch(kernel, lambda t: (triton.cdiv(self.keys, t["BLOCK_N"]), self.kv_heads, self.batch), tensors)
+        wide, heads = self.keys, self.kv_heads
+        self._launch(kernel, lambda t: programs(triton.cdiv(wide, t["BLOCK_N"]), heads, self.batch), tensors, wide)
 
     def over_bias(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
         """Launch over (tiles of queries, tiles of the bias's columns, rows)."""
         tall, wide = self.most, self.width
-        self._launch(
-            kernel, lambda t: (triton.cdiv(tall, t["BLOCK_M"]), triton.cdiv(wide, t["BLOCK_N"]), self.batch), tensors
-        )
 
-    def _launch(self, kernel: Kernel, grid: Grid, tensors: tuple[Tensor | None, ...]) -> None:
-        launch(kernel, grid, (*tensors, *self.rest), rows=max(self.most, self.keys), **self.form)
+        def grid(t: Mapping[str, int]) -> tuple[int]:
+            return programs(triton.cdiv(tall, t["BLOCK_M"]), triton.cdiv(wide, t["BLOCK_N"]), self.batch)
+
+        self._launch(kernel, grid, tensors, tall)
+
+    def _launch(self, kernel: Kernel, grid: Grid, tensors: tuple[Tensor | None, ...], most: int) -> None:
+        launch(kernel, grid, (*tensors, *self.rest, most), rows=max(self.most, self.keys), **self.form)
 
 
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, plan: SoftmaxPlan, *, save: bool) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 Triton puts these functions into the kernels that call them; nothing is called at run time.
 """
 
+import operator
 from typing import no_type_check
 
 import torch
@@ -10,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .grid import place, programs
 from .launch import Config, Kernel, head_sizes, launch, tiles
 
 # Triton reads these functions' source, not their bytecode: the checks of tests must not wrap them (@no_type_check).
@@ -21,6 +23,31 @@ def row_bounds(Offsets, row):
     """Start and length of a row."""
     start = tl.load(Offsets + row)
     return start, (tl.load(Offsets + row + 1) - start).to(tl.int32)
+
+
+@triton.jit
+@no_type_check
+def row_at(base, start, token, head, step):
+    """Pointer to the first value of a row and head."""
+    return base + start * token + tl.cast(head, tl.int64) * step
+
+
+@triton.jit
+@no_type_check
+def lines(base, line, stride, column, WIDE: tl.constexpr):
+    """Pointers to a tile, one line of the matrix below the other; with WIDE (`is_wide`) in 64 bits, at more registers."""
+    if WIDE:
+        line = line.to(tl.int64)
+    return base + line[:, None] * stride + column[None, :]
+
+
+@triton.jit
+@no_type_check
+def lines_across(base, line, stride, column, WIDE: tl.constexpr):
+    """As `lines`, one line beside the other."""
+    if WIDE:
+        line = line.to(tl.int64)
+    return base + line[None, :] * stride + column[:, None]
 
 
 @triton.jit
@@ -58,13 +85,12 @@ def delta_kernel(
     G, Out, Delta, g_token, g_head, heads, total, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr
 ):
     """`sum(g * out)` of every query and head."""
-    head = tl.program_id(1)
-    i, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    tile, _, head = place(tl.cdiv(total, BLOCK_M), 1)
+    i, d = tl.cast(tile, tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < total)[:, None] & (d < DIM)[None, :]
-    at = i.to(tl.int64)
-    g = tl.load(G + at[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0).to(tl.float32)
-    o = tl.load(Out + (at[:, None] * heads + head) * DIM + d[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(Delta + head.to(tl.int64) * total + at, tl.sum(g * o, 1), mask=i < total)
+    g = tl.load(G + i[:, None] * g_token + head * g_head + d[None, :], mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(Out + (i[:, None] * heads + head) * DIM + d[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(Delta + head * total + i, tl.sum(g * o, 1), mask=i < total)
 
 
 QKV = {"q_token": "i32", "q_head": "i32", "k_token": "i32", "k_head": "i32", "v_token": "i32", "v_head": "i32"}
@@ -95,6 +121,12 @@ def strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(s for x in tensors for s in x.stride()[:2])
 
 
+def is_wide(*tensors: Tensor | None) -> bool:
+    """Whether some tensor, or its like without gaps, spans 2^31 values: a row's may lie so far apart then."""
+    given = (x for x in tensors if x is not None)
+    return any(max(x.numel(), sum(map(operator.mul, x.shape, x.stride()))) >= 2**31 for x in given)
+
+
 def table_sizes(table: Tensor | None) -> tuple[int, int]:
     """(entries, step from head to head) of a bias table."""
     return (0, 0) if table is None else (table.shape[1], 0 if table.shape[0] == 1 else table.shape[1])
@@ -105,5 +137,5 @@ def delta(g: Tensor, out: Tensor) -> Tensor:
     n, heads, dim = g.shape
     found = torch.empty(heads, n, dtype=torch.float32, device=g.device)
     args = (g, out.contiguous(), found, *g.stride()[:2], heads, n)
-    launch(DELTA, lambda t: (triton.cdiv(n, t["BLOCK_M"]), heads), args, dim=dim, like=g, rows=n)
+    launch(DELTA, lambda t: programs(triton.cdiv(n, t["BLOCK_M"]), 1, heads), args, dim=dim, like=g, rows=n)
     return found

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..cpu import eager
 from ..plans import HstuPlan
-from .flash import QKV, QKVG, dense_last, half_octaves, pairs, row_bounds, strides, table_sizes
+from .flash import QKV, QKVG, dense_last, half_octaves, is_wide, lines, pairs, row_at, row_bounds, strides, table_sizes
+from .grid import VARYING, place, programs
 from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
 
 
@@ -112,28 +113,28 @@ def _slopes(g, v, s, gate, seen, PRECISION: tl.constexpr):
     return tl.dot(g, tl.trans(v), input_precision=PRECISION) * slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def hstu_forward_kernel(
     Q, K, V, Out, Offsets, Targets, Times, Position, Time,
     q_token, q_head, k_token, k_head, v_token, v_head, heads, position_size, position_step, time_size, time_step,
-    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm, most,
     TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and head, over the key tiles that its mask leaves."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, length = row_bounds(Offsets, row)
-    i0 = tl.program_id(0) * BLOCK_M
+    i0 = tile * BLOCK_M
     if i0 >= length:
         return
     history, first = _history(Targets, row, length, contextual, TARGETS)
-    Q += start * q_token + head * q_head
-    K += start * k_token + head * k_head
-    V += start * v_token + head * v_head
+    Q = row_at(Q, start, q_token, head, q_head)
+    K = row_at(K, start, k_token, head, k_head)
+    V = row_at(V, start, v_token, head, v_head)
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < length)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sink, low, high, own, end = _key_runs(
         i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
@@ -141,8 +142,8 @@ def hstu_forward_kernel(
     for t in range(sink + (high - low) + (end - own)):
         j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
         held = (j < length)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+        k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = _scores(
             q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
@@ -150,35 +151,35 @@ def hstu_forward_kernel(
         )  # fmt: skip
         p = tl.where(seen, s * tl.sigmoid(s), 0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-    at = (start * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((start * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc * inverse_norm).to(Out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def hstu_dkdv_kernel(
     Q, K, V, G, DK, DV, Offsets, Targets, Times, Position, Time,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
     heads, position_size, position_step, time_size, time_step,
-    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm, most,
     TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DK and dV of one tile of keys, over the query tiles that see it."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_N), heads)
     start, length = row_bounds(Offsets, row)
-    j0 = tl.program_id(0) * BLOCK_N
+    j0 = tile * BLOCK_N
     if j0 >= length:
         return
     history, first = _history(Targets, row, length, contextual, TARGETS)
-    Q += start * q_token + head * q_head
-    K += start * k_token + head * k_head
-    V += start * v_token + head * v_head
-    G += start * g_token + head * g_head
+    Q = row_at(Q, start, q_token, head, q_head)
+    K = row_at(K, start, k_token, head, k_head)
+    V = row_at(V, start, v_token, head, v_head)
+    G = row_at(G, start, g_token, head, g_head)
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < length)[:, None] & (d < DIM)[None, :]
-    k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-    v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+    k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+    v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     # Who sees these keys: everyone after a sink; else the band, then the tail and the targets.
@@ -192,8 +193,8 @@ def hstu_dkdv_kernel(
     for t in range((high - low) + (end - rest)):
         i = tl.where(t < high - low, low + t, rest + t - (high - low)) * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = (i < length)[:, None] & (d < DIM)[None, :]
-        q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-        g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+        q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
+        g = tl.load(lines(G, i, g_token, d, WIDE), mask=mask, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = _scores(
             q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
@@ -204,36 +205,36 @@ def hstu_dkdv_kernel(
         dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
         ds = _slopes(g, v, s, gate, seen, PRECISION)
         dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
-    at = (start * heads + head) * DIM + j[:, None] * (heads * DIM) + d[None, :]
+    at = lines((start * heads + head) * DIM, j, heads * DIM, d, WIDE)
     tl.store(DK + at, (dk * (scale * inverse_norm)).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + at, (dv * inverse_norm).to(DV.dtype.element_ty), mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def hstu_dq_kernel(
     Q, K, V, G, DQ, DPosition, DTime, Offsets, Targets, Times, Position, Time,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
     heads, position_size, position_step, time_size, time_step,
-    local, tail, prefix, contextual, target_local, scale, inverse_norm,
+    local, tail, prefix, contextual, target_local, scale, inverse_norm, most,
     TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, TABLES: tl.constexpr, PRECISION: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DQ of one tile of queries; with TABLES it also adds dS into the gradients of the bias tables."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, length = row_bounds(Offsets, row)
-    i0 = tl.program_id(0) * BLOCK_M
+    i0 = tile * BLOCK_M
     if i0 >= length:
         return
     history, first = _history(Targets, row, length, contextual, TARGETS)
-    Q += start * q_token + head * q_head
-    K += start * k_token + head * k_head
-    V += start * v_token + head * v_head
-    G += start * g_token + head * g_head
+    Q = row_at(Q, start, q_token, head, q_head)
+    K = row_at(K, start, k_token, head, k_head)
+    V = row_at(V, start, v_token, head, v_head)
+    G = row_at(G, start, g_token, head, g_head)
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < length)[:, None] & (d < DIM)[None, :]
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-    g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
+    g = tl.load(lines(G, i, g_token, d, WIDE), mask=mask, other=0.0)
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sink, low, high, own, end = _key_runs(
         i0, length, history, first, local, tail, prefix, target_local, BLOCK_M, BLOCK_N
@@ -241,8 +242,8 @@ def hstu_dq_kernel(
     for t in range(sink + (high - low) + (end - own)):
         j = _run_tile(t, sink, low, high, own) * BLOCK_N + tl.arange(0, BLOCK_N)
         held = (j < length)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+        k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
         seen = _seen(i[:, None], j[None, :], length, history, first, local, tail, prefix, target_local)
         s = _scores(
             q, k, i, j, length, seen, Times + start, Position + head * position_step, Time + head * time_step,
@@ -257,7 +258,7 @@ def hstu_dq_kernel(
             if TIME:
                 at = DTime + head * time_step + _buckets(Times + start, i, j, length, time_size)
                 tl.atomic_add(at, ds * inverse_norm, mask=seen, sem="relaxed")
-    at = (start * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((start * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
 
 
@@ -288,7 +289,7 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 
 _FLAGS = tuple(
-    dict(zip(("TARGETS", "POSITION", "TIME"), form, strict=True)) | {"PRECISION": "ieee"}
+    dict(zip(("TARGETS", "POSITION", "TIME"), form, strict=True)) | {"PRECISION": "ieee", "WIDE": False}
     for form in itertools.product((False, True), repeat=3)
 )
 _TABLE_FLAGS = tuple(
@@ -311,7 +312,7 @@ _COUNTS = dict.fromkeys(
         "target_local",
     ),
     "i32",
-) | {"scale": "fp32", "inverse_norm": "fp32"}
+) | {"scale": "fp32", "inverse_norm": "fp32", "most": "i32"}
 _IN = {"Q": "*T", "K": "*T", "V": "*T"}
 
 FORWARD = Kernel(hstu_forward_kernel, _IN | {"Out": "*T"} | _ROWS | QKV | _COUNTS, _FLAGS, _forward_configs, head_sizes)
@@ -346,7 +347,9 @@ class _Call:
         sizes = (n for t in tables for n in table_sizes(t))
         self.numbers = (*strides(*tensors), self.heads, *sizes, *plan.mask, plan.scale, 1 / plan.norm)
         given = {"TARGETS": plan.targets, "POSITION": plan.position, "TIME": plan.time}
-        self.flags = {name: x is not None for name, x in given.items()} | {"PRECISION": precision(q.dtype)}
+        self.flags = {name: x is not None for name, x in given.items()} | {
+            "PRECISION": precision(q.dtype), "WIDE": is_wide(*tensors)
+        }  # fmt: skip
 
     def run(
         self, kernel: Kernel, tensors: tuple[Tensor | None, ...], axis: str, *, repeatable: bool = True, **flags: Any
@@ -354,9 +357,9 @@ class _Call:
         """Launch over (tiles of `axis`, heads, rows)."""
         if not self.like.shape[0] or not self.most:
             return
-        args = (*tensors, *self.rows, *self.numbers)
+        args = (*tensors, *self.rows, *self.numbers, self.most)
         launch(
-            kernel, lambda t: (triton.cdiv(self.most, t[axis]), self.heads, self.batch), args,
+            kernel, lambda t: programs(triton.cdiv(self.most, t[axis]), self.heads, self.batch), args,
             dim=self.dim, like=self.like, rows=self.most, repeatable=repeatable, **self.flags, **flags,
         )  # fmt: skip
 

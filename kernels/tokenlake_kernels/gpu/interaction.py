@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .grid import place, programs
 from .launch import Config, Kernel, launch, precision, tiles
 
 # ---- products ---------------------------------------------------------------------------------------------------
@@ -22,10 +23,10 @@ def dense_bmm_kernel(
     INDEX: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Rows of X (picked by Index) of one group times the group's matrix; a program strides over tiles of rows."""
-    row = tl.program_id(2)
+    tile, split, row = place(tl.cdiv(outer, BLOCK_N), splits)
     start, end = tl.load(Offsets + row), tl.load(Offsets + row + 1)
-    c = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    for m0 in range(start + tl.program_id(1) * BLOCK_M, end, splits * BLOCK_M):
+    c = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    for m0 in range(start + split * BLOCK_M, end, splits * BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
         source = m
         if INDEX:
@@ -36,7 +37,7 @@ def dense_bmm_kernel(
             x = tl.load(
                 X + source[:, None] * x_row + k[None, :], mask=(m < end)[:, None] & (k < inner)[None, :], other=0.0
             )
-            at = row.to(tl.int64) * d_row + k[:, None] * d_inner + c[None, :] * d_outer
+            at = row * d_row + k.to(tl.int64)[:, None] * d_inner + c.to(tl.int64)[None, :] * d_outer
             w = tl.load(Dense + at, mask=(k < inner)[:, None] & (c < outer)[None, :], other=0.0)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)
         mask = (m < end)[:, None] & (c < outer)[None, :]
@@ -50,10 +51,10 @@ def jagged_bmm_kernel(
     INDEX: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of X^T Y of one row: a sum over the row's length."""
-    row = tl.program_id(2)
+    tile, across, row = place(tl.cdiv(left, BLOCK_M), tl.cdiv(right, BLOCK_N))
     start, end = tl.load(Offsets + row), tl.load(Offsets + row + 1)
-    a = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    b = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    a = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    b = across * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for k0 in range(start, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
@@ -63,7 +64,7 @@ def jagged_bmm_kernel(
         x = tl.load(X + source[:, None] * x_row + a[None, :], mask=(k < end)[:, None] & (a < left)[None, :], other=0.0)
         y = tl.load(Y + k[:, None] * y_row + b[None, :], mask=(k < end)[:, None] & (b < right)[None, :], other=0.0)
         acc = tl.dot(tl.trans(x), y, acc, input_precision=PRECISION)
-    at = (row.to(tl.int64) * left + a)[:, None] * right + b[None, :]
+    at = (row * left + a)[:, None] * right + b[None, :]
     tl.store(Out + at, acc.to(Out.dtype.element_ty), mask=(a < left)[:, None] & (b < right)[None, :])
 
 
@@ -74,9 +75,9 @@ def jagged_bmm_kernel(
 @no_type_check
 def softmax_kernel(X, Out, Offsets, cols, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Softmax over one row's length, for a tile of columns: maximum and sum in one pass, values in a second."""
-    row = tl.program_id(1)
+    tile, _, row = place(tl.cdiv(cols, BLOCK_N), 1)
     start, end = tl.load(Offsets + row), tl.load(Offsets + row + 1)
-    c = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    c = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     top = tl.full([BLOCK_N], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
     for m0 in range(start, end, BLOCK_M):
@@ -101,9 +102,9 @@ def softmax_kernel(X, Out, Offsets, cols, BLOCK_M: tl.constexpr, BLOCK_N: tl.con
 @no_type_check
 def softmax_backward_kernel(Y, G, DX, Offsets, cols, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """`y (g - sum over the row of g y)` for a tile of columns."""
-    row = tl.program_id(1)
+    tile, _, row = place(tl.cdiv(cols, BLOCK_N), 1)
     start, end = tl.load(Offsets + row), tl.load(Offsets + row + 1)
-    c = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    c = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros([BLOCK_N], tl.float32)
     for m0 in range(start, end, BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
@@ -139,15 +140,15 @@ def broadcast_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """`x + dense` or `x * dense` over one row; a stride of 0 broadcasts."""
-    row = tl.program_id(2)
+    tile, split, row = place(tl.cdiv(dim, BLOCK_N), splits)
     start, end = tl.load(Offsets + row), tl.load(Offsets + row + 1)
-    c = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    for m0 in range(start + tl.program_id(1) * BLOCK_M, end, splits * BLOCK_M):
+    c = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    for m0 in range(start + split * BLOCK_M, end, splits * BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
         mask = (m < end)[:, None] & (c < dim)[None, :]
         at = m[:, None] * dim + c[None, :]
         x = tl.load(X + at, mask=mask, other=0.0).to(tl.float32)
-        from_dense = row.to(tl.int64) * d_row + (m - start)[:, None] * d_len + c[None, :] * d_col
+        from_dense = row * d_row + (m - start)[:, None] * d_len + c[None, :] * d_col
         w = tl.load(Dense + from_dense, mask=mask, other=0.0).to(tl.float32)
         y = x + w
         if MUL:
@@ -159,11 +160,11 @@ def broadcast_kernel(
 @no_type_check
 def copy_kernel(Src, Dst, SrcStarts, DstStarts, Lengths, width, splits, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """One segment of rows from Src to Dst."""
-    segment = tl.program_id(2)
+    tile, split, segment = place(tl.cdiv(width, BLOCK_N), splits)
     source, target = tl.load(SrcStarts + segment), tl.load(DstStarts + segment)
     length = tl.load(Lengths + segment)
-    c = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    for m0 in range(tl.program_id(1) * BLOCK_M, length, splits * BLOCK_M):
+    c = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    for m0 in range(split * BLOCK_M, length, splits * BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
         mask = (m < length)[:, None] & (c < width)[None, :]
         x = tl.load(Src + (source + m)[:, None] * width + c[None, :], mask=mask)
@@ -174,11 +175,11 @@ def copy_kernel(Src, Dst, SrcStarts, DstStarts, Lengths, width, splits, BLOCK_M:
 @no_type_check
 def time_differences_kernel(Times, Out, Offsets, OutOffsets, splits, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """`t_i - t_j` for all pairs of one row."""
-    row = tl.program_id(1)
+    split, _, row = place(splits, 1)
     start = tl.load(Offsets + row)
     length = tl.load(Offsets + row + 1) - start
     base = tl.load(OutOffsets + row)
-    for i0 in range(tl.program_id(0) * BLOCK_M, length, splits * BLOCK_M):
+    for i0 in range(split * BLOCK_M, length, splits * BLOCK_M):
         i = i0 + tl.arange(0, BLOCK_M)
         ti = tl.load(Times + start + i, mask=i < length, other=0)
         for j0 in range(0, length, BLOCK_N):
@@ -268,7 +269,7 @@ def dense_bmm(x: Tensor, dense: Tensor, offsets: Tensor, index: Tensor | None) -
     splits = _splits(rows, batch, 64)
     args = (x, dense, out, offsets.long(), picks, inner, outer, x.stride(0), *dense.stride(), splits)
     launch(
-        DENSE_BMM, lambda t: (triton.cdiv(outer, t["BLOCK_N"]), splits, batch), args,
+        DENSE_BMM, lambda t: programs(triton.cdiv(outer, t["BLOCK_N"]), splits, batch), args,
         dim=inner, like=x, rows=rows, INDEX=index is not None, PRECISION=precision(x.dtype),
     )  # fmt: skip
     return out
@@ -283,7 +284,7 @@ def jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, index: Tensor | None) -> T
         return out
     args = (x, y, out, offsets.long(), None if index is None else index.long(), left, right, x.stride(0), y.stride(0))
     launch(
-        JAGGED_BMM, lambda t: (triton.cdiv(left, t["BLOCK_M"]), triton.cdiv(right, t["BLOCK_N"]), batch), args,
+        JAGGED_BMM, lambda t: programs(triton.cdiv(left, t["BLOCK_M"]), triton.cdiv(right, t["BLOCK_N"]), batch), args,
         dim=left, like=x, rows=y.shape[0], INDEX=index is not None, PRECISION=precision(x.dtype),
     )  # fmt: skip
     return out
@@ -296,7 +297,14 @@ def softmax(x: Tensor, offsets: Tensor) -> Tensor:
     if x.numel():
         batch, cols = offsets.shape[0] - 1, x.shape[1]
         args = (x, out, offsets.long(), cols)
-        launch(SOFTMAX, lambda t: (triton.cdiv(cols, t["BLOCK_N"]), batch), args, dim=cols, like=x, rows=x.shape[0])
+        launch(
+            SOFTMAX,
+            lambda t: programs(triton.cdiv(cols, t["BLOCK_N"]), 1, batch),
+            args,
+            dim=cols,
+            like=x,
+            rows=x.shape[0],
+        )
     return out
 
 
@@ -309,7 +317,7 @@ def softmax_backward(y: Tensor, g: Tensor, offsets: Tensor) -> Tensor:
         args = (y, g, out, offsets.long(), cols)
         launch(
             SOFTMAX_BACKWARD,
-            lambda t: (triton.cdiv(cols, t["BLOCK_N"]), batch),
+            lambda t: programs(triton.cdiv(cols, t["BLOCK_N"]), 1, batch),
             args,
             dim=cols,
             like=y,
@@ -329,7 +337,7 @@ def broadcast(x: Tensor, dense: Tensor, offsets: Tensor, *, mul: bool) -> Tensor
         args = (x, dense, out, offsets.long(), dim, dense.stride(0), *strides[1:], splits)
         launch(
             BROADCAST,
-            lambda t: (triton.cdiv(dim, t["BLOCK_N"]), splits, batch),
+            lambda t: programs(triton.cdiv(dim, t["BLOCK_N"]), splits, batch),
             args,
             dim=dim,
             like=x,
@@ -349,7 +357,7 @@ def copy_segments(src: Tensor, src_starts: Tensor, dst_starts: Tensor, lengths: 
     args = (src, dst, src_starts.long(), dst_starts.long(), lengths.long(), width, splits)
     launch(
         COPY,
-        lambda t: (triton.cdiv(width, t["BLOCK_N"]), splits, segments),
+        lambda t: programs(triton.cdiv(width, t["BLOCK_N"]), splits, segments),
         args,
         dim=width,
         like=src,
@@ -366,5 +374,12 @@ def time_differences(timestamps: Tensor, offsets: Tensor, total: int) -> Tensor:
         batch = ends.shape[0] - 1
         splits = _splits(timestamps.shape[0], batch, 32)
         args = (timestamps.contiguous(), out, ends, starts, splits)
-        launch(TIME_DIFFERENCES, lambda t: (splits, batch), args, dim=1, like=timestamps, rows=timestamps.shape[0])
+        launch(
+            TIME_DIFFERENCES,
+            lambda t: programs(splits, 1, batch),
+            args,
+            dim=1,
+            like=timestamps,
+            rows=timestamps.shape[0],
+        )
     return out

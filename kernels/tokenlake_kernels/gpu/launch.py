@@ -22,13 +22,14 @@ import torch
 import triton
 from torch import Tensor
 
-from ..cpu.native import cache_folder
 from ..errors import ShapeError
+from ..native_build import cache_folder
 
 #: Widest head that the configurations are compiled and checked for.
 WIDEST = 256
 
-Grid = Callable[[Mapping[str, int]], tuple[int, ...]]
+#: Tile sizes to the number of programs: `grid.programs`.
+Grid = Callable[[Mapping[str, int]], tuple[int]]
 
 
 class Config(NamedTuple):
@@ -197,7 +198,7 @@ def launch(
 
     Args:
         kernel: What to run.
-        grid: Tile sizes to programs.
+        grid: Tile sizes to the number of programs, by `grid.programs`.
         args: The arguments of the signature, in order; None for a tensor that these flags have no use for.
         dim: The head dimension, or whatever `kernel.sizes` wants.
         like: A tensor that gives dtype and device.

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .grid import programs
 from .launch import Config, Kernel, launch, tiles
 
 
@@ -57,8 +58,8 @@ def gated_norm_backward_kernel(
     b = tl.load(Bias + d, mask=d < dim, other=0.0).to(tl.float32)
     dw = tl.zeros([BLOCK_D], tl.float32)
     db = tl.zeros([BLOCK_D], tl.float32)
-    for m0 in range(tl.program_id(0) * BLOCK_M, total, tl.num_programs(0) * BLOCK_M):
-        m = m0 + tl.arange(0, BLOCK_M).to(tl.int64)
+    for tile in range(tl.program_id(0), tl.cdiv(total, BLOCK_M), tl.num_programs(0)):
+        m = tl.cast(tile, tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = (m < total)[:, None] & (d < dim)[None, :]
         at = m[:, None] * dim + d[None, :]
         a = tl.load(A + at, mask=mask, other=0.0).to(tl.float32)
@@ -120,7 +121,15 @@ def gated_norm(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *
     out = a.new_empty(total, 3 * dim if concat else dim)
     if a.numel():
         args = (a, u, weight.contiguous(), bias.contiguous(), out, total, dim, eps)
-        launch(FORWARD, lambda t: (triton.cdiv(total, t["BLOCK_M"]),), args, dim=dim, like=a, rows=total, CONCAT=concat)
+        launch(
+            FORWARD,
+            lambda t: programs(triton.cdiv(total, t["BLOCK_M"])),
+            args,
+            dim=dim,
+            like=a,
+            rows=total,
+            CONCAT=concat,
+        )
     return out
 
 
@@ -136,7 +145,7 @@ def gated_norm_backward(
         args = (a, u, weight.contiguous(), bias.contiguous(), g, da, du, dweight, dbias, total, dim, eps)
         launch(
             BACKWARD,
-            lambda t: (min(_PROGRAMS, triton.cdiv(total, t["BLOCK_M"])),),
+            lambda t: programs(min(_PROGRAMS, triton.cdiv(total, t["BLOCK_M"]))),
             args,
             dim=dim,
             like=a,

@@ -20,12 +20,17 @@ from .flash import (
     delta,
     dense_last,
     half_octaves,
+    is_wide,
+    lines,
+    lines_across,
     pairs,
+    row_at,
     row_bounds,
     strides,
     table_sizes,
     weights_and_slopes,
 )
+from .grid import VARYING, place, programs
 from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
 
 
@@ -63,73 +68,73 @@ def _queries(Limits, Own, QTimes, q0, i, n, TABLE: tl.constexpr):
     return limits, own, q_times
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def prefix_forward_kernel(
     Q, K, V, Table, Out, Lse, QOffsets, Offsets, Limits, Own, QTimes, Times,
-    q_token, q_head, k_token, k_head, v_token, v_head, heads, group, q_total, buckets, step, scale,
-    TABLE: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_token, q_head, k_token, k_head, v_token, v_head, heads, group, q_total, buckets, step, scale, most,
+    TABLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and head, over all the keys that it sees."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, keys = row_bounds(Offsets, row)
     q0, n = row_bounds(QOffsets, row)
-    i0 = tl.program_id(0) * BLOCK_M
+    i0 = tile * BLOCK_M
     if i0 >= n:
         return
     kv = head // group
-    Q += q0 * q_token + head * q_head
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    Q = row_at(Q, q0, q_token, head, q_head)
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     Table += head * step
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     within = (d < DIM)[None, :]
     limits, own, q_times = _queries(Limits, Own, QTimes, q0, i, n, TABLE)
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=(i < n)[:, None] & within, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=(i < n)[:, None] & within, other=0.0)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     high = tl.minimum(keys, tl.max(tl.maximum(limits, own + 1), 0))
     for j0 in range(0, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
-        kt = tl.load(K + j[None, :] * k_token + d[:, None], mask=(j < keys)[None, :] & (d < DIM)[:, None], other=0.0)
+        kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=(j < keys)[None, :] & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=(j < keys)[:, None] & within, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
         top, total, acc = absorb(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)
-    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
     tl.store(Lse + head.to(tl.int64) * q_total + q0 + i, (top + tl.log2(total)) * 0.6931471805599453, mask=i < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def prefix_dkdv_kernel(
     Q, K, V, G, Table, Lse, Delta, DK, DV, QOffsets, Offsets, Limits, Own, QTimes, Times,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, q_total, buckets, step, scale,
-    TABLE: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    heads, group, q_total, buckets, step, scale, most,
+    TABLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DK and dV of one tile of keys: over the query heads that share them and the queries that see them."""
-    row, kv = tl.program_id(2), tl.program_id(1)
+    tile, kv, row = place(tl.cdiv(most, BLOCK_N), heads // group)
     start, keys = row_bounds(Offsets, row)
     q0, n = row_bounds(QOffsets, row)
-    j0 = tl.program_id(0) * BLOCK_N
+    j0 = tile * BLOCK_N
     if j0 >= keys:
         return
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     j, d = j0 + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     held = (j < keys)[:, None] & (d < DIM)[None, :]
-    k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-    v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+    k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+    v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for head in range(kv * group, (kv + 1) * group):
-        q_at = Q + q0 * q_token + head * q_head
-        g_at = G + q0 * g_token + head * g_head
+        q_at = row_at(Q, q0, q_token, head, q_head)
+        g_at = row_at(G, q0, g_token, head, g_head)
         line = tl.cast(head, tl.int64) * q_total + q0
         for i0 in range(0, n, BLOCK_M):
             i = i0 + tl.arange(0, BLOCK_M)
@@ -137,8 +142,8 @@ def prefix_dkdv_kernel(
             mine = (own >= j0) & (own < j0 + BLOCK_N)
             if tl.max(tl.where(mine, j0 + 1, limits), 0) > j0:
                 mask = (i < n)[:, None] & (d < DIM)[None, :]
-                q = tl.load(q_at + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-                g = tl.load(g_at + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+                q = tl.load(lines(q_at, i, q_token, d, WIDE), mask=mask, other=0.0)
+                g = tl.load(lines(g_at, i, g_token, d, WIDE), mask=mask, other=0.0)
                 lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
                 delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
                 s = _scores(
@@ -149,38 +154,38 @@ def prefix_dkdv_kernel(
                 dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
                 dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
-    out = (start * kv_heads + kv) * DIM + j[:, None] * (kv_heads * DIM) + d[None, :]
+    out = lines((start * kv_heads + kv) * DIM, j, kv_heads * DIM, d, WIDE)
     tl.store(DK + out, (dk * scale).to(DK.dtype.element_ty), mask=held)
     tl.store(DV + out, dv.to(DV.dtype.element_ty), mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 @no_type_check
 def prefix_dq_kernel(
     Q, K, V, G, Table, Lse, Delta, DQ, DTable, QOffsets, Offsets, Limits, Own, QTimes, Times,
     q_token, q_head, k_token, k_head, v_token, v_head, g_token, g_head,
-    heads, group, q_total, buckets, step, scale,
-    TABLE: tl.constexpr, ADDS: tl.constexpr, PRECISION: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    heads, group, q_total, buckets, step, scale, most,
+    TABLE: tl.constexpr, ADDS: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """DQ of one tile of queries, and with ADDS its part of the table's gradient."""
-    row, head = tl.program_id(2), tl.program_id(1)
+    tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, keys = row_bounds(Offsets, row)
     q0, n = row_bounds(QOffsets, row)
-    i0 = tl.program_id(0) * BLOCK_M
+    i0 = tile * BLOCK_M
     if i0 >= n:
         return
     kv = head // group
-    Q += q0 * q_token + head * q_head
-    G += q0 * g_token + head * g_head
-    K += start * k_token + kv * k_head
-    V += start * v_token + kv * v_head
+    Q = row_at(Q, q0, q_token, head, q_head)
+    G = row_at(G, q0, g_token, head, g_head)
+    K = row_at(K, start, k_token, kv, k_head)
+    V = row_at(V, start, v_token, kv, v_head)
     Table += head * step
     i, d = i0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     mask = (i < n)[:, None] & (d < DIM)[None, :]
     limits, own, q_times = _queries(Limits, Own, QTimes, q0, i, n, TABLE)
-    q = tl.load(Q + i[:, None] * q_token + d[None, :], mask=mask, other=0.0)
-    g = tl.load(G + i[:, None] * g_token + d[None, :], mask=mask, other=0.0)
+    q = tl.load(lines(Q, i, q_token, d, WIDE), mask=mask, other=0.0)
+    g = tl.load(lines(G, i, g_token, d, WIDE), mask=mask, other=0.0)
     line = head.to(tl.int64) * q_total + q0 + i
     lse = tl.load(Lse + line, mask=i < n, other=0.0) * 1.4426950408889634
     delta = tl.load(Delta + line, mask=i < n, other=0.0)
@@ -189,8 +194,8 @@ def prefix_dq_kernel(
     for j0 in range(0, high, BLOCK_N):
         j = j0 + tl.arange(0, BLOCK_N)
         held = (j < keys)[:, None] & (d < DIM)[None, :]
-        k = tl.load(K + j[:, None] * k_token + d[None, :], mask=held, other=0.0)
-        v = tl.load(V + j[:, None] * v_token + d[None, :], mask=held, other=0.0)
+        k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
+        v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
         s = _scores(
             q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION
         )
@@ -199,7 +204,7 @@ def prefix_dq_kernel(
         if ADDS:
             at = DTable + head * step + _entries(q_times, Times + start, own, j, keys, buckets)
             tl.atomic_add(at, ds, mask=s > float("-inf"), sem="relaxed")
-    at = (q0 * heads + head) * DIM + i[:, None] * (heads * DIM) + d[None, :]
+    at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
@@ -220,9 +225,9 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
 
 
 _PLACES = {"QOffsets": "*i64", "Offsets": "*i64", "Limits": "*i32", "Own": "*i32", "QTimes": "*i64", "Times": "*i64"}
-_COUNTS = dict.fromkeys(("heads", "group", "q_total", "buckets", "step"), "i32") | {"scale": "fp32"}
+_COUNTS = dict.fromkeys(("heads", "group", "q_total", "buckets", "step"), "i32") | {"scale": "fp32", "most": "i32"}
 _SAVED = {"Q": "*T", "K": "*T", "V": "*T", "G": "*T", "Table": "*T", "Lse": "*fp32", "Delta": "*fp32"}
-_FLAGS = ({"TABLE": False, "PRECISION": "ieee"}, {"TABLE": True, "PRECISION": "ieee"})
+_FLAGS = ({"TABLE": False, "PRECISION": "ieee", "WIDE": False}, {"TABLE": True, "PRECISION": "ieee", "WIDE": False})
 
 FORWARD = Kernel(
     prefix_forward_kernel,
@@ -263,21 +268,22 @@ class _Call:
         self.rest = (*ends, *places, *times, *strides(*tensors), *counts)
         self.table = None if plan.table is None else plan.table.contiguous()
         self.form: dict[str, Any] = {
-            "dim": q.shape[2], "like": q, "rows": max(self.most), "TABLE": plan.table is not None, "PRECISION": precision(q.dtype)
+            "dim": q.shape[2], "like": q, "rows": max(self.most), "TABLE": plan.table is not None,
+            "PRECISION": precision(q.dtype), "WIDE": is_wide(*tensors),
         }  # fmt: skip
 
     def over_queries(self, kernel: Kernel, tensors: tuple[Tensor | None, ...], **form: bool) -> None:
         """Launch over (tiles of queries, heads, rows)."""
         launch(
-            kernel, lambda t: (triton.cdiv(self.most[0], t["BLOCK_M"]), self.heads, self.batch),
-            (*tensors, *self.rest), **(self.form | form),
+            kernel, lambda t: programs(triton.cdiv(self.most[0], t["BLOCK_M"]), self.heads, self.batch),
+            (*tensors, *self.rest, self.most[0]), **(self.form | form),
         )  # fmt: skip
 
     def over_keys(self, kernel: Kernel, tensors: tuple[Tensor | None, ...]) -> None:
         """Launch over (tiles of keys, key-value heads, rows)."""
         launch(
-            kernel, lambda t: (triton.cdiv(self.most[1], t["BLOCK_N"]), self.kv_heads, self.batch),
-            (*tensors, *self.rest), **self.form,
+            kernel, lambda t: programs(triton.cdiv(self.most[1], t["BLOCK_N"]), self.kv_heads, self.batch),
+            (*tensors, *self.rest, self.most[1]), **self.form,
         )  # fmt: skip
 
 

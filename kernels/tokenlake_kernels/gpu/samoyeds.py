@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .grid import place, programs
 from .launch import Config, Kernel, launch, precision, tiles
 
 
@@ -20,16 +21,17 @@ def samoyeds_kernel(
     SELECTION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """`out[s, 2 r + index] += spread(data)[r] . x[selection[s]]` for a tile of packed rows r and of tokens s."""
-    r = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    s = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    source = s.to(tl.int64)
+    tile, _, token_tile = place(tl.cdiv(half, BLOCK_M), 1)
+    r = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    s = token_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    source = s
     if SELECTION:
         source = tl.load(Selection + s, mask=s < tokens, other=0)
     even = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     odd = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     rows = (r < half)[:, None]
-    Data += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 2)
-    Metadata += tl.program_id(0).to(tl.int64) * BLOCK_M * (cols // 8)
+    Data += tl.cast(tile, tl.int64) * BLOCK_M * (cols // 2)
+    Metadata += tl.cast(tile, tl.int64) * BLOCK_M * (cols // 8)
     line = tl.arange(0, BLOCK_M)[:, None]
     for k0 in range(0, cols, BLOCK_K):
         c = k0 + tl.arange(0, BLOCK_K)
@@ -39,8 +41,8 @@ def samoyeds_kernel(
         bits = bits >> ((pair % 4) * 2)
         first = tl.load(Data + line * (cols // 2) + pair, mask=rows, other=0.0)
         second = tl.load(Data + line * (cols // 2) + pair + 1, mask=rows, other=0.0)
-        place = (c % 4)[None, :]
-        w = tl.where((bits & 3) == place, first, tl.where(((bits >> 2) & 3) == place, second, 0.0)).to(
+        slot = (c % 4)[None, :]
+        w = tl.where((bits & 3) == slot, first, tl.where(((bits >> 2) & 3) == slot, second, 0.0)).to(
             Data.dtype.element_ty
         )
         x = tl.load(
@@ -50,7 +52,7 @@ def samoyeds_kernel(
         index = tl.load(Indices + (k0 // 128) * half + r, mask=r < half, other=0)
         even += tl.where((index == 0)[:, None], part, 0.0)
         odd += tl.where((index == 0)[:, None], 0.0, part)
-    at = s.to(tl.int64)[None, :] * (2 * half) + 2 * r[:, None]
+    at = s[None, :] * (2 * half) + 2 * r[:, None]
     mask = rows & (s < tokens)[None, :]
     tl.store(Out + at, even.to(Out.dtype.element_ty), mask=mask)
     tl.store(Out + at + 1, odd.to(Out.dtype.element_ty), mask=mask)
@@ -86,7 +88,7 @@ def matmul(x: Tensor, data: Tensor, indices: Tensor, metadata: Tensor, selection
         picks = None if selection is None else selection.long()
         args = (x, data.contiguous(), indices.contiguous(), metadata.contiguous(), picks, out, half, cols, tokens)
         launch(
-            MATMUL, lambda t: (triton.cdiv(half, t["BLOCK_M"]), triton.cdiv(tokens, t["BLOCK_N"])), args,
+            MATMUL, lambda t: programs(triton.cdiv(half, t["BLOCK_M"]), 1, triton.cdiv(tokens, t["BLOCK_N"])), args,
             dim=cols, like=x, rows=tokens, SELECTION=selection is not None, PRECISION=precision(x.dtype),
         )  # fmt: skip
     return out

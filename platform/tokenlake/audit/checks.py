@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.audit.columns import Columns, is_list
+from tokenlake.audit.columns import Columns
 from tokenlake.audit.written import OWN
 from tokenlake.errors import SchemaError
-from tokenlake.times import DAY_US, NEVER, as_micros
+from tokenlake.reading.kinds import is_list
+from tokenlake.reading.times import as_instants, beyond, is_instant, known_at
+from tokenlake.times import DAY_US, as_micros
 from tokenlake.tokens.batch import TokenBatch, beside
 from tokenlake.tokens.store import TokenStore
 
@@ -52,10 +54,12 @@ def check(table: pa.Table, columns: Columns, store: TokenStore | None) -> Iterat
     Raises:
         SchemaError: columns of a kind that cannot be what they are said to be.
     """
-    before = as_micros(table[columns.time], columns.time)
+    far = beyond(table[columns.time])
+    yield Leaks("the row's time is not of the years 1 to 9999", columns.time, *_numbered(far))
+    before = _instants(table[columns.time], columns.time)
     for name in columns.timestamps:
         times = lists_of(table, name)
-        instants = as_micros(times.values, name)
+        instants = _instants(times.values, name)
         until = before[times.rows]
         yield _leaks("token not before the row's time", name, times.rows, instants, instants >= until)
         if columns.available == "daily":
@@ -90,14 +94,16 @@ def lists_of(table: pa.Table, name: str) -> Lists:
 
 
 def _immature(what: str, label: str, values: Lists, known: Lists, until: NDArray[np.int64]) -> Leaks:
-    when = known.values
-    if pa.types.is_timestamp(when.type):
-        when = when.cast(pa.timestamp("us", when.type.tz), safe=False).cast(pa.int64())
-    if not pa.types.is_integer(when.type):
-        raise SchemaError(f"the times of {label!r} are {when.type}; expected timestamps or int64 microseconds UTC")
-    instants = pc.fill_null(when, NEVER).to_numpy(zero_copy_only=False)
+    instants = known_at(known.values, label)
     given = values.values.is_valid().to_numpy(zero_copy_only=False)
     return _leaks(what, label, values.rows, instants, given & (instants >= until))
+
+
+def _instants(column: pa.Array | pa.ChunkedArray, name: str) -> NDArray[np.int64]:
+    """Microseconds of a column without nulls; what they cannot say is the first or the last there is."""
+    if is_instant(column.type) and not column.null_count:
+        return as_instants(column)[0]
+    return as_micros(column, name)
 
 
 def _leaks(what: str, column: str, rows: NDArray[np.int64], at: NDArray[np.int64], bad: NDArray[np.bool_]) -> Leaks:
@@ -116,7 +122,7 @@ def _beside_store(
     same = keep == lengths
     place, mine = _aligned(batch, keep, same), np.repeat(same, lengths)
     differs = ~same
-    differs |= _rows_with(times.rows[mine], batch.timestamps[place] != as_micros(times.values, name)[mine], len(table))
+    differs |= _rows_with(times.rows[mine], batch.timestamps[place] != _instants(times.values, name)[mine], len(table))
     yield Leaks("other tokens than the store has before this time", name, *_numbered(differs))
     prefix = name.removesuffix("timestamps")
     for column, wrong in _payload(table, prefix, batch, place, mine, times, store):

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tokenlake.audit.written import read_description
 from tokenlake.errors import SchemaError
+from tokenlake.reading.kinds import is_list
 
 _USERS = ("user_id", "user")
 _TIMES = ("event_timestamp", "timestamp", "before", "query_time")
@@ -97,8 +98,3 @@ def _needed(name: str | None, option: str, schema: pa.Schema) -> str:
     if name is None:
         raise SchemaError(f"no column says so by its name; name it by {option}. There are {schema.names}")
     return name
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a column holds lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pds
 
 from tokenlake.audit.checks import Leaks, check, lists_of
 from tokenlake.audit.columns import Columns
-from tokenlake.errors import SchemaError, SourceError
+from tokenlake.audit.written import read_description
+from tokenlake.errors import SchemaError
+from tokenlake.progress import Progress
+from tokenlake.reading.handles import steady
+from tokenlake.reading.source import Source, open_source
+from tokenlake.reading.times import as_instants, beyond, is_instant
 from tokenlake.tokens.store import TokenStore
 
 #: Rows at a time: lists of hundreds of tokens are megabytes by the thousand rows.
@@ -52,66 +53,69 @@ class AuditReport:
 
 
 def audit(
-    source: str | os.PathLike[str] | pa.Table,
+    source: Any,
     store: TokenStore | None = None,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     **columns: Any,
 ) -> AuditReport:
     """Prove that nothing in a training set was known later, or find the rows that leak.
 
     Args:
-        source: an Arrow table, or Parquet: a file or a folder.
+        source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, or a table.
         store: compare with what it returns for the same queries; rows in another order or with fewer tokens differ.
-        progress: called with the rows read so far.
+        progress: told of the rows that are read.
         columns: what `Columns.of` takes.
 
     Raises:
         SourceError: files that cannot be read.
+        ChangedError: files that are written all the time.
         SchemaError: columns that are missing, or are not what they are said to be.
     """
-    data = _open(source)
-    told = Columns.of(data.schema, **columns)
+
+    def once() -> AuditReport:
+        opened = open_source(source, name="the table")
+        report = _audited(opened, _told(opened, columns), store, progress)
+        opened.check()
+        return report
+
+    return steady(once)
+
+
+def _told(opened: Source, columns: dict[str, Any]) -> Columns:
+    """What the columns mean; files that tell different things of themselves are not one training set."""
+    first = opened.files[0]
+    for file in opened.files[1:]:
+        if read_description(file.schema) != read_description(first.schema):
+            raise SchemaError(
+                f"{first.name} and {file.name} were made in different ways, by what they tell; audit each alone"
+            )
+    return Columns.of(opened.schema, **columns)
+
+
+def _audited(opened: Source, told: Columns, store: TokenStore | None, progress: Progress | None) -> AuditReport:
     if store is not None and told.user is None:
         raise SchemaError(
-            f"no column of user ids to ask the store with; name it by --user. There are {data.schema.names}"
+            f"no column of user ids to ask the store with; name it by --user. There are {opened.schema.names}"
         )
-    report = AuditReport(told)
-    for part in _parts(data):
+    report, total = AuditReport(told), sum(file.rows for file in opened.files)
+    for batch in opened.batches(rows=PART):
+        part = pa.Table.from_batches([batch])
         for found in check(part, told, store):
             if len(found.rows):
                 report.parts.append(_lines(part, told, found, report.rows))
         report.tokens += sum(len(lists_of(part, name).values) for name in told.timestamps)
         report.rows += part.num_rows
         if progress:
-            progress(report.rows)
+            progress("rows", report.rows, total)
     return report
-
-
-def _open(source: str | os.PathLike[str] | pa.Table) -> pds.Dataset:
-    if isinstance(source, pa.Table):
-        return pds.dataset(source)
-    path = Path(source)
-    try:
-        return pds.dataset(str(path), format="parquet")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SourceError(f"{path}: no Parquet that can be read ({error})") from error
-
-
-def _parts(data: pds.Dataset) -> Iterator[pa.Table]:
-    try:
-        for batch in data.to_batches(batch_size=PART, batch_readahead=1, fragment_readahead=1):
-            for start in range(0, batch.num_rows, PART):
-                yield pa.Table.from_batches([batch.slice(start, PART)])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SourceError(f"the rows cannot be read ({error})") from error
 
 
 def _lines(part: pa.Table, columns: Columns, found: Leaks, start: int) -> pa.Table:
     index = pa.array(found.rows)
     users = part[columns.user].take(index).cast(pa.string()) if columns.user else pa.nulls(len(index), pa.string())
     times = part[columns.time].take(index)
-    times = times.cast(pa.timestamp("us", times.type.tz), safe=False) if pa.types.is_timestamp(times.type) else times
+    times = pa.array(as_instants(times)[0], mask=beyond(times)) if is_instant(times.type) else times
     instants = pa.array(found.at, mask=(found.at < 0) | (found.at == np.iinfo(np.int64).max))
     return pa.table(
         [pa.array(found.rows + start), users, times.cast(pa.int64()), pa.repeat(found.what, len(index)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, instant, open_store
 from tokenlake.storage import atomic
 
@@ -32,7 +33,7 @@ def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...])
 @click.option("--out", type=click.Path(path_type=Path), help="Write every leak to this Parquet file.")
 @click.option("--show", type=click.IntRange(0), default=20, show_default=True, help="Leaks to print.")
 def command(path: Path, lake: Path | None, version: str | None, out: Path | None, show: int, **options: object) -> None:
-    """Check the training set PATH (Parquet) row by row; exits with 1 where something was known later.
+    """Check the training set PATH (Parquet, or what else is read: docs/lake.md) row by row; exits with 1 where something was known later.
 
     Columns are those that the file tells of itself, else found by their names (user_id; event_timestamp or timestamp;
     lists named ...timestamps, as Feast's token views have), else named by options.
@@ -46,8 +47,8 @@ def command(path: Path, lake: Path | None, version: str | None, out: Path | None
     if (when := options.pop("as_of")) is not None:
         options["as_of"] = int(as_micros(when))
     store = None if lake is None else open_store(lake, version or _version(path, lake))
-    with console.status("reading") as status:
-        report = audit(path, store, progress=lambda rows: status.update(f"{rows:,} rows"), **options)
+    with bar() as progress:
+        report = audit(path, store, progress=progress, **options)
     leaks = report.leaks
     if out is not None:
         with atomic.file(out) as part:
@@ -68,15 +69,14 @@ def command(path: Path, lake: Path | None, version: str | None, out: Path | None
 
 def _version(path: Path, lake: Path) -> str | None:
     """The version that the file tells of itself, where the lake is one."""
-    import pyarrow as pa
-    import pyarrow.dataset as pds
-
     from tokenlake.audit.written import read_description
+    from tokenlake.errors import TokenlakeError
+    from tokenlake.reading.source import open_source
     from tokenlake.tokens import manifest
 
     if (lake / manifest.NAME).is_file():
         return None
     try:
-        return read_description(pds.dataset(str(path), format="parquet").schema).get("version")
-    except (OSError, pa.ArrowInvalid):
+        return read_description(open_source(path).files[0].schema).get("version")
+    except TokenlakeError:
         return None  # the audit says what is wrong with the file

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 @click.argument("lake", type=click.Path(path_type=Path))
 @click.argument("source", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
-def command(lake: Path, source: tuple[str, ...], *, dry_run: bool) -> None:
-    """Bring events of SOURCE... (Parquet, CSV, TSV, folders, globs) into LAKE.
+@click.option("--quotes/--no-quotes", default=None, help="Values may stand in quotes; default: in .csv, not in .tsv.")
+@click.option("--encoding", help="Of text files; default: UTF-8, or what their byte order mark says.")
+def command(lake: Path, source: tuple[str, ...], *, dry_run: bool, quotes: bool | None, encoding: str | None) -> None:
+    """Bring events of SOURCE... (Parquet, CSV, TSV, Delta, folders, globs) into LAKE.
 
     Bad rows go to the table `quarantine` with their reason. The same file again changes nothing.
     """
@@ -25,7 +27,7 @@ def command(lake: Path, source: tuple[str, ...], *, dry_run: bool) -> None:
 
     opened = tokenlake.open(lake)
     with bar() as progress:
-        report = opened.ingest(list(source), dry_run=dry_run, progress=progress)
+        report = opened.ingest(list(source), dry_run=dry_run, progress=progress, quotes=quotes, encoding=encoding)
     for line in describe(report, dry_run=dry_run):
         click.echo(line)
 

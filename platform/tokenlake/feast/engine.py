@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
@@ -13,8 +12,8 @@ from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
+from tokenlake.feast.kinds import is_plain, tokens_of
 from tokenlake.feast.online.store import TokenlakeOnlineStore
-from tokenlake.feast.sources import TokenSource
 
 
 class TokenlakeComputeEngineConfig(FeastConfigBaseModel):
@@ -43,12 +42,12 @@ class TokenlakeComputeEngine(LocalComputeEngine):
     ) -> LocalMaterializationJob:
         view, store = task.feature_view, self.online_store
         source = view.batch_source
-        if not isinstance(store, TokenlakeOnlineStore) or source is None or not _is_plain(view):
+        if not isinstance(store, TokenlakeOnlineStore) or source is None or not is_plain(view):
             return super()._materialize_one(registry, task, **kwargs)
         told = LocalMaterializationJob(
             job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED
         )
-        if isinstance(source, TokenSource):
+        if tokens_of(view) is not None:
             return told  # served straight from the token store
         try:
             context = self.get_execution_context(registry, task)
@@ -64,9 +63,3 @@ class TokenlakeComputeEngine(LocalComputeEngine):
         except Exception as error:  # Feast raises it where the job is asked
             return LocalMaterializationJob(job_id=told.job_id(), status=MaterializationJobStatus.ERROR, error=error)
         return told
-
-
-def _is_plain(view: FeatureView) -> bool:
-    """Whether the view's rows are those of its batch source, as they are."""
-    changed = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views")
-    return not any(getattr(view, name, None) for name in changed)

@@ -2,8 +2,11 @@
 
 `FeatureStore.materialize` is not what runs here, for three reasons. It marks a view as being materialized, and readers
 are refused until it is done, or for good when it was killed. A rerun of an old day would write that day's values over
-newer ones: only the range's newest are pulled, and Feast's SQLite store takes what comes last. And a table of several
-chunks loses all but the first on its way into the store.
+newer ones: only the range's newest are pulled, and Feast's SQLite store takes what comes last. And one view's failure
+keeps all views after it from being brought up to date.
+
+The views are Feast's, in its order. A plain one is copied column by column (`plain`); of any other Feast computes what
+goes online, by the engine that the repository names, or by its on-demand transformation (`on_demand`).
 """
 
 from __future__ import annotations
@@ -11,48 +14,55 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import pyarrow as pa
-from feast import FeatureStore, FeatureView
-from feast.data_source import DataSource
-from feast.errors import FeastError
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import _get_column_names, _run_pyarrow_field_mapping
+from feast import FeatureStore, FeatureView, OnDemandFeatureView
+from tqdm import tqdm
 
-from tokenlake.errors import ConfigError, ServiceError
-from tokenlake.feast import LakeSource, TokenSource
+from tokenlake.errors import TokenlakeError, TransientError
+from tokenlake.feast import LakeSource, TokenSource, on_demand, plain
 from tokenlake.feast.apply import register
-from tokenlake.feast.online import encode
-from tokenlake.feast.repository import STORE_FILE
-from tokenlake.feast.sequences import portions
-from tokenlake.feast.sources import open_lake
+from tokenlake.feast.failures import in_our_words
+from tokenlake.feast.kinds import is_plain, source_of
 from tokenlake.progress import Progress
-from tokenlake.tokens.store import TokenStore
 
-#: Rows that go into the online store at a time.
-_BATCH_ROWS = 20_000
 _ONE_DAY = dt.timedelta(days=1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-Row: TypeAlias = tuple[EntityKey, dict[str, Value], dt.datetime, dt.datetime | None]
+#: `copied`: as its source has it; `computed`: by Feast's engine or a transformation; `pushed`: only pushes fill it.
+Way: TypeAlias = Literal["copied", "computed", "pushed"]
 
 
-@dataclass(frozen=True)
-class Span:
-    """What has to be written of a view: the newest value of each entity from `start` to `end`, both included."""
+@dataclass
+class Outcome:
+    """What came of the views.
 
-    view: FeatureView
-    source: DataSource
-    start: dt.datetime
-    end: dt.datetime
+    Attributes:
+        rows: rows written, by view; None where Feast's engine, which does not tell, wrote them.
+        ways: how each of these views came by its values.
+        failures: the other views, and why they could not be brought up to date.
+    """
+
+    rows: dict[str, int | None] = field(default_factory=dict)
+    ways: dict[str, Way] = field(default_factory=dict)
+    failures: dict[str, TokenlakeError] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise what failed, if anything did.
+
+        Raises:
+            TokenlakeError: names every view that failed, and why; transient if one of them may succeed when tried again.
+        """
+        if not self.failures:
+            return
+        errors = list(self.failures.values())
+        telling = next((error for error in errors if isinstance(error, TransientError)), errors[0])
+        reasons = "; ".join(f"feature view {name}: {error}" for name, error in self.failures.items())
+        raise type(telling)(f"{reasons} (the other {len(self.rows)} views are up to date)") from telling
 
 
-def materialize(
-    repo: Path, since: dt.datetime | None, until: dt.datetime, progress: Progress | None = None
-) -> dict[str, int]:
+def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime, progress: Progress | None = None) -> Outcome:
     """Register what a repository defines, and bring its online store up to a time.
 
     Args:
@@ -64,43 +74,43 @@ def materialize(
         progress: told of views that are copied portion by portion.
 
     Returns:
-        Rows written, by view.
+        What came of each view; a failure of one is no failure of the others.
 
     Raises:
         ConfigError: a file of the repository that Feast refuses.
         ServiceError: the registry or the online store does not answer.
     """
+    outcome = Outcome()
     with _opened(repo) as store:
         emptied = register(store, repo)
-        spans = [
-            _span(view, view.batch_source, None if view.name in emptied else since, until)
-            for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name)
-            if view.online and view.batch_source is not None
-        ]
-        return {span.view.name: _write(store, span, progress) for span in spans}
+        for view in _views(store):
+            try:
+                with in_our_words(repo):
+                    known = None if view.name in emptied else since
+                    outcome.rows[view.name], outcome.ways[view.name] = _bring(store, view, known, until, progress)
+            except TokenlakeError as error:
+                outcome.failures[view.name] = error
+    return outcome
+
+
+def _views(store: FeatureStore) -> list[FeatureView | OnDemandFeatureView]:
+    """What `FeatureStore.materialize` would bring online, in its order: on-demand views come first there."""
+    views = store._get_feature_views_to_materialize(None)
+    return sorted(views, key=lambda view: not isinstance(view, OnDemandFeatureView))
 
 
 @contextmanager
 def _opened(repo: Path) -> Iterator[FeatureStore]:
     """A store whose connections are closed afterwards, and whose errors are ours."""
-    import redis.exceptions
-    import sqlalchemy.exc
-
     store = None
     try:
-        store = FeatureStore(repo_path=str(repo))
-        if hasattr(store.config.online_store, "skip_dedup"):
-            # Feast's Redis store takes no value of the time that it holds, and so none of a day that was run again.
-            # What is written here is never older than what is there, so it need not look.
-            store.config.online_store.skip_dedup = True
-        yield store
-    except (sqlalchemy.exc.OperationalError, redis.exceptions.ConnectionError) as error:
-        raise ServiceError(
-            f"the registry or the online store of {repo / STORE_FILE} does not answer ({type(error).__name__}); start "
-            "it, or mend its address there. A lake that was moved has its registry's path of before"
-        ) from error
-    except FeastError as error:
-        raise ConfigError(f"Feast refuses {repo}: {error}") from error
+        with in_our_words(repo):
+            store = FeatureStore(repo_path=str(repo))
+            if hasattr(store.config.online_store, "skip_dedup"):
+                # Feast's Redis store takes no value of the time that it holds, and so none of a day that was run again.
+                # What is written here is never older than what is there, so it need not look.
+                store.config.online_store.skip_dedup = True
+            yield store
     finally:
         if store is not None:
             _close(store)
@@ -116,99 +126,72 @@ def _close(store: FeatureStore) -> None:
         connection.close()
 
 
-def _span(view: FeatureView, source: DataSource, since: dt.datetime | None, until: dt.datetime) -> Span:
+def _bring(
+    store: FeatureStore,
+    view: FeatureView | OnDemandFeatureView,
+    since: dt.datetime | None,
+    until: dt.datetime,
+    progress: Progress | None,
+) -> tuple[int | None, Way]:
+    if isinstance(view, OnDemandFeatureView):
+        if on_demand.is_pushed_only(view):
+            return 0, "pushed"
+        return on_demand.compute(store, view, _BEGINNING, until), "computed"
+    if is_plain(view):
+        return _copied(store, view, since, until, progress), "copied"
+    if source_of(view) is None and not view.source_views and not getattr(view, "feature_transformation", None):
+        return 0, "pushed"
+    _compute(store, view, until)
+    return None, "computed"
+
+
+def _copied(
+    store: FeatureStore, view: FeatureView, since: dt.datetime | None, until: dt.datetime, progress: Progress | None
+) -> int:
     held: dt.datetime | None = view.most_recent_end_time
-    if held is None or since is None:
-        return Span(view, source, _BEGINNING, max(until, held or until))
-    # A lake's table tells which days have changed. Of any other source only what came after the last time is new.
-    start = since if isinstance(source, LakeSource) else min(since, held)
-    if isinstance(source, TokenSource):
-        start -= _ONE_DAY  # a day's tokens bear times of that day, and may be published after its other rows
-    return Span(view, source, start, max(until, held))
-
-
-def _write(store: FeatureStore, span: Span, progress: Progress | None) -> int:
-    view = span.view
-    online: Any = store.provider.online_store
-    rows = 0
-    if isinstance(span.source, TokenSource):
-        if hasattr(online, "write_arrow") or not _published(store, span.source):
-            return 0  # our online store reads the lake's token store itself
-        for table, done, users in _sequences(store, span, span.source):
-            rows += _put(store, span, table)
-            if progress is not None:
-                progress(view.name, done, users)
-    else:
-        rows = _put(store, span, _pull(store, span))
-    if view.most_recent_end_time is None or span.end > view.most_recent_end_time:
-        store.registry.apply_materialization(view, store.project, span.start, span.end)
+    start, end = _BEGINNING, max(until, held or until)
+    source = source_of(view)
+    if held is not None and since is not None:
+        # A lake's table tells which days have changed. Of any other source only what came after the last time is new.
+        start = since if isinstance(source, LakeSource) else min(since, held)
+        if isinstance(source, TokenSource):
+            start -= _ONE_DAY  # a day's tokens bear times of that day, and may be published after its other rows
+    rows = plain.copy(store, view, start, end, progress)
+    if rows is None:
+        return 0
+    _note(store, view, start, end)
     return rows
 
 
-def _put(store: FeatureStore, span: Span, table: pa.Table) -> int:
-    online: Any = store.provider.online_store
-    if hasattr(online, "write_arrow"):
-        rows: int = online.write_arrow(store.config, span.view, table) if table.num_rows else 0
-        return rows
-    for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
-        online.online_write_batch(store.config, span.view, _rows(span, batch), None)
-    return int(table.num_rows)
+def _compute(store: FeatureStore, view: FeatureView, until: dt.datetime) -> None:
+    """Let Feast's engine do what it does for a view, without marking it as being materialized.
 
-
-def _published(store: FeatureStore, source: TokenSource) -> bool:
-    lake = open_lake(store.config)
-    return TokenStore.exists(lake.store_path(lake.resolve(source.version or source.stream)))
-
-
-def _sequences(store: FeatureStore, span: Span, source: TokenSource) -> Iterator[tuple[pa.Table, int, int]]:
-    keys, features, _, _ = _columns(store, span.view)
-    mapping = source.field_mapping or {}
-    for table, done, users in portions(source, open_lake(store.config), [*keys, *features], span.start, span.end):
-        yield _run_pyarrow_field_mapping(table, mapping), done, users
-
-
-def _columns(store: FeatureStore, view: FeatureView) -> Any:
-    """Join keys, features, event and created time, as the view's source calls them."""
-    return _get_column_names(view, [store.registry.get_entity(name, store.project) for name in view.entities])
-
-
-def _pull(store: FeatureStore, span: Span) -> pa.Table:
-    keys, features, timestamp, created = _columns(store, span.view)
-    job = store.provider.offline_store.pull_latest_from_table_or_query(
+    Always from the beginning: what a transformation says of an entity may rest on rows of any age.
+    """
+    held: dt.datetime | None = view.most_recent_end_time
+    start, end = _BEGINNING, max(until, held or until)
+    if not view.source_views:
+        # `offline=True` would add what was computed to the very source that it was computed from, at each run again.
+        view.offline = False
+    elif view.offline and held is not None:
+        start = held  # likewise, what the sink holds already
+    store.provider.materialize_single_feature_view(
         config=store.config,
-        data_source=span.source,
-        join_key_columns=keys,
-        feature_name_columns=features,
-        timestamp_field=timestamp,
-        created_timestamp_column=created,
-        start_date=span.start,
-        end_date=span.end,
+        feature_view=view,
+        start_date=start,
+        end_date=end,
+        registry=store.registry,
+        project=store.project,
+        tqdm_builder=_no_bar,
     )
-    return _run_pyarrow_field_mapping(job.to_arrow(), span.source.field_mapping or {})
+    _note(store, view, start, end)
 
 
-def _rows(span: Span, batch: pa.RecordBatch) -> list[Row]:
-    """Rows as `online_write_batch` takes them; built from wire bytes, which takes a hundredth of Feast's own time."""
-    view, source = span.view, span.source
-    keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-    values = {field.name: field.dtype.to_value_type() for field in view.features}
-    columns = encode.columns_of(batch, [*keys, *values])
-    protos = {
-        name: [Value.FromString(data) for data in encode.encode_values(columns[name], kind).to_pylist()]
-        for name, kind in (keys | values).items()
-    }
-    times = _instants(batch, source.timestamp_field)
-    made = _instants(batch, source.created_timestamp_column) if source.created_timestamp_column else [None] * len(times)
-    names = sorted(keys)
-    entities = zip(*(protos[name] for name in names), strict=True)
-    features = zip(*(protos[name] for name in values), strict=True)
-    return [
-        (EntityKey(join_keys=names, entity_values=entity), dict(zip(values, row, strict=True)), time, create)
-        for entity, row, time, create in zip(entities, features, times, made, strict=True)
-    ]
+def _no_bar(total: int) -> Any:
+    return tqdm(total=total, disable=True)
 
 
-def _instants(batch: pa.RecordBatch, name: str) -> list[Any]:
-    column = encode.one(batch.column(name))
-    found: list[Any] = column.cast(pa.timestamp("us", column.type.tz or "UTC")).to_pylist()
-    return found
+def _note(store: FeatureStore, view: FeatureView, start: dt.datetime, end: dt.datetime) -> None:
+    """Let the registry know up to when a view is materialized."""
+    if view.most_recent_end_time is None or end > view.most_recent_end_time:
+        store.registry.apply_materialization(view, store.project, start, end)

@@ -18,7 +18,8 @@ from tokenlake.feast.offline.asof import NONE, Ints
 from tokenlake.feast.offline.instants import nanos_of
 from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
-from tokenlake.lake.arrays import is_list, valid
+from tokenlake.reading.arrays import valid
+from tokenlake.reading.kinds import is_list
 from tokenlake.tokens.batch import TokenBatch, beside
 from tokenlake.tokens.store import TokenStore
 

@@ -23,3 +23,10 @@ def matrix(name: str, column: pa.ChunkedArray, width: int) -> NDArray[np.float32
         raise SchemaError(f"{name}: a vector of {lengths[wrong[0]]} numbers in row {wrong[0]}; the model takes {width}")
     out[there] = pc.list_flatten(column).to_numpy().reshape(-1, width)
     return out
+
+
+def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """View a list<float32> column of equal lengths as a `(rows, dim)` matrix."""
+    flat = column.combine_chunks()
+    values: NDArray[np.float32] = flat.flatten().to_numpy()
+    return values.reshape(len(flat), -1)

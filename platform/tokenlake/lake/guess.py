@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenlake.config import Config
-from tokenlake.lake.arrays import flat, is_list, is_number, is_string, plain
 from tokenlake.lake.schema import events_schema, known_at_column, tokens_schema
-from tokenlake.lake.sources import CsvSource, open_sources
 from tokenlake.names import folded, quotable
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_list, is_number, is_string, plain
+from tokenlake.reading.source import open_source
 
 _USERS = ("user_id", "user", "userid", "uid", "customer_id", "member_id", "household_id", "visitor_id")
 _ITEMS = ("item_id", "item", "itemid", "product_id", "ad_id", "movie_id", "movieid", "article_id", "sku", "track_id")
@@ -41,15 +42,15 @@ def guess(path: Path) -> Guess:
     Raises:
         SourceError: it cannot be read.
     """
-    source = open_sources(path, Path())[0]
-    names = source.schema.names
-    chunk = next(iter(source.chunks(names)), None)
+    file = open_source(path, typed=False).files[0]
+    names = file.schema.names
+    chunk = next(iter(file.chunks(names)), None)
     out = Guess(_first(names, _USERS), _first(names, _ITEMS), _first(names, _TIMES), _first(names, _IDS))
     kinds: dict[str, str] = {}
     for name in names:
         if name not in {out.user, out.item, out.timestamp, out.id}:
             column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
-            kinds[name] = _kind(column, text=isinstance(source, CsvSource)) or ""
+            kinds[name] = _kind(column, text=file.text) or ""
     taken = _own_columns()
     # Labels first, for each brings a column beside its own.
     for name in sorted(kinds, key=lambda name: kinds[name] != "label"):

@@ -18,9 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
-from tokenlake.lake.arrays import flat, is_list, is_string, numpy, true, valid, where
 from tokenlake.lake.schema import known_at_column
 from tokenlake.lake.tables import Table
+from tokenlake.reading.arrays import flat, numpy, true, valid, where
+from tokenlake.reading.kinds import is_list, is_string
 from tokenlake.times import DAY_US, Day, day_of
 
 _Hashes = NDArray[np.uint64]

@@ -13,7 +13,7 @@ import datetime as dt
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,16 +22,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.config import Config
-from tokenlake.errors import SchemaError, StorageError
+from tokenlake.errors import SchemaError, SourceError, StorageError
 from tokenlake.lake.identity import Ledger, Verdict, content_hash, derived_ids
 from tokenlake.lake.profile import Profile, profile
 from tokenlake.lake.rejects import Rejects, as_json
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema
-from tokenlake.lake.sources import Chunk, Source, TableSource, check_columns, open_sources
+from tokenlake.lake.sources import event_files, listed
 from tokenlake.lake.staging import Spill, Staged, accepted, as_date
 from tokenlake.lake.tables import Table
-from tokenlake.lake.validate import Columns, Validator, check_types, days_of
+from tokenlake.lake.validate import Columns, Validator, days_of
 from tokenlake.progress import Progress
+from tokenlake.reading.chunks import Chunk, File
+from tokenlake.reading.handles import steady
+from tokenlake.reading.source import open_source
+from tokenlake.reading.text import Dialect
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day, day_of
 
@@ -40,7 +44,6 @@ from tokenlake.times import Day, day_of
 #: How long a call waits for another ingest of the same lake.
 _PATIENCE = 60.0
 _CONFLICT = "event id stands for another event already"
-_BROKEN = "the line does not split into the header's columns"
 
 
 class _Catalog(Protocol):
@@ -74,7 +77,7 @@ class IngestReport:
         reruns: those of them that were published before, and are marked to be run again.
         reasons: why rows were quarantined, and how many.
         samples: a few quarantined rows as JSON, each after its reason.
-        notes: what was inferred: types of ids, units of times, widths of vectors.
+        notes: what was inferred: types of ids, units of times, widths of vectors, and what some files lack.
     """
 
     accepted: int
@@ -87,14 +90,25 @@ class IngestReport:
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
-def ingest(lake: HasEvents, source: Any, *, dry_run: bool = False, progress: Progress | None = None) -> IngestReport:
+def ingest(
+    lake: HasEvents,
+    source: Any,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    quotes: bool | None = None,
+    encoding: str | None = None,
+) -> IngestReport:
     """Bring events into a lake.
 
     Args:
         lake: where to.
-        source: an Arrow table or stream, a path to Parquet or CSV (also .tsv, .gz), a folder, a glob, or a list.
+        source: a path to Parquet, CSV, TSV (also .gz) or Delta, a folder, a glob, an Arrow table or stream, a frame of
+            pandas or Polars, or a list of these.
         dry_run: say what would happen, and change nothing.
         progress: told about the way.
+        quotes: whether values of text files may stand in double quotes; None: in `.csv`, and not in `.tsv`.
+        encoding: of text files, as Python calls it; None: UTF-8, or what a byte order mark says.
 
     Returns:
         The counts; accepted + duplicates + quarantined is the number of rows of the source.
@@ -106,10 +120,22 @@ def ingest(lake: HasEvents, source: Any, *, dry_run: bool = False, progress: Pro
         LockedError: another ingest is at work.
         StorageError: the disk refused; no event was added.
         ConflictError: another writer committed at the same time; no event was added.
+        ChangedError: a file was written while it was read, again and again; nothing was changed.
     """
+    dialect = Dialect(quotes, encoding)
     try:
         with _scratch(lake, dry_run=dry_run) as scratch:
-            return _Call(lake, open_sources(source, scratch), scratch, dry_run=dry_run, progress=progress).run()
+            with _unchanged():
+                given = listed(source, scratch)
+
+            def once() -> IngestReport:
+                with _unchanged():
+                    files, notes = event_files(given, lake.config, dialect)
+                attempt = Path(tempfile.mkdtemp(dir=scratch))
+                report = _Call(lake, files, attempt, dry_run=dry_run, progress=progress).run()
+                return replace(report, notes=(*report.notes, *notes))
+
+            return steady(once)
     except OSError as error:
         raise StorageError(
             f"{lake.data}: the ingest could not be written ({error}); no event was added. Check the disk's space and rights"
@@ -131,14 +157,12 @@ def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
         return events.select(schema.names).cast(schema)
     labels = set(Columns.of(config).needed) <= set(events.column_names)
     columns = Columns.of(config, labels=labels)
-    source = TableSource(events)
-    check_columns(source, columns.needed)
-    check_types(config, events.schema, source.name, labels=labels)
-    settled = profile(config, lake.events, [source], columns)
+    files, _ = event_files([open_source(events)], config, Dialect(), labels=labels)
+    settled = profile(config, lake.events, files, columns)
     schema = events_schema(config, settled.ids)
     validator = Validator(config, settled.ids, settled.clocks[0], settled.dims, labels=labels)
     batches = [schema.empty_table()]
-    for chunk in source.chunks(columns.needed):
+    for chunk in files[0].chunks(columns.needed):
         values, problems = validator.check(chunk.rows)
         if problems.bad.any():
             number = int(chunk.numbers[problems.bad][0])
@@ -154,7 +178,7 @@ class _Call:
     """One ingest."""
 
     def __init__(
-        self, lake: HasEvents, sources: list[Source], scratch: Path, *, dry_run: bool, progress: Progress | None
+        self, lake: HasEvents, sources: list[File], scratch: Path, *, dry_run: bool, progress: Progress | None
     ) -> None:
         self._lake, self._config = lake, lake.config
         self._sources = sources
@@ -169,16 +193,16 @@ class _Call:
         self._spill: Spill | None = None
 
     def run(self) -> IngestReport:
-        for source in self._sources:
-            check_columns(source, self._columns.needed)
-            check_types(self._config, source.schema, source.name)
-        settled = profile(self._config, self._lake.events, self._sources, self._columns)
-        if not self._dry_run:
-            self._spill = Spill(self._scratch, _spilled(events_schema(self._config, settled.ids)))
         with contextlib.closing(self._rejects):
-            self._read(settled)
-            verdicts = self._ledger.verdicts(self._lake.events)
-            self._reject_conflicts(verdicts)
+            with _unchanged():
+                settled = profile(self._config, self._lake.events, self._sources, self._columns)
+                if not self._dry_run:
+                    self._spill = Spill(self._scratch, _spilled(events_schema(self._config, settled.ids)))
+                self._read(settled)
+                verdicts = self._ledger.verdicts(self._lake.events)
+                self._reject_conflicts(verdicts)
+                for source in self._sources:
+                    source.check()
             days = self._days(verdicts)
             # A lake without events published nothing, and a dry run must not make its catalog.
             reruns = tuple(day for day in days if self._lake.events.exists and self._lake.catalog.is_published(day))
@@ -206,8 +230,8 @@ class _Call:
 
     def _take(self, number: int, validator: Validator, chunk: Chunk) -> None:
         name = self._sources[number].name
-        for line, text in chunk.broken:
-            self._rejects.add(name, _line(text), [line], [_BROKEN])
+        for line in chunk.broken:
+            self._rejects.add(name, _line(line.text), [line.number], [line.reason])
         if not len(chunk.numbers):
             return
         columns, problems = validator.check(chunk.rows)
@@ -303,6 +327,15 @@ def _instant(newest: int) -> pa.Scalar:
     """Now in whole milliseconds, as the log keeps them, and later than every instant before."""
     now = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
     return pa.scalar(max(now, newest // 1000 + 1) * 1000, pa.int64()).cast(TIMESTAMP)
+
+
+@contextlib.contextmanager
+def _unchanged() -> Iterator[None]:
+    """Say of errors before the commit that there was none."""
+    try:
+        yield
+    except (SourceError, SchemaError) as error:
+        raise type(error)(f"{error}. Nothing was changed") from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Events
 from tokenlake.errors import SchemaError
-from tokenlake.lake.arrays import Mask, cast_rows, flat, floats, is_string, numpy, stripped, true, valid, where
+from tokenlake.reading.arrays import Mask, cast_rows, flat, floats, numpy, stripped, true, valid, where
+from tokenlake.reading.kinds import is_string
+from tokenlake.reading.times import as_instants, in_zone, is_instant
 from tokenlake.times import DAY_US, day_start
 
 #: Units in microseconds each; nanoseconds are the one fraction.
@@ -101,15 +103,19 @@ class Clock:
         kind = column.type
         if is_string(kind):
             return self._text(column)
-        if pa.types.is_timestamp(kind):
-            return self._checked(*_micros(column, None if kind.tz else self.timezone))
-        if pa.types.is_date(kind):
-            return self._checked(*_micros(column.cast(pa.timestamp("us")), self.timezone))
+        if is_instant(kind):
+            return self._checked(*self._instants(column))
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             return self._digits(column)
         if pa.types.is_null(kind):
             return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_), {}
         raise SchemaError(f"column {self.name!r} of type {kind} is no time")
+
+    def _instants(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask]:
+        """Microseconds of timestamps and dates; those of no zone are in the clock's."""
+        micros, has = as_instants(column)
+        aware = pa.types.is_timestamp(column.type) and column.type.tz
+        return micros if aware else in_zone(micros, self.timezone), has
 
     def _text(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
         text = stripped(column)
@@ -125,7 +131,7 @@ class Clock:
         for rows, kind in ((zoned, pa.timestamp("us", "UTC")), (iso & ~zoned, pa.timestamp("us"))):
             if rows.any():
                 parsed, bad = cast_rows(where(text, rows), kind)
-                values, _ = _micros(parsed, None if kind.tz else self.timezone)
+                values, _ = self._instants(parsed)
                 micros = np.where(rows, values, micros)
                 wrong |= bad
         good = iso & ~wrong
@@ -192,18 +198,3 @@ class Clock:
             f"{self.name} is after events.latest ({high})": late & ~end,
         }
         return {reason: mask for reason, mask in reasons.items() if mask.any()}
-
-
-def _micros(column: pa.Array, timezone: str | None) -> tuple[NDArray[np.int64], Mask]:
-    """Instants of a timestamp column; naive ones are in `timezone`.
-
-    Where a clock was set back, the earlier of the two instants; where it was set forward, the first that exists.
-    """
-    column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    if timezone not in (None, "UTC") and column.type.tz is None:
-        try:
-            column = pc.assume_timezone(column, timezone, ambiguous="earliest", nonexistent="latest")
-        except pa.ArrowInvalid as error:
-            raise SchemaError(f"events.timezone: {timezone!r} is unknown here ({error})") from error
-    has = valid(column)
-    return numpy(column.cast(pa.int64()), np.int64), has

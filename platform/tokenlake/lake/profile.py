@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError
-from tokenlake.lake.arrays import cast_rows, flat, is_string, numpy, plain, true, valid, where
 from tokenlake.lake.instants import Clock
 from tokenlake.lake.schema import INT64, IdTypes
-from tokenlake.lake.sources import Source, column
 from tokenlake.lake.tables import Table
-from tokenlake.lake.validate import INTEGER_ID, Columns, vectors
+from tokenlake.lake.validate import Columns, vectors
+from tokenlake.reading.arrays import cast_rows, flat, numpy, true, valid, where
+from tokenlake.reading.chunks import File
+from tokenlake.reading.files import INTEGER
+from tokenlake.reading.kinds import is_string, plain
 
 _IdKind = Literal["int64", "string"]
 
@@ -46,7 +48,7 @@ class Profile:
         return tuple(dict.fromkeys([kinds, *times, *widths]))
 
 
-def profile(config: Config, events: Table, sources: Sequence[Source], columns: Columns) -> Profile:
+def profile(config: Config, events: Table, sources: Sequence[File], columns: Columns) -> Profile:
     """Settle what the lake has not settled yet, reading only the columns that it takes.
 
     Raises:
@@ -94,7 +96,7 @@ def profile(config: Config, events: Table, sources: Sequence[Source], columns: C
 class _Look:
     """One source's clocks, and the columns that have to be looked at."""
 
-    def __init__(self, source: Source, config: Config, columns: Columns) -> None:
+    def __init__(self, source: File, config: Config, columns: Columns) -> None:
         self._source = source
         self.clocks = {name: Clock.of(config.events, name) for name in columns.times}
         self.times = [name for name in columns.times if self._vague(source.schema.field(name).type, config.events.unit)]
@@ -111,7 +113,7 @@ class _Look:
             for chunk in self._source.chunks(wanted):
                 if chunk.rows.num_rows:
                     for name in wanted:
-                        yield name, [column(chunk, name)]
+                        yield name, [flat(chunk.rows.column(name))]
 
     def settled(self) -> dict[str, Clock]:
         for clock in self.clocks.values():
@@ -123,7 +125,7 @@ def _text_kinds(arrays: Iterable[pa.Array]) -> set[_IdKind]:
     """Integers without leading zeros that fit are int64, anything else makes the whole column strings."""
     kinds: set[_IdKind] = set()
     for array in arrays:
-        whole = true(pc.match_substring_regex(array, INTEGER_ID))
+        whole = true(pc.match_substring_regex(array, INTEGER))
         too_big = cast_rows(where(array, whole), pa.int64())[1]
         if (valid(array) & (~whole | too_big)).any():
             return {"string"}
@@ -165,7 +167,7 @@ def _first_ids(votes: dict[str, dict[_IdKind, str]], text_votes: dict[str, dict[
         if strings and "int64" in typed:
             raise SchemaError(
                 f"{role} ids are integers in {typed['int64']} and strings in {strings}; a lake holds one of them. "
-                "Convert one source; nothing was changed"
+                "Convert one source"
             )
         # Of text alone the strings win: the integers among them are strings that look like numbers.
         kinds[role] = pa.string() if strings else INT64
@@ -183,6 +185,6 @@ def _checked(ids: IdTypes, votes: dict[str, dict[_IdKind, str]], *, derived: boo
             if kind != stored:
                 raise SchemaError(
                     f"{source}: its {role} ids are {kind}, and this lake's are {stored} since its first ingest; "
-                    "convert the column. Nothing was changed"
+                    "convert the column"
                 )
     return ids

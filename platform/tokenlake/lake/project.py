@@ -135,10 +135,25 @@ class Project:
 
     # Events in.
 
-    def ingest(self, source: Any, *, dry_run: bool = False, progress: Progress | None = None) -> IngestReport:
-        """Bring events in: an Arrow table, a path, a glob, or a list of these.
+    def ingest(
+        self,
+        source: Any,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        quotes: bool | None = None,
+        encoding: str | None = None,
+    ) -> IngestReport:
+        """Bring events in: a path, a folder, a glob, an Arrow table, a frame, or a list of these (docs/lake.md).
 
         Bad rows go to `quarantine` with their reason; the same rows again change nothing.
+
+        Args:
+            source: what to read.
+            dry_run: say what would happen, and change nothing.
+            progress: told about the way.
+            quotes: whether values of text files may stand in double quotes; None: in `.csv`, and not in `.tsv`.
+            encoding: of text files, as Python calls it; None: UTF-8, or what a byte order mark says.
 
         Returns:
             `IngestReport(accepted, duplicates, quarantined, days)`.
@@ -149,7 +164,7 @@ class Project:
         """
         from tokenlake.lake.ingest import ingest
 
-        return ingest(self, source, dry_run=dry_run, progress=progress)
+        return ingest(self, source, dry_run=dry_run, progress=progress, quotes=quotes, encoding=encoding)
 
     # Versions.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenlake.lake.identity import hash_text
 from tokenlake.lake.schema import quarantine_schema
 from tokenlake.lake.tables import Table
+from tokenlake.reading.kinds import is_list
 
 _SAMPLES = 5
 
@@ -81,7 +82,29 @@ class Rejects:
 
 def as_json(rows: pa.RecordBatch) -> list[str]:
     """Rows as JSON objects; what JSON has no word for is text."""
-    return [json.dumps(_plain(row), default=str, ensure_ascii=False) for row in rows.to_pylist()]
+    columns = [_values(column) for column in rows.columns]
+    named = (dict(zip(rows.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
+    return [json.dumps(_plain(row), default=str, ensure_ascii=False) for row in named]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """A value in Python; a time that Python cannot say as what the source holds, such as `9223372036854775807 us`."""
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        if is_list(scalar.type):
+            return [_value(inner) for inner in scalar.values]
+        if pa.types.is_struct(scalar.type):
+            return {name: _value(inner) for name, inner in scalar.items()}
+        unit = "days" if pa.types.is_date32(scalar.type) else getattr(scalar.type, "unit", "ms")
+        return f"{scalar.value} {unit}"
 
 
 def _plain(value: Any) -> Any:

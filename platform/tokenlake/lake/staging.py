@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
-from tokenlake.lake.arrays import flat, is_list
 from tokenlake.lake.tables import Table
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_list
 from tokenlake.storage import disk
 from tokenlake.times import DAY_US, Day, day_of
 

@@ -6,6 +6,7 @@ in the row itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,27 +17,13 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Label
 from tokenlake.errors import SchemaError
-from tokenlake.lake.arrays import (
-    Mask,
-    cast_rows,
-    flat,
-    floats,
-    is_list,
-    is_number,
-    is_string,
-    numpy,
-    plain,
-    stripped,
-    true,
-    valid,
-    where,
-)
 from tokenlake.lake.instants import Clock
 from tokenlake.lake.schema import TIMESTAMP, TOKEN, IdTypes
+from tokenlake.reading.arrays import Mask, cast_rows, flat, floats, numpy, stripped, true, valid, where
+from tokenlake.reading.files import INTEGER
+from tokenlake.reading.kinds import is_list, is_number, is_string, plain
 from tokenlake.times import DAY_US
 
-#: An id that is an integer and nothing else: 007, +7 and 7.0 are not.
-INTEGER_ID = r"^(0|-?[1-9]\d{0,18})$"
 _SEPARATORS = r"[\s,;|]+"
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
@@ -75,10 +62,12 @@ class Columns:
     Attributes:
         times: the timestamp's and every `known_at`.
         needed: all, each once.
+        optional: those of features and labels, which a file may lack where others beside it have them.
     """
 
     times: tuple[str, ...]
     needed: tuple[str, ...]
+    optional: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Config, *, labels: bool = True) -> Columns:
@@ -87,16 +76,13 @@ class Columns:
         known = [label.known_at for label in events.labels.values() if label.known_at] if labels else []
         features = [feature.column or name for name, feature in events.features.items()]
         ids = [events.id] if events.id else []
-        names = [
-            *ids,
-            events.user,
-            events.item,
-            events.timestamp,
-            *features,
-            *(events.labels if labels else []),
-            *known,
-        ]
-        return cls(tuple(dict.fromkeys([events.timestamp, *known])), tuple(dict.fromkeys(names)))
+        fixed = [*ids, events.user, events.item, events.timestamp]
+        names = [*fixed, *features, *(events.labels if labels else []), *known]
+        return cls(
+            tuple(dict.fromkeys([events.timestamp, *known])),
+            tuple(dict.fromkeys(names)),
+            tuple(name for name in dict.fromkeys(names) if name not in fixed),
+        )
 
 
 @dataclass
@@ -179,8 +165,10 @@ def days_of(timestamps: pa.Array) -> NDArray[np.int32]:
     return np.asarray(numpy(timestamps.cast(pa.int64()), np.int64) // DAY_US, np.int32)
 
 
-def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool = True) -> None:
-    """See that the columns of a source can mean what the config says, by type alone.
+def check_types(
+    config: Config, schema: pa.Schema, where_: str, *, absent: Sequence[str] = (), labels: bool = True
+) -> None:
+    """See that the columns of a source can mean what the config says, by type alone; `absent` are those it may lack.
 
     Raises:
         SchemaError: such as a numeric feature that is a list.
@@ -191,12 +179,13 @@ def check_types(config: Config, schema: pa.Schema, where_: str, *, labels: bool 
     wanted += [(name, "id") for name in (events.id, events.user, events.item) if name]
     wanted += [(name, "time") for name in Columns.of(config, labels=labels).times]
     for name, kind in wanted:
+        if name in absent:
+            continue
         given = plain(schema.field(name).type)
         if not (pa.types.is_null(given) or _FITS[kind](given)):
             kind = _SPELLED.get(kind, kind)
             raise SchemaError(
-                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source. "
-                "Nothing was changed"
+                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source"
             )
 
 
@@ -239,7 +228,7 @@ def _id(values: pa.Array, role: str, kind: pa.DataType, problems: Problems) -> p
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), kind)
     if is_string(values.type):
-        whole = true(pc.match_substring_regex(values, INTEGER_ID))
+        whole = true(pc.match_substring_regex(values, INTEGER))
         numbers, too_big = cast_rows(where(values, whole), pa.int64())
         problems.add(f"{role} id is no integer (without leading zeros), and this lake's are", valid(values) & ~whole)
         problems.add(f"{role} id does not fit int64; use string ids", too_big)

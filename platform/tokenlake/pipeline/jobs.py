@@ -24,6 +24,7 @@ from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, wi
 from tokenlake.progress import Progress
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day
+from tokenlake_kernels.errors import KernelError
 from tokenlake_models.errors import CheckpointError, ModelError
 
 #: Seconds that a job waits for another that materializes.
@@ -322,14 +323,14 @@ def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Itera
 
 @contextmanager
 def _in_our_words() -> Iterator[None]:
-    """Say for what the disk or the models refused whether a scheduler should try again."""
+    """Say for what the disk, the models or the kernels refused whether a scheduler should try again."""
     try:
         yield
     except CheckpointError as error:
         raise CorruptionError(
             f"{error}; restore it, or delete the checkpoint's whole folder: `tokenlake run DAY --force` trains it again"
         ) from error
-    except ModelError as error:
+    except (ModelError, KernelError) as error:
         raise TrainingError(str(error)) from error
     except ModuleNotFoundError as error:
         if (known := missing_extra(error)) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 from tokenlake.catalog import Run, RunRecord
 from tokenlake.catalog.catalog import EMBED, PUBLISH
@@ -18,11 +19,20 @@ _VIEWS = "views"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def materialize_day(lake: Project, day: Day, run: Run, progress: Progress | None = None) -> dict[str, int]:
+def materialize_day(
+    lake: Project, day: Day, run: Run, progress: Progress | None = None
+) -> Mapping[str, int | str | None]:
     """Bring Feast's online store up to the end of a day, with every day that was written since the last time.
 
+    The run tells of each view what was written and how: `copied` as its source has it, `computed` by Feast, or `pushed`,
+    which nothing but pushes fills.
+
     Returns:
-        Rows written: of each view, and `rows` of all.
+        Rows written: of each view (None: Feast's engine does not tell), and `rows` of all; `computed` names the views that
+        Feast computed, where there are any.
+
+    Raises:
+        TokenlakeError: a view could not be brought up to date; the others are, and the next run finishes it.
     """
     from tokenlake.feast.materialize import materialize
 
@@ -31,11 +41,19 @@ def materialize_day(lake: Project, day: Day, run: Run, progress: Progress | None
     since = None
     if last is not None and last.day is not None:
         since = _end(min({day, last.day + dt.timedelta(days=1), *_written(lake, last.started_at)}))
-    rows = materialize(folder, since, _end(day), progress)
-    for view, written in rows.items():
+    # Other views may be further already: nobody gets an older value than those.
+    until = _end(max(day, held_until(lake) or day))
+    outcome = materialize(folder, since, until, progress)
+    for view, written in outcome.rows.items():
         run.artefact("feast", f"{folder}?view={view}&ds={day}", rows=written)
-    run.metric(_VIEWS, len(rows), store=store)
-    return rows | {"rows": sum(rows.values())}
+        run.metric("materialized", written, view=view, way=outcome.ways[view])
+    for view in outcome.failures:
+        run.metric("failed", 1, view=view)
+    outcome.check()
+    run.metric(_VIEWS, len(outcome.rows), store=store)
+    computed = [view for view, way in outcome.ways.items() if way == "computed"]
+    told = {"computed": ", ".join(computed)} if computed else {}
+    return outcome.rows | told | {"rows": sum(rows or 0 for rows in outcome.rows.values())}
 
 
 def is_current(lake: Project, day: Day) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
 from tokenlake.features.lineage import encoder_of
-from tokenlake.lake.arrays import token_matrix
+from tokenlake.features.vectors import token_matrix
 from tokenlake.lake.project import Project
 from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import IndexVersion
 from tokenlake.errors import CorruptionError, NotFoundError
-from tokenlake.lake.arrays import token_matrix
+from tokenlake.features.vectors import token_matrix
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
 from tokenlake.retrieval.identity import Identity

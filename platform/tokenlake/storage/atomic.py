@@ -78,13 +78,22 @@ def _beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
 
 def _make(path: Path, *, is_folder: bool) -> tuple[Path, int]:
     while True:
-        part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        part = _temporary(path)
         if is_folder:
             part.mkdir()
-        fd = os.open(part, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fd = os.open(part, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            if not path.parent.exists():
+                raise
+            continue  # as below
         if _lock(fd) is not False and part.exists():
             return part, fd
-        os.close(fd)  # another process took it for a killed one's, just before it was locked
+        os.close(fd)  # before it was locked, another process took it for a killed one's
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}")
 
 
 def _lock(fd: int) -> bool | None:
@@ -108,12 +117,27 @@ def _clean(path: Path) -> None:
                     disk.remove(part)
             finally:
                 os.close(fd)
-    for aside in _left(path, _ASIDE):
+    for aside in sorted(_left(path, _ASIDE), key=_when_set_aside, reverse=True):
         if not path.exists():
             with contextlib.suppress(OSError):  # its writer lives, and has put the new one there
                 disk.rename(aside, path)
         if path.exists():  # seen after the old one was: so it is a later one
-            disk.remove(aside)
+            _discard(aside, path)
+
+
+def _when_set_aside(aside: Path) -> float:
+    try:
+        return aside.stat().st_ctime
+    except FileNotFoundError:  # its writer lives, and has just put it away
+        return 0.0
+
+
+def _discard(aside: Path, path: Path) -> None:
+    """Remove what was set aside, under another name: nobody must put back what is half removed."""
+    part = _temporary(path)
+    with contextlib.suppress(FileNotFoundError):
+        disk.rename(aside, part)
+        disk.remove(part)
 
 
 def _left(path: Path, end: str) -> list[Path]:
@@ -143,8 +167,9 @@ def _put(part: Path, path: Path) -> None:
         try:
             disk.rename(part, path)
         except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                continue  # another process has put one there meanwhile
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process has put one there meanwhile
+                _discard(aside, path)
+                continue
             with contextlib.suppress(OSError):  # if not now, then the next writer does
                 disk.rename(aside, path)
             raise

@@ -19,6 +19,7 @@ import xxhash
 
 from tokenlake.audit.written import PREFIX, with_description, with_sequences
 from tokenlake.errors import SchemaError, VersionError, storage_error
+from tokenlake.reading.times import check_instants, known_at
 from tokenlake.storage import atomic
 from tokenlake.times import as_micros
 from tokenlake.tokens.batch import TokenBatch
@@ -66,7 +67,8 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         """Read the rows, and open the store as it is now.
 
         Args:
-            rows: an Arrow table, a path or glob of Parquet files, or what `lake.sql(...)` returns.
+            rows: a path, folder or glob of Parquet, CSV, TSV or Delta, an Arrow table, a frame of pandas or Polars, or
+                what `lake.sql(...)` returns (docs/lake.md, *Reading*).
             store: a `TokenStore`, or its folder.
             user: column of the user ids; before: column of the rows' times.
             columns: other columns that batches shall have; None: all.
@@ -281,7 +283,7 @@ def _checked(table: pa.Table, user: str, before: str) -> pa.Table:
             )
         if table[name].null_count:
             raise SchemaError(f"column {name!r} has {table[name].null_count} nulls; every row needs one")
-    as_micros(table[before], before)
+    check_instants(table[before], before)
     check_columns(table)
     return table
 
@@ -293,14 +295,12 @@ def _moment(targets: dict[str, str], as_of: object) -> int | None:
 
 
 def _mature(table: pa.Table, targets: dict[str, str], as_of: int | None) -> pa.Table:
-    """Make targets null that were not known before `as_of`."""
+    """Make targets null that were not known before `as_of`, which is there where targets are."""
+    instant = 0 if as_of is None else as_of
     for label, column in targets.items():
         if missing := [name for name in (label, column) if name not in table.column_names]:
             raise SchemaError(f"targets name columns {missing} that rows lack; they have {table.column_names}")
-        when = table[column]
-        if pa.types.is_timestamp(when.type):
-            when = when.cast(pa.timestamp("us", when.type.tz), safe=False)
-        known = pc.fill_null(pc.less(when.cast(pa.int64()), pa.scalar(as_of, pa.int64())), fill_value=False)
+        known = pa.array(known_at(table[column], column) < instant)
         value = pc.if_else(known, table[label], pa.scalar(None, table[label].type))
         table = table.set_column(table.column_names.index(label), label, value)
     return table.combine_chunks()

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pds
 import torch
 
 from tokenlake.errors import SchemaError, SourceError, storage_error
+from tokenlake.reading.handles import steady
+from tokenlake.reading.kinds import is_list, is_string
+from tokenlake.reading.source import open_source
+from tokenlake.reading.times import as_instants
 from tokenlake.torch.batch import Column, Jagged
 
 
@@ -23,40 +26,28 @@ def read_rows(source: Any, columns: Sequence[str] | None) -> pa.Table:
     """One table of rows, each column in one piece.
 
     Args:
-        source: an Arrow table, a Parquet file, a folder or glob (in the last part) of them, or anything with `to_arrow_table()`, such as what
+        source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, a table, a frame, or what
             `lake.sql(...)` returns.
         columns: those to read; None: all.
 
     Raises:
         SourceError: files that cannot be read.
-        SchemaError: another kind of source, or columns that are not there.
+        SchemaError: another kind of source, columns that are not there, or types that do not go together.
+        ChangedError: files that are written all the time.
     """
-    if isinstance(source, str | os.PathLike):
-        table = _read_files(Path(source), columns)
-    elif isinstance(source, pa.Table):
-        table = source
-    elif hasattr(source, "to_arrow_table"):
-        table = source.to_arrow_table()
-    else:
-        raise SchemaError(
-            f"rows: {type(source).__name__} given; expected an Arrow table, a path of Parquet files, or what "
-            f"`lake.sql(...)` returns"
-        )
-    if columns is not None:
-        if missing := [name for name in columns if name not in table.column_names]:
-            raise SchemaError(f"rows have no columns {missing}; they have {table.column_names}")
-        table = table.select(list(dict.fromkeys(columns)))
-    return table.combine_chunks()
 
+    def once() -> pa.Table:
+        opened = open_source(source, name="rows")
+        table = opened.read(columns)
+        opened.check()
+        return table.combine_chunks()
 
-def _read_files(path: Path, columns: Sequence[str] | None) -> pa.Table:
-    many = set(path.name) & set("*?[")
     try:
-        data = pds.dataset(sorted(map(str, path.parent.glob(path.name))) if many else str(path), format="parquet")
-        wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in data.schema.names]
-        return data.to_table(columns=wanted)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SourceError(f"{path}: no Parquet that can be read ({error})") from error
+        return steady(once)
+    except SourceError as error:
+        if isinstance(source, str | os.PathLike):
+            raise
+        raise SchemaError(f"rows: {error}") from error
 
 
 class SharedRows:
@@ -89,15 +80,15 @@ def check_columns(table: pa.Table) -> None:
         SchemaError: there is one; the message names it.
     """
     for field in table.schema:
-        inner = field.type.value_type if _is_list(field.type) else field.type
-        plain = _is_plain(inner) or (_is_string(inner) and not _is_list(field.type))
+        inner = field.type.value_type if is_list(field.type) else field.type
+        plain = _is_plain(inner) or (is_string(inner) and not is_list(field.type))
         if not plain:
             raise SchemaError(
                 f"column {field.name!r} is {field.type}; a batch holds numbers, bools, times, strings and lists of "
                 f"numbers: cast it, or leave it out by columns=[...]"
             )
         column = table[field.name]
-        if _is_list(field.type) and (column.null_count or pc.list_flatten(column).null_count):
+        if is_list(field.type) and (column.null_count or pc.list_flatten(column).null_count):
             raise SchemaError(f"column {field.name!r} has null lists or values; fill them before, or leave it out")
 
 
@@ -107,9 +98,9 @@ def tensors(table: pa.Table) -> tuple[dict[str, Column], dict[str, torch.Tensor]
     valid: dict[str, torch.Tensor] = {}
     for name in table.column_names:
         array = table[name].combine_chunks()
-        if _is_string(array.type):
+        if is_string(array.type):
             columns[name] = array.to_pylist()
-        elif _is_list(array.type):
+        elif is_list(array.type):
             columns[name] = Jagged(*_jagged(array))
         else:
             columns[name] = _tensor(array)
@@ -128,8 +119,8 @@ def _tensor(array: pa.Array) -> torch.Tensor:
     """Numbers as they are, times as int64 microseconds, days as int32 days; null is 0."""
     kind = array.type
     if pa.types.is_timestamp(kind):
-        array = array.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
-    elif pa.types.is_date(kind):
+        return torch.from_numpy(np.array(as_instants(array)[0]))
+    if pa.types.is_date(kind):
         array = array.cast(pa.date32()).cast(pa.int32())
     elif pa.types.is_boolean(kind):
         array = array.cast(pa.uint8())
@@ -138,15 +129,6 @@ def _tensor(array: pa.Array) -> torch.Tensor:
     # A copy, since Arrow's memory is read-only, and no tensor's.
     plain = np.array(array.to_numpy(zero_copy_only=False))
     return torch.from_numpy(plain.astype(np.bool_) if pa.types.is_boolean(kind) else plain)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
 
 
 def _is_plain(kind: pa.DataType) -> bool:

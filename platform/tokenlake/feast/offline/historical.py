@@ -15,7 +15,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.entities import Entities
 from tokenlake.feast.offline.job import Retrieval
 from tokenlake.feast.offline.join import join
-from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.snapshot import entities_at, limited
 from tokenlake.feast.sequences import fetch_columns, store_of
 from tokenlake.feast.sources import TokenSource, open_lake
@@ -58,7 +58,9 @@ def historical(
             users = entities.table[view.user].combine_chunks()
             tokens = store_of(view.source, open_lake(config))
             return fetch_columns(view.source, tokens, users, entities.times, list(view.features.values()))
-        return join(view, open_rows(view.source, config), entities.table, entities.times, known=known)
+        return read_rows(
+            view.source, config, lambda rows: join(view, rows, entities.table, entities.times, known=known)
+        )
 
     def compute() -> pa.Table:
         table = entities.table

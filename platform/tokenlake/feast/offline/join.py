@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import NONE, AsOf, Ints
-from tokenlake.feast.offline.instants import as_nanos
 from tokenlake.feast.offline.keys import Keys, aligned
 from tokenlake.feast.offline.rows import Group, Rows
 from tokenlake.feast.offline.select import pick
@@ -42,17 +41,17 @@ def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool
     columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
     keys = Keys(columns, len(times))
     state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
-    wanted = [*view.keys.values(), view.timestamp, *([view.created] if view.created else [])]
+    instants = [view.timestamp, *([view.created] if view.created else [])]
 
     def reader(first: int, batch: pa.RecordBatch) -> None:
         count = len(view.keys)
-        made = as_nanos(batch.column(count + 1), view.created) if view.created else None
+        made = batch.column(count + 1).to_numpy() if view.created else None
         codes = keys.codes(batch.columns[:count], batch.num_rows)
-        state.feed(codes, as_nanos(batch.column(count), view.timestamp), made, first)
+        state.feed(codes, batch.column(count).to_numpy(), made, first)
 
     asked = times[(keys.asked >= 0) & (times != NONE)]
     if len(asked):
-        rows.read_keys(wanted, _promising(view, rows, keys, asked), reader)
+        rows.read_keys(list(view.keys.values()), instants, _promising(view, rows, keys, asked), reader)
     return state.finish(view.ttl)
 
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pds
-import pyarrow.fs as pafs
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
-from tokenlake.errors import ConfigError, CorruptionError, NotFoundError
-from tokenlake.feast.offline.rows import Rows, parquet_rows
+from tokenlake.errors import ConfigError
+from tokenlake.feast.offline.rows import Rows
 from tokenlake.feast.sources import LakeSource, open_lake
+from tokenlake.lake.tables import Table
+from tokenlake.reading.chunks import File
+from tokenlake.reading.delta import delta_files
+from tokenlake.reading.handles import HELD, Handle, steady
+from tokenlake.reading.parquet import ParquetFile
+from tokenlake.reading.source import Source, open_source
 
-#: What a Delta table may do to its files that reading them as they lie would miss.
-_UNREADABLE = {"deletionVectors", "columnMapping"}
+T = TypeVar("T")
+
+
+def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[Rows], T]) -> T:
+    """What `use` makes of the rows of one instant: begun anew where somebody writes them meanwhile.
+
+    Raises:
+        ChangedError: somebody does, again and again.
+        TokenlakeError: as `open_rows`.
+    """
+
+    def once() -> T:
+        rows = open_rows(source, config)
+        found = use(rows)
+        rows.check()
+        return found
+
+    return steady(once)
 
 
 def open_rows(source: DataSource | None, config: RepoConfig) -> Rows:
@@ -30,13 +47,12 @@ def open_rows(source: DataSource | None, config: RepoConfig) -> Rows:
 
     Raises:
         ConfigError: a source of another kind, or a format that this store does not read.
-        NotFoundError: nothing lies there.
-        CorruptionError: it cannot be read.
+        MissingSourceError: nothing lies there.
+        DamagedSourceError: it cannot be read.
+        SchemaError: files whose columns have types that no type holds together.
     """
     if isinstance(source, LakeSource):
-        table, version = source.open(open_lake(config))
-        files = table.dataset(version=version)
-        return Rows(files or pds.FileSystemDataset([], table.schema, pds.ParquetFileFormat(), pafs.LocalFileSystem()))
+        return _lake_rows(*source.open(open_lake(config)))
     if not isinstance(source, FileSource):
         raise ConfigError(
             f"{type(source).__name__} given; TokenlakeOfflineStore reads FileSource, LakeSource and TokenSource"
@@ -46,10 +62,12 @@ def open_rows(source: DataSource | None, config: RepoConfig) -> Rows:
         path, source.file_options.s3_endpoint_override, source.resolve_credentials()
     )
     if source.file_format is None or isinstance(source.file_format, ParquetFormat):
-        return parquet_rows(place, filesystem)
-    if isinstance(source.file_format, DeltaFormat):
-        return _delta_rows(path, place, filesystem, delta_options(source))
-    raise ConfigError(f"{source.name}: {source.file_format} given; TokenlakeOfflineStore reads Parquet and Delta")
+        opened = open_source(place, filesystem=filesystem)
+    elif isinstance(source.file_format, DeltaFormat):
+        opened = Source(delta_files(path, place, filesystem, delta_options(source)))
+    else:
+        raise ConfigError(f"{source.name}: {source.file_format} given; TokenlakeOfflineStore reads Parquet and Delta")
+    return Rows(_parquet(opened.files), opened.schema)
 
 
 def delta_options(source: FileSource) -> dict[str, str]:
@@ -60,32 +78,22 @@ def delta_options(source: FileSource) -> dict[str, str]:
     return options
 
 
-def _delta_rows(path: str, place: str, filesystem: Any, options: dict[str, str]) -> Rows:
-    """The files of the newest version of any Delta table."""
-    try:
-        delta = DeltaTable(path, storage_options=options or None)
-    except TableNotFoundError as error:
-        raise NotFoundError(f"{path} holds no Delta table; check the source's path") from error
-    except DeltaError as error:
-        raise CorruptionError(f"{path} cannot be read as a Delta table ({error})") from error
-    if strange := _UNREADABLE & set(delta.protocol().reader_features or ()):
-        raise ConfigError(
-            f"{path} uses Delta's {sorted(strange)}, which TokenlakeOfflineStore does not read; rewrite it without"
-        )
-    schema = pa.schema(delta.schema().to_arrow())
-    listed = pa.table(delta.get_add_actions(flatten=True))
-    layout, disk = pds.ParquetFileFormat(), filesystem or pafs.LocalFileSystem()
-    names = delta.metadata().partition_columns
-    parts = [listed[f"partition.{name}"].to_pylist() for name in names]
-    fragments = [
-        layout.make_fragment(str(Path(place) / unquote(file)), disk, partition_expression=_equal(names, values))
-        for file, *values in zip(listed["path"].to_pylist(), *parts, strict=True)
+def _lake_rows(table: Table, version: str | None) -> Rows:
+    data = table.dataset(version=version)
+    fragments = [] if data is None else list(data.get_fragments())
+    keep = len(fragments) <= HELD
+    files = [
+        ParquetFile(Handle(part.path, keep=keep), _constants(part, table.schema), table.schema) for part in fragments
     ]
-    return Rows(pds.FileSystemDataset(fragments, schema, layout, disk))
+    return Rows(files, table.schema)
 
 
-def _equal(names: list[str], values: list[Any]) -> pc.Expression:
-    whole = pc.scalar(True)  # noqa: FBT003 (an expression)
-    for name, value in zip(names, values, strict=True):
-        whole &= pc.field(name).is_null() if value is None else pc.field(name) == value
-    return whole
+def _constants(part: pds.ParquetFileFragment, schema: pa.Schema) -> dict[str, pa.Scalar]:
+    known = pds.get_partition_keys(part.partition_expression)
+    return {name: pa.scalar(value).cast(schema.field(name).type) for name, value in known.items()}
+
+
+def _parquet(files: Sequence[File]) -> list[ParquetFile]:
+    if other := next((file for file in files if file.rows and not isinstance(file, ParquetFile)), None):
+        raise ConfigError(f"{other.name} is no Parquet; TokenlakeOfflineStore reads Parquet and Delta")
+    return [file for file in files if isinstance(file, ParquetFile)]

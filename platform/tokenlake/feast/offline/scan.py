@@ -14,6 +14,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import NONE, AsOf, Ints
 from tokenlake.feast.offline.instants import as_nanos, nanos_of
 from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.select import pick
 
 _LAST = np.iinfo(np.int64).max
 
@@ -29,6 +30,7 @@ class Pull:
         created: when it was created, or None.
         start: first time, included; None: from the beginning.
         end: last time, included; None: to the end.
+        standing: leave out rows that a later one of equal keys, event and created time replaces.
     """
 
     keys: Sequence[str]
@@ -37,6 +39,7 @@ class Pull:
     created: str | None
     start: dt.datetime | None
     end: dt.datetime | None
+    standing: bool = False
 
     @property
     def times(self) -> list[str]:
@@ -49,7 +52,9 @@ class Pull:
         Raises:
             SchemaError: one that the source lacks.
         """
-        others = list(self.features) or [name for name in rows.schema.names if name not in self.keys]
+        # A view without entities may name the key that Feast gives it, which `_finished` adds.
+        features = [name for name in self.features if name != DUMMY_ENTITY_ID]
+        others = features or [name for name in rows.schema.names if name not in self.keys]
         names = list(dict.fromkeys([*self.keys, *others, *self.times]))
         if missing := [name for name in names if name not in rows.schema.names]:
             raise SchemaError(f"the source has no columns {missing}; it has {rows.schema.names}")
@@ -74,33 +79,49 @@ def pull_all(rows: Rows, pull: Pull) -> pa.Table:
     found: list[Ints] = []
 
     def reader(start: int, batch: pa.RecordBatch) -> None:
-        times = as_nanos(batch.column(0), pull.timestamp)
+        times = batch.column(0).to_numpy()
         inside = (times >= first) & (times <= last)
         # Rows without a time are of no range, but of all rows.
         if pull.start is None and pull.end is None:
             inside |= times == NONE
         found.append(np.flatnonzero(inside) + start)
 
-    rows.read_keys([pull.timestamp], pull.groups(rows), reader)
+    rows.read_keys([], [pull.timestamp], pull.groups(rows), reader)
     wanted = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
-    return _finished(rows.take(names, wanted), pull)
+    table = rows.take(names, wanted)
+    return _finished(_standing(table, pull) if pull.standing else table, pull)
+
+
+def _standing(table: pa.Table, pull: Pull) -> pa.Table:
+    """The rows that no later one replaces; those of no entity by their time, since who writes them keeps the last."""
+    times = as_nanos(table[pull.timestamp], pull.timestamp)
+    made = as_nanos(table[pull.created], pull.created) if pull.created else np.zeros(len(times), np.int64)
+    codes, _ = _group(table, pull.keys)
+    order = np.lexsort((made, times, codes))
+    fields = [field[order] for field in (codes, times, made)]
+    replaced = np.logical_and.reduce([field[1:] == field[:-1] for field in fields])
+    kept = order[np.flatnonzero(~np.append(replaced, False))] if len(order) else order
+    if pull.keys:
+        kept = np.sort(kept)
+        if len(kept) == len(order):
+            return table
+    return pa.table({name: pick(table[name], kept) for name in table.column_names})
 
 
 def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
     """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
     names, (first, last) = pull.columns(rows), pull.range
     parts: dict[int, pa.RecordBatch] = {}
-    rows.read_keys([*pull.keys, *pull.times], pull.groups(rows), parts.__setitem__)
+    rows.read_keys(pull.keys, pull.times, pull.groups(rows), parts.__setitem__)
     order = sorted(parts)
-    table = pa.Table.from_batches(
-        [parts[start] for start in order], pa.schema([rows.schema.field(n) for n in (*pull.keys, *pull.times)])
-    )
+    fields = [*(rows.schema.field(name) for name in pull.keys), *((name, pa.int64()) for name in pull.times)]
+    table = pa.Table.from_batches([parts[start] for start in order], pa.schema(fields))
     numbers = np.concatenate([np.arange(s, s + parts[s].num_rows) for s in order] or [np.empty(0, np.int64)])
     codes, count = _group(table, pull.keys)
     state = AsOf(np.arange(count, dtype=np.int32), np.full(count, last), count)
-    times = as_nanos(table[pull.timestamp], pull.timestamp)
+    times = table.column(len(pull.keys)).to_numpy()
     times = np.where(times < first, NONE, times)
-    made = as_nanos(table[pull.created], pull.created) if pull.created else None
+    made = table.column(len(pull.keys) + 1).to_numpy() if pull.created else None
     state.feed(codes, times, made, 0)
     found = state.finish()
     return _finished(rows.take(names, np.sort(numbers[found[found >= 0]])), pull)
@@ -118,8 +139,6 @@ def _group(table: pa.Table, keys: Sequence[str]) -> tuple[np.ndarray[tuple[int],
 
 
 def _number(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], int]:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], encoded.type)

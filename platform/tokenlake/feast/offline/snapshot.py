@@ -15,9 +15,8 @@ from feast.utils import compute_non_entity_date_range
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.entities import Entities
-from tokenlake.feast.offline.instants import as_nanos, nanos_of
-from tokenlake.feast.offline.keys import decoded, plain_type
-from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.instants import nanos_of
+from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.rows import Group, Rows
 from tokenlake.feast.sequences import active
 from tokenlake.feast.sources import TokenSource, open_lake
@@ -72,20 +71,20 @@ def _entities(view: View, config: RepoConfig, start: dt.datetime, end: dt.dateti
         return pa.table({})
     if isinstance(view.source, TokenSource):
         return pa.table({next(iter(view.keys)): active(view.source, open_lake(config), start, end)})
-    return _distinct(view, open_rows(view.source, config), nanos_of(end))
+    return read_rows(view.source, config, lambda rows: _distinct(view, rows, nanos_of(end)))
 
 
 def _distinct(view: View, rows: Rows, end: int) -> pa.Table:
     last = end - 1 if view.strict else end
     first = np.iinfo(np.int64).min + 1 if view.ttl is None else end - view.ttl
     names = list(view.keys)
-    schema = pa.schema([pa.field(n, plain_type(rows.schema.field(c).type)) for n, c in view.keys.items()])
+    schema = pa.schema([pa.field(n, rows.schema.field(c).type) for n, c in view.keys.items()])
     parts = [schema.empty_table()]
     guard = threading.Lock()
 
     def reader(_: int, batch: pa.RecordBatch) -> None:
-        times = as_nanos(batch.column(len(names)), view.timestamp)
-        table = pa.Table.from_arrays([decoded(column) for column in batch.columns[: len(names)]], schema=schema)
+        times = batch.column(len(names)).to_numpy()
+        table = pa.Table.from_arrays(batch.columns[: len(names)], schema=schema)
         table = table.filter(pa.array((times >= first) & (times <= last))).group_by(names).aggregate([])
         with guard:
             parts.append(table)
@@ -93,5 +92,5 @@ def _distinct(view: View, rows: Rows, end: int) -> pa.Table:
     def may(group: Group) -> bool:
         return group.overlaps(view.timestamp, first, last)
 
-    rows.read_keys([*view.keys.values(), view.timestamp], [g for g in rows.groups if may(g)], reader)
+    rows.read_keys(list(view.keys.values()), [view.timestamp], [g for g in rows.groups if may(g)], reader)
     return pa.concat_tables(parts).group_by(names).aggregate([])

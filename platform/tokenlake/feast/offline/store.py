@@ -20,10 +20,12 @@ from typing_extensions import override
 
 from tokenlake.feast.offline.historical import historical
 from tokenlake.feast.offline.job import Retrieval
-from tokenlake.feast.offline.opening import open_rows
+from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.scan import Pull, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
+
+_NOT_TOLD = "(not told)"
 
 
 class TokenlakeOfflineStoreConfig(FeastConfigBaseModel):
@@ -93,7 +95,7 @@ class TokenlakeOfflineStore(OfflineStore):
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: pull_latest(open_rows(data_source, config), pull), config)
+        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_latest(rows, pull)), config)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -102,22 +104,28 @@ class TokenlakeOfflineStore(OfflineStore):
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str | None = None,
+        created_timestamp_column: str | None = _NOT_TOLD,
         start_date: dt.datetime | None = None,
         end_date: dt.datetime | None = None,
     ) -> RetrievalJob:
-        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`."""
+        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`.
+
+        Materialization tells the created column, even where there is none; saved datasets and logs don't. Of the former,
+        rows that a later one of equal keys and times replaces are left out: Feast would take any of them.
+        """
+        told = created_timestamp_column != _NOT_TOLD
         pull = Pull(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
-            created_timestamp_column or None,
+            (created_timestamp_column or None) if told else None,
             start_date,
             end_date,
+            standing=told,
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: pull_all(open_rows(data_source, config), pull), config)
+        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_all(rows, pull)), config)
 
     @staticmethod
     def offline_write_batch(

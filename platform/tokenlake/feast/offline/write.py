@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import glob
+import re
+import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.dataset as pds
@@ -19,36 +26,80 @@ from feast.infra.offline_stores.offline_utils import cast_arrow_table_to_schema
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from tokenlake.errors import ConfigError, SchemaError
+from tokenlake.errors import ConfigError, SchemaError, storage_error
 from tokenlake.feast.offline.opening import delta_options, open_rows
-from tokenlake.storage import atomic
+from tokenlake.storage import atomic, disk, locks
+
+#: Seconds that a writer waits for another one.
+PATIENCE_S = 60.0
+_INDEX = re.compile(r"__index_level_\d+__")
+_PUSH = re.compile(r"(.*)push-(\d{12})-[0-9a-f]{8}\.parquet")
 
 
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
-    """Add rows to a view's source, a Parquet file, a folder of them, or a Delta table.
+    """Add rows to a view's source, a Parquet file, a folder of them, or a Delta table; durable when it returns.
+
+    They come behind all rows that are there, so that of rows of one time the last written is seen. One writer at a time.
 
     Raises:
         ConfigError: a source that is no file: the lake's tables are written by its jobs.
         SchemaError: other columns than the source's, or another order.
+        LockedError: others kept the source locked for too long.
+        StorageError: the disk refused.
     """
     source = view.batch_source
     if not isinstance(source, FileSource):
         raise ConfigError(f"{view.name}: {type(source).__name__} is written by the lake's jobs; push to a FileSource")
-    schema = open_rows(source, config).schema
-    names = schema.names
-    if names != table.column_names:
-        raise SchemaError(f"{view.name}: columns {table.column_names} given; expected {names}, in this order")
     path, filesystem, place = _place(source, config)
-    if isinstance(source.file_format, DeltaFormat):
-        from deltalake import write_deltalake
+    if filesystem is None and not Path(place).exists() and glob.has_magic(place):
+        raise ConfigError(f"{view.name}: {place} stands for several files; push to a source that is a file or a folder")
+    with _writing(place, filesystem, config, f"writing to {view.name}"):
+        schema = open_rows(source, config).schema
+        table = _fitting(table, schema, view.name)
+        if isinstance(source.file_format, DeltaFormat):
+            from deltalake import write_deltalake
 
-        write_deltalake(path, _cast(table, schema), mode="append", storage_options=delta_options(source) or None)
-        return
-    if filesystem is None and Path(place).is_dir():
-        pq.write_table(_cast(table, schema), Path(place) / f"{uuid.uuid4().hex}.parquet")
-        return
-    held = pq.read_table(place, filesystem=filesystem)
-    _write_whole(pa.concat_tables([_cast(table, held.schema), held]), place, filesystem)
+            write_deltalake(path, table, mode="append", storage_options=delta_options(source) or None)
+        elif filesystem is None and Path(place).is_dir():
+            _write_whole(table, str(_behind_all(Path(place))), filesystem)
+        else:
+            held = pq.read_table(place, filesystem=filesystem)
+            _write_whole(pa.concat_tables([held, _cast(table, held.schema)]), place, filesystem)
+
+
+def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """The table in a source's types."""
+    # Feast's engine leaves pandas' row numbers in what it writes.
+    given = [column for column in table.column_names if column in schema.names or not _INDEX.fullmatch(column)]
+    if given != schema.names:
+        raise SchemaError(f"{name}: columns {given} given; expected {schema.names}, in this order")
+    return _cast(table.select(given), schema)
+
+
+def _behind_all(folder: Path) -> Path:
+    """A new file, whose name stands behind those of all that lie in a folder: in that order their rows are read."""
+    paths = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    last = max((path for path in paths if path[0] not in "._"), key=lambda path: path.split("/"), default="")
+    if (own := _PUSH.fullmatch(last)) is not None:
+        prefix, number = own[1], int(own[2]) + 1
+    else:
+        prefix, number = ("" if last < "push-" else f"{last.partition('/')[0]}~"), 1
+    return folder / f"{prefix}push-{number:012d}-{uuid.uuid4().hex[:8]}.parquet"
+
+
+@contextmanager
+def _writing(place: str, filesystem: Any, config: RepoConfig, what: str) -> Iterator[None]:
+    """Be the only one who writes to a place, among this machine's processes and, of local files, all who share the disk."""
+    if filesystem is None:
+        whole = Path(place).resolve()
+        lock = whole.with_name(f".{whole.name}.lock")
+    else:
+        lock = Path(config.repo_path or ".") / ".locks" / f"{quote(place, safe='')}.lock"
+    try:
+        with locks.hold(lock, what, timeout=PATIENCE_S):
+            yield
+    except OSError as error:
+        raise storage_error(error) from error
 
 
 def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfig, *, overwrite: bool) -> None:
@@ -57,18 +108,18 @@ def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfi
         raise ConfigError(f"{type(storage).__name__} given; TokenlakeOfflineStore saves to SavedDatasetFileStorage")
     source = _file_source(storage.to_data_source())
     path, filesystem, place = _place(source, config)
-    if not overwrite and Path(path).exists():
-        raise SavedDatasetLocationAlreadyExists(location=storage.file_options.uri)
-    if isinstance(storage.file_options.file_format, DeltaFormat):
-        from deltalake import write_deltalake
+    with _writing(place, filesystem, config, "saving a dataset"):
+        if not overwrite and Path(path).exists():
+            raise SavedDatasetLocationAlreadyExists(location=storage.file_options.uri)
+        if isinstance(storage.file_options.file_format, DeltaFormat):
+            from deltalake import write_deltalake
 
-        write_deltalake(
-            path, table, mode="overwrite", schema_mode="overwrite", storage_options=delta_options(source) or None
-        )
-    elif place.endswith(".parquet"):
-        _write_whole(table, place, filesystem)
-    else:
-        pq.write_to_dataset(table, place, filesystem=filesystem, existing_data_behavior="delete_matching")
+            options = delta_options(source) or None
+            write_deltalake(path, table, mode="overwrite", schema_mode="overwrite", storage_options=options)
+        elif place.endswith(".parquet"):
+            _write_whole(table, place, filesystem)
+        else:
+            pq.write_to_dataset(table, place, filesystem=filesystem, existing_data_behavior="delete_matching")
 
 
 def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, destination: LoggingDestination) -> None:
@@ -100,15 +151,36 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
         if name not in table.column_names:
             raise SchemaError(f"partition_by={name!r} is no column of the logs; they have {table.column_names}")
         table = table.append_column(copy, table[name])
-    pds.write_dataset(
+    write = partial(
+        pds.write_dataset,
         table,
-        place,
-        filesystem=filesystem,
         format="parquet",
         basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
         partitioning=copies or None,
         existing_data_behavior="overwrite_or_ignore",
     )
+    if filesystem is not None:
+        write(base_dir=place, filesystem=filesystem)
+    else:
+        _add_files(write, Path(place))
+
+
+def _add_files(write: Callable[..., None], folder: Path) -> None:
+    """Let files appear in a folder whole: they are written aside, where no reader looks."""
+    aside = folder / f".{uuid.uuid4().hex}.new"
+    try:
+        aside.mkdir(parents=True)
+        write(base_dir=str(aside))
+        for file in sorted(aside.rglob("*.parquet")):
+            target = folder / file.relative_to(aside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            disk.sync_file(file)
+            disk.rename(file, target)
+            disk.sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _file_source(source: DataSource) -> FileSource:

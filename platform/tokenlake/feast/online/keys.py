@@ -8,6 +8,7 @@ from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
@@ -15,13 +16,14 @@ from feast.protos.feast.types.Value_pb2 import ValueType as WireType
 from feast.value_type import ValueType
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.keys import decoded
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.encode import as_bytes
+from tokenlake.reading.arrays import decoded
 
 _SECONDS = pa.timestamp("s", tz="UTC")
 _LONG = struct.Struct("<IIq")
 _U32 = struct.Struct("<I")
+_NOBODY = {DUMMY_ENTITY_ID: ValueProto(string_val=DUMMY_ENTITY_VAL)}
 _KEY_TYPES: dict[ValueType, tuple[pa.DataType, int]] = {
     ValueType.INT64: (pa.int64(), WireType.INT64),
     ValueType.INT32: (pa.int32(), WireType.INT32),
@@ -79,7 +81,11 @@ def _key_payload(name: str, column: pa.Array, kind: pa.DataType) -> pa.LargeBina
 
 
 def of_entity(entity: Mapping[str, ValueProto], version: int) -> bytes:
-    """The key of one entity, given as join key -> value; one of a single integer without Feast's detours."""
+    """The key of one entity, given as join key -> value; one of a single integer without Feast's detours.
+
+    No join keys at all are those of a view without entities: Feast leaves its own out of what is pushed there.
+    """
+    entity = entity or _NOBODY
     if len(entity) == 1 and version == 3:
         ((name, value),) = entity.items()
         if value.WhichOneof("val") == "int64_val":

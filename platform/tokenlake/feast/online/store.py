@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from feast import Entity, FeatureView, RepoConfig, metrics, utils
+from feast import Entity, FeatureView, RepoConfig, utils
 from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.infra.infra_object import InfraObject
 from feast.infra.key_encoding_utils import deserialize_entity_key
@@ -24,7 +25,6 @@ from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
@@ -32,13 +32,14 @@ from pydantic import StrictStr
 
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError, SchemaError
-from tokenlake.feast.online import encode, wire
+from tokenlake.feast.kinds import source_of, tokens_of
+from tokenlake.feast.online import encode, response, wire
 from tokenlake.feast.online.files import NO_TIME, Rows
 from tokenlake.feast.online.keys import of_columns, of_entity
 from tokenlake.feast.online.search import LakeIndex, Vectors, distances, metric_of, nearest, vector_field
 from tokenlake.feast.online.table import Found, OnlineTable
 from tokenlake.feast.online.tokens import Tokens, user_ids
-from tokenlake.feast.sources import LakeSource, TokenSource
+from tokenlake.feast.sources import LakeSource
 from tokenlake.times import as_micros
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -98,10 +99,11 @@ class TokenlakeOnlineStore(OnlineStore):
         Raises:
             LockedError: other processes kept the view locked for too long.
             StorageError: the disk refused; nothing was written.
+            SchemaError: a row without an event time; nothing was written.
         """
         if not data:
             return
-        if isinstance(source := table.batch_source, TokenSource):
+        if (source := tokens_of(table)) is not None:
             users = user_ids([dict(zip(k.join_keys, k.entity_values, strict=True)) for k, _, _, _ in data])
             self._tokens(config, table).push(
                 source, table, [(user, row[1]) for user, row in zip(users, data, strict=True)]
@@ -120,7 +122,9 @@ class TokenlakeOnlineStore(OnlineStore):
             for name in names
         }
         event = [_micros(time) for _, _, time, _ in data]
-        created = [NO_TIME if time is None else _micros(time) for _, _, _, time in data]
+        if NO_TIME in event:
+            raise SchemaError(f"{table.name}: {event.count(NO_TIME)} rows without an event time; every row needs one")
+        created = [_micros(time) for _, _, _, time in data]
         rows = Rows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
         self._table(config, table).write(rows)
         if progress is not None:
@@ -148,13 +152,13 @@ class TokenlakeOnlineStore(OnlineStore):
             SchemaError: a column is missing, of a wrong type, or null where nothing may be.
             ConfigError: the repo serializes entity keys in another way than version 3.
         """
-        if isinstance(view.batch_source, TokenSource):
+        if tokens_of(view) is not None:
             return 0
         if config.entity_key_serialization_version != 3:
             raise ConfigError(
                 f"entity_key_serialization_version: {config.entity_key_serialization_version} given; expected 3"
             )
-        source = view.batch_source
+        source = source_of(view)
         if source is None:
             raise SchemaError(f"feature view {view.name!r} has no batch source, and so no event time column")
         types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
@@ -224,9 +228,11 @@ class TokenlakeOnlineStore(OnlineStore):
         for view, names in grouped_refs:
             entities, places, count = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
             found = self._found(config, view, entities, names)
-            _describe(online_features_response, view, names, full_feature_names, include_feature_view_version_metadata)
-            _respond(online_features_response, names, found, places, count)
-            _count(view, found, places, len(names) * count)
+            response.describe(
+                online_features_response, view, names, full_feature_names, include_feature_view_version_metadata
+            )
+            response.respond(online_features_response, names, found, places, count)
+            response.count(view, found, places, len(names) * count)
 
     async def _read_features_per_fv_async(self, *given: Any, **named: Any) -> None:
         await asyncio.to_thread(self._read_features_per_fv, *given, **named)
@@ -234,7 +240,7 @@ class TokenlakeOnlineStore(OnlineStore):
     def _found(
         self, config: RepoConfig, view: FeatureView, entities: Sequence[Mapping[str, ValueProto]], names: Sequence[str]
     ) -> Sequence[Found | None]:
-        if isinstance(source := view.batch_source, TokenSource):
+        if (source := tokens_of(view)) is not None:
             return self._tokens(config, view).read(source, view, user_ids(entities), names)
         keys = [of_entity(entity, config.entity_key_serialization_version) for entity in entities]
         return self._table(config, view).read(keys, names)
@@ -279,11 +285,36 @@ class TokenlakeOnlineStore(OnlineStore):
             for i, (event, values) in zip(places, rows, strict=True)
         ]
 
+    def retrieve_online_documents(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str] | None,
+        embedding: list[float],
+        top_k: int,
+        distance_metric: str | None = None,
+    ) -> list[
+        tuple[dt.datetime | None, EntityKeyProto | None, ValueProto | None, ValueProto | None, ValueProto | None]
+    ]:
+        """The entities whose vectors are nearest, nearest first: event time, key, vector twice, distance.
+
+        Raises:
+            SchemaError: a vector of another width than the view's; a view without one vector feature.
+        """
+        name, metric = vector_field(table).name, metric_of(distance_metric)
+        near = self._nearest(config, table, np.asarray(embedding, np.float32), top_k, metric)
+        keys = [deserialize_entity_key(key) for key, _ in near]
+        rows = self.online_read(config, table, keys, [name])
+        vectors = [(values or {}).get(name, ValueProto()) for _, values in rows]
+        told = [ValueProto(float_val=distance) for _, distance in near]
+        events = [event for event, _ in rows]
+        return list(zip(events, keys, vectors, vectors, told, strict=True))
+
     def _nearest(
         self, config: RepoConfig, view: FeatureView, query: np.ndarray[Any, Any], count: int, metric: str
     ) -> list[tuple[bytes, float]]:
         field, table = vector_field(view), self._table(config, view)
-        source, lake = view.batch_source, _lake_of(config)
+        source, lake = source_of(view), _lake_of(config)
         if lake is not None and isinstance(source, LakeSource) and len(view.entity_columns) == 1:
             near = self._indexes.setdefault(lake, LakeIndex(lake)).near(source, query, count)
             if near is not None:
@@ -350,49 +381,14 @@ def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
-def _micros(time: dt.datetime) -> int:
+def _micros(time: Any) -> int:
+    if time is None or time is pd.NaT:  # Feast leaves pandas' missing times as they are
+        return NO_TIME
     return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
 
 
 def _instant(micros: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=micros)
-
-
-def _describe(response: Any, view: FeatureView, names: list[str], full: bool, versions: bool) -> None:  # noqa: FBT001
-    """What Feast's own reading says of the features."""
-    shown = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
-    response.metadata.feature_names.val.extend([f"{shown}__{name}" if full else name for name in names])
-    plain = view.projection.name_alias or view.projection.name
-    if versions and plain not in [told.name for told in response.metadata.feature_view_metadata]:
-        told = response.metadata.feature_view_metadata.add()
-        told.name, told.version = plain, getattr(view, "current_version_number", 0) or 0
-
-
-def _respond(
-    response: Any, names: list[str], found: Sequence[Found | None], places: Iterable[list[int]], count: int
-) -> None:
-    rows: list[Found | None] = [None] * count
-    for row, own in zip(found, places, strict=True):
-        for place in own:
-            rows[place] = row
-    times = [None if row is None else row.event for row in rows]
-    present, missing = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each look-up goes through Python
-    for name in names:
-        values = [None if row is None else row.values.get(name) for row in rows]
-        statuses = bytes([missing if value is None else present for value in values])
-        vector = response.results.add()
-        vector.MergeFromString(wire.feature_vector(statuses, times))
-        for value in values:
-            into = vector.values.add()
-            if value:
-                # One by one: a copy of all of them would be as large as the response, and as slow as parsing it.
-                into.MergeFromString(wire.whole(value))
-
-
-def _count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:
-    """Tell Feast's metrics."""
-    there = sum(len(own) * len(row.values) for row, own in zip(found, places, strict=True) if row is not None)
-    metrics.track_feature_statuses(view.name, there, total - there)
 
 
 def entity_value(key: EntityKeyProto) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Small helpers over Arrow arrays that validation shares: each returns values beside a mask of what failed."""
+"""Small helpers over Arrow arrays: each returns values beside a mask of what failed."""
 
 from __future__ import annotations
 
@@ -9,51 +9,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tokenlake.reading.kinds import is_string
+
 Mask: TypeAlias = NDArray[np.bool_]
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(nan|inf|infinity)$"
 
 
 def flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One chunk, without dictionaries or large and view types."""
+    """One chunk, without dictionaries, views and large strings."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if is_string(array.type) and array.type != pa.string():
-        array = array.cast(pa.string())
+    array = decoded(array)
+    return array.cast(pa.string()) if pa.types.is_large_string(array.type) else array
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """Values of a dictionary, of runs or of a view, for which Arrow lacks `take` and `filter`; others as they are."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        words = decoded(array.dictionary)
+        return decoded(pa.DictionaryArray.from_arrays(array.indices, words).dictionary_decode())
+    if pa.types.is_run_end_encoded(kind):
+        return decoded(pc.run_end_decode(array))
+    if pa.types.is_string_view(kind):
+        return array.cast(pa.string())
+    if pa.types.is_binary_view(kind):
+        return array.cast(pa.binary())
     return array
-
-
-def is_string(kind: pa.DataType) -> bool:
-    """Whether values are text of any layout."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether values are lists of any layout."""
-    return bool(
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind)
-        or pa.types.is_large_list_view(kind)
-    )
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values are integers, floats, decimals or booleans."""
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-    )
-
-
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type behind a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def valid(array: pa.Array) -> Mask:
@@ -82,13 +65,6 @@ def stripped(text: pa.Array) -> pa.Array:
     """Text without blanks at its ends, and null where nothing is left."""
     text = pc.utf8_trim_whitespace(text)
     return where(text, ~true(pc.equal(text, "")))
-
-
-def token_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """View a list<float32> column of equal lengths as a `(rows, dim)` matrix."""
-    flat = column.combine_chunks()
-    values: NDArray[np.float32] = flat.flatten().to_numpy()
-    return values.reshape(len(flat), -1)
 
 
 def cast_rows(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
