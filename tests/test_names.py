@@ -100,9 +100,7 @@ def opened(folder: Path, columns: dict[str, str], more: dict[str, Any] | None = 
     labels = {name: {} for name, kind in columns.items() if kind == "label"}
     events = {"user": "uid", "item": "iid", "timestamp": "at", "id": "eid", "features": features, "labels": labels}
     config = {"project": "p", "events": events, **(more or {})}
-    (folder / "tokenlake.yaml").write_text(
-        yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8"
-    )
+    (folder / "tokenlake.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return tokenlake.open(folder)
 
 

@@ -216,7 +216,7 @@ class AlureLearner:
         return torch.cat([torch.zeros(0, self.config.dim), *parts])
 
     def save(self, folder: Path) -> None:
-        """Publish weights, optimiser state and config as a folder, whole or not at all."""
+        """Write weights, optimiser state and config into a folder; see `write_checkpoint`."""
         header = {
             "model": _MODEL,
             "learning_rate": self.learning_rate,

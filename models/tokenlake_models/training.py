@@ -201,7 +201,7 @@ class Learner:
         return torch.cat([self.model.compress(instances.select(part)) for part in rows])
 
     def save(self, folder: Path) -> None:
-        """Publish weights, optimiser state and config as a folder, whole or not at all; one that is there is replaced."""
+        """Write weights, optimiser state and config into a folder; see `write_checkpoint`."""
         header = {
             "model": "compressor" if isinstance(self.model, InstanceCompressor) else "logistic",
             "learning_rate": self.learning_rate,

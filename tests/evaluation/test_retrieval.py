@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from click.testing import CliRunner
 from tests.pipeline.lakes import day, make_events, make_lake
 from tests.retrieval.test_retrieval import AGAIN, SEEN_LEFT_OUT, filled
 from tokenlake._lake import Lake
+from tokenlake.catalog.catalog import EMBED
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError
+from tokenlake.evaluation import reports
 from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.retrieval import ABLATIONS, BASELINE, OURS, OWN, _paired, retrieval_report
 from tokenlake.evaluation.variants import variants
@@ -173,3 +177,28 @@ def test_commands(lake: Lake) -> None:
     assert told.exit_code == 0, told.output
     assert {s["method"] for s in json.loads(told.stdout)["scores"]} >= {OURS, BASELINE}
     assert "item-kNN" in run(app, ["evaluate", str(lake.root), "--part", "retrieval"]).output
+
+
+def test_a_report_is_kept_until_something_is_embedded(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def report(*given: Any, **named: Any) -> Any:
+        asked.append(given)
+        return retrieval_report(*given, resamples=10, **named)
+
+    monkeypatch.setattr(reports, "retrieval_report", report)
+    assert not reports.is_current(lake)
+    first = reports.current_report(lake)
+    assert reports.is_current(lake)
+    assert reports.current_report(lake) == first
+    assert len(asked) == 1
+    (path,) = (lake.data / "reports").iterdir()
+    os.utime(path, (2e9, 2e9))  # its time says nothing
+    with lake.catalog.run(EMBED, day(7), lake.config.embedding_version):
+        pass
+    assert not reports.is_current(lake)
+    path.write_text("{}")
+    assert not reports.is_current(lake)
+    reports.current_report(lake)
+    assert len(asked) == 2
+    assert list((lake.data / "reports").iterdir()) == [path]

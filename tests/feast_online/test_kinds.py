@@ -25,9 +25,10 @@ from feast import (
     PushSource,
     StreamFeatureView,
 )
+from feast.labeling.label_view import LabelView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
-from feast.types import Array, Float32, Float64, Int64
+from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
 from tests.feast_online.test_feast import OURS, START, config, stores
@@ -213,6 +214,20 @@ def test_documents_through_feast(tmp_path: Path) -> None:
     found = store.retrieve_online_documents([1.0, 0.0], 2, ["near:vector", "near:distance"]).to_dict()
     assert [pytest.approx(v) for v in found["vector"]] == [[1.0, 0.0], [0.9, 0.1]]
     assert found["distance"] == pytest.approx([0.0, 0.02**0.5])
+
+
+def test_labels_are_pushed_and_read(tmp_path: Path) -> None:
+    pd.DataFrame({"buyer_id": [1], "x": [0.0], "labeler": ["a"], "at": [START]}).to_parquet(tmp_path / "rows.parquet")
+    file = FileSource(name="file", path=str(tmp_path / "rows.parquet"), timestamp_field="at")
+    schema = [*KEYED, Field(name="labeler", dtype=String)]
+    view = LabelView(name="labels", entities=[BUYER], schema=schema, source=PushSource(name="push", batch_source=file))
+    for store in stores(tmp_path, [BUYER, view]):
+        store.push("push", frame_of(buyer_id=[1], x=[4.0], labeler=["b"]))
+        assert read(store, ["labels:x", "labels:labeler"]) == {
+            "buyer_id": [1, 2, 3, 2],
+            "labels__x": [4.0, None, None, None],
+            "labels__labeler": ["b", None, None, None],
+        }
 
 
 def test_a_row_without_an_event_time_is_refused(tmp_path: Path) -> None:

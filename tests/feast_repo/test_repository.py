@@ -177,9 +177,25 @@ def test_an_old_day_that_changed_reaches_the_store_but_not_over_newer_values(bui
     assert all(row["embedding"] is not None for row in answers[-2:])
 
 
+FIRST = """
+import pandas as pd
+from feast import OnDemandFeatureView
+from feast.types import Float64
+first = OnDemandFeatureView(name="first", sources=[user_embeddings], schema=[Field(name="number", dtype=Float64)],
+    entities=[user], mode="pandas", write_to_online_store=True, udf_string="first",
+    udf=lambda rows: pd.DataFrame({"number": [float(vector[0]) for vector in rows.embedding]}))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")  # what Feast says of on-demand views
 def test_another_encoder_leaves_no_old_vector_behind(built: Lake, tmp_path: Path) -> None:
     lake = copy(built, tmp_path / "lake")
+    path = lake.root / "feature_repo" / "definitions.py"
+    path.write_text(path.read_text() + FIRST)
     bring(lake)
+    rows = online(lake, users_of(lake), [EMBEDDING])
+    firsts = [row["number"] for row in online(lake, users_of(lake), ["first:number"])]
+    assert firsts == [row["embedding"] and row["embedding"][0] for row in rows]
     make_lake(lake.root, CONFIG + BLOCK.replace("dim: 8", "dim: 4"))
     other = tokenlake.open(lake.root)
     assert other.config.embedding_version != lake.config.embedding_version
@@ -187,6 +203,9 @@ def test_another_encoder_leaves_no_old_vector_behind(built: Lake, tmp_path: Path
     emptied = online(other, users_of(other))
     assert all(row["embedding"] is None for row in emptied)
     assert any(row["events"] is not None for row in emptied), "statistics know no version"
+    assert all(row["number"] is None for row in online(other, users_of(other), ["first:number"])), (
+        "nor what was made of it"
+    )
     backfill(other, version="alure", last=day(4))
     jobs.materialize(other, day(4))
     # The statistics reach further than the new vectors do; both are the newest there is.

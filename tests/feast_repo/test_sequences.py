@@ -74,6 +74,32 @@ def test_many_users_go_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert served(lake, users) == trained(lake, users, end(0)) == only(fetched(lake, users, end(0)), TOKENS)
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")  # what Feast says of on-demand views
+def test_a_feature_of_all_tokens_counts_the_last_one_too(tmp_path: Path) -> None:
+    """A sequence ends strictly before its time; what is computed of it is as of the day's end."""
+    lake = lake_of(tmp_path, users=5, each=3)
+    path = lake.root / "feature_repo" / "definitions.py"
+    path.write_text(
+        path.read_text()
+        + """
+import pandas as pd
+from feast import OnDemandFeatureView
+of_tokens = OnDemandFeatureView(name="of_tokens", sources=[instance_tokens], schema=[Field(name="count", dtype=Int64)],
+    entities=[user], mode="pandas", write_to_online_store=True, udf_string="count",
+    udf=lambda rows: pd.DataFrame({"count": [len(times) for times in rows.timestamps]}))
+"""
+    )
+    jobs.materialize(lake, day(0))
+    write(lake, 1, [3], 2)
+    jobs.materialize(lake, day(1))
+    feast = store_of(lake)
+    found = feast.get_online_features(["of_tokens:count"], [{"user_id": user} for user in (0, 3, 77)]).to_dict()[
+        "count"
+    ]
+    close(feast)
+    assert found == [3, 5, None]
+
+
 def test_each_day_copies_whom_it_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = lake_of(tmp_path, users=30, each=3)
     watched = Portions(monkeypatch, SqliteOnlineStore, size=1 << 20)

@@ -298,9 +298,9 @@ def test_files_of_a_folder_may_lack_features_and_labels(tmp_path: Path, lake: Fa
         1: ("a", 1),
         5: (None, 1),
     }
-    assert [note for note in report.notes if "lacks" in note] == [
-        f"{folder / 'a.parquet'} lacks 'kind', 'clicked': missing in all its rows",
-        f"{folder / 'c.csv'} lacks 'kind': missing in all its rows",
+    assert [note for note in report.notes if "missing" in note] == [
+        f"missing in all rows of {folder / 'a.parquet'}, which has no such column: 'kind', 'clicked'",
+        f"missing in all rows of {folder / 'c.csv'}, which has no such column: 'kind'",
     ]
     pq.write_table(whole.drop_columns(["user_id"]), folder / "d.parquet")
     with pytest.raises(SchemaError, match=r"d\.parquet lacks 1 .*'user_id'"):

@@ -22,7 +22,7 @@ from tokenlake.errors import (
     SchemaError,
     SourceError,
 )
-from tokenlake.reading import open_source
+from tokenlake.reading.source import open_source
 
 
 def put(path: Path, **columns: Any) -> Path:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenlake.errors import ChangedError, DamagedSourceError, SourceError, TransientError
-from tokenlake.reading import open_source, steady
-from tokenlake.reading.handles import HELD
+from tokenlake.reading.handles import HELD, steady
+from tokenlake.reading.source import open_source
 
 ROWS = 2000
 

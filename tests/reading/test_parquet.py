@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenlake.reading import open_source
 from tokenlake.reading.handles import Handle
 from tokenlake.reading.parquet import ParquetFile
+from tokenlake.reading.source import open_source
 from tokenlake.reading.times import beyond
 
 

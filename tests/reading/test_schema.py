@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlake.errors import SchemaError
-from tokenlake.reading import open_source
 from tokenlake.reading.casting import widen
 from tokenlake.reading.kinds import plain
 from tokenlake.reading.schema import union, widened
+from tokenlake.reading.source import open_source
 
 UTC, BERLIN = pa.timestamp("us", "UTC"), pa.timestamp("ms", "Europe/Berlin")
 WIDER = [
@@ -206,6 +206,9 @@ def test_an_inexact_value_names_its_file(tmp_path: Path) -> None:
 
 
 def test_a_column_that_stands_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,y,x\n1,2,3\n")
+    with pytest.raises(SchemaError, match=r"x\.csv: columns \['x'\] stand there more than once"):
+        open_source(tmp_path / "x.csv")
     twice = pa.table([pa.array([1]), pa.array([2])], ["x", "x"])
     with pytest.raises(SchemaError, match=r"\['x'\] stand there more than once"):
         open_source(twice).read()

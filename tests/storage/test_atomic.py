@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -213,3 +214,30 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b"\x00"
     with pytest.raises(FileNotFoundError):
         atomic.write(tmp_path / "no" / "x", b"")
+
+
+def test_names_that_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    with pytest.raises(FileNotFoundError):
+        disk.exchange(one, other)
+    one.write_text("1")
+    other.mkdir()
+    assert disk.exchange(one, other)
+    assert one.is_dir()
+    assert other.read_text() == "1"
+
+    def answers(number: int) -> None:
+        def call(*_: bytes) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+        monkeypatch.setattr(disk, "_swap", call)
+
+    for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        answers(number)
+        assert not disk.exchange(one, other)
+    answers(errno.EACCES)
+    with pytest.raises(PermissionError):
+        disk.exchange(one, other)
+    monkeypatch.setattr(disk, "_swap", None)
+    assert not disk.exchange(one, other)

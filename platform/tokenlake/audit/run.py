@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,9 @@ from tokenlake.audit.checks import Leaks, check, lists_of
 from tokenlake.audit.columns import Columns
 from tokenlake.audit.written import read_description
 from tokenlake.errors import SchemaError
-from tokenlake.reading import Source, open_source, steady
+from tokenlake.progress import Progress
+from tokenlake.reading.handles import steady
+from tokenlake.reading.source import Source, open_source
 from tokenlake.reading.times import as_instants, beyond, is_instant
 from tokenlake.tokens.store import TokenStore
 
@@ -55,15 +56,15 @@ def audit(
     source: Any,
     store: TokenStore | None = None,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     **columns: Any,
 ) -> AuditReport:
     """Prove that nothing in a training set was known later, or find the rows that leak.
 
     Args:
-        source: what `tokenlake.reading.open_source` takes: a path, a folder or a glob of files, or a table.
+        source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, or a table.
         store: compare with what it returns for the same queries; rows in another order or with fewer tokens differ.
-        progress: called with the rows read so far.
+        progress: told of the rows that are read.
         columns: what `Columns.of` takes.
 
     Raises:
@@ -92,14 +93,12 @@ def _told(opened: Source, columns: dict[str, Any]) -> Columns:
     return Columns.of(opened.schema, **columns)
 
 
-def _audited(
-    opened: Source, told: Columns, store: TokenStore | None, progress: Callable[[int], None] | None
-) -> AuditReport:
+def _audited(opened: Source, told: Columns, store: TokenStore | None, progress: Progress | None) -> AuditReport:
     if store is not None and told.user is None:
         raise SchemaError(
             f"no column of user ids to ask the store with; name it by --user. There are {opened.schema.names}"
         )
-    report = AuditReport(told)
+    report, total = AuditReport(told), sum(file.rows for file in opened.files)
     for batch in opened.batches(rows=PART):
         part = pa.Table.from_batches([batch])
         for found in check(part, told, store):
@@ -108,7 +107,7 @@ def _audited(
         report.tokens += sum(len(lists_of(part, name).values) for name in told.timestamps)
         report.rows += part.num_rows
         if progress:
-            progress(report.rows)
+            progress("rows", report.rows, total)
     return report
 
 

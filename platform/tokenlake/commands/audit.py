@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, instant, open_store
 from tokenlake.storage import atomic
 
@@ -46,8 +47,8 @@ def command(path: Path, lake: Path | None, version: str | None, out: Path | None
     if (when := options.pop("as_of")) is not None:
         options["as_of"] = int(as_micros(when))
     store = None if lake is None else open_store(lake, version or _version(path, lake))
-    with console.status("reading") as status:
-        report = audit(path, store, progress=lambda rows: status.update(f"{rows:,} rows"), **options)
+    with bar() as progress:
+        report = audit(path, store, progress=progress, **options)
     leaks = report.leaks
     if out is not None:
         with atomic.file(out) as part:
@@ -70,7 +71,7 @@ def _version(path: Path, lake: Path) -> str | None:
     """The version that the file tells of itself, where the lake is one."""
     from tokenlake.audit.written import read_description
     from tokenlake.errors import TokenlakeError
-    from tokenlake.reading import open_source
+    from tokenlake.reading.source import open_source
     from tokenlake.tokens import manifest
 
     if (lake / manifest.NAME).is_file():

@@ -82,7 +82,17 @@ def register(store: FeatureStore, repo: Path) -> list[str]:
         if isinstance(error, ValueError):
             raise ConfigError(f"Feast refuses what {repo} defines: {error}") from error
         raise
+    _renew(store, views)
     return emptied
+
+
+def _renew(store: FeatureStore, views: Sequence[BaseFeatureView]) -> None:
+    """Register what changed in a view and Feast took for the same."""
+    registered = {view.name: view for view in store.list_all_feature_views()}
+    for view in views:
+        if _unseen(registered[view.name]) != _unseen(view):
+            store.registry.delete_feature_view(view.name, store.project)
+            store.registry.apply_feature_view(view, store.project)
 
 
 def _failing(views: Sequence[OnDemandFeatureView]) -> str | None:
@@ -102,6 +112,18 @@ def versions_of(view: BaseFeatureView) -> list[str | None]:
     else:
         sources = [source_of(view)]
     return sorted((getattr(source, "version", None) for source in sources), key=str)
+
+
+def _unseen(view: BaseFeatureView) -> tuple[Any, ...]:
+    """What Feast's SQL registry does not compare, and so may keep as it was: whether a view is enabled, and its code."""
+    udf: Any = getattr(getattr(view, "feature_transformation", None), "udf", None)
+    code = getattr(udf, "__code__", None)
+    settings = {
+        name: udf.__globals__[name]
+        for name in (code.co_names if code is not None else ())
+        if isinstance(udf.__globals__.get(name), bool | int | float | str | tuple)
+    }
+    return getattr(view, "enabled", True), code, settings
 
 
 def _check(view: BaseFeatureView, repo: Path) -> None:

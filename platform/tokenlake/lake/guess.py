@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from tokenlake.config import Config
 from tokenlake.lake.schema import events_schema, known_at_column, tokens_schema
 from tokenlake.names import folded, quotable
-from tokenlake.reading import open_source
 from tokenlake.reading.arrays import flat
 from tokenlake.reading.kinds import is_list, is_number, is_string, plain
+from tokenlake.reading.source import open_source
 
 _USERS = ("user_id", "user", "userid", "uid", "customer_id", "member_id", "household_id", "visitor_id")
 _ITEMS = ("item_id", "item", "itemid", "product_id", "ad_id", "movie_id", "movieid", "article_id", "sku", "track_id")

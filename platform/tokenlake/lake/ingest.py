@@ -32,8 +32,9 @@ from tokenlake.lake.staging import Spill, Staged, accepted, as_date
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, Validator, days_of
 from tokenlake.progress import Progress
-from tokenlake.reading import open_source, steady
 from tokenlake.reading.chunks import Chunk, File
+from tokenlake.reading.handles import steady
+from tokenlake.reading.source import open_source
 from tokenlake.reading.text import Dialect
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day, day_of

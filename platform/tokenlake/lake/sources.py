@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import pyarrow as pa
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError, SourceError
 from tokenlake.lake.validate import Columns, check_types
-from tokenlake.reading import Source, open_source
 from tokenlake.reading.chunks import File
 from tokenlake.reading.placed import PlacedFile
+from tokenlake.reading.source import Source, open_source
 from tokenlake.reading.text import Dialect, TextFile
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -35,7 +36,7 @@ def listed(source: Any, spool: Path) -> list[Any]:
         raise SourceError("an empty list was given; name at least one file")
     return [
         one
-        if isinstance(one, str | Path)
+        if isinstance(one, str | os.PathLike)
         else open_source(one, name=_named(place), spool=spool / f"stream-{place}.arrow")
         for place, one in enumerate(given)
     ]
@@ -66,7 +67,9 @@ def event_files(
             _check(file, [name for name in columns.needed if name not in absent])
             check_types(config, file.schema, file.name, absent=absent, labels=labels)
             if absent:
-                notes.append(f"{file.name} lacks {', '.join(map(repr, absent))}: missing in all its rows")
+                notes.append(
+                    f"missing in all rows of {file.name}, which has no such column: {', '.join(map(repr, absent))}"
+                )
             whole = PlacedFile(file, dict.fromkeys(absent, pa.scalar(None))) if absent else file
             found.setdefault(file.name, whole)
     return list(found.values()), notes

@@ -1,6 +1,4 @@
-"""The reading room: files and tables as people have them, opened in one way for all who read (docs/lake.md, *Reading*)."""
+"""The reading room: files and tables as people have them, opened in one way for all who read (docs/lake.md, *Reading*).
 
-from tokenlake.reading.handles import steady
-from tokenlake.reading.source import Source, open_source
-
-__all__ = ["Source", "open_source", "steady"]
+The door is `source.open_source`; `handles.steady` begins anew where files are written meanwhile.
+"""

@@ -91,20 +91,21 @@ def _type_of(texts: pa.Array) -> pa.DataType:
 
 
 def _folder(path: str, base: str) -> list[Found]:
-    """The files below a folder; hidden ones (`.x`, `_x`) and those of other kinds are left out."""
-    found: list[Found] = []
+    """The files below a folder by their names; hidden ones (`.x`, `_x`) and those of other kinds are left out."""
+    found: dict[str, Found] = {}
     for place, folders, files in os.walk(path):
         if _LOG in folders:
             folders.clear()
-            found.append(Found(_real(place), "delta", _parts(place, base, whole=True)))
+            found[place] = Found(_real(place), "delta", _parts(place, base, whole=True))
             continue
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        names = sorted(name for name in files if not _hidden(name))
-        paths = [str(Path(place) / name) for name in names]
-        found += [Found(_real(p), kind, _parts(p, base)) for p in paths if (kind := _kind(p))]
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in files:
+            file = str(Path(place) / name)
+            if not _hidden(name) and (kind := _kind(file)):
+                found[file] = Found(_real(file), kind, _parts(file, base))
     if not found:
         raise MissingSourceError(f"{path} holds no .parquet, .csv or .tsv file")
-    return sorted(found, key=lambda one: Path(one.path).parts)
+    return [found[file] for file in sorted(found, key=lambda file: Path(file).parts)]
 
 
 def _file(path: str, base: str) -> Found:

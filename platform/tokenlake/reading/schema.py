@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -34,9 +34,7 @@ def union(parts: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
     seen: dict[str, list[tuple[str, pa.DataType]]] = {}
     metadata: dict[bytes, bytes] | None = None
     for file, schema in parts:
-        if len(set(schema.names)) < len(schema.names):
-            twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-            raise SchemaError(f"{file}: columns {twice} stand there more than once; rename them")
+        check_names(schema.names, file)
         for field in schema:
             kind = plain(field.type)
             if field.name not in found:
@@ -50,6 +48,16 @@ def union(parts: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
         told = dict(schema.metadata or {})
         metadata = told if metadata is None else {k: v for k, v in metadata.items() if told.get(k) == v}
     return pa.schema(list(found.items()), metadata or None)
+
+
+def check_names(names: Sequence[str], file: str) -> None:
+    """See that no column stands in a file twice.
+
+    Raises:
+        SchemaError: one does.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SchemaError(f"{file}: columns {twice} stand there more than once; rename them")
 
 
 def _conflict(name: str, file: str, kind: pa.DataType, seen: list[tuple[str, pa.DataType]]) -> SchemaError:

@@ -14,6 +14,7 @@ from tokenlake.errors import SourceError
 from tokenlake.reading.arrays import Mask, cast_rows, floats, numpy, true, valid, where
 from tokenlake.reading.chunks import CHUNK_ROWS, Chunk
 from tokenlake.reading.files import INTEGER
+from tokenlake.reading.schema import check_names
 from tokenlake.reading.text import BLANK, TextFile
 
 #: Text as values, and which rows have none.
@@ -45,6 +46,7 @@ class TypedText:
     def schema(self) -> pa.Schema:
         """Columns and their types; to know them, the whole file is read."""
         names = self._file.schema.names
+        check_names(names, self.name)
         kinds, seen = {name: list(_READERS) for name in names}, set[str]()
         for batch in self._batches(names):
             for name, column in zip(names, batch.columns, strict=True):

@@ -12,6 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError, SchemaError
+from tokenlake.reading.arrays import flat
+from tokenlake.reading.kinds import is_string
 from tokenlake.storage import atomic, records
 from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
@@ -197,19 +199,15 @@ def asked_ids(users: object, kind: pa.DataType) -> pa.Array:
 
 def _of_arrow(users: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     if pa.types.is_dictionary(users.type):
-        users = users.cast(users.type.value_type)
+        users = flat(users)
     if users.null_count:
         raise SchemaError(f"users: {users.null_count} nulls given; every row needs a user")
-    if not (pa.types.is_integer(users.type) or _is_string(users.type)) and len(users):
+    if not (pa.types.is_integer(users.type) or is_string(users.type)) and len(users):
         raise SchemaError(f"users: Arrow type {users.type} given; expected integers or strings")
     array: NDArray[Any] = (
         users.to_numpy() if isinstance(users, pa.ChunkedArray) else users.to_numpy(zero_copy_only=False)
     )
     return array
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _pack(names: list[str]) -> bytes:

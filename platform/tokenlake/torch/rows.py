@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import torch
 
 from tokenlake.errors import SchemaError, SourceError, storage_error
-from tokenlake.reading import open_source, steady
+from tokenlake.reading.handles import steady
 from tokenlake.reading.kinds import is_list, is_string
+from tokenlake.reading.source import open_source
 from tokenlake.reading.times import as_instants
 from tokenlake.torch.batch import Column, Jagged
 
@@ -25,7 +26,7 @@ def read_rows(source: Any, columns: Sequence[str] | None) -> pa.Table:
     """One table of rows, each column in one piece.
 
     Args:
-        source: what `tokenlake.reading.open_source` takes: a path, a folder or a glob of files, a table, a frame, or what
+        source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, a table, a frame, or what
             `lake.sql(...)` returns.
         columns: those to read; None: all.
 

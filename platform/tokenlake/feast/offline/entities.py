@@ -14,8 +14,8 @@ from feast.repo_config import RepoConfig
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import Ints
 from tokenlake.feast.offline.instants import as_nanos
-from tokenlake.feast.offline.keys import plain_type
 from tokenlake.feast.sources import open_lake
+from tokenlake.reading.kinds import plain
 from tokenlake.times import DAY_US, Day, day_start
 
 
@@ -78,7 +78,7 @@ def _in_utc(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     Raises:
         SchemaError: something else.
     """
-    kind = plain_type(column.type)
+    kind = plain(column.type)
     if column.type != kind:
         column = column.cast(kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

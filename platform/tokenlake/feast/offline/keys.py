@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.reading.arrays import cast_rows, true, where
+from tokenlake.reading.arrays import cast_rows, decoded, true, where
+from tokenlake.reading.kinds import is_string, plain
 
 Codes = NDArray[np.int32]
 #: Widest range of integer keys that are looked up in a table by value.
@@ -103,29 +104,12 @@ def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
         column: of any type.
         kind: the source's type.
     """
-    kind, column = plain_type(kind), decoded(column)
+    kind, column = plain(kind), decoded(column)
     if column.type != kind:
         column = _exact(column, kind) if _family(column.type) == _family(kind) else pa.nulls(len(column), kind)
     if pa.types.is_floating(kind):
         return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     return column
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values behind a dictionary, and of views the one that Arrow can compare."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
-
-
-def decoded(column: pa.Array) -> pa.Array:
-    """A column in its `plain_type`."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = plain_type(column.type)
-    return column if column.type == kind else column.cast(kind)
 
 
 def _exact(column: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -147,7 +131,7 @@ def _exact(column: pa.Array, kind: pa.DataType) -> pa.Array:
 def _family(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_string(kind):
         return "string"
     if pa.types.is_temporal(kind):
         return "time"

@@ -16,11 +16,11 @@ from tokenlake.errors import ConfigError
 from tokenlake.feast.offline.rows import Rows
 from tokenlake.feast.sources import LakeSource, open_lake
 from tokenlake.lake.tables import Table
-from tokenlake.reading import Source, open_source, steady
 from tokenlake.reading.chunks import File
 from tokenlake.reading.delta import delta_files
-from tokenlake.reading.handles import HELD, Handle
+from tokenlake.reading.handles import HELD, Handle, steady
 from tokenlake.reading.parquet import ParquetFile
+from tokenlake.reading.source import Source, open_source
 
 T = TypeVar("T")
 

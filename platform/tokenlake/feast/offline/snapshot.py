@@ -16,7 +16,6 @@ from feast.utils import compute_non_entity_date_range
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.entities import Entities
 from tokenlake.feast.offline.instants import nanos_of
-from tokenlake.feast.offline.keys import decoded, plain_type
 from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.rows import Group, Rows
 from tokenlake.feast.sequences import active
@@ -79,13 +78,13 @@ def _distinct(view: View, rows: Rows, end: int) -> pa.Table:
     last = end - 1 if view.strict else end
     first = np.iinfo(np.int64).min + 1 if view.ttl is None else end - view.ttl
     names = list(view.keys)
-    schema = pa.schema([pa.field(n, plain_type(rows.schema.field(c).type)) for n, c in view.keys.items()])
+    schema = pa.schema([pa.field(n, rows.schema.field(c).type) for n, c in view.keys.items()])
     parts = [schema.empty_table()]
     guard = threading.Lock()
 
     def reader(_: int, batch: pa.RecordBatch) -> None:
         times = batch.column(len(names)).to_numpy()
-        table = pa.Table.from_arrays([decoded(column) for column in batch.columns[: len(names)]], schema=schema)
+        table = pa.Table.from_arrays(batch.columns[: len(names)], schema=schema)
         table = table.filter(pa.array((times >= first) & (times <= last))).group_by(names).aggregate([])
         with guard:
             parts.append(table)

@@ -16,9 +16,9 @@ from feast.protos.feast.types.Value_pb2 import ValueType as WireType
 from feast.value_type import ValueType
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.keys import decoded
 from tokenlake.feast.online import wire
 from tokenlake.feast.online.encode import as_bytes
+from tokenlake.reading.arrays import decoded
 
 _SECONDS = pa.timestamp("s", tz="UTC")
 _LONG = struct.Struct("<IIq")
