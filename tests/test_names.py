@@ -273,6 +273,19 @@ def test_capitals_are_those_that_the_lake_began_with(tmp_path: Path) -> None:
         lake.ingest(rows_of({"price": "numeric"}, 8, dt.timedelta(hours=1)))
 
 
+def test_folders_above_the_lake_are_no_columns(tmp_path: Path) -> None:
+    folder = tmp_path / "price=3" / "ds=2020-01-01" / "user_id=7" / "version=x"
+    folder.mkdir(parents=True)
+    columns = {"price": "numeric", "FileName": "categorical", "c": "label"}
+    lake = opened(folder, columns)
+    assert lake.ingest(rows_of(columns, 8, dt.timedelta(hours=12))).accepted == 8
+    found = lake.sql('select event_id, user_id, ds, price, "FileName", c from events order by event_id').fetchall()
+    expected = [(k, k % 4, (START + k * dt.timedelta(hours=12)).date(), k / 2, f"c{k % 3}", k % 2) for k in range(8)]
+    assert found == expected
+    assert lake.sql("select count(*) from events where ds = '2024-01-02'").fetchall() == [(2,)]
+    assert lake.sql("select count(*) from events_before(1, '2024-01-03')").fetchall() == [(1,)]
+
+
 def test_init_guesses_a_config_that_opens(tmp_path: Path) -> None:
     sample = tmp_path / "sample.csv"
     sample.write_text(

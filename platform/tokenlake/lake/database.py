@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 import tokenlake_sql
 from tokenlake.errors import ForbiddenError
 from tokenlake.lake import readonly
+from tokenlake.names import folded, unlike
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,10 +175,30 @@ def _select(name: str, table: Table) -> str:
     uris = table.uris()
     if not uris:
         return empty
-    types = ", ".join(f"{key}: {'DATE' if key == 'ds' else 'VARCHAR'}" for key in table.partition_by)
     files = f"[{', '.join(_quote(uri) for uri in uris)}], union_by_name = true"
-    scan = f"SELECT * FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{types}}})"
+    scan = _of_folders(table, files) if "=" in str(table.path) else _partitioned(table, files)
     return f"SELECT {columns} FROM ({empty} UNION ALL BY NAME {scan}) AS t"
+
+
+def _partitioned(table: Table, files: str) -> str:
+    types = ", ".join(f"{key}: {_partition_type(key)}" for key in table.partition_by)
+    return f"SELECT * FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{types}}})"
+
+
+def _of_folders(table: Table, files: str) -> str:
+    """The same where a folder above the table has a name like `price=3`, which DuckDB would take for a column's value."""
+    file = unlike("filename", list(map(folded, table.schema.names)))
+    parts = [
+        f"regexp_extract({file}, '.*/{key}=([^/]+)/', 1)::{_partition_type(key)} AS {key}" for key in table.partition_by
+    ]
+    return (
+        f"SELECT * EXCLUDE ({file}), {', '.join(parts)} "
+        f"FROM read_parquet({files}, hive_partitioning = false, filename = '{file}')"
+    )
+
+
+def _partition_type(key: str) -> str:
+    return "DATE" if key == "ds" else "VARCHAR"
 
 
 class _Guarded:
