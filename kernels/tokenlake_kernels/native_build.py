@@ -90,7 +90,7 @@ def prebuilt(source: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries and autotune results are kept."""
+    """Where compiled libraries, autotune results and downloads are kept: `TOKENLAKE_CACHE`, else in the XDG cache folder."""
     if chosen := os.environ.get("TOKENLAKE_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")

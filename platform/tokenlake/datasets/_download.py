@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tokenlake.errors import CorruptionError, SourceError, TransientError
 from tokenlake.storage import disk
+from tokenlake_kernels.native_build import cache_folder
 
 PIP_SECONDS = 600
 
@@ -25,14 +25,6 @@ class Wheel:
     requirement: str
     file: str
     sha256: str
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$TOKENLAKE_CACHE`, else `tokenlake` in the XDG cache folder."""
-    if own := os.environ.get("TOKENLAKE_CACHE"):
-        return Path(own)
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "tokenlake"
 
 
 def digest(path: Path) -> str:
