@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from feast import FeatureStore, FeatureView, OnDemandFeatureView
+from feast import FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 from tqdm import tqdm
 
 from tokenlake.errors import TokenlakeError, TransientError
@@ -94,9 +94,13 @@ def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime, progr
 
 
 def _views(store: FeatureStore) -> list[FeatureView | OnDemandFeatureView]:
-    """What `FeatureStore.materialize` would bring online, in its order: on-demand views come first there."""
+    """What `FeatureStore.materialize` would bring online, in its order: on-demand views, plain and batch ones, stream views.
+
+    Within a kind they come by name; there, as the registry happens to list them.
+    """
     views = store._get_feature_views_to_materialize(None)
-    return sorted(views, key=lambda view: not isinstance(view, OnDemandFeatureView))
+    rank = {OnDemandFeatureView: 0, StreamFeatureView: 2}
+    return sorted(views, key=lambda view: (rank.get(type(view), 1), view.name))
 
 
 @contextmanager
