@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -287,15 +288,16 @@ def test_folders_above_the_lake_are_no_columns(tmp_path: Path) -> None:
 
 
 def test_init_guesses_a_config_that_opens(tmp_path: Path) -> None:
-    sample = tmp_path / "sample.csv"
-    sample.write_text(
-        'user_id,item_id,time,ds,unit price,Unit Price,clicked,clicked_known_at,a: b,y,"two\nlines"\n'
-        + "".join(
-            f"{k},{k},2024-01-0{k}T00:00:00Z,{k}.5,{k}.25,{k},{k % 2},{k}.5,x,{k}.5,{k}.5\n" for k in range(1, 10)
-        )
-    )
-    done = CliRunner().invoke(app, ["init", str(tmp_path / "lake"), "--from", str(sample)])
+    """Of two columns that are one to SQL, and of those called as the lake's own, one is left out."""
+    count = 9
+    strange = ["unit price", "Unit Price", "a: b", "y", "two\nlines", "#", "{x}", "é\u2028", "ds", "clicked_known_at"]
+    table = {"user_id": list(range(count)), "item_id": list(range(count)), "clicked": [k % 2 for k in range(count)]}
+    table |= {"time": pa.array([START + k * dt.timedelta(hours=1) for k in range(count)], MICROS)}
+    table |= {name: [k + 0.25 for k in range(count)] for name in strange}
+    pq.write_table(pa.table(table), tmp_path / "sample.parquet")
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "lake"), "--from", str(tmp_path / "sample.parquet")])
     assert done.exit_code == 0, done.output
     lake = tokenlake.open(tmp_path / "lake")
-    assert {"unit price", "a: b", "y", "two\nlines"} <= lake.config.events.features.keys()
-    assert lake.ingest(sample).accepted == 9
+    assert list(lake.config.events.features) == ["unit price", "a: b", "y", "two\nlines", "#", "{x}", "é\u2028"]
+    assert list(lake.config.events.labels) == ["clicked"]
+    assert lake.ingest(tmp_path / "sample.parquet").accepted == count
