@@ -86,10 +86,8 @@ class Handle:
             self._view = open_view(self.path, self._view)
             return True
 
-    def _read(
-        self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Callable[[], Asked]
-    ) -> TokenBatch:
-        """Answer a window; `asked` tells the log what for."""
+    def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Asked) -> TokenBatch:
+        """Answer a window; `asked` is for the log."""
         if out is not None and not isinstance(out, TokenBatch):
             raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
         if self._log is None:
@@ -97,7 +95,7 @@ class Handle:
         with self._still:
             self._follow(self._log)
             batch = self._view.read(window, moment, out)
-            if not self._log.write(asked(), batch):
+            if not self._log.write(asked, batch):
                 self.refresh()
                 self._follow(self._log)
         return batch

@@ -181,9 +181,7 @@ class TokenStore(Handle):
         until = times - times % DAY_US if available == "daily" else times
         length = check_length(length)
         window = self._window(ids, None, until, length)
-        return self._read(
-            window, times, out, lambda: Asked(FETCH, ids, times, {"length": length, "available": available})
-        )
+        return self._read(window, times, out, Asked(FETCH, ids, times, {"length": length, "available": available}))
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -210,8 +208,7 @@ class TokenStore(Handle):
             moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
         window = self._window(ids, times, after, ALL)
-        how = {"masked": as_of is None}
-        batch = self._read(window, moment, None, lambda: Asked(FETCH_AT, ids, times, how, moment))
+        batch = self._read(window, moment, None, Asked(FETCH_AT, ids, times, {"masked": as_of is None}, moment))
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
