@@ -99,7 +99,7 @@ def _views(store: FeatureStore) -> list[FeatureView | OnDemandFeatureView]:
     Within a kind they come by name; there, as the registry happens to list them.
     """
     views = store._get_feature_views_to_materialize(None)
-    rank = {OnDemandFeatureView: 0, StreamFeatureView: 2}
+    rank: dict[type, int] = {OnDemandFeatureView: 0, StreamFeatureView: 2}
     return sorted(views, key=lambda view: (rank.get(type(view), 1), view.name))
 
 
