@@ -185,11 +185,12 @@ def test_only_what_is_ours_is_removed(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "x"])
 
 
-def test_what_is_replaced_may_be_of_another_kind(tmp_path: Path) -> None:
+def test_a_folder_takes_no_files_place_but_a_links(tmp_path: Path) -> None:
     path, target = tmp_path / "x", tmp_path / "target"
     path.write_text("a file")
-    write("folder", path, "new")
-    assert read("folder", path) == "new"
+    with pytest.raises(NotADirectoryError, match="a file stands where a folder is to be written"):
+        write("folder", path, "new")
+    assert path.read_text() == "a file"
     write("folder", target, "elsewhere")
     (tmp_path / "link").symlink_to(target)
     write("folder", tmp_path / "link", "new")

@@ -17,7 +17,7 @@ _TOGETHER = 16
 def index_days(
     lake: Project, days: Iterable[Day], *, rebuild: bool = False, progress: Progress | None = None
 ) -> list[jobs.JobResult]:
-    """Run the jobs `index` and `graph` of those days that are not up to date; days without embeddings are left out.
+    """Run the jobs `index` and `graph` of those days that are not up to date; they skip a day without embeddings.
 
     Interrupted, it goes on where it stopped.
 
@@ -33,11 +33,11 @@ def index_days(
     """
     version = lake.config.embedding_version
     embedded = set(lake.user_embeddings.days(version))
-    todo = [day for day in sorted(set(days) & embedded) if rebuild or not is_current(lake, day)]
+    todo = [day for day in sorted(set(days)) if rebuild or not is_current(lake, day)]
     results: list[jobs.JobResult] = []
     for start in range(0, len(todo), _TOGETHER):
         part = todo[start : start + _TOGETHER]
-        ensure_indexes(lake, part, rebuild=rebuild)
+        ensure_indexes(lake, [day for day in part if day in embedded], rebuild=rebuild)
         for i, day in enumerate(part):
             results += [job(lake, day, version) for job in jobs.RETRIEVAL_JOBS]
             if progress:

@@ -46,8 +46,13 @@ def folder(path: Path) -> Iterator[Path]:
     A folder of that name is replaced at once: who opens `path` finds the old one or the new one. Where the file system
     cannot exchange two names (NFS, for one), there is none for an instant; and if the writer is killed in it, the next
     one puts the old folder back. The folders above it are made when missing.
+
+    Raises:
+        NotADirectoryError: a file has that name; it is somebody's, and stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is to be written", str(path))
     with _beside(path, is_folder=True) as part:
         yield part
         _sync_tree(part)
