@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -160,19 +161,21 @@ def test_one_side_takes_tls_and_the_other_does_not(
 
 def test_a_server_of_another_kind(tmp_path: Path) -> None:
     """As one that takes TLS, and says so in its own language; or a web server."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def answer() -> None:
-            for _ in range(2):
-                taken, _ = listening.accept()
-                with taken:
-                    taken.recv(1 << 16)
-                    taken.sendall(b"\x15\x03\x01\x00\x02\x02\x46")
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(b"\x15\x03\x01\x00\x02\x02\x46")
 
-        thread = threading.Thread(target=answer, daemon=True)
+    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        with pytest.raises(ConfigError, match=r"does not speak as a Redis does .*wants rediss://"):
-            create(tmp_path, f"redis://127.0.0.1:{listening.getsockname()[1]}/0")
+        try:
+            with pytest.raises(ConfigError, match=r"does not speak as a Redis does .*wants rediss://"):
+                create(tmp_path, f"redis://127.0.0.1:{server.server_address[1]}/0")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
