@@ -1,4 +1,4 @@
-"""The second half of what the demo prints: candidates, similar users, Feast, and a sequence model over the tokens."""
+"""The second half of what the demo prints: candidates, similar users, Feast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tokenlake.commands import evaluate, neighbors
+from tokenlake.commands import neighbors
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenlake._lake import Lake
+    from tokenlake.commands._demo_forms import Form
     from tokenlake.retrieval.graph import Graph
 
 #: Before the end of the log, so that something is left to come.
 _TAIL = dt.timedelta(days=10)
 
 
-def show(lake: Lake) -> None:
+def show(lake: Lake, form: Form) -> None:
     """Print what the embeddings are good for, and what Feast serves of them."""
-    _recall(lake)
+    _recall(lake, form)
     _indexes(lake)
     before = lake.user_embeddings.days(lake.config.embedding_version)[-1] - _TAIL
     graph = lake.graph(before)
@@ -34,12 +35,23 @@ def show(lake: Lake) -> None:
     _feast(lake, user[0].as_py(), at)
 
 
-def _recall(lake: Lake) -> None:
+def _recall(lake: Lake, form: Form) -> None:
     from tokenlake.evaluation.reports import current_report
 
     with bar() as progress:
-        report = current_report(lake, progress)
-    console.print(evaluate.retrieval_table(report))
+        report = current_report(lake, progress, form.report_days)
+    table = Table(
+        "method",
+        title=f"Is the next positive item among {report.k} candidates? {report.events:,} events, {report.first} to {report.last}",
+    )
+    for name in ("recall", "more than by popularity [95%]", "NDCG"):
+        table.add_column(name, justify="right")
+    for score in report.scores:
+        if score.users == "all":
+            lift = f"{score.lift.value:+.3f} [{score.lift.low:+.3f}, {score.lift.high:+.3f}]"
+            table.add_row(score.method, f"{score.recall:.3f}", lift, f"{score.ndcg:.3f}")
+    console.print(table)
+    console.print("U2U2I are the candidates by similar users; the other methods obey the same rules.", soft_wrap=True)
 
 
 def _indexes(lake: Lake) -> None:
