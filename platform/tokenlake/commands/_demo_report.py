@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokenlake.progress import Progress
     from tokenlake_models.metrics import Interval
 
-_TAIL = dt.timedelta(days=10)
+_TAIL = dt.timedelta(days=5)
 
 
 def work_out(lake: Lake, form: Form) -> None:
@@ -61,8 +61,8 @@ def show(lake: Lake) -> None:
     _tables(lake)
     _metrics(lake)
     _tokens(lake)
-    for query in ("days", "returning_users"):
-        _saved_query(lake, query)
+    _saved_query(lake, "days", "ds, events, users, items, tokens, checkpoint")
+    _saved_query(lake, "returning_users")
 
 
 def next_steps(lake: Lake, folder: Path) -> None:
@@ -158,11 +158,12 @@ def _equal_after_noise(lake: Lake, user: int | str, before: dt.date, later: dt.d
         return "[green]equal, byte for byte[/]" if fetch(store) == fetch(copy) else "[red]DIFFERENT[/]"
 
 
-def _saved_query(lake: Lake, name: str) -> None:
+def _saved_query(lake: Lake, name: str, columns: str = "*") -> None:
     from tokenlake_sql import queries
 
     query = queries()[name]
     result = lake.sql(query.sql, query.bind({"n": "8"} if "n" in query.bind() else None))
+    result = result.project(columns)
     table = Table(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
     for row in result.limit(12).fetchall():
         table.add_row(*("" if value is None else str(value) for value in row))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from tokenlake.commands._demo_forms import Form
     from tokenlake.retrieval.graph import Graph
 
+_ROWS = 8
 #: Before the end of the log, so that something is left to come.
-_TAIL = dt.timedelta(days=10)
+_TAIL = dt.timedelta(days=5)
 
 
 def show(lake: Lake, form: Form) -> None:
@@ -30,8 +31,8 @@ def show(lake: Lake, form: Form) -> None:
     graph = lake.graph(before)
     user = _busiest(lake, graph)
     at = dt.datetime.combine(before + dt.timedelta(days=1), dt.time(12))
-    console.print(neighbors.table_of_neighbors(graph, user, 8))
-    console.print(neighbors.table_of_candidates(lake, user, at, 8))
+    console.print(neighbors.table_of_neighbors(graph, user, _ROWS))
+    console.print(_candidates(lake, user, at))
     _feast(lake, user[0].as_py(), at)
 
 
@@ -77,6 +78,24 @@ def _busiest(lake: Lake, graph: Graph) -> pa.Array:
     return found.column(0).combine_chunks().cast(graph.ids.type)
 
 
+def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> Table:
+    """What similar users recommend, with what the log tells of the items."""
+    answer = lake.candidates(user, at=at.replace(tzinfo=dt.UTC), k=_ROWS)
+    told = [name for name, feature in lake.config.events.features.items() if feature.of == "item"][:2]
+    columns = ["item_id", *(f'any_value("{name}")' for name in told)]
+    query = f"SELECT {', '.join(columns)} FROM events WHERE list_contains($items, item_id) GROUP BY item_id"
+    known = {row[0]: row[1:] for row in lake.sql(query, {"items": answer.items.to_pylist()}).fetchall()}
+    table = Table("item", *told, title=f"Candidates for user {user[0]} at {at}")
+    table.add_column("score", justify="right")
+    for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
+        table.add_row(str(item), *(_word(value) for value in known[item]), f"{score:.4f}")
+    return table
+
+
+def _word(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
     """One user, read by plain Feast code: the newest values online, and those of two times in the past."""
     from tokenlake.feast import repository
@@ -107,5 +126,5 @@ def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[
 
 def _told(row: dict[str, Any]) -> list[str]:
     vector = row["embedding"]
-    numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:5]) + " ..."
+    numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:3]) + " ..."
     return [str(row["events"]), str(len(row["timestamps"] or [])), numbers]
