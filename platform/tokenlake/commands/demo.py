@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,7 +51,7 @@ def command(
     was cut off goes on where it stopped, and a second run is quick and changes nothing.
     """
     form = form_of(dataset, full=full)
-    given = {
+    given: dict[str, Any] = {
         "households": households,
         "days": (as_day(days[0]), as_day(days[1])) if days else None,
         "airflow_days": airflow_days,

@@ -48,7 +48,8 @@ def backfill_parallel(
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    here, parts = [], []
+    here: list[Callable[[Progress], Report]] = []
+    parts: list[Callable[[Progress], Report]] = []
     for version in lineages(lake):
         part = partial(_backfill, lake, version, first, last, chunk_days, index)
         (parts if has_work(lake, version, first, last) else here).append(part)
