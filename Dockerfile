@@ -11,7 +11,8 @@ COPY platform platform
 COPY models models
 COPY kernels kernels
 COPY sql sql
-RUN uv pip install --no-cache -c requirements.lock --build-constraint requirements.lock ".[$EXTRAS]"
+# With bytecode: the user of the image cannot write it, so every process would compile what it imports.
+RUN uv pip install --no-cache --compile-bytecode -c requirements.lock --build-constraint requirements.lock ".[$EXTRAS]"
 
 FROM python:3.11-slim
 # What is C and C++ (token store, point-in-time join, CPU kernels) compiles on first use, for this CPU.

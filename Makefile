@@ -7,23 +7,26 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 DATASET ?= complete-journey
 # Long jobs on few cores: one OpenMP thread a core, none spinning.
 export OMP_WAIT_POLICY := PASSIVE
+# Airflow and the back-fill start dozens of processes: without bytecode on disk each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test lint format bench kernels-report airflow lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# pip brings torch, since it also finds a CPU wheel that lies on this disk; uv does the rest in seconds.
+# pip brings torch, since it also finds a CPU wheel that lies on this disk; uv does the rest in seconds. Nothing is compiled
+# ahead: of the thousands of modules, a tenth is ever imported.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tokenlake needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv torch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c requirements.lock uv torch
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock --build-constraint requirements.lock -e '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.installed-*; touch $@
 
 venv: $(STAMP)  ## the virtual environment alone
 
-demo: venv  ## the whole daily path on real data (DATASET=complete-journey | movielens-100k)
-	$(BIN)/tokenlake demo --dataset $(DATASET)
+demo: venv  ## the whole daily path on real data in minutes (FULL=1: all of it; DATASET=complete-journey | movielens-100k)
+	$(BIN)/tokenlake demo --dataset $(DATASET)$(if $(FULL), --full)
 
 test: venv  ## every test, integration included
 	$(BIN)/python -m pytest -q -n auto --dist loadfile

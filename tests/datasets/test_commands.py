@@ -48,6 +48,6 @@ def test_unknown() -> None:
     with pytest.raises(NotFoundError, match="no data set 'netflix'; there are"):
         fetch("netflix", "out")
     with pytest.raises(
-        SchemaError, match=r"movielens-100k has no option \['households'\]; it has \['source', 'progress'\]"
+        SchemaError, match=r"movielens-100k has no option \['households'\]; it has \['source', 'progress', 'days'\]"
     ):
         fetch("movielens-100k", "out", households=3)

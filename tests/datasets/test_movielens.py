@@ -14,7 +14,7 @@ import pytest
 from tests.datasets import releases
 from tokenlake.config import Config
 from tokenlake.datasets import _download, fetch, movielens
-from tokenlake.errors import SourceError, TransientError
+from tokenlake.errors import SchemaError, SourceError, TransientError
 
 RELEASES = {
     "ml-100k": (releases.ml_100k(), True),
@@ -98,6 +98,20 @@ def test_damaged(tmp_path: Path, change: dict[str, bytes | None], message: str) 
     release = {name: data for name, data in (releases.ml_1m() | change).items() if data is not None}
     with pytest.raises(SourceError, match=message):
         movielens.build(tmp_path / "out", source=write(tmp_path, release, as_zip=True))
+
+
+def test_days_are_a_part_of_the_same_log(tmp_path: Path) -> None:
+    source = write(tmp_path, releases.ml_100k(), as_zip=True)
+    fetch("movielens-100k", tmp_path / "all", source=source)
+    days = sorted({row["timestamp"].date() for row in rows(tmp_path / "all")})
+    chosen = (days[1], days[-1])
+    fetch("movielens-100k", tmp_path / "part", source=source, days=chosen)
+    expected = [row for row in rows(tmp_path / "all") if chosen[0] <= row["timestamp"].date() <= chosen[1]]
+    assert rows(tmp_path / "part") == expected
+    with pytest.raises(SchemaError, match="give the first day first"):
+        fetch("movielens-100k", tmp_path / "none", source=source, days=chosen[::-1])
+    with pytest.raises(SourceError, match="no rating from 2030-01-01 to 2030-01-02"):
+        fetch("movielens-100k", tmp_path / "none", source=source, days=("2030-01-01", "2030-01-02"))
 
 
 def test_no_release_at_all(tmp_path: Path) -> None:

@@ -202,3 +202,7 @@ def test_a_report_is_kept_until_something_is_embedded(lake: Lake, monkeypatch: p
     reports.current_report(lake)
     assert len(asked) == 2
     assert list((lake.data / "reports").iterdir()) == [path]
+    assert not reports.is_current(lake, days=2)  # a report of other days is another
+    assert reports.current_report(lake, days=2).first > first.first
+    assert reports.is_current(lake, days=2)
+    assert not reports.is_current(lake)

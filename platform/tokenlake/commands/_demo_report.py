@@ -14,28 +14,31 @@ from rich.table import Table
 
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
-from tokenlake.commands.evaluate import as_table, missing_controls
+from tokenlake.commands.evaluate import missing_controls
 from tokenlake.times import day_start
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
+    from tokenlake.commands._demo_forms import Form
+    from tokenlake.evaluation.tokens import TokenReport
     from tokenlake.progress import Progress
+    from tokenlake_models.metrics import Interval
 
-_TAIL = dt.timedelta(days=10)
+_TAIL = dt.timedelta(days=5)
 
 
-def work_out(lake: Lake) -> None:
-    """Train what the tables compare with, and ask the retrieval report's questions: side by side, where not done yet."""
+def work_out(lake: Lake, form: Form) -> None:
+    """Train the ranker and the controls, and ask the retrieval report's questions: side by side, where not done yet."""
     from tokenlake.evaluation.controls import parts_of_controls
     from tokenlake.evaluation.ranker import RankerOptions, is_trained
     from tokenlake.evaluation.reports import is_current
     from tokenlake.pipeline.parallel import each_in_its_process
 
-    parts = parts_of_controls(lake, missing_controls(lake))
+    parts = parts_of_controls(lake, missing_controls(lake)) if form.controls else []
     if not is_trained(lake, lake.resolve(), RankerOptions()):
         parts.insert(0, partial(_ranker, lake))
-    if lake.config.embeddings and not is_current(lake):
-        parts.append(partial(_retrieval, lake))
+    if lake.config.embeddings and not is_current(lake, form.report_days):
+        parts.append(partial(_retrieval, lake, form.report_days))
     with bar() as progress:
         each_in_its_process(parts, progress)
     console.print(f"{len(parts)} done" if parts else "all done before")
@@ -47,10 +50,10 @@ def _ranker(lake: Lake, progress: Progress) -> int:
     return train_ranker(lake, lake.resolve(), progress=progress)
 
 
-def _retrieval(lake: Lake, progress: Progress) -> int:
+def _retrieval(lake: Lake, days: int, progress: Progress) -> int:
     from tokenlake.evaluation.reports import current_report
 
-    return current_report(lake, progress).events
+    return current_report(lake, progress, days).events
 
 
 def show(lake: Lake) -> None:
@@ -58,8 +61,8 @@ def show(lake: Lake) -> None:
     _tables(lake)
     _metrics(lake)
     _tokens(lake)
-    for query in ("days", "returning_users"):
-        _saved_query(lake, query)
+    _saved_query(lake, "days", "ds, events, users, items, tokens, checkpoint")
+    _saved_query(lake, "returning_users")
 
 
 def next_steps(lake: Lake, folder: Path) -> None:
@@ -86,11 +89,33 @@ def _tables(lake: Lake) -> None:
 
 
 def _metrics(lake: Lake) -> None:
+    """The encoders, then the ranker over their tokens, each beside the base rate; every event is predicted, then learned."""
+    from tokenlake.evaluation.ranker import ranker_report
     from tokenlake.evaluation.tokens import token_report
 
-    report = token_report(lake)
-    for label in report.rows:
-        console.print(as_table(report, label))
+    for report in (token_report(lake), ranker_report(lake, lake.resolve())):
+        for label in report.rows:
+            console.print(_scores(report, label))
+    console.print(
+        "NE is the log loss over that of always saying the base rate: below 1 something was learned. In brackets, 95%\n"
+        "intervals over users: models whose intervals overlap are not told apart by so little data.",
+        soft_wrap=True,
+    )
+
+
+def _scores(report: TokenReport, label: str) -> Table:
+    """One label's scores, best NE last, in 80 columns."""
+    table = Table("model", title=f"{label}: {report.rows[label]:,} predictions, {report.base_rate[label]:.1%} positive")
+    for name in ("AUC [95%]", "NE [95%]"):
+        table.add_column(name, justify="right")
+    scores = [score for score in report.scores if score.label == label]
+    for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
+        table.add_row(score.model, _interval(score.auc), _interval(score.ne))
+    return table
+
+
+def _interval(value: Interval | None) -> str:
+    return "n/a" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def _tokens(lake: Lake) -> None:
@@ -103,7 +128,7 @@ def _tokens(lake: Lake) -> None:
     table = Table("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
     for i in range(len(batch.timestamps)):
         labels = [str(values[i]) if batch.known[name][i] else "unknown" for name, values in batch.side.items()]
-        numbers = " ".join(f"{x:+.2f}" for x in batch.values[i, :6])
+        numbers = " ".join(f"{x:+.2f}" for x in batch.values[i, :5])
         table.add_row(str(np.datetime64(int(batch.timestamps[i]), "us"))[:19], *labels, f"{numbers} ...")
     console.print(table)
     console.print(
@@ -133,11 +158,12 @@ def _equal_after_noise(lake: Lake, user: int | str, before: dt.date, later: dt.d
         return "[green]equal, byte for byte[/]" if fetch(store) == fetch(copy) else "[red]DIFFERENT[/]"
 
 
-def _saved_query(lake: Lake, name: str) -> None:
+def _saved_query(lake: Lake, name: str, columns: str = "*") -> None:
     from tokenlake_sql import queries
 
     query = queries()[name]
     result = lake.sql(query.sql, query.bind({"n": "8"} if "n" in query.bind() else None))
+    result = result.project(columns)
     table = Table(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
     for row in result.limit(12).fetchall():
         table.add_row(*("" if value is None else str(value) for value in row))

@@ -1,4 +1,4 @@
-"""The second half of what the demo prints: candidates, similar users, Feast, and a sequence model over the tokens."""
+"""The second half of what the demo prints: candidates, similar users, Feast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tokenlake.commands import evaluate, neighbors
+from tokenlake.commands import neighbors
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
@@ -15,31 +15,44 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenlake._lake import Lake
+    from tokenlake.commands._demo_forms import Form
     from tokenlake.retrieval.graph import Graph
 
+_ROWS = 8
 #: Before the end of the log, so that something is left to come.
-_TAIL = dt.timedelta(days=10)
+_TAIL = dt.timedelta(days=5)
 
 
-def show(lake: Lake) -> None:
+def show(lake: Lake, form: Form) -> None:
     """Print what the embeddings are good for, and what Feast serves of them."""
-    _recall(lake)
+    _recall(lake, form)
     _indexes(lake)
     before = lake.user_embeddings.days(lake.config.embedding_version)[-1] - _TAIL
     graph = lake.graph(before)
     user = _busiest(lake, graph)
     at = dt.datetime.combine(before + dt.timedelta(days=1), dt.time(12))
-    console.print(neighbors.table_of_neighbors(graph, user, 8))
-    console.print(neighbors.table_of_candidates(lake, user, at, 8))
+    console.print(neighbors.table_of_neighbors(graph, user, _ROWS))
+    console.print(_candidates(lake, user, at))
     _feast(lake, user[0].as_py(), at)
 
 
-def _recall(lake: Lake) -> None:
+def _recall(lake: Lake, form: Form) -> None:
     from tokenlake.evaluation.reports import current_report
 
     with bar() as progress:
-        report = current_report(lake, progress)
-    console.print(evaluate.retrieval_table(report))
+        report = current_report(lake, progress, form.report_days)
+    table = Table(
+        "method",
+        title=f"Is the next positive item among {report.k} candidates? {report.events:,} events, {report.first} to {report.last}",
+    )
+    for name in ("recall", "more than by popularity [95%]", "NDCG"):
+        table.add_column(name, justify="right")
+    for score in report.scores:
+        if score.users == "all":
+            lift = f"{score.lift.value:+.3f} [{score.lift.low:+.3f}, {score.lift.high:+.3f}]"
+            table.add_row(score.method, f"{score.recall:.3f}", lift, f"{score.ndcg:.3f}")
+    console.print(table)
+    console.print("U2U2I are the candidates by similar users; the other methods obey the same rules.", soft_wrap=True)
 
 
 def _indexes(lake: Lake) -> None:
@@ -63,6 +76,24 @@ def _busiest(lake: Lake, graph: Graph) -> pa.Array:
     in_graph = ", ".join(repr(user) for user in graph.ids.to_pylist())
     found = lake.sql(f"SELECT mode(user_id) FROM events WHERE user_id IN ({in_graph})").to_arrow_table()
     return found.column(0).combine_chunks().cast(graph.ids.type)
+
+
+def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> Table:
+    """What similar users recommend, with what the log tells of the items."""
+    answer = lake.candidates(user, at=at.replace(tzinfo=dt.UTC), k=_ROWS)
+    told = [name for name, feature in lake.config.events.features.items() if feature.of == "item"][:2]
+    columns = ["item_id", *(f'any_value("{name}")' for name in told)]
+    query = f"SELECT {', '.join(columns)} FROM events WHERE list_contains($items, item_id) GROUP BY item_id"
+    known = {row[0]: row[1:] for row in lake.sql(query, {"items": answer.items.to_pylist()}).fetchall()}
+    table = Table("item", *told, title=f"Candidates for user {user[0]} at {at}")
+    table.add_column("score", justify="right")
+    for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
+        table.add_row(str(item), *(_word(value) for value in known[item]), f"{score:.4f}")
+    return table
+
+
+def _word(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
@@ -95,5 +126,5 @@ def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[
 
 def _told(row: dict[str, Any]) -> list[str]:
     vector = row["embedding"]
-    numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:5]) + " ..."
+    numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:3]) + " ..."
     return [str(row["events"]), str(len(row["timestamps"] or [])), numbers]

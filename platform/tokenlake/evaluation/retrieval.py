@@ -33,6 +33,8 @@ ABLATIONS = {
 }
 OURS, BASELINE, OWN = "U2U2I", "popularity, 28 days", "own past purchases"
 _ONE_DAY = dt.timedelta(days=1)
+#: The last days with embeddings that a report is about.
+DAYS = 28
 #: Queries of one step of a baseline.
 _STEP = 128
 #: Places of each query's targets among its candidates, from 0; -1 where they are not.
@@ -75,7 +77,7 @@ class RetrievalReport:
 def retrieval_report(
     lake: Project,
     *,
-    days: int = 28,
+    days: int = DAYS,
     k: int = 100,
     ablations: bool = False,
     retrain: bool = False,

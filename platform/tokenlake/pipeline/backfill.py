@@ -92,6 +92,12 @@ def backfill(
     return report
 
 
+def has_work(lake: Project, version: str, first: Day | None, last: Day | None) -> bool:
+    """Whether a back-fill of these days would make anything for a version; indexes don't count."""
+    untouched = _finished(lake, version)
+    return bool(_unread(lake, first, last)) or any(day not in untouched for day in days_of(lake, first, last))
+
+
 def days_of(lake: Project, first: Day | None, last: Day | None) -> list[Day]:
     """Days with events from one day to another; None for no bound."""
     return [d for d in lake.events.days() if (first is None or d >= first) and (last is None or d <= last)]
@@ -170,9 +176,16 @@ def _finished(lake: Project, version: str) -> set[Day]:
 
 
 def _ingest_missing(lake: Project, first: Day | None, last: Day | None, report: Report) -> None:
+    report.results += [jobs.ingest(lake, day) for day in _unread(lake, first, last)]
+
+
+def _unread(lake: Project, first: Day | None, last: Day | None) -> list[Day]:
+    """Days without events that have raw files in `landing`."""
     if lake.config.landing is None or first is None or last is None:
-        return
+        return []
     there = set(lake.events.days())
-    for day in days_between(first, last):
-        if day not in there and any(lake.root.glob(lake.config.landing.format(ds=day.isoformat()))):
-            report.results.append(jobs.ingest(lake, day))
+    return [
+        day
+        for day in days_between(first, last)
+        if day not in there and any(lake.root.glob(lake.config.landing.format(ds=day.isoformat())))
+    ]

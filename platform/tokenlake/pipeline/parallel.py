@@ -11,8 +11,19 @@ from multiprocessing import get_context
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
+from tokenlake.feast import repository
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.backfill import Indexed, Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.pipeline.backfill import (
+    Indexed,
+    Report,
+    backfill,
+    count_statistics,
+    days_of,
+    has_work,
+    lineages,
+    to_feast,
+)
+from tokenlake.pipeline.statistics import stale_days
 from tokenlake.progress import Progress
 from tokenlake.times import Day
 
@@ -31,13 +42,20 @@ def backfill_parallel(
 ) -> Report:
     """Do what `backfill` does for every encoder and for the statistics, each in a process of its own.
 
+    What is up to date is looked at here: a process would take seconds to start, and find nothing to do.
+
     Raises:
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    parts = [partial(_backfill, lake, version, first, last, chunk_days, index) for version in lineages(lake)]
-    parts.append(partial(_statistics, lake, first, last))
-    reports = each_in_its_process(parts, progress)
+    here: list[Callable[[Progress], Report]] = []
+    parts: list[Callable[[Progress], Report]] = []
+    for version in lineages(lake):
+        part = partial(_backfill, lake, version, first, last, chunk_days, index)
+        (parts if has_work(lake, version, first, last) else here).append(part)
+    if repository.exists(lake.root) and stale_days(lake, days_of(lake, first, last)):
+        parts.append(partial(_statistics, lake, first, last))
+    reports = each_in_its_process(parts, progress) + [part(progress or _nobody) for part in here]
     whole = Report(
         [result for report in reports for result in report.results],
         [pair for report in reports for pair in report.skipped],
@@ -70,6 +88,10 @@ def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -
 
     torch.set_num_threads(threads)
     return part(lambda *what: news.put(what))
+
+
+def _nobody(*_: object) -> None:
+    """Progress that nobody asked for."""
 
 
 def _backfill(

@@ -193,13 +193,15 @@ class Client:
         while True:
             runs = [run for run in self.runs(dag_id, key) if since is None or run.queued >= since.queued]
             run = runs[0] if runs else None
-            states = self.task_states(run) if run else {}
-            if progress and told != (run, states):
-                progress(run, states)
-            told = run, states
+            if progress:
+                states = self.task_states(run) if run else {}
+                if told != (run, states):
+                    progress(run, states)
+                told = run, states
             if run and run.ended:
                 return run
             if time.monotonic() > deadline:
+                states = self.task_states(run) if run else {}
                 raise ServiceError(
                     f"{dag_id} of {key} has not ended within {timeout:g} s: {run.state if run else 'no run'}, {states}; "
                     f"its tasks' logs on Airflow's page say what holds it up"

@@ -204,7 +204,7 @@ class Services:
         settings = {
             "CORE__DAGS_FOLDER": str(_dags_folder(self._dags)),
             "CORE__LOAD_EXAMPLES": "False",
-            "CORE__EXECUTOR": "LocalExecutor",
+            "CORE__EXECUTOR": "tokenlake.scheduling.executor.PreloadedExecutor",
             "CORE__PARALLELISM": str(self._parallelism),
             "CORE__FERNET_KEY": secret["fernet_key"],
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
