@@ -82,7 +82,7 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class UserQueries:
     """`q` questions: who is this user at that time?
 
     Attributes:
@@ -104,10 +104,10 @@ class Moments:
         """Events read by each question, over all sources."""
         return torch.stack([offsets.diff() for _, offsets in self.histories]).sum(0)
 
-    def select(self, index: Int64[Tensor, " m"]) -> Moments:
+    def select(self, index: Int64[Tensor, " m"]) -> UserQueries:
         """The questions `index`, in that order."""
         histories = tuple(take_rows(rows, offsets, index) for rows, offsets in self.histories)
-        return Moments(self.now[index], histories, None if self.users is None else self.users[index])
+        return UserQueries(self.now[index], histories, None if self.users is None else self.users[index])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
 from tokenlake_kernels import jagged_attention, jagged_cross_attention
-from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Multi, Stream, UserQueries
 from tokenlake_models.embeddings import FusedTable, Standardize
 from tokenlake_models.errors import CheckpointError, InstancesError, ModelError
 from tokenlake_models.jagged import row_numbers, take_rows
@@ -110,7 +110,7 @@ def _tupled(data: Any) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
-class _Layer(nn.Module):
+class _DayLayer(nn.Module):
     """Pre-norm causal attention and feed-forward; both branches start at zero: untrained, the layer is the identity."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -133,7 +133,7 @@ class _Layer(nn.Module):
         return torch.add(x, self.feed(x))
 
 
-class _Source(nn.Module):
+class _SourceEncoder(nn.Module):
     """Encoder of one activity source.
 
     Events are encoded once, whoever asks: jagged self-attention over the instants of a user's day, so that what comes
@@ -144,11 +144,11 @@ class _Source(nn.Module):
     def __init__(self, config: AlureConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
-        self.layers = nn.ModuleList(_Layer(width, config.heads, config.history) for _ in range(config.layers))
+        self.layers = nn.ModuleList(_DayLayer(width, config.heads, config.history) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.key_value = nn.Linear(width, 2 * width)
         self.queries = nn.Parameter(torch.randn(config.queries, width) * width**-0.5)
-        self.clock = MomentEncoder(config.history, 2 * width, len(config.labels), clock=config.time)
+        self.clock = TimeEncoder(config.history, 2 * width, len(config.labels), clock=config.time)
 
     def encode(self, x: Tensor, stream: Stream) -> Tensor:
         """Events `(m, width)` of a stream to keys and values `(m, 2 * width)`."""
@@ -167,7 +167,7 @@ class _Source(nn.Module):
         return jagged_cross_attention(queries, k, v, offsets).flatten(1)
 
 
-class MomentEncoder(nn.Module):
+class TimeEncoder(nn.Module):
     """What an event is to the moment of asking, as the sum of rows of one table: rank, age, gap, known labels.
 
     Args:
@@ -224,7 +224,7 @@ class AlureEncoder(nn.Module):
             self.scale, self.item_scale = Standardize(len(config.numeric)), Standardize(len(config.item_numeric))
             self.numbers = nn.Linear(self.scale.width, width, bias=False) if config.numeric else None
             self.item_numbers = nn.Linear(self.item_scale.width, width, bias=False) if config.item_numeric else None
-            self.sources = nn.ModuleList(_Source(config) for _ in config.sources)
+            self.sources = nn.ModuleList(_SourceEncoder(config) for _ in config.sources)
             self.compress = nn.Sequential(
                 nn.LayerNorm(joined), nn.Linear(joined, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
             )
@@ -235,11 +235,11 @@ class AlureEncoder(nn.Module):
         self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
-    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
+    def users(self, activity: Activity, moments: UserQueries) -> Float32[Tensor, "q dim"]:
         """Unit vectors of users at moments, from what their histories hold."""
         return self.pool(activity, moments, self.encode_for(activity, moments))
 
-    def encode_for(self, activity: Activity, moments: Moments) -> list[Encoded]:
+    def encode_for(self, activity: Activity, moments: UserQueries) -> list[Encoded]:
         """Encode what the histories of some moments need, and no more."""
         parts = []
         for stream, (rows, _) in zip(activity.streams, moments.histories, strict=True):
@@ -262,7 +262,7 @@ class AlureEncoder(nn.Module):
             out.append(Encoded(values, where))
         return out
 
-    def pool(self, activity: Activity, moments: Moments, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
+    def pool(self, activity: Activity, moments: UserQueries, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
         """Unit vectors of moments from encoded events; of `activity` only times and labels are read."""
         pooled = []
         for source, (rows, offsets), one in zip(self._sources(), moments.histories, encoded, strict=True):
@@ -287,8 +287,8 @@ class AlureEncoder(nn.Module):
         self.config = self.config.with_rows(self.table.rows)
         return origin
 
-    def _sources(self) -> list[_Source]:
-        return cast(list[_Source], list(self.sources))  # a ModuleList does not tell what it holds
+    def _sources(self) -> list[_SourceEncoder]:
+        return cast(list[_SourceEncoder], list(self.sources))  # a ModuleList does not tell what it holds
 
     def _events(self, activity: Activity, rows: Tensor) -> Tensor:
         summed = self._summed(

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream, Targets
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Multi, Stream, Targets, UserQueries
 from tokenlake_models.alure import AlureConfig, AlureEncoder
 from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
@@ -109,7 +109,7 @@ class AlureLearner:
     def fit(
         self,
         activity: Activity,
-        moments: Moments,
+        moments: UserQueries,
         targets: Targets,
         items: Items,
         *,
@@ -164,7 +164,7 @@ class AlureLearner:
         return AlureStats(len(moments), seen, steps, mean, time.perf_counter() - began)
 
     @torch.no_grad()
-    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
+    def users(self, activity: Activity, moments: UserQueries) -> Float32[Tensor, "q dim"]:
         """Unit vectors of users at moments.
 
         Raises:
@@ -187,7 +187,7 @@ class AlureLearner:
     def pool(
         self,
         activity: Activity,
-        moments: Moments,
+        moments: UserQueries,
         encoded: Sequence[Encoded],
         parts: Sequence[Tensor] | None = None,
     ) -> Float32[Tensor, "q dim"]:
@@ -256,7 +256,7 @@ class AlureLearner:
     def _loss(
         self,
         activity: Activity,
-        moments: Moments,
+        moments: UserQueries,
         wanted: Tensor,
         offsets: Tensor,
         items: Items,
@@ -282,7 +282,7 @@ class AlureLearner:
 
     def _check(
         self,
-        moments: Moments | None,
+        moments: UserQueries | None,
         categorical: Categorical,
         multi: Multi,
         *,
@@ -307,7 +307,7 @@ class AlureLearner:
                 )
 
 
-def batches(moments: Moments) -> list[Int64[Tensor, " _"]]:
+def batches(moments: UserQueries) -> list[Int64[Tensor, " _"]]:
     """Questions that are answered together, of like length.
 
     A vector's last bits depend on what was computed beside it: whoever shares the work out deals out whole batches.
@@ -334,13 +334,13 @@ def _drop_ids(items: Items, share: float, generator: torch.Generator) -> Items:
     return dataclasses.replace(items, categorical=items.categorical | {"item_id": items.categorical["item_id"] * kept})
 
 
-def _without_ids(activity: Activity, moments: Moments, share: float, generator: torch.Generator) -> Activity:
+def _without_ids(activity: Activity, moments: UserQueries, share: float, generator: torch.Generator) -> Activity:
     """The same for the events of histories; one event is dropped for all of a step's questions, or for none."""
     read = torch.unique(torch.cat([rows for rows, _ in moments.histories]))
     return activity.without_ids(read[torch.rand(len(read), generator=generator) < share])
 
 
-def _shuffled(moments: Moments, asked: Tensor, generator: torch.Generator) -> Tensor:
+def _shuffled(moments: UserQueries, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Questions in random order of their users: one user's share most of their events, which are encoded once a step."""
     if moments.users is None:
         return asked[torch.randperm(len(asked), generator=generator)]

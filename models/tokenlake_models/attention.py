@@ -18,7 +18,7 @@ _LONGEST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class AttentionLayout:
     """The attention of some values of jagged rows over all values of their own row.
 
     Keys stand in an order of their own: in each row first those that later values may read, ascending in time, then
@@ -40,7 +40,7 @@ class Sight:
     own: Int64[Tensor, " q"]
     seconds: Int64[Tensor, " total"]
 
-    def asking(self, asks: Bool[Tensor, " total"], place: Int64[Tensor, " total"]) -> Sight:
+    def for_queries(self, asks: Bool[Tensor, " total"], place: Int64[Tensor, " total"]) -> AttentionLayout:
         """Of the sight of all values, that of those where `asks`, in the values' order.
 
         Args:
@@ -49,12 +49,12 @@ class Sight:
         """
         queries = place[asks]
         q_offsets = offsets_of(asks.long())[self.offsets]
-        return Sight(self.offsets, q_offsets, queries, self.limits[queries], self.own[queries], self.seconds)
+        return AttentionLayout(self.offsets, q_offsets, queries, self.limits[queries], self.own[queries], self.seconds)
 
 
-def survey(
+def attention_layout(
     timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], visible: Bool[Tensor, " total"]
-) -> tuple[Sight, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
+) -> tuple[AttentionLayout, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
     """Lay out the attention of jagged rows, in any order of time.
 
     A value sees itself and every visible one with a strictly earlier timestamp: values of a tie don't see each other.
@@ -77,15 +77,15 @@ def survey(
     seconds = ((timestamps - timestamps[starts]) // 1_000_000).clamp(-_LONGEST, _LONGEST)
     target = starts + torch.where(visible, earlier, count + places - starts - earlier)
     turned = torch.empty_like(places).index_copy(0, target, places)
-    everything = Sight(offsets, offsets, None, earlier[tie_begin][turned], places - starts, seconds[turned])
+    everything = AttentionLayout(offsets, offsets, None, earlier[tie_begin][turned], places - starts, seconds[turned])
     return everything, by_time[turned], torch.empty_like(places).index_copy(0, by_time, target)
 
 
-def attend(
+def layout_attention(
     q: Float32[Tensor, "total_q heads d"],
     k: Float32[Tensor, "total heads d"],
     v: Float32[Tensor, "total heads d"],
-    sight: Sight,
+    sight: AttentionLayout,
     bias: Float32[Tensor, "heads buckets"],
 ) -> Float32[Tensor, "total_q heads d"]:
     """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.

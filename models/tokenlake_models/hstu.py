@@ -60,7 +60,7 @@ class HstuConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class RankingBatch:
     """What a ranker reads: `q` users at their moments.
 
     Attributes:
@@ -164,7 +164,7 @@ class HstuRanker(nn.Module):
         for embedding in (m for m in self.modules() if isinstance(m, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
 
-    def forward(self, questions: Questions) -> Float32[Tensor, "m L"]:
+    def forward(self, questions: RankingBatch) -> Float32[Tensor, "m L"]:
         """One logit a candidate and label; no candidate depends on another, nor on anything after its moment."""
         asked = questions.candidate_offsets
         x, offsets = jagged_concat(
@@ -179,7 +179,7 @@ class HstuRanker(nn.Module):
         logits: Tensor = self.head(scored)
         return logits
 
-    def _past(self, questions: Questions) -> Tensor:
+    def _past(self, questions: RankingBatch) -> Tensor:
         codes = questions.labels + 3 * torch.arange(len(self.config.labels), device=questions.labels.device)
         x: Tensor = self.adapt(questions.tokens) + self.labels(codes).sum(1)
         if self.config.preset != "stu":

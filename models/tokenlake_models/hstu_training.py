@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tokenlake_models.errors import DivergedError
-from tokenlake_models.hstu import HstuConfig, HstuRanker, Questions
+from tokenlake_models.hstu import HstuConfig, HstuRanker, RankingBatch
 
 
 class HstuLearner:
@@ -27,13 +27,13 @@ class HstuLearner:
         self._steps = 0
 
     @torch.no_grad()
-    def predict(self, questions: Questions) -> Float32[Tensor, "m L"]:
+    def predict(self, questions: RankingBatch) -> Float32[Tensor, "m L"]:
         """Probabilities, without learning."""
         probabilities: Tensor = self.model(questions).sigmoid()
         return probabilities
 
     def step(
-        self, questions: Questions, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
+        self, questions: RankingBatch, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
     ) -> Float32[Tensor, "m L"]:
         """Predict, and then learn from the targets where `learn`.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokenlake.feast.offline import asof
 from tokenlake.feast.offline.asof import NONE, AsOf
-from tokenlake.feast.offline.keys import Keys
+from tokenlake.feast.offline.keys import JoinKeys
 
 Row = tuple[int, int, int]
 _times = st.one_of(st.just(NONE), st.integers(-3, 6))
@@ -84,7 +84,7 @@ def test_keys_are_equal_when_all_columns_are(
     def columns(of: list[tuple[int | None, str | None, int | None]]) -> list[pa.Array]:
         return [pa.array([row[i] for row in of], kinds[i]) for i in range(width)]
 
-    keys = Keys(columns(asked), len(asked))
+    keys = JoinKeys(columns(asked), len(asked))
     given = [c.dictionary_encode() if encoded else c for c in columns(rows)]
     codes = keys.codes(given, len(rows))
     assert set(keys.asked.tolist()) <= set(range(-1, keys.count))

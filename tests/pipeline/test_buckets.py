@@ -72,7 +72,7 @@ def test_every_user_is_in_one_bucket(tmp_path: Path) -> None:
     jobs.train_embeddings(lake, day(0), lake.config.embedding_version)
     plan = lake.catalog.plan(lake.config.embedding_version, day(0))
     assert plan is not None
-    task = embedding.Task(lake, plan)
+    task = embedding.EmbeddingInputs(lake, plan)
     dealt = [place for bucket in range(4) for place in task.vectors(bucket, 4)[0].tolist()]
     assert sorted(dealt) == list(range(len(task.users)))
 
@@ -116,7 +116,7 @@ def test_a_bucket_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: p
     version = lake.config.embedding_version
     jobs.train_embeddings(lake, day(0), version)
     first = jobs.embed_bucket(lake, day(0), version, 0, 2).summary
-    monkeypatch.delattr(embedding.Task, "vectors")
+    monkeypatch.delattr(embedding.EmbeddingInputs, "vectors")
     assert jobs.embed_bucket(lake, day(0), version, 0, 2).summary == first
 
 

@@ -15,8 +15,8 @@ from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.config import Filter
 from tokenlake.errors import ConfigError, OrderError
-from tokenlake.features.activity import Days, Histories, Log
-from tokenlake.features.lineage import finished
+from tokenlake.features.activity import EventDayCache, EventLog, Histories
+from tokenlake.features.versions import finished
 from tokenlake.pipeline import embedding, jobs
 from tokenlake.pipeline.backfill import backfill, run
 from tokenlake.times import DAY_US, day_start
@@ -49,7 +49,7 @@ def vectors(lake: Lake, of: str = "user", through: dt.date | None = None) -> pa.
     return rows.sort_by([("ds", "ascending"), (f"{of}_id", "ascending")])
 
 
-def by_hand(log: Log, filters: list[Filter], user: int, now: int, length: int, reach: dt.timedelta) -> list[int]:
+def by_hand(log: EventLog, filters: list[Filter], user: int, now: int, length: int, reach: dt.timedelta) -> list[int]:
     found = []
     for row, event in enumerate(log.events.to_pylist()):
         when = []
@@ -71,7 +71,7 @@ def by_hand(log: Log, filters: list[Filter], user: int, now: int, length: int, r
     "filters", [[], [Filter(label="bought")], [Filter(feature="genre", among=("g1",)), Filter(label="clicked")]]
 )
 def test_histories_equal_those_found_by_hand(full: Lake, filters: list[Filter]) -> None:
-    log = full.shared(Days).read(day(0), day(7), None)
+    log = full.shared(EventDayCache).read(day(0), day(7), None)
     rng = np.random.default_rng(0)
     codes = rng.integers(-1, len(log.users), 60)
     now = rng.choice(log.timestamps, 60) + rng.integers(0, 2, 60)
@@ -84,7 +84,7 @@ def test_histories_equal_those_found_by_hand(full: Lake, filters: list[Filter]) 
 
 
 def test_questions_ask_for_a_users_next_positives_of_a_day(full: Lake) -> None:
-    log = full.shared(Days).read(day(0), day(7), None)
+    log = full.shared(EventDayCache).read(day(0), day(7), None)
     users, now, positives, offsets = embedding.questions(log, None, day_start(day(8)), 3)
     clicked = [i for i, e in enumerate(log.events.to_pylist()) if e["clicked"] == 1]
     assert positives.tolist() == clicked

@@ -43,10 +43,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_a_watch_notices_each_newer_one(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
     with pytest.raises(FileNotFoundError):
-        manifest.Watch(path)
+        manifest.ManifestWatch(path)
     for generation in range(20):  # inodes are used again, but not those of open files
         manifest.publish(path, {"format": 1, "generation": generation})
-        watch = manifest.Watch(path)
+        watch = manifest.ManifestWatch(path)
         assert watch.newest
         manifest.publish(path, {"format": 1, "generation": generation})
         assert not watch.newest

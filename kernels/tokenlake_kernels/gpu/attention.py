@@ -29,7 +29,7 @@ from .flash import (
     weights_and_slopes,
 )
 from .grid import VARYING, place, programs
-from .launch import Config, Grid, Kernel, head_sizes, launch, longest, precision
+from .launch import Grid, Kernel, LaunchConfig, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -236,7 +236,7 @@ def attention_dbias_kernel(
 # Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
 
 
-def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else pairs((64, 32, 4, 1))
     if dim <= 64:
@@ -244,7 +244,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
@@ -252,7 +252,7 @@ def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dq_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
@@ -260,7 +260,7 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
-def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dbias_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if dim <= 64:
         return pairs((32, 32, 4, 1))
     return pairs((32, 32, 8, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
@@ -306,7 +306,7 @@ DBIAS = Kernel(
 KERNELS = (FORWARD, DKDV, DQ, DBIAS)
 
 
-class _Call:
+class _AttentionLaunch:
     """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: SoftmaxPlan) -> None:
@@ -353,7 +353,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, plan: SoftmaxPlan, *, sav
     """As `cpu.eager.attention_forward`."""
     q, k, v = dense_last(q, k, v)
     out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
-    call = _Call((q, k, v), plan)
+    call = _AttentionLaunch((q, k, v), plan)
     if q.shape[0] and call.most:
         call.over_queries(FORWARD, (q, k, v, call.bias, out, lse))
     return out, lse if save else lse[:, :0]
@@ -367,7 +367,7 @@ def attention_backward(
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     bias = plan.bias
     dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias, memory_format=torch.contiguous_format)
-    call = _Call((q, k, v, g), plan)
+    call = _AttentionLaunch((q, k, v, g), plan)
     if not q.shape[0] or not call.keys:
         return dq.zero_(), dk.zero_(), dv.zero_(), dbias
     saved = (q, k, v, g, call.bias, lse, delta(g, out))

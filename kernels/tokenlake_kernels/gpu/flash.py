@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .grid import place, programs
-from .launch import Config, Kernel, head_sizes, launch, tiles
+from .launch import Kernel, LaunchConfig, head_sizes, launch, tiles
 
 # Triton reads these functions' source, not their bytecode: the checks of tests must not wrap them (@no_type_check).
 
@@ -106,7 +106,7 @@ DELTA = Kernel(
 KERNELS = (DELTA,)
 
 
-def pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+def pairs(*sizes: tuple[int, int, int, int]) -> tuple[LaunchConfig, ...]:
     """Configurations from (queries, keys, warps, stages)."""
     return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
 

@@ -31,7 +31,7 @@ from .flash import (
     weights_and_slopes,
 )
 from .grid import VARYING, place, programs
-from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
+from .launch import Kernel, LaunchConfig, deterministic, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -208,7 +208,7 @@ def prefix_dq_kernel(
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
-def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 32:  # at dim 64 the taller tile spills with a table
@@ -216,11 +216,11 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     return pairs((32, 32, 4 if vendor == "hip" or dim <= 128 else 8, 1))
 
 
-def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dq_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     return pairs((32, 32, 4, 1)) if vendor == "hip" or dim <= 128 else pairs((16, 32, 8, 1))
 
 
@@ -253,7 +253,7 @@ DQ = Kernel(
 KERNELS = (FORWARD, DKDV, DQ)
 
 
-class _Call:
+class _PrefixLaunch:
     """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: PrefixPlan) -> None:
@@ -291,7 +291,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: PrefixPlan) -> tuple[Tensor, 
     """As `cpu.prefix.eager_forward`."""
     q, k, v = dense_last(q, k, v)
     out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
-    call = _Call((q, k, v), plan)
+    call = _PrefixLaunch((q, k, v), plan)
     if q.shape[0] and call.most[0]:
         call.over_queries(FORWARD, (q, k, v, call.table, out, lse))
     return out, lse
@@ -305,7 +305,7 @@ def backward(
     table = plan.table
     dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     dtable = q.new_zeros(0) if table is None else torch.zeros(table.shape, dtype=torch.float32, device=q.device)
-    call = _Call((q, k, v, g), plan)
+    call = _PrefixLaunch((q, k, v, g), plan)
     adds = table is not None and not deterministic()
     if q.shape[0] and min(call.most):
         saved = (q, k, v, g, call.table, lse, delta(g, out))

@@ -15,7 +15,7 @@ from tokenlake.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
-    from tokenlake.scheduling.client import Run
+    from tokenlake.scheduling.client import DagRun
 
 #: Households of Complete Journey that a laptop's two cores take in minutes.
 _HOUSEHOLDS = 400
@@ -118,7 +118,7 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
-    from tokenlake.features.lineage import finished
+    from tokenlake.features.versions import finished
     from tokenlake.pipeline.backfill import lineages
     from tokenlake.scheduling.services import Services
 
@@ -135,5 +135,5 @@ def _airflow(lake: Lake, days: list[dt.date]) -> None:
             console.print(f"{day}: {states}", highlight=False)
 
 
-def _state(run: Run | None) -> str:
+def _state(run: DagRun | None) -> str:
     return "not started" if run is None else run.state

@@ -118,7 +118,7 @@ def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
 def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
     """How far the user and item embeddings are, and what is derived of them."""
     from tokenlake.catalog.catalog import EMBED
-    from tokenlake.features.lineage import finished
+    from tokenlake.features.versions import finished
     from tokenlake.retrieval.artefacts import graph_is_current, index_is_current
 
     catalog, name = lake.catalog, lake.config.embedding_version

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenlake.config import Retrieval
 from tokenlake.features.activity import taken
 from tokenlake.features.keys import Ints
-from tokenlake.retrieval.pools import Pools
+from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import Day, day_start
 
 #: Positives of a user that item-kNN starts from, the latest.
@@ -28,7 +28,7 @@ class ItemKnn:
         settings: the rules that the candidates obey: window, half-life, what was seen.
     """
 
-    def __init__(self, pools: Pools, settings: Retrieval) -> None:
+    def __init__(self, pools: ItemPools, settings: Retrieval) -> None:
         self._pools, self._settings = pools, settings
         self._day: Day | None = None
 
@@ -77,7 +77,7 @@ class ItemKnn:
         return self._kept[item]
 
 
-def own_past(pools: Pools, users: Ints, now: Ints) -> NDArray[np.float64]:
+def own_past(pools: ItemPools, users: Ints, now: Ints) -> NDArray[np.float64]:
     """What users were positive on before, by the rules' decay: (q, items). A control where things are consumed again."""
     items, decay, offsets = pools.votes(users, now)
     cells = np.repeat(np.arange(len(users)), np.diff(offsets)) * len(pools.ids) + items

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
-from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.day_features import DayFeatureCache, DayFeatures
 from tokenlake.features.token_history import fetch_history
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
@@ -88,7 +88,7 @@ def run_control(lake: Project, control: Control, plans: list[Plan], progress: Pr
     with tempfile.TemporaryDirectory(prefix="tokenlake-control-") as folder:
         model = _Progressive(lake, control, Path(folder) / "tokens")
         for i, plan in enumerate(plans):
-            frame = lake.shared(Frames).read(plan.day, plan.watermark)
+            frame = lake.shared(DayFeatureCache).read(plan.day, plan.watermark)
             scores = model.score(plan, frame)
             if not plan.bootstrap:
                 scored.append(predictions_table(lake, frame.events, scores, control.name, version))
@@ -125,7 +125,7 @@ class _Progressive:
         if control.kind == "compressor" and self._encoder.scheme == "user-order" and self._encoder.history:
             self._store = TokenStore.create(store, dim=self._encoder.dim, dtype=self._dtype)
 
-    def score(self, plan: Plan, frame: Frame) -> NDArray[np.float32]:
+    def score(self, plan: Plan, frame: DayFeatures) -> NDArray[np.float32]:
         if plan.checkpoint != self._checkpoint:
             self._trainer.fit(plan, self._history)
             self._checkpoint = plan.checkpoint

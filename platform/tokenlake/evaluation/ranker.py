@@ -24,16 +24,16 @@ from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.controls import title
 from tokenlake.evaluation.tokens import TokenReport, read, report_on
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer, label_names
-from tokenlake.features.label_maturity import outcomes_of
-from tokenlake.features.lineage import encoder_of, finished
+from tokenlake.features.label_maturity import event_labels
+from tokenlake.features.versions import encoder_of, finished
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
 from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, NEVER, as_micros, day_start
 from tokenlake.tokens.quantize import round_to
-from tokenlake_models.hstu import HstuConfig, Questions
+from tokenlake_models.hstu import HstuConfig, RankingBatch
 from tokenlake_models.hstu_training import HstuLearner
 
 #: What the predictions are called in the `predictions` table.
@@ -156,7 +156,7 @@ def _plans(lake: Project, version: str) -> list[Plan]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _CandidateRows:
     """Candidates, one a row.
 
     Attributes:
@@ -176,8 +176,8 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.timestamps)
 
-    def take(self, index: NDArray[np.int64]) -> _Rows:
-        return _Rows(
+    def take(self, index: NDArray[np.int64]) -> _CandidateRows:
+        return _CandidateRows(
             self.users.take(pa.array(index)),
             self.timestamps[index],
             self.tokens[index],
@@ -185,8 +185,8 @@ class _Rows:
             self.when[index],
         )
 
-    def followed_by(self, other: _Rows) -> _Rows:
-        return _Rows(
+    def followed_by(self, other: _CandidateRows) -> _CandidateRows:
+        return _CandidateRows(
             pa.concat_arrays([self.users, other.users]),
             np.concatenate([self.timestamps, other.timestamps]),
             np.concatenate([self.tokens, other.tokens]),
@@ -196,30 +196,30 @@ class _Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class _Day:
+class _CandidateDay:
     events: pa.Table
-    rows: _Rows
+    rows: _CandidateRows
 
 
-def _read_day(lake: Project, version: str, plan: Plan) -> _Day:
+def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
     """A day's events as the nightly job encodes them, sampled negatives included."""
-    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
+    frame = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder_of(lake, version))(
         frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen
     )
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
     timestamps = as_micros(frame.events["timestamp"], "timestamp")
-    outcomes = [outcomes_of(frame.events, label, timestamps) for label in label_names(lake.config)]
+    outcomes = [event_labels(frame.events, label, timestamps) for label in label_names(lake.config)]
     users = frame.events["user_id"]
-    rows = _Rows(
+    rows = _CandidateRows(
         users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users,
         timestamps,
         tokens,
         np.stack([outcome.positive for outcome in outcomes], 1).astype(np.float32),
         np.stack([np.where(outcome.known, outcome.when, NEVER) for outcome in outcomes], 1),
     )
-    return _Day(frame.events, rows)
+    return _CandidateDay(frame.events, rows)
 
 
 class _Stream:
@@ -232,11 +232,11 @@ class _Stream:
         shape = {field: getattr(options, field) for field in ("history", "dim", "layers", "heads", "preset", "seed")}
         config = HstuConfig(self._store.schema.dim, self._labels, **shape)
         self._learner = HstuLearner(config, learning_rate=options.learning_rate)
-        self._pending: _Rows | None = None
+        self._pending: _CandidateRows | None = None
         # One positive of two to begin with, which a handful of labels outweighs.
         self._positive, self._learned = np.full(len(self._labels), 0.5), np.ones(len(self._labels))
 
-    def take(self, rows: _Rows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def take(self, rows: _CandidateRows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict a day's rows, batch after batch; labels known before `until`, the end of the day, are learned.
 
         Returns:
@@ -251,7 +251,7 @@ class _Stream:
             scores[part] = self._step(rows.take(part), end)
         return scores, running
 
-    def _step(self, rows: _Rows, until: int) -> NDArray[np.float32]:
+    def _step(self, rows: _CandidateRows, until: int) -> NDArray[np.float32]:
         """Predict some rows, learn from what is known before `until`, and keep the others for later."""
         learn = rows.when < until
         later = ~learn & (rows.when < NEVER)
@@ -280,7 +280,7 @@ class _Stream:
         for part in _batches(ready.timestamps, self._options.batch):
             self._step(ready.take(part), now)
 
-    def _ask(self, rows: _Rows) -> tuple[Questions, NDArray[np.int64]]:
+    def _ask(self, rows: _CandidateRows) -> tuple[RankingBatch, NDArray[np.int64]]:
         """One question a user and moment, with all of its candidates; and the order in which the rows come."""
         codes = rows.users.dictionary_encode().indices.to_numpy()
         order = np.lexsort((codes, rows.timestamps))
@@ -298,7 +298,7 @@ class _Stream:
             else torch.zeros_like(batch.timestamps)
             for name in self._labels
         ]
-        questions = Questions(
+        questions = RankingBatch(
             tokens=batch.values.float() * scale,
             timestamps=batch.timestamps,
             labels=torch.stack(known, 1),

@@ -18,7 +18,7 @@ STRICT_TAG = "strict"
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class RequestedView:
     """One feature view of a retrieval.
 
     Attributes:
@@ -55,7 +55,7 @@ class View:
         return next(iter(self.keys))
 
     @classmethod
-    def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> View:
+    def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> RequestedView:
         """What some features of a feature view ask.
 
         Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Filter
 from tokenlake.features.keys import Ints, factorize, flat
-from tokenlake.features.label_maturity import Outcomes, outcomes_of
+from tokenlake.features.label_maturity import EventLabels, event_labels
 from tokenlake.features.negatives import item_table
 from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, NEVER, Day, as_micros
@@ -28,7 +28,7 @@ _ALWAYS = np.iinfo(np.int64).min
 Instants: TypeAlias = Ints
 
 
-class Part:
+class EventDay:
     """One day's events by (user, timestamp, event id), and what is worked out of them once for all who read the day.
 
     Attributes:
@@ -46,15 +46,15 @@ class Part:
         self.timestamps: Instants = np.array(as_micros(self.events["timestamp"], "timestamp"))
         self._items: pa.Table | None = None
         self._known: dict[tuple[Filter, ...], Instants] = {}
-        self._outcomes: dict[str, Outcomes] = {}
+        self._outcomes: dict[str, EventLabels] = {}
 
     def __len__(self) -> int:
         return len(self.timestamps)
 
-    def outcomes(self, label: str) -> Outcomes:
+    def outcomes(self, label: str) -> EventLabels:
         """One label of every event."""
         if label not in self._outcomes:
-            self._outcomes[label] = outcomes_of(self.events, label, self.timestamps)
+            self._outcomes[label] = event_labels(self.events, label, self.timestamps)
         return self._outcomes[label]
 
     def items(self, config: Config) -> pa.Table:
@@ -79,15 +79,15 @@ class Part:
         return np.where(passes, self.timestamps, NEVER)
 
 
-class Days:
+class EventDayCache:
     """Reads runs of days; the days themselves stay in memory, since a back-fill reads each many times."""
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
-        self._kept: LRUCache[tuple[Day, str], tuple[Part, int]] = LRUCache(_KEPT_DAYS)
+        self._kept: LRUCache[tuple[Day, str], tuple[EventDay, int]] = LRUCache(_KEPT_DAYS)
         self._files: tuple[int | None, dict[Day, str]] = None, {}
 
-    def read(self, first: Day, last: Day, watermark: int | None, *, late: Day | None = None) -> Log:
+    def read(self, first: Day, last: Day, watermark: int | None, *, late: Day | None = None) -> EventLog:
         """Read events from one day to another.
 
         Args:
@@ -98,7 +98,7 @@ class Days:
         """
         states = {day: state for day, state in self._states().items() if first <= day <= last}
         parts = [self._part(day, states[day], None if day == late else watermark) for day in sorted(states)]
-        return Log(self._lake.config, self._lake.events.schema, parts)
+        return EventLog(self._lake.config, self._lake.events.schema, parts)
 
     def state(self, first: Day, last: Day) -> str:
         """Tells apart the states of the events of some days."""
@@ -111,28 +111,28 @@ class Days:
             self._files = commit, {d: _digest(names) for d, names in self._lake.events.files_by_day().items()}
         return self._files[1]
 
-    def _part(self, day: Day, state: str, bound: int | None) -> Part:
+    def _part(self, day: Day, state: str, bound: int | None) -> EventDay:
         key = day, state
         if key not in self._kept:
             events = self._lake.events.read(day=day)
             newest = int(as_micros(events["ingested_at"], "ingested_at").max()) if len(events) else 0
-            self._kept[key] = Part(day, state, events), newest
+            self._kept[key] = EventDay(day, state, events), newest
         part, newest = self._kept[key]
         if bound is None or newest <= bound:
             return part
         early = pc.field("ingested_at") <= pa.scalar(bound, pa.timestamp("us", "UTC"))
-        return Part(day, f"{state} until {bound}", part.events.filter(early))
+        return EventDay(day, f"{state} until {bound}", part.events.filter(early))
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """Some rows of a log, ascending, and the instants (us) after which it may be known that they were chosen."""
 
     rows: Ints
     when: Instants
 
 
-class Log:
+class EventLog:
     """Events of some days, by (user, timestamp, event id).
 
     Attributes:
@@ -144,7 +144,7 @@ class Log:
         timestamps: int64 (n,), microseconds UTC.
     """
 
-    def __init__(self, config: Config, schema: pa.Schema, parts: Sequence[Part]) -> None:
+    def __init__(self, config: Config, schema: pa.Schema, parts: Sequence[EventDay]) -> None:
         self._config, self._schema, self.parts = config, schema, list(parts)
         column = pa.chunked_array([part.users for part in self.parts], flat(schema.empty_table()["user_id"]).type)
         codes, users = factorize(flat(column))
@@ -186,7 +186,7 @@ class Log:
         return np.asarray(pc.index_in(users, value_set=self.users).fill_null(-1).to_numpy(), np.int64)
 
     @cached_property
-    def positives(self) -> Chosen:
+    def positives(self) -> Selection:
         """Events that the encoder learns to foresee: `positive` of the config, else the first label, else all."""
         declared = self._config.require_embeddings().positive
         if declared is None:
@@ -194,15 +194,15 @@ class Log:
         return self.chosen(declared)
 
     @cached_property
-    def sources(self) -> list[Chosen]:
+    def sources(self) -> list[Selection]:
         """Events of each activity source of the config."""
         return [self.chosen(filters) for filters in self._config.require_embeddings().sources.values()]
 
-    def chosen(self, filters: Sequence[Filter]) -> Chosen:
+    def chosen(self, filters: Sequence[Filter]) -> Selection:
         """Events that pass any of the filters; without one, all."""
         when = self.joined([part.known(tuple(filters)) for part in self.parts])
         rows = np.flatnonzero(when < NEVER)
-        return Chosen(rows, when[rows])
+        return Selection(rows, when[rows])
 
     @cached_property
     def histories(self) -> list[Histories]:
@@ -237,7 +237,7 @@ class Histories:
         when: those instants (us).
     """
 
-    def __init__(self, log: Log, source: Chosen) -> None:
+    def __init__(self, log: EventLog, source: Selection) -> None:
         codes = log.codes[source.rows]
         self.rows, self.when = source.rows, source.when
         # Rows are in order of time; only what becomes known later than it happens can be out of it.
@@ -293,12 +293,12 @@ def _digest(names: Sequence[str]) -> str:
     return xxhash.xxh64_hexdigest("\n".join(sorted(names)).encode())
 
 
-def within(chosen: Chosen, first: int | None, end: int) -> NDArray[np.bool_]:
+def within(chosen: Selection, first: int | None, end: int) -> NDArray[np.bool_]:
     """Which of the chosen become known from one instant to another."""
     return (chosen.when < end) if first is None else (chosen.when >= first) & (chosen.when < end)
 
 
-def questions(log: Log, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
+def questions(log: EventLog, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
     """Moments to train on: each before up to `group` positives of one user and day, in their order.
 
     Args:

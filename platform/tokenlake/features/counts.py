@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tokenlake.config import Config
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.features.keys import Ints, exploded, factorize, flat
-from tokenlake.features.label_maturity import Outcomes, outcomes_of
-from tokenlake.features.running_totals import Occurrences, Tally
+from tokenlake.features.label_maturity import EventLabels, event_labels
+from tokenlake.features.running_totals import Occurrences, RunningTotals
 from tokenlake.storage.arrays import read_arrays, write_arrays
 from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
@@ -60,7 +60,7 @@ class Counts:
     def __init__(self, multi: tuple[str, ...], labels: tuple[str, ...]) -> None:
         self._multi = multi
         self._labels = labels
-        self._tallies = {group: Tally(len(labels)) for group in (*_SINGLE, *map(_group, multi))}
+        self._tallies = {group: RunningTotals(len(labels)) for group in (*_SINGLE, *map(_group, multi))}
         self.day: Day | None = None
         self.names = _names(("user", "item", *multi), labels)
 
@@ -156,7 +156,7 @@ class Counts:
         counts.day = as_day(header["day"]) if header["day"] else None
         for group in counts._tallies:
             mine = {name.removeprefix(f"{group}."): a for name, a in arrays.items() if name.startswith(f"{group}.")}
-            counts._tallies[group] = Tally.from_arrays(mine, len(counts._labels))
+            counts._tallies[group] = RunningTotals.from_arrays(mine, len(counts._labels))
         return counts
 
     def _add(self, batch: _Batch, day: Day) -> None:
@@ -201,7 +201,7 @@ class _Batch:
 
     timestamps: Ints
     keys: dict[str, tuple[Ints, pa.Array]]
-    outcomes: list[Outcomes]
+    outcomes: list[EventLabels]
 
     @classmethod
     def of(cls, table: pa.Table, multi: Iterable[str], labels: Sequence[str]) -> _Batch:
@@ -213,7 +213,7 @@ class _Batch:
             "item_id": (rows, _ids(table, "item_id")),
         }
         keys |= {_group(name): exploded(table[name]) for name in multi}
-        return cls(timestamps, keys, [outcomes_of(table, label, timestamps) for label in labels])
+        return cls(timestamps, keys, [event_labels(table, label, timestamps) for label in labels])
 
 
 def _group(multi: str) -> str:

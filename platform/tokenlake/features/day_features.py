@@ -39,7 +39,7 @@ _WORTH_KEEPING = 7
 
 
 @dataclass(frozen=True)
-class Frame:
+class DayFeatures:
     """One day's events, by (user, timestamp, event id), and the running counts of each row.
 
     Attributes:
@@ -53,25 +53,25 @@ class Frame:
     counts: NDArray[np.float32]
     seen: NDArray[np.bool_]
 
-    def real(self) -> Frame:
+    def real(self) -> DayFeatures:
         """What did happen: the rows that were not sampled."""
         if self.events["event_id"].null_count == 0:
             return self
         rows = np.flatnonzero(self.events["event_id"].is_valid())
-        return Frame(self.events.take(rows), self.counts[rows], self.seen[rows])
+        return DayFeatures(self.events.take(rows), self.counts[rows], self.seen[rows])
 
 
-class Frames:
+class DayFeatureCache:
     """Reads frames of a lake, rolling one count state forward over the days."""
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
         made_of = lake.config.events.model_dump_json().encode()
         self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]
-        self._state: _State | None = None
-        self._frames: LRUCache[tuple[Day, int, int], Frame] = LRUCache(_KEPT_FRAMES)
+        self._state: _CountState | None = None
+        self._frames: LRUCache[tuple[Day, int, int], DayFeatures] = LRUCache(_KEPT_FRAMES)
 
-    def read(self, day: Day, watermark: int, *, late: bool = False) -> Frame:
+    def read(self, day: Day, watermark: int, *, late: bool = False) -> DayFeatures:
         """Read a day as of a watermark.
 
         Args:
@@ -87,7 +87,7 @@ class Frames:
             return self._frames[key]
         state = self._state_at(day, watermark)
         rows = self._with_negatives(events, day, state.items)
-        frame = Frame(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
+        frame = DayFeatures(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
         self._frames[key] = frame
         return frame
 
@@ -95,7 +95,7 @@ class Frames:
         """Count state at the start of a day; not to be changed by the caller."""
         return self._state_at(day, watermark).counts
 
-    def _state_at(self, day: Day, watermark: int) -> _State:
+    def _state_at(self, day: Day, watermark: int) -> _CountState:
         state = self._nearest(day, watermark)
         self._state = None  # a failure half-way must not leave a half-rolled state behind
         if state.watermark < watermark:
@@ -126,43 +126,45 @@ class Frames:
         items = item_table(self._lake.config, events, earlier)
         return sample(events, self._lake.config.tokens.negatives, 0, day, items=items)
 
-    def _nearest(self, day: Day, watermark: int) -> _State:
+    def _nearest(self, day: Day, watermark: int) -> _CountState:
         rolling = self._state
         if rolling is not None and rolling.day <= day and rolling.watermark <= watermark:
             return rolling
         kept = [s for s in self._snapshots() if s.day <= day and s.watermark <= watermark]
         for newest in sorted(kept, key=lambda s: (s.day, s.watermark), reverse=True):
             with suppress(NotFoundError, FileNotFoundError):  # another process may just have dropped it
-                return _State.load(newest.path, newest.day, newest.watermark)
-        return _State(Counts.empty(self._lake.config), None, Day.min, watermark)
+                return _CountState.load(newest.path, newest.day, newest.watermark)
+        return _CountState(Counts.empty(self._lake.config), None, Day.min, watermark)
 
-    def _absorb_late(self, state: _State, watermark: int) -> None:
+    def _absorb_late(self, state: _CountState, watermark: int) -> None:
         span = [dt.datetime.fromtimestamp(micros / 1e6, dt.UTC) for micros in (state.watermark, watermark)]
         for day in self._lake.events.days_with("ingested_at", *span):
             if day < state.day:
                 self._absorb_day(state, day, watermark)
         state.watermark = watermark
 
-    def _absorb_day(self, state: _State, day: Day, watermark: int) -> None:
+    def _absorb_day(self, state: _CountState, day: Day, watermark: int) -> None:
         late = _known_at(self._lake.events.read(day=day), watermark)
         late = late.filter(pc.field("ingested_at") > pa.scalar(state.watermark, pa.timestamp("us", "UTC")))
         if late.num_rows:
             state.counts.absorb(late)
             state.add_items(self._lake.config, late)
 
-    def _snapshots(self) -> list[_Snapshot]:
-        return [_Snapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))]
+    def _snapshots(self) -> list[_CountSnapshot]:
+        return [
+            _CountSnapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))
+        ]
 
 
 @dataclass(frozen=True)
-class _Snapshot:
+class _CountSnapshot:
     day: Day
     watermark: int
     path: Path
 
 
 @dataclass
-class _State:
+class _CountState:
     """Counts, and for logs without labels the items that negatives are drawn from, of all events with ds < day."""
 
     counts: Counts
@@ -184,7 +186,7 @@ class _State:
             feather.write_feather(self.items, folder / "items.arrow")
 
     @classmethod
-    def load(cls, folder: Path, day: Day, watermark: int) -> _State:
+    def load(cls, folder: Path, day: Day, watermark: int) -> _CountState:
         items = folder / "items.arrow"
         return cls(
             Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark

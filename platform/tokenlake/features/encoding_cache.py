@@ -19,10 +19,10 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from tokenlake.features import checkpoints
-from tokenlake.features.activity import Log, Part
+from tokenlake.features.activity import EventDay, EventLog
 from tokenlake.features.keys import Ints, factorize, flat
-from tokenlake.features.lineage import path_of
 from tokenlake.features.user_inputs import UserFeaturizer
+from tokenlake.features.versions import path_of
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
 from tokenlake_models.activity import Encoded
@@ -35,15 +35,15 @@ _BLOCK = 7
 Vectors: TypeAlias = NDArray[np.float32]
 
 
-def encoded_days(lake: Project, version: str, checkpoint: str) -> EncodedDays:
+def encoding_cache(lake: Project, version: str, checkpoint: str) -> EncodingCache:
     """What a checkpoint encoded so far; the last few are kept."""
     kept, path = lake.shared(_cache), path_of(lake, version, checkpoint)
     if path not in kept:
-        kept[path] = EncodedDays(lake, version, checkpoint)
+        kept[path] = EncodingCache(lake, version, checkpoint)
     return kept[path]
 
 
-def _cache(_lake: Project) -> LRUCache[Path, EncodedDays]:
+def _cache(_lake: Project) -> LRUCache[Path, EncodingCache]:
     return LRUCache(_CHECKPOINTS)
 
 
@@ -52,7 +52,7 @@ def whole_block(day: Day) -> Day:
     return day - dt.timedelta(days=day.toordinal() % _BLOCK)
 
 
-class EncodedDays:
+class EncodingCache:
     """Days encoded by one checkpoint.
 
     Attributes:
@@ -69,12 +69,12 @@ class EncodedDays:
         # Days that the checkpoint was trained on are past; but the first of all encodes the very days it is trained on.
         self._past = record.trained_to if record.parent else None
         config = self.checkpoint.learner.config
-        self._values = [_Rows(2 * config.width) for _ in config.sources]
+        self._values = [_GrowingMatrix(2 * config.width) for _ in config.sources]
         self._places: dict[str, list[list[Ints]]] = {}
-        self._vectors = _Rows(config.dim)
+        self._vectors = _GrowingMatrix(config.dim)
         self._items: dict[str, int] = {}
 
-    def events(self, log: Log, first: Day = Day.min, last: Day = Day.max) -> list[Encoded]:
+    def events(self, log: EventLog, first: Day = Day.min, last: Day = Day.max) -> list[Encoded]:
         """Keys and values of the events of a log from one day to another, one for each source.
 
         The log holds the blocks that these days are in from their beginning on.
@@ -100,7 +100,7 @@ class EncodedDays:
             for i, values in enumerate(self._values)
         ]
 
-    def items(self, log: Log, first: Day) -> tuple[pa.Array, Vectors]:
+    def items(self, log: EventLog, first: Day) -> tuple[pa.Array, Vectors]:
         """Ids of the items met in a log since a day, in order, and their vectors by the features that each had last."""
         units = self._units(log.parts)
         missing = [unit for unit in units if unit[0] not in self._items]
@@ -122,21 +122,21 @@ class EncodedDays:
         order = pc.array_sort_indices(distinct)
         return distinct.take(order), self._vectors.all()[torch.from_numpy(latest[order.to_numpy()])].numpy()
 
-    def _units(self, parts: Sequence[Part]) -> list[tuple[str, list[Part]]]:
+    def _units(self, parts: Sequence[EventDay]) -> list[tuple[str, list[EventDay]]]:
         """Days that are encoded together: past ones a block at a time, later ones each by itself."""
-        units: dict[Day, list[Part]] = {}
+        units: dict[Day, list[EventDay]] = {}
         for part in parts:
             block = whole_block(part.day)
             past = self._past is not None and block + dt.timedelta(days=_BLOCK - 1) <= self._past
             units.setdefault(block if past else part.day, []).append(part)
         return [("+".join(part.state for part in unit), unit) for unit in units.values()]
 
-    def _nothing(self, part: Part) -> list[Ints]:
+    def _nothing(self, part: EventDay) -> list[Ints]:
         return [np.zeros(len(part), np.int64)] * len(self._values)
 
-    def _encode(self, units: list[tuple[str, list[Part]]]) -> None:
+    def _encode(self, units: list[tuple[str, list[EventDay]]]) -> None:
         """Encode units, each by itself; only the features are looked up for all at once."""
-        log = Log(self._config, self._schemas[0], [part for _, unit in units for part in unit])
+        log = EventLog(self._config, self._schemas[0], [part for _, unit in units for part in unit])
         activity = self.featurizer.activity(log, self.checkpoint.vocabulary, self.checkpoint.quantizers)
         unit_of = np.repeat(np.arange(len(units)), [len(unit) for _, unit in units])[log.part]
         days = [unit_of[stream.rows[stream.ties[stream.offsets[:-1]]].numpy()] for stream in activity.streams]
@@ -156,7 +156,7 @@ class EncodedDays:
                 for n in (next(parts) for _ in unit)
             ]
 
-    def _add_items(self, units: list[tuple[str, list[Part]]]) -> None:
+    def _add_items(self, units: list[tuple[str, list[EventDay]]]) -> None:
         tables = [[part.items(self._config) for part in unit] for _, unit in units]
         joined = pa.concat_tables([table for unit in tables for table in unit])
         items = self.featurizer.items(joined, self.checkpoint.vocabulary, self.checkpoint.quantizers)
@@ -168,7 +168,7 @@ class EncodedDays:
             start += count
 
 
-class _Rows:
+class _GrowingMatrix:
     """A matrix that grows."""
 
     def __init__(self, width: int) -> None:

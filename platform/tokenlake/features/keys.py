@@ -62,7 +62,7 @@ def factorize(values: pa.Array) -> tuple[Ints, pa.Array]:
     return codes, encoded.dictionary
 
 
-class Keys:
+class KeyIndex:
     """Distinct values, numbered 0, 1, ... in the order in which they were added.
 
     Values are all integers or all strings. `"7"` and `7` are different values, and never meet in one `Keys`.
@@ -78,9 +78,9 @@ class Keys:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def copy(self) -> Keys:
+    def copy(self) -> KeyIndex:
         """The same, to be grown on its own."""
-        keys = Keys()
+        keys = KeyIndex()
         keys._type, keys._codes = self._type, self._codes.copy()
         return keys
 

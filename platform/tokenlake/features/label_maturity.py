@@ -20,7 +20,7 @@ _RUNS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class EventLabels:
     """One label of n events.
 
     Attributes:
@@ -34,12 +34,12 @@ class Outcomes:
     positive: Bools
 
 
-def outcomes_of(table: pa.Table, label: str, timestamps: Ints) -> Outcomes:
+def event_labels(table: pa.Table, label: str, timestamps: Ints) -> EventLabels:
     """Read a label of the rows of the `events` table; a label is never known before its event."""
     value, known_at = table[label], table[f"{label}_known_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
     when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
-    return Outcomes(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
+    return EventLabels(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,15 @@ class KeyLabels:
         )
 
 
-class Backlog:
+class PendingLabels:
     """Labels that will be known some day: a few runs, each by instant, so that adding a day touches no older one."""
 
     def __init__(self, runs: Sequence[KeyLabels] = ()) -> None:
         self._runs = list(runs)
 
-    def copy(self) -> Backlog:
+    def copy(self) -> PendingLabels:
         """The same, to be changed on its own."""
-        return Backlog(self._runs)
+        return PendingLabels(self._runs)
 
     def add(self, labels: KeyLabels) -> None:
         """Add labels in any order."""

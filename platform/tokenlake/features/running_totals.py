@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.features.keys import Ints, Keys
-from tokenlake.features.label_maturity import Backlog, KeyLabels, Outcomes
+from tokenlake.features.keys import Ints, KeyIndex
+from tokenlake.features.label_maturity import EventLabels, KeyLabels, PendingLabels
 from tokenlake.storage.arrays import as_ints
 from tokenlake.times import DAY_US
 
@@ -29,25 +29,25 @@ class Occurrences:
     rows: Ints
     codes: Ints
 
-    def labels(self, outcome: Outcomes) -> KeyLabels:
+    def labels(self, outcome: EventLabels) -> KeyLabels:
         """One label of the rows, as labels of their keys."""
         known = outcome.known[self.rows]
         rows = self.rows[known]
         return KeyLabels(self.codes[known], outcome.when[rows], outcome.positive[rows])
 
 
-class Tally:
+class RunningTotals:
     """Running totals of one kind of key, and the labels that will be added when they mature.
 
     A row of totals holds `[events, known 0, positives 0, known 1, ...]`: two columns per label after the first.
     """
 
     def __init__(self, labels: int) -> None:
-        self.keys = Keys()
+        self.keys = KeyIndex()
         self._totals = np.zeros((0, 1 + 2 * labels), np.int64)
-        self._backlogs = [Backlog() for _ in range(labels)]
+        self._backlogs = [PendingLabels() for _ in range(labels)]
 
-    def add(self, distinct: pa.Array, occurrences: Occurrences, outcomes: Sequence[Outcomes], until: int) -> None:
+    def add(self, distinct: pa.Array, occurrences: Occurrences, outcomes: Sequence[EventLabels], until: int) -> None:
         """Add events, and let the labels mature whose instant is before `until`."""
         codes = self.keys.add(distinct)
         self._reserve(len(self.keys))
@@ -67,7 +67,7 @@ class Tally:
         distinct: pa.Array,
         occurrences: Occurrences,
         timestamps: Ints,
-        outcomes: Sequence[Outcomes],
+        outcomes: Sequence[EventLabels],
         queries: Occurrences,
         at: Ints,
         day_start: int,
@@ -90,7 +90,7 @@ class Tally:
         totals = np.zeros((len(distinct), self._totals.shape[1]), np.int64)
         totals[known >= 0] = self._totals[known[known >= 0]]
         out: Ints = totals[queries.codes]
-        asked = _Asked.of(queries.codes, at[queries.rows], len(distinct), day_start)
+        asked = _DayQueries.of(queries.codes, at[queries.rows], len(distinct), day_start)
         out[:, 0] += asked.count(occurrences.codes, timestamps[occurrences.rows])
         for label, (outcome, backlog) in enumerate(zip(outcomes, self._backlogs, strict=True)):
             end = day_start + DAY_US
@@ -100,9 +100,9 @@ class Tally:
             out[:, 2 + 2 * label] += asked.count(seen.codes[seen.positive], seen.when[seen.positive])
         return out
 
-    def copy(self) -> Tally:
+    def copy(self) -> RunningTotals:
         """The same, to be changed on its own."""
-        tally = Tally(0)
+        tally = RunningTotals(0)
         tally.keys = self.keys.copy()
         tally._totals = self._totals.copy()
         tally._backlogs = [backlog.copy() for backlog in self._backlogs]
@@ -119,10 +119,10 @@ class Tally:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, pa.Array], labels: int) -> Tally:
+    def from_arrays(cls, arrays: dict[str, pa.Array], labels: int) -> RunningTotals:
         """Undo `to_arrays`."""
         tally = cls(labels)
-        tally.keys = Keys(arrays["keys"])
+        tally.keys = KeyIndex(arrays["keys"])
         tally._totals = as_ints(arrays["totals"]).reshape(-1, 1 + 2 * labels)
         for label, backlog in enumerate(tally._backlogs):
             positive = arrays[f"positive_{label}"].to_numpy(zero_copy_only=False)
@@ -137,7 +137,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _DayQueries:
     """The queries of a batch, by key and instant: sorted needles are found several times faster.
 
     Key and instant are one number, `code * _SPAN + instant of the day`: sorted, a key's instants lie together.
@@ -150,7 +150,7 @@ class _Asked:
     day_start: int
 
     @classmethod
-    def of(cls, codes: Ints, at: Ints, keys: int, day_start: int) -> _Asked:
+    def of(cls, codes: Ints, at: Ints, keys: int, day_start: int) -> _DayQueries:
         places = _places(codes, at, day_start)
         order = np.argsort(places)
         return cls(codes, order, places[order], np.arange(keys, dtype=np.int64) * _SPAN, day_start)

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import torch
 
 from tokenlake.config import Config, Embeddings
-from tokenlake.features.activity import Chosen, Instants, Log
+from tokenlake.features.activity import EventLog, Instants, Selection
 from tokenlake.features.keys import Ints, exploded
 from tokenlake.features.negatives import EVENTS_PLACE
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US
-from tokenlake_models.activity import Activity, Items, Moments, Multi, Stream
+from tokenlake_models.activity import Activity, Items, Multi, Stream, UserQueries
 from tokenlake_models.alure import AlureConfig
 from tokenlake_models.semantic_ids import ResidualQuantizer
 
@@ -47,14 +47,14 @@ class UserFeaturizer:
         ):
             self._mark += "#"
 
-    def grow(self, vocabulary: Vocabulary, log: Log) -> None:
+    def grow(self, vocabulary: Vocabulary, log: EventLog) -> None:
         """Add the log's values to the vocabulary."""
         for name in self._categorical:
             vocabulary.grow(name, log.events[name])
         for name in self._multi:
             vocabulary.grow(name, exploded(log.events[name])[1])
 
-    def quantizers(self, known: Quantizers, log: Log, seed: int) -> dict[str, ResidualQuantizer]:
+    def quantizers(self, known: Quantizers, log: EventLog, seed: int) -> dict[str, ResidualQuantizer]:
         """The codebooks known so far, and new ones of features whose vectors are met for the first time."""
         out = dict(known)
         for name in self._vectors:
@@ -90,7 +90,7 @@ class UserFeaturizer:
             seed=spec.seed,
         )
 
-    def activity(self, log: Log, vocabulary: Vocabulary, quantizers: Quantizers) -> Activity:
+    def activity(self, log: EventLog, vocabulary: Vocabulary, quantizers: Quantizers) -> Activity:
         """The log's events, row by row, with all features."""
         times = self.times(log)
         return Activity(
@@ -104,16 +104,16 @@ class UserFeaturizer:
             self._numbers(self._numeric, log.events),
         )
 
-    def times(self, log: Log) -> Activity:
+    def times(self, log: EventLog) -> Activity:
         """The same without features and streams: what pooling of encoded events reads."""
         labels, known_at = (torch.from_numpy(values) for values in log.outcomes)
         return Activity({}, {}, labels, known_at, torch.from_numpy(log.timestamps), ())
 
-    def moments(self, log: Log, users: Ints, now: Instants) -> Moments:
+    def moments(self, log: EventLog, users: Ints, now: Instants) -> UserQueries:
         """What each user, by its code, had done strictly before each moment."""
         reach = dt.timedelta(days=self._spec.retention_days)
         found = [histories.before(users, now, self._spec.history, reach) for histories in log.histories]
-        return Moments(
+        return UserQueries(
             torch.from_numpy(np.asarray(now, np.int64)),
             tuple((torch.from_numpy(rows), torch.from_numpy(offsets)) for rows, offsets in found),
             torch.from_numpy(users),
@@ -160,7 +160,7 @@ class UserFeaturizer:
         return out
 
 
-def stream(log: Log, source: Chosen) -> Stream:
+def stream(log: EventLog, source: Selection) -> Stream:
     """Lay out the events of a source as what each user did on each day, instant by instant."""
     codes, days = log.codes[source.rows], log.timestamps[source.rows] // DAY_US
     order = np.lexsort((source.rows, source.when, days, codes))

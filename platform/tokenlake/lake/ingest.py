@@ -132,7 +132,7 @@ def ingest(
                 with _unchanged():
                     files, notes = event_files(given, lake.config, dialect)
                 attempt = Path(tempfile.mkdtemp(dir=scratch))
-                report = _Call(lake, files, attempt, dry_run=dry_run, progress=progress).run()
+                report = _IngestCall(lake, files, attempt, dry_run=dry_run, progress=progress).run()
                 return replace(report, notes=(*report.notes, *notes))
 
             return steady(once)
@@ -174,7 +174,7 @@ def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
     return pa.concat_tables(batches).combine_chunks()
 
 
-class _Call:
+class _IngestCall:
     """One ingest."""
 
     def __init__(

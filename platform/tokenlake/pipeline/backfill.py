@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias, get_args
 from tokenlake.config import EMBEDDINGS
 from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
-from tokenlake.features.day_features import Frames
-from tokenlake.features.lineage import finished, is_embeddings, register
+from tokenlake.features.day_features import DayFeatureCache
+from tokenlake.features.versions import finished, is_embeddings, register
 from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.indexing import index_days
@@ -85,7 +85,7 @@ def backfill(
         _backfill_version(lake, name, days, chunk, report, progress)
         if is_embeddings(name):
             report.results += index_days(lake, days if index == "all" else days[-1:], progress=progress)
-    lake.shared(Frames).keep()
+    lake.shared(DayFeatureCache).keep()
     if version is None:
         to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began

@@ -17,7 +17,7 @@ from tokenlake.catalog import Plan
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
+from tokenlake.pipeline.embedding import EmbeddingInputs, JobSummary, Vectors, events_read
 from tokenlake.storage.arrays import as_ints, read_arrays, write_arrays
 
 
@@ -62,11 +62,11 @@ def discard(lake: Project, plan: Plan) -> None:
     shutil.rmtree(_folder(lake, plan), ignore_errors=True)
 
 
-def _read(lake: Project, plan: Plan) -> tuple[Task, dict[str, str]]:
+def _read(lake: Project, plan: Plan) -> tuple[EmbeddingInputs, dict[str, str]]:
     """Read the events, and tell their state; again where more arrived meanwhile."""
     while True:
         state = events_read(lake, plan)
-        task = Task(lake, plan)
+        task = EmbeddingInputs(lake, plan)
         if events_read(lake, plan) == state:
             return task, _stamp(plan, state)
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from tokenlake.catalog import Checkpoint as CheckpointRecord
+from tokenlake.catalog import CheckpointRecord as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.features import checkpoints
-from tokenlake.features.activity import Days, questions
-from tokenlake.features.encoding_cache import encoded_days, whole_block
+from tokenlake.features.activity import EventDayCache, questions
+from tokenlake.features.encoding_cache import encoding_cache, whole_block
 from tokenlake.features.keys import Ints
 from tokenlake.features.user_inputs import UserFeaturizer, places
 from tokenlake.features.vocabulary import Vocabulary
@@ -39,7 +39,7 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     vocabulary = parent.vocabulary if parent else Vocabulary()
 
     first = train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
-    log = lake.shared(Days).read(first, train_to, plan.watermark)
+    log = lake.shared(EventDayCache).read(first, train_to, plan.watermark)
     since = None if parent is None else day_start(train_from - dt.timedelta(days=spec.replay_days))
     users, now, positives, offsets = questions(log, since, day_start(train_to + _ONE_DAY), spec.group)
 
@@ -71,7 +71,7 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
 
 
-class Task:
+class EmbeddingInputs:
     """What a day's vectors are made of, read and laid out.
 
     Args:
@@ -84,9 +84,9 @@ class Task:
 
     def __init__(self, lake: Project, plan: Plan) -> None:
         self._lake, self._plan = lake, plan
-        self._days = encoded_days(lake, plan.version, plan.checkpoint)
+        self._days = encoding_cache(lake, plan.version, plan.checkpoint)
         self._first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
-        self._log = lake.shared(Days).read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
+        self._log = lake.shared(EventDayCache).read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
         everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
         moments = self._days.featurizer.moments(self._log, everyone, np.full(len(everyone), end))
         there = moments.lengths() > 0
@@ -126,7 +126,7 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 
     Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
     """
-    task = Task(lake, plan)
+    task = EmbeddingInputs(lake, plan)
     places, vectors = task.vectors()
     return task.save(vectors[np.argsort(places)])
 
@@ -134,7 +134,7 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 def events_read(lake: Project, plan: Plan) -> str:
     """Tell apart the states of the events that a day's embedding reads."""
     first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
-    return lake.shared(Days).state(whole_block(first), plan.day)
+    return lake.shared(EventDayCache).state(whole_block(first), plan.day)
 
 
 def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:

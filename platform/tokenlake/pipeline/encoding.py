@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer, label_names
-from tokenlake.features.lineage import encoder_of
 from tokenlake.features.token_history import history_of
+from tokenlake.features.versions import encoder_of
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import label_columns
 from tokenlake.tokens.quantize import round_to
@@ -22,7 +22,7 @@ JobSummary = dict[str, int | float | str | None]
 def encode_day(lake: Project, plan: Plan) -> JobSummary:
     """Write `instance_tokens` and `predictions` of a plan's day, replacing what stood there."""
     encoder = encoder_of(lake, plan.version)
-    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
+    frame = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, late=True)
     checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen)
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)

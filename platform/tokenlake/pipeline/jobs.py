@@ -16,7 +16,7 @@ from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
-from tokenlake.features import lineage
+from tokenlake.features import versions
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
@@ -81,7 +81,7 @@ def train(lake: Project, day: Day, version: str) -> JobResult:
     """
     if not _has_events(lake, day):
         return _skipped(lake, "train", day, version)
-    lineage.register(lake, version)
+    versions.register(lake, version)
     require_order(lake, version, day)
     with (
         _job(lake, "train", day, version) as (run, summary),
@@ -89,11 +89,11 @@ def train(lake: Project, day: Day, version: str) -> JobResult:
     ):
         drawn = plan(lake, version, day)
         summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not lineage.exists(lake, version, drawn.checkpoint):
+        if not versions.exists(lake, version, drawn.checkpoint):
             from tokenlake.pipeline.training import train_checkpoint
 
             summary |= train_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
+            run.artefact("checkpoint", str(versions.path_of(lake, version, drawn.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train", day, version, "done", summary)
 
@@ -152,11 +152,11 @@ def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
     ):
         drawn = plan(lake, version, day)
         summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not lineage.exists(lake, version, drawn.checkpoint):
+        if not versions.exists(lake, version, drawn.checkpoint):
             from tokenlake.pipeline.embedding import train_user_checkpoint
 
             summary |= train_user_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
+            run.artefact("checkpoint", str(versions.path_of(lake, version, drawn.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train-embeddings", day, version, "done", summary)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError
-from tokenlake.features.lineage import finished
+from tokenlake.features.versions import finished
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
 

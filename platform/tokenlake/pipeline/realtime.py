@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer
-from tokenlake.features.lineage import encoder_of, exists
+from tokenlake.features.versions import encoder_of, exists
 from tokenlake.lake.ingest import canonical
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
@@ -32,7 +32,7 @@ def encode(lake: Project, events: pa.Table, version: str) -> NDArray[np.float32]
 def _encode_day(lake: Project, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
     plan = lake.catalog.plan(version, day)
     checkpoint = checkpoints.load(lake, version, _checkpoint_for(lake, version, day))
-    counts = lake.shared(Frames).counts_at(day, plan.watermark if plan else lake.watermark())
+    counts = lake.shared(DayFeatureCache).counts_at(day, plan.watermark if plan else lake.watermark())
     earlier = new.filter(pc.field("ds") < pa.scalar(day))
     if earlier.num_rows:
         counts = counts.copy()

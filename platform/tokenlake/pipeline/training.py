@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenlake.catalog import Checkpoint as CheckpointRecord
+from tokenlake.catalog import CheckpointRecord as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
 from tokenlake.features import checkpoints
-from tokenlake.features.checkpoints import Checkpoint
-from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.checkpoints import TokenCheckpoint
+from tokenlake.features.day_features import DayFeatureCache, DayFeatures
 from tokenlake.features.instances import Featurizer, Targets, label_names
-from tokenlake.features.lineage import encoder_of
 from tokenlake.features.token_history import history_of
+from tokenlake.features.versions import encoder_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
@@ -67,7 +67,7 @@ class Trainer:
         encoder: Encoder,
         *,
         kind: ModelKind = "compressor",
-        parent: Checkpoint | None = None,
+        parent: TokenCheckpoint | None = None,
     ) -> None:
         self.vocabulary = parent.vocabulary if parent else Vocabulary()
         if parent:
@@ -102,21 +102,21 @@ class Trainer:
             seed=self._encoder.seed + train_to.toordinal(),
         )
 
-    def instances(self, frame: Frame, targets: Targets | None = None) -> Instances:
+    def instances(self, frame: DayFeatures, targets: Targets | None = None) -> Instances:
         """Rows of a frame as tensors."""
         return self._featurizer(frame.events, frame.counts, self.vocabulary, targets=targets, seen=frame.seen)
 
 
-def _training_frame(lake: Project, plan: Plan, targets: Targets) -> Frame:
+def _training_frame(lake: Project, plan: Plan, targets: Targets) -> DayFeatures:
     train_from, train_to = plan.training
     first = train_from - _lookback(lake)
     frames = []
     for day in lake.events.days():
         if train_from <= day <= train_to:
-            frames.append(lake.shared(Frames).read(day, plan.watermark))
+            frames.append(lake.shared(DayFeatureCache).read(day, plan.watermark))
         elif first <= day < train_from:
-            frames.append(_matured(lake, lake.shared(Frames).read(day, plan.watermark), targets))
-    return Frame(
+            frames.append(_matured(lake, lake.shared(DayFeatureCache).read(day, plan.watermark), targets))
+    return DayFeatures(
         pa.concat_tables([frame.events for frame in frames]),
         np.concatenate([frame.counts for frame in frames]),
         np.concatenate([frame.seen for frame in frames]),
@@ -128,7 +128,7 @@ def _lookback(lake: Project) -> dt.timedelta:
     return max(late, default=dt.timedelta())
 
 
-def _matured(lake: Project, frame: Frame, targets: Targets) -> Frame:
+def _matured(lake: Project, frame: DayFeatures, targets: Targets) -> DayFeatures:
     """Rows of an earlier day whose label becomes known within the target window only."""
     begin, end = (pa.scalar(bound, pa.timestamp("us", "UTC")) for bound in targets)
     fresh = pa.array(np.zeros(frame.events.num_rows, bool))
@@ -137,4 +137,4 @@ def _matured(lake: Project, frame: Frame, targets: Targets) -> Frame:
         within = pc.and_(pc.greater_equal(known_at, begin), pc.less(known_at, end))
         fresh = pc.or_(fresh, pc.fill_null(within, False))  # noqa: FBT003  # Arrow's fill value is positional
     rows = np.flatnonzero(fresh)
-    return Frame(frame.events.take(rows), frame.counts[rows], np.zeros(len(rows), bool))
+    return DayFeatures(frame.events.take(rows), frame.counts[rows], np.zeros(len(rows), bool))

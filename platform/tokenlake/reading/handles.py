@@ -28,7 +28,7 @@ _TRIES = 5
 _MOMENT = 0.02
 
 
-class Handle:
+class FileHandle:
     """One file of a local disk or of another file system.
 
     Args:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tokenlake.reading.arrays import numpy
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.chunks import CHUNK_ROWS, Chunk, numbered
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.schema import plain_schema
 
 #: Bytes of a column that are read from a disk at a time: one row group may be the whole file.
@@ -34,7 +34,7 @@ class ParquetFile:
     text = False
 
     def __init__(
-        self, handle: Handle, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
+        self, handle: FileHandle, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
     ) -> None:
         self.name = handle.path
         self._handle = handle

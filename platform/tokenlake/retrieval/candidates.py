@@ -21,13 +21,13 @@ from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.features.activity import Instants
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood, shares
+from tokenlake.retrieval.edges import EdgeFeatures, EdgeModel, Edges, shares
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.load import load_graph, load_index, serving_day
-from tokenlake.retrieval.pools import Pools, best
-from tokenlake.retrieval.queries import encode, others
+from tokenlake.retrieval.pools import ItemPools, best
+from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, as_micros, day_of
 from tokenlake.tokens.ids import asked_ids
 
@@ -80,14 +80,16 @@ class Retriever:
         ablation: defaults to none.
     """
 
-    def __init__(self, lake: Project, last: Day, ablation: Ablation | None = None, pools: Pools | None = None) -> None:
+    def __init__(
+        self, lake: Project, last: Day, ablation: Ablation | None = None, pools: ItemPools | None = None
+    ) -> None:
         self._lake = lake
         self._settings: Retrieval = lake.config.retrieval
         self._ablation = ablation or Ablation()
-        self.pools = pools or Pools(lake, last)
+        self.pools = pools or ItemPools(lake, last)
         self._days = lake.user_embeddings.days(lake.config.embedding_version)
         self._served: dict[Day, Day | None] = {}
-        self._kept: _OneDay | None = None
+        self._kept: _ServingDay | None = None
 
     def available(self, now: int) -> Day | None:
         """The newest day whose index and graph were available at an instant, or None: `load.serving_day`."""
@@ -148,7 +150,7 @@ class Retriever:
         if day == Day.min:
             return np.zeros(shape)
         if self._kept is None or self._kept.identity.day != day:
-            self._kept = _OneDay(self._lake, self.pools, day)
+            self._kept = _ServingDay(self._lake, self.pools, day)
         edges = self._kept.edges(users, codes, now, realtime=self._ablation.realtime)
         model = EdgeModel() if self._ablation.cosine else self._kept.graph.model
         weights = shares(model.weights(edges.features), edges.queries)
@@ -158,16 +160,16 @@ class Retriever:
         return np.asarray(scores, np.float64).reshape(shape)  # without an event, counts of no weight are integers
 
 
-class _OneDay:
+class _ServingDay:
     """Index, graph, encoder and neighbourhood of one day, all of one identity."""
 
-    def __init__(self, lake: Project, pools: Pools, day: Day) -> None:
+    def __init__(self, lake: Project, pools: ItemPools, day: Day) -> None:
         self._lake, self._pools = lake, pools
         self.index: Index = load_index(lake, "users", day)
         self.graph: Graph = load_graph(lake, day)
         self.identity: Identity = self.index.identity
         self.identity.require(self.graph.identity, "the graph")
-        self._near = Neighborhood(self.index, pools, own=not lake.config.retrieval.exclude_seen)
+        self._near = EdgeFeatures(self.index, pools, own=not lake.config.retrieval.exclude_seen)
 
     def edges(self, users: pa.Array, codes: Ints, now: Instants, *, realtime: bool) -> Edges:
         """Edges of users at moments: by a vector of what each did before, or by its row of the day; else there are none."""
@@ -175,7 +177,7 @@ class _OneDay:
         if realtime:
             vectors, known = encode(self._lake, self._pools, self.identity, codes, now)
             k = self._lake.config.retrieval.neighbors
-            rows, cosines = others(*self.index.search_rows(vectors, k + 1, identity=self.identity), places)
+            rows, cosines = drop_self(*self.index.search_rows(vectors, k + 1, identity=self.identity), places)
         else:
             known = places >= 0
             rows, cosines = self.index.knn[0][places], self.index.knn[1][places]
@@ -198,4 +200,4 @@ def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
     when = np.broadcast_to(when, len(ids))
     last = day_of(int(when.max())) if len(ids) else Day.min
     first = day_of(int(when.min())) if len(ids) else Day.min
-    return Retriever(lake, last, pools=Pools(lake, last, first)).candidates(ids, when, k)
+    return Retriever(lake, last, pools=ItemPools(lake, last, first)).candidates(ids, when, k)

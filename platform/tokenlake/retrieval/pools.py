@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.features.activity import Chosen, Days, Histories, Log, taken
+from tokenlake.features.activity import EventDayCache, EventLog, Histories, Selection, taken
 from tokenlake.features.encoding_cache import whole_block
 from tokenlake.features.keys import Ints
 from tokenlake.features.user_inputs import places
@@ -23,7 +23,7 @@ POPULAR = dt.timedelta(days=28)
 _LONG_AGO = dt.timedelta(days=365)
 
 
-class Pools:
+class ItemPools:
     """Positives and all events of a lake up to a day, by user and time.
 
     Args:
@@ -40,13 +40,13 @@ class Pools:
 
     def __init__(self, lake: Project, last: Day, first: Day | None = None) -> None:
         self._config = lake.config
-        self.log: Log = lake.shared(Days).read(self._needed(lake, last, first), last, None)
+        self.log: EventLog = lake.shared(EventDayCache).read(self._needed(lake, last, first), last, None)
         items = self.log.column("item_id")
         ids = pc.unique(items)
         self.ids: pa.Array = ids.take(pc.array_sort_indices(ids))
         self.items = places(items, self.ids)
         self.positives = Histories(self.log, self.log.positives)
-        self.everything = Histories(self.log, Chosen(np.arange(len(self.log)), self.log.timestamps))
+        self.everything = Histories(self.log, Selection(np.arange(len(self.log)), self.log.timestamps))
         self._popular: dict[tuple[Day, dt.timedelta | None], Popularity] = {}
 
     @staticmethod

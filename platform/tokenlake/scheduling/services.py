@@ -24,7 +24,7 @@ from tokenlake.scheduling.client import Client
 HOST = "127.0.0.1"
 USER = "admin"
 _POLL = 0.25
-#: Seconds that the warden needs to stop all services after one has ended.
+#: Seconds that the supervisor needs to stop all services after one has ended.
 _STOPPED_WITHIN = 10.0
 
 
@@ -116,9 +116,9 @@ class Services:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         environment = self._environment()
-        with (self.logs / "warden.log").open("wb") as log:
+        with (self.logs / "supervisor.log").open("wb") as log:
             self._warden = subprocess.Popen(  # noqa: S603  # our own module, by our own interpreter
-                [sys.executable, "-P", "-m", "tokenlake.scheduling.warden", str(os.getpid()), str(self.logs)],
+                [sys.executable, "-P", "-m", "tokenlake.scheduling.supervisor", str(os.getpid()), str(self.logs)],
                 cwd=self.home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -187,8 +187,8 @@ class Services:
             client.close()
 
     def _why(self) -> str:
-        said = self._tail("warden", lines=1).split()
-        name, status = said if len(said) == 2 else ("warden", "1")
+        said = self._tail("supervisor", lines=1).split()
+        name, status = said if len(said) == 2 else ("supervisor", "1")
         return f"Airflow's {name} ended with status {status}; its log is {self.logs / name}.log:\n{self._tail(name)}"
 
     def _tail(self, name: str, lines: int = 25) -> str:

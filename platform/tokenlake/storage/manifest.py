@@ -48,7 +48,7 @@ def read(path: Path, newest: int, remedy: str) -> dict[str, Any]:
     return body
 
 
-class Watch:
+class ManifestWatch:
     """Tells whether a newer manifest was published since; open, so that no newer one can get the same inode.
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import SchemaError
 from tokenlake.names import apart
 from tokenlake.storage import memory
-from tokenlake.storage.loops import widen
+from tokenlake.storage.native_ops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.storage.loops import expand, move
+from tokenlake.storage.native_ops import expand, move
 from tokenlake.times import DAY_US, Day, day_of
-from tokenlake.tokens.manifest import Manifest, Part
+from tokenlake.tokens.manifest import SortedRun, StoreManifest
 from tokenlake.tokens.query import lower_bound
-from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.schema import StoreSchema, TokenRows
 from tokenlake.tokens.segment import Segment, bits_for, write_buckets
-from tokenlake.tokens.snapshot import Piece
+from tokenlake.tokens.snapshot import MappedSlice
 
 #: This many neighbours of one level are merged into a slice of the next.
 FANOUT = 2
@@ -26,7 +26,7 @@ MOST = 32
 SMALL = 1 << 14
 
 
-def due(manifest: Manifest) -> tuple[int, int] | None:
+def due(manifest: StoreManifest) -> tuple[int, int] | None:
     """The slices [start, stop) to merge next, if any.
 
     A slice's level is the power of `FANOUT` in its rows. Neighbours up to some level are merged once they hold
@@ -46,7 +46,7 @@ def due(manifest: Manifest) -> tuple[int, int] | None:
     return None
 
 
-def everything(manifest: Manifest) -> tuple[int, int] | None:
+def everything(manifest: StoreManifest) -> tuple[int, int] | None:
     """All slices, unless they are one already with nothing to drop."""
     held = sum(s.rows for s in manifest.segment_files())
     if len(manifest.slices) > 1 or held > sum(manifest.days.values()):
@@ -64,8 +64,8 @@ def _stretches(levels: list[int], level: int) -> Iterator[tuple[int, int]]:
 
 
 def merge(
-    folder: Path, schema: StoreSchema, name: str, pieces: Sequence[Piece], keep: int | None = None
-) -> tuple[Part, dict[Day, int]]:
+    folder: Path, schema: StoreSchema, name: str, pieces: Sequence[MappedSlice], keep: int | None = None
+) -> tuple[SortedRun, dict[Day, int]]:
     """Write the rows of neighbouring slices as one part, one file of users after the other.
 
     Slices are disjoint in time and given oldest first: so a user's rows are those of each slice, one after the other.
@@ -82,7 +82,7 @@ def merge(
     bits = bits_for(schema, sum(s.file.rows for piece in pieces for s in piece.segments if s))
     days: Counter[Day] = Counter()
 
-    def buckets() -> Iterator[Rows]:
+    def buckets() -> Iterator[TokenRows]:
         for bucket in range(1 << bits):
             rows = _bucket(schema, pieces, bits, bucket, keep)
             found, counts = np.unique(rows.timestamps // DAY_US, return_counts=True)
@@ -92,7 +92,7 @@ def merge(
     return write_buckets(folder, schema, name, bits, buckets()), days
 
 
-def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int, keep: int | None) -> Rows:
+def _bucket(schema: StoreSchema, pieces: Sequence[MappedSlice], bits: int, bucket: int, keep: int | None) -> TokenRows:
     """The rows of one bucket of users."""
     found: list[tuple[Segment, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     for piece in pieces:
@@ -113,10 +113,10 @@ def _bucket(schema: StoreSchema, pieces: Sequence[Piece], bits: int, bucket: int
     return _collect(schema, found, keep)
 
 
-def _collect(schema: StoreSchema, found: list[Any], keep: int | None) -> Rows:
+def _collect(schema: StoreSchema, found: list[Any], keep: int | None) -> TokenRows:
     """Put each user's runs together, in the order of the slices."""
     if not found:
-        return Rows(np.empty(0, np.int64), schema.empty(0))
+        return TokenRows(np.empty(0, np.int64), schema.empty(0))
     hashes = np.concatenate([segment.hashes[users] for segment, users, _, _ in found])
     starts = np.concatenate([start for _, _, start, _ in found])
     counts = np.concatenate([count for *_, count in found])
@@ -137,7 +137,7 @@ def _collect(schema: StoreSchema, found: list[Any], keep: int | None) -> Rows:
         for name, column in columns.items():
             move(segment.columns[name], column, start, place, count)
         at += len(index)
-    return Rows(users, columns)
+    return TokenRows(users, columns)
 
 
 def _newest(hashes: NDArray[np.uint64], counts: NDArray[np.int64], keep: int) -> NDArray[np.int64]:
@@ -148,7 +148,7 @@ def _newest(hashes: NDArray[np.uint64], counts: NDArray[np.int64], keep: int) ->
     return kept
 
 
-def _overlapping(piece: Piece, bits: int, bucket: int) -> Iterator[Segment]:
+def _overlapping(piece: MappedSlice, bits: int, bucket: int) -> Iterator[Segment]:
     shift = bits - piece.bits
     numbers = [bucket >> shift] if shift >= 0 else range(bucket << -shift, (bucket + 1) << -shift)
     yield from (s for n in numbers if (s := piece.segments[n]) is not None)

@@ -83,7 +83,7 @@ def _empty(folder: Path) -> None:
 
 
 _KEY = re.compile(rb"tokenlake:\{(\w+)\}:(?:tail:\d+|owner|sync)")
-State = Literal["in use", "gone", "elsewhere", "unknown"]
+StreamState = Literal["in use", "gone", "elsewhere", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class StoreStreams:
     host: str | None
     entries: int
     idle: int | None
-    state: State
+    state: StreamState
 
 
 def streams_in(url: str) -> list[StoreStreams]:
@@ -163,7 +163,7 @@ def _streams_of(redis: Connection, store: str, keys: list[bytes]) -> StoreStream
     )
 
 
-def _state(store: str, folder: str | None, host: str | None) -> State:
+def _state(store: str, folder: str | None, host: str | None) -> StreamState:
     if folder is None:
         return "unknown"
     for name in (manifests.NAME, manifests.REMOVED):

@@ -21,13 +21,13 @@ from tokenlake.tokens import compaction
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.ids import Ids
-from tokenlake.tokens.manifest import Manifest, TailLocation
-from tokenlake.tokens.parity import Asked, FetchLog
-from tokenlake.tokens.query import Window
-from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.tokens.manifest import StoreManifest, TailLocation
+from tokenlake.tokens.parity import FetchLog, FetchRequest
+from tokenlake.tokens.query import RangeQueries
+from tokenlake.tokens.schema import StoreSchema, TokenRows
 from tokenlake.tokens.snapshot import Snapshot
 from tokenlake.tokens.tail import backend_of, seal_log
-from tokenlake.tokens.view import View, open_view
+from tokenlake.tokens.view import StoreView, open_view
 
 #: How long an append waits for another one, or for the instant of a publication.
 TAIL_WAIT_S = 10.0
@@ -37,7 +37,7 @@ _REPAIR_S = 2.0
 _PAUSE_S, _DEAD_S = 0.001, 0.016
 
 
-class Handle:
+class StoreHandle:
     """A store's newest state as this handle knows it, and the ways to change it.
 
     Two backends keep a tail (wal.py). Where one is not shared, whoever appends or publishes holds `tail.lock`. In a
@@ -45,7 +45,7 @@ class Handle:
     writer, who holds `write.lock`, may lift a fence.
     """
 
-    def __init__(self, path: Path, view: View | None = None, log: FetchLog | None = None) -> None:
+    def __init__(self, path: Path, view: StoreView | None = None, log: FetchLog | None = None) -> None:
         """See a state.
 
         Args:
@@ -86,7 +86,9 @@ class Handle:
             self._view = open_view(self.path, self._view)
             return True
 
-    def _read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None, asked: Asked) -> TokenBatch:
+    def _read(
+        self, window: RangeQueries, moment: NDArray[np.int64], out: TokenBatch | None, asked: FetchRequest
+    ) -> TokenBatch:
         """Answer a window; `asked` is for the log."""
         if out is not None and not isinstance(out, TokenBatch):
             raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
@@ -122,7 +124,7 @@ class Handle:
                 codes = self._ids.assign(ids)
         return codes
 
-    def _append(self, rows: Rows) -> int:
+    def _append(self, rows: TokenRows) -> int:
         """Add those rows to the tail whose keys no day holds."""
         if self._view.tail.backend.shared:
             with self._still:
@@ -134,7 +136,7 @@ class Handle:
                 self._catch_up()
             return added
 
-    def _append_shared(self, rows: Rows) -> int:
+    def _append_shared(self, rows: TokenRows) -> int:
         """The first try needs no look at the tail: it goes in only if nothing came since the last one."""
         until, pause = time.monotonic() + TAIL_WAIT_S, _PAUSE_S
         with refusals():
@@ -153,11 +155,11 @@ class Handle:
                     pause = min(2 * pause, 2 * _DEAD_S)
             return added
 
-    def _try_append(self, rows: Rows) -> int | None:
+    def _try_append(self, rows: TokenRows) -> int | None:
         """Append where the tail ended when it was last read; None: that was not the end, or not the newest state."""
         view = self._view
         # In this order: a day that is published after the look at the manifest has a fence behind the mark.
-        mark = view.tail.mark()
+        mark = view.tail.position()
         if mark is None or self._sealed < view.snapshot.manifest.log or not view.watch.newest:
             return None
         new = ~view.holds(rows.users, rows.timestamps)
@@ -187,7 +189,7 @@ class Handle:
     def _settle(self) -> None:
         """Let appends go on, at the state that was published; the caller is the one writer."""
         self._catch_up()
-        self._view.tail.lift()
+        self._view.tail.unfence()
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -241,10 +243,10 @@ class Handle:
             raise
         self._settle()
 
-    def _publish(self, manifest: Manifest) -> None:
+    def _publish(self, manifest: StoreManifest) -> None:
         """Swap the manifest, and supersede the tail's rows that its days now hold; no append comes between."""
         before = self._view
-        after = View(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.watch)
+        after = StoreView(Snapshot(self.path, manifest, before.snapshot.segments), before.tail, before.watch)
         kept = ~after.holds(before.tail.users, before.tail.columns["timestamp"])
         if not kept.all():
             manifest = manifest.with_log(before.tail.carry(kept))
@@ -255,17 +257,17 @@ class Handle:
         self._view = open_view(self.path, before)
         self._sweep()
 
-    def _merge(self, choose: Callable[[Manifest], tuple[int, int] | None]) -> None:
+    def _merge(self, choose: Callable[[StoreManifest], tuple[int, int] | None]) -> None:
         while (span := choose(self._view.snapshot.manifest)) is not None:
             self._merge_span(span)
 
     def _merge_span(self, span: tuple[int, int], keep: int | None = None) -> None:
-        manifest, pieces = self._view.snapshot.manifest, self._view.snapshot.pieces[slice(*span)]
+        manifest, pieces = self._view.snapshot.manifest, self._view.snapshot.slices[slice(*span)]
         name = f"{manifest.generation + 1:08d}"
         part, days = compaction.merge(self.path / "segments", self.schema, name, pieces, keep)
         self._swap(manifest.replace_slices(*span, name, part, days))
 
-    def _swap(self, manifest: Manifest) -> None:
+    def _swap(self, manifest: StoreManifest) -> None:
         manifest.publish(self.path)
         self._view = open_view(self.path, self._view)
         self._sweep()

@@ -19,7 +19,7 @@ from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 
 NAME = "ids"
-Kind = Literal["int64", "string"]
+IdKind = Literal["int64", "string"]
 _KIND, _STRINGS = 1, 2
 _COUNT = struct.Struct("<Q")
 #: The code of a string that no row has.
@@ -38,7 +38,7 @@ class Ids:
         self._log: LogReader | None = None
         self._lock = Lock()
         self._codes: dict[str, int] = {}
-        self.kind: Kind | None = None
+        self.kind: IdKind | None = None
 
     def refresh(self) -> None:
         """Read what other processes added.
@@ -118,7 +118,7 @@ class Ids:
         codes = [get(s, UNKNOWN) for s in users.ravel().tolist()]
         return np.array(codes, np.int64).reshape(users.shape)
 
-    def _expect(self, kind: Kind) -> None:
+    def _expect(self, kind: IdKind) -> None:
         if kind != self.kind:
             given, held = ("integers", "strings") if kind == "int64" else ("strings", "integers")
             raise SchemaError(f"users: {given} given, but this store's user ids are {held}; convert them")
@@ -133,7 +133,7 @@ class Ids:
             raise CorruptionError(f"{self._path}: unknown kind of record {kind}; was it written by a later version?")
 
 
-def kind_of(users: NDArray[Any]) -> Kind:
+def kind_of(users: NDArray[Any]) -> IdKind:
     """What a checked array of ids holds."""
     return "int64" if users.dtype == np.int64 else "string"
 

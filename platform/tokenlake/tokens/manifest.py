@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenlake.errors import NotFoundError
 from tokenlake.storage import manifest as manifests
-from tokenlake.storage.manifest import Watch
+from tokenlake.storage.manifest import ManifestWatch
 from tokenlake.times import Day
 from tokenlake.tokens.schema import StoreSchema
 
@@ -50,7 +50,7 @@ class SegmentFile:
 
 
 @dataclass(frozen=True)
-class Part:
+class SortedRun:
     """Files written together; the top `bits` bits of a user's hash choose the file (None: that bucket is empty)."""
 
     bits: int
@@ -58,12 +58,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Slice:
+class RunSlice:
     """The days `first` to `last`, as read from a part; both days hold rows."""
 
     first: Day
     last: Day
-    part: str
+    run: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TailLocation:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StoreManifest:
     """One published state.
 
     Attributes:
@@ -93,64 +93,64 @@ class Manifest:
     generation: int = 0
     log: int = 1
     days: dict[Day, int] = field(default_factory=dict)
-    slices: tuple[Slice, ...] = ()
-    parts: dict[str, Part] = field(default_factory=dict)
+    slices: tuple[RunSlice, ...] = ()
+    runs: dict[str, SortedRun] = field(default_factory=dict)
     tail: TailLocation | None = None
     made: str | None = None
 
-    def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
+    def replace_day(self, day: Day, rows: int, name: str, part: SortedRun | None) -> StoreManifest:
         """The next state, in which a day is read from a new part (or is empty)."""
         days = dict(sorted({**self.days, day: rows}.items()))
         slices = [piece for piece in self.slices for piece in self._without(piece, day)]
         if part is not None:
-            slices.append(Slice(day, day, name))
-        return self._next(days=days, slices=slices, parts={**self.parts, **({name: part} if part else {})})
+            slices.append(RunSlice(day, day, name))
+        return self._next(days=days, slices=slices, runs={**self.runs, **({name: part} if part else {})})
 
-    def replace_slices(self, start: int, stop: int, name: str, part: Part, rows: dict[Day, int]) -> Manifest:
+    def replace_slices(self, start: int, stop: int, name: str, part: SortedRun, rows: dict[Day, int]) -> StoreManifest:
         """The next state, in which the slices [start, stop) are read from one new part that holds these rows."""
         first, last = self.slices[start].first, self.slices[stop - 1].last
         days = {day: rows.get(day, 0) if first <= day <= last else held for day, held in self.days.items()}
-        merged = Slice(min(rows), max(rows), name)
+        merged = RunSlice(min(rows), max(rows), name)
         slices = [*self.slices[:start], merged, *self.slices[stop:]]
-        return self._next(days=days, slices=slices, parts={**self.parts, name: part})
+        return self._next(days=days, slices=slices, runs={**self.runs, name: part})
 
-    def from_day(self, day: Day) -> Manifest:
+    def from_day(self, day: Day) -> StoreManifest:
         """The next state, without the days before one."""
         slices = [replace(s, first=max(s.first, day)) for s in self.slices if s.last >= day]
         days = {d: n for d, n in self.days.items() if d >= day}
-        return self._next(days=days, slices=[self._tight(s, days) for s in slices], parts=self.parts)
+        return self._next(days=days, slices=[self._tight(s, days) for s in slices], runs=self.runs)
 
-    def with_log(self, log: int) -> Manifest:
+    def with_log(self, log: int) -> StoreManifest:
         """The same state with another tail log."""
         return replace(self, log=log)
 
-    def rows(self, piece: Slice) -> int:
+    def rows(self, piece: RunSlice) -> int:
         """Rows that a slice shows."""
         return sum(n for day, n in self.days.items() if piece.first <= day <= piece.last)
 
     def segment_files(self) -> list[SegmentFile]:
         """Every file of every part."""
-        return [s for part in self.parts.values() for s in part.segments if s is not None]
+        return [s for part in self.runs.values() for s in part.segments if s is not None]
 
-    def _without(self, piece: Slice, day: Day) -> list[Slice]:
+    def _without(self, piece: RunSlice, day: Day) -> list[RunSlice]:
         if not piece.first <= day <= piece.last:
             return [piece]
         held = [d for d, n in self.days.items() if n and piece.first <= d <= piece.last]
         before, after = held[: bisect_left(held, day)], [d for d in held if d > day]
-        return [Slice(days[0], days[-1], piece.part) for days in (before, after) if days]
+        return [RunSlice(days[0], days[-1], piece.run) for days in (before, after) if days]
 
-    def _tight(self, piece: Slice, days: dict[Day, int]) -> Slice:
+    def _tight(self, piece: RunSlice, days: dict[Day, int]) -> RunSlice:
         held = [d for d, n in days.items() if n and piece.first <= d <= piece.last]
         return replace(piece, first=held[0])
 
-    def _next(self, *, days: dict[Day, int], slices: list[Slice], parts: dict[str, Part]) -> Manifest:
-        used = {piece.part for piece in slices}
+    def _next(self, *, days: dict[Day, int], slices: list[RunSlice], runs: dict[str, SortedRun]) -> StoreManifest:
+        used = {piece.run for piece in slices}
         return replace(
             self,
             generation=self.generation + 1,
             days=days,
             slices=tuple(sorted(slices, key=lambda s: s.first)),
-            parts={name: part for name, part in parts.items() if name in used},
+            runs={name: run for name, run in runs.items() if name in used},
         )
 
     def publish(self, folder: Path) -> None:
@@ -166,10 +166,10 @@ class Manifest:
             **({} if self.tail is None else {"tail": asdict(self.tail)}),
             **({} if self.made is None else {"made": self.made}),
             "days": {day.isoformat(): rows for day, rows in self.days.items()},
-            "slices": [[s.first.isoformat(), s.last.isoformat(), s.part] for s in self.slices],
+            "slices": [[s.first.isoformat(), s.last.isoformat(), s.run] for s in self.slices],
             "parts": {
                 name: {"bits": part.bits, "segments": [asdict(s) if s else None for s in part.segments]}
-                for name, part in self.parts.items()
+                for name, part in self.runs.items()
             },
         }
 
@@ -188,7 +188,7 @@ def _nothing(folder: Path) -> NotFoundError:
     return NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one")
 
 
-def load(folder: Path, name: str = NAME) -> Manifest:
+def load(folder: Path, name: str = NAME) -> StoreManifest:
     """Read a store's manifest, or that of one that is being removed.
 
     Raises:
@@ -201,28 +201,28 @@ def load(folder: Path, name: str = NAME) -> Manifest:
         raise _nothing(folder) from None
 
 
-def watch(folder: Path) -> Watch:
+def watch(folder: Path) -> ManifestWatch:
     """Watch for a newer state of a store.
 
     Raises:
         NotFoundError: there is no store.
     """
     try:
-        return Watch(folder / NAME)
+        return ManifestWatch(folder / NAME)
     except (FileNotFoundError, NotADirectoryError):
         raise _nothing(folder) from None
 
 
-def _parse(body: dict[str, Any]) -> Manifest:
+def _parse(body: dict[str, Any]) -> StoreManifest:
     schema = body["schema"]
-    return Manifest(
+    return StoreManifest(
         schema=StoreSchema(schema["dim"], schema["dtype"], schema["side"], tuple(schema["known_at"])),
         generation=body["generation"],
         log=body["log"],
         days={Day.fromisoformat(day): rows for day, rows in body["days"].items()},
-        slices=tuple(Slice(Day.fromisoformat(a), Day.fromisoformat(b), part) for a, b, part in body["slices"]),
-        parts={
-            name: Part(
+        slices=tuple(RunSlice(Day.fromisoformat(a), Day.fromisoformat(b), part) for a, b, part in body["slices"]),
+        runs={
+            name: SortedRun(
                 part["bits"],
                 tuple(SegmentFile(**{**s, "data": tuple(s["data"])}) if s else None for s in part["segments"]),
             )

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from tokenlake.errors import ConfigError, SchemaError, storage_error
 from tokenlake.names import apart
 from tokenlake.storage import disk, records
-from tokenlake.storage.loops import mix
+from tokenlake.storage.native_ops import mix
 from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.view import View
+from tokenlake.tokens.view import StoreView
 
 FETCH, FETCH_AT = 1, 2
 #: A file of a log is closed at this size, and this many are kept of a folder, so that a log is bounded.
@@ -38,7 +38,7 @@ FILE_BYTES = 64 << 20
 FILES = 16
 
 
-class Asked(NamedTuple):
+class FetchRequest(NamedTuple):
     """What a fetch was asked.
 
     Attributes:
@@ -69,7 +69,7 @@ class FetchLog:
         self.keep_bytes = keep_bytes
         self._path = path
         self._fd: int | None = None
-        self._view: View | None = None
+        self._view: StoreView | None = None
         self._linked = 0
         self._kept = (0, 0)
 
@@ -77,7 +77,7 @@ class FetchLog:
         if (fd := getattr(self, "_fd", None)) is not None:
             close(fd)
 
-    def follow(self, view: View) -> None:
+    def follow(self, view: StoreView) -> None:
         """Keep the state that the handle sees, and begin a file for its fetches; where that is done, do nothing.
 
         Raises:
@@ -87,7 +87,7 @@ class FetchLog:
         if self._view is not view:
             self._begin(view)
 
-    def write(self, asked: Asked, batch: TokenBatch) -> bool:
+    def write(self, asked: FetchRequest, batch: TokenBatch) -> bool:
         """Log a fetch of the state that is followed, whose tail did not grow since.
 
         Returns:
@@ -112,7 +112,7 @@ class FetchLog:
             raise storage_error(error) from error
         return True
 
-    def _begin(self, view: View) -> int:
+    def _begin(self, view: StoreView) -> int:
         """Begin a file for a state, and keep that state."""
         if self._fd is not None:
             os.close(self._fd)
@@ -136,11 +136,11 @@ class FetchLog:
         _bound(self.folder)
         return fd
 
-    def _place(self, view: View) -> Path:
+    def _place(self, view: StoreView) -> Path:
         """Where a state is kept."""
         return self.folder / "generations" / f"{view.snapshot.manifest.generation:08d}"
 
-    def _link(self, view: View) -> None:
+    def _link(self, view: StoreView) -> None:
         place = self._place(view)
         for name in ("segments", "tail"):
             (place / name).mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class FetchLog:
         if not (place / ids.NAME).exists() and (self._path / ids.NAME).exists():
             _link(self._path / ids.NAME, place / ids.NAME)
 
-    def _keep(self, view: View) -> bool:
+    def _keep(self, view: StoreView) -> bool:
         """Keep the ids, and the tail's logs as far as the handle read them; False: they are gone."""
         tail, place = view.tail, self._place(view)
         if self._kept != (tail.number, tail.next):
@@ -221,7 +221,7 @@ def _bound(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _pack(asked: Asked, how: dict[str, Any], batch: TokenBatch) -> bytes:
+def _pack(asked: FetchRequest, how: dict[str, Any], batch: TokenBatch) -> bytes:
     strings = asked.users.tolist() if asked.users.dtype == object else None
     arrays = {name: [a.dtype.str, list(a.shape)] for name, a in parts(batch).items()}
     head = how | {"queries": len(asked.users), "users": strings, "arrays": arrays}
@@ -235,7 +235,7 @@ def _pack(asked: Asked, how: dict[str, Any], batch: TokenBatch) -> bytes:
     return text + b"".join(body)
 
 
-class Logged:
+class LoggedFetch:
     """One logged fetch.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.storage.loops import expand, mix
+from tokenlake.storage.native_ops import expand, mix
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.segment import Segment
@@ -26,7 +26,7 @@ _START_OF_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
-class Runs:
+class RowRanges:
     """Runs of rows, by (query, time): `count` rows from row `start` of a source.
 
     A source is an index into `segments`, or -1 for the tail.
@@ -45,7 +45,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Window:
+class RangeQueries:
     """What n queries ask for: the last `length` rows of a user with since <= timestamp < before.
 
     All arrays are (n,) int64 and contiguous; no `since`: from the beginning.
@@ -60,7 +60,7 @@ class Window:
         return len(self.users)
 
 
-def find(snapshot: Snapshot, tail: Tail | None, window: Window) -> Runs:
+def find(snapshot: Snapshot, tail: Tail | None, window: RangeQueries) -> RowRanges:
     """The rows that answer each query, those of a day's segment before those of the tail at equal times.
 
     Raises:
@@ -70,12 +70,12 @@ def find(snapshot: Snapshot, tail: Tail | None, window: Window) -> Runs:
     return _with_tail(runs, tail, window) if tail is not None and tail.count else runs
 
 
-def _in_days(snapshot: Snapshot, window: Window) -> Runs:
+def _in_days(snapshot: Snapshot, window: RangeQueries) -> RowRanges:
     hashes = mix(window.users)
     left = np.full(len(window), window.length, np.int64)
     segments: list[Segment] = []
     found: list[tuple[Ints, Ints, Ints, Ints]] = []
-    for piece in reversed(snapshot.pieces):
+    for piece in reversed(snapshot.slices):
         since = np.maximum(window.since if window.since is not None else _START_OF_TIME, piece.start)
         since, before = np.broadcast_to(since, len(window)), np.minimum(window.before, piece.stop)
         active = np.flatnonzero((left > 0) & (since < before))
@@ -94,7 +94,7 @@ def _in_days(snapshot: Snapshot, window: Window) -> Runs:
             left[index] -= stop - start
     query, source, start, count = _joined(found)
     order = np.lexsort((-source, query))  # slices were visited from the newest
-    return Runs(len(window), segments, query[order], source[order], start[order], count[order])
+    return RowRanges(len(window), segments, query[order], source[order], start[order], count[order])
 
 
 def _rows_of(segment: Segment, index: Ints, hashes: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
@@ -127,7 +127,7 @@ def _joined(parts: Sequence[tuple[Ints, ...]]) -> tuple[Ints, ...]:
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True)) if parts else (none,) * 4
 
 
-def _with_tail(runs: Runs, tail: Tail, window: Window) -> Runs:
+def _with_tail(runs: RowRanges, tail: Tail, window: RangeQueries) -> RowRanges:
     """Merge the tail's rows in, for the queries whose user has some."""
     candidates = tail.find(window.users, window.since, window.before)
     sizes = np.fromiter(map(len, candidates), np.int64, len(candidates))
@@ -157,11 +157,11 @@ def _with_tail(runs: Runs, tail: Tail, window: Window) -> Runs:
     ]
     query, source, start, count = _joined(parts)
     order = np.argsort(query, kind="stable")
-    return Runs(len(window), runs.segments, query[order], source[order], start[order], count[order])
+    return RowRanges(len(window), runs.segments, query[order], source[order], start[order], count[order])
 
 
 def gather(
-    schema: StoreSchema, runs: Runs, tail: Tail | None, known_before: NDArray[np.int64], out: TokenBatch | None
+    schema: StoreSchema, runs: RowRanges, tail: Tail | None, known_before: NDArray[np.int64], out: TokenBatch | None
 ) -> TokenBatch:
     """Copy rows.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.storage.native import THREADS, address
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.query import Window
+from tokenlake.tokens.query import RangeQueries
 from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.segment import WANTED, Segment
 from tokenlake.tokens.snapshot import Snapshot
@@ -46,20 +46,20 @@ _Column = _struct("_Column", "out width bases tail known tail_known known_out")
 _Gather = _struct("_Gather", "find columns n_columns moments large")
 
 
-class Table:
+class NativeSnapshot:
     """A snapshot as native.c sees it; files are filled in when a query first meets them."""
 
     def __init__(self, snapshot: Snapshot, schema: StoreSchema) -> None:
         self.files: list[Segment | None] = []
         first: dict[int, int] = {}
         rows = []
-        for piece in snapshot.pieces:
+        for piece in snapshot.slices:
             key = id(piece.segments)
             if key not in first:
                 first[key] = len(self.files)
                 self.files += piece.segments
             rows.append((piece.start, piece.stop, piece.bits, first[key]))
-        self._bits = {number: piece.bits for piece in snapshot.pieces for number in range(
+        self._bits = {number: piece.bits for piece in snapshot.slices for number in range(
             first[id(piece.segments)], first[id(piece.segments)] + len(piece.segments))}  # fmt: skip
         count = len(self.files)
         self.pieces = np.array(rows, _PIECE)
@@ -108,10 +108,10 @@ def directory(segment: Segment, bits: int, cell_bits: int) -> NDArray[np.int32]:
     return np.searchsorted(cells, np.arange((1 << cell_bits) + 1, dtype=np.uint64)).astype(np.int32)
 
 
-class Found:
+class NativeRanges:
     """The runs that answer a window, and what must outlive the calls that read them."""
 
-    def __init__(self, lib: ctypes.CDLL, table: Table, tail: Tail | None, window: Window) -> None:
+    def __init__(self, lib: ctypes.CDLL, table: NativeSnapshot, tail: Tail | None, window: RangeQueries) -> None:
         n = len(window)
         offsets, rows = _of_tail(tail, window)
         buffers = tail.buffers if tail is not None and rows is not None else None  # after the rows, which they hold
@@ -155,7 +155,7 @@ class Found:
         return int(self.offsets[-1])
 
 
-def _of_tail(tail: Tail | None, window: Window) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+def _of_tail(tail: Tail | None, window: RangeQueries) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
     """The tail's rows of each query: offsets, and row numbers by time."""
     if tail is None or not tail.count:
         return None, None
@@ -169,9 +169,9 @@ def _of_tail(tail: Tail | None, window: Window) -> tuple[NDArray[np.int64] | Non
 def read(
     lib: ctypes.CDLL,
     schema: StoreSchema,
-    table: Table,
+    table: NativeSnapshot,
     tail: Tail | None,
-    window: Window,
+    window: RangeQueries,
     moments: NDArray[np.int64],
     out: TokenBatch | None,
 ) -> TokenBatch:
@@ -180,7 +180,7 @@ def read(
     Raises:
         CorruptionError: a segment's bytes are not what was written.
     """
-    found = Found(lib, table, tail, window)
+    found = NativeRanges(lib, table, tail, window)
     batch = out if out is not None else TokenBatch.empty(schema)
     columns = batch.reserve(schema, found.offsets)
     from_tail = found.tail_places

@@ -13,16 +13,16 @@ from tokenlake.errors import CorruptionError, NotFoundError
 from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, checksums, parts, row_sums
-from tokenlake.tokens.schema import Rows
+from tokenlake.tokens.parity import FETCH, FETCH_AT, LoggedFetch, checksums, parts, row_sums
+from tokenlake.tokens.schema import TokenRows
 from tokenlake.tokens.store import TokenStore
 from tokenlake.tokens.tail import Tail
-from tokenlake.tokens.view import View, open_view
+from tokenlake.tokens.view import StoreView, open_view
 from tokenlake.tokens.wal import DiskLogs
 
 
 @dataclass
-class Replayed:
+class ReplayReport:
     """What was asked again.
 
     Attributes:
@@ -35,7 +35,7 @@ class Replayed:
     collected: dict[int, int] = field(default_factory=dict)
 
 
-def replay(folder: Path) -> Replayed:
+def replay(folder: Path) -> ReplayReport:
     """Ask every logged fetch again.
 
     Args:
@@ -48,7 +48,7 @@ def replay(folder: Path) -> Replayed:
     found = sorted(folder.glob("*.fetches"), key=lambda path: int(path.name.split("-")[1]))
     if not found:
         raise NotFoundError(f"{folder} holds no logged fetches; `TokenStore.open(path, log=folder)` writes them")
-    report = Replayed()
+    report = ReplayReport()
     for path in found:
         generation = path.name.split("-")[0]
         place = folder / "generations" / generation
@@ -58,14 +58,14 @@ def replay(folder: Path) -> Replayed:
             if not (place / manifests.NAME).exists():
                 report.collected[int(generation)] = report.collected.get(int(generation), 0) + 1
                 continue
-            logged = Logged(kind, payload)
+            logged = LoggedFetch(kind, payload)
             _compare(logged, place, f"{path}, fetch {number} of generation {int(generation)}")
             report.fetches += 1
             report.queries += len(logged.times)
     return report
 
 
-def _compare(logged: Logged, place: Path, where: str) -> None:
+def _compare(logged: LoggedFetch, place: Path, where: str) -> None:
     batch = _ask(_at(place, logged.tail), logged)
     if list(parts(batch)) != logged.names:
         raise CorruptionError(f"{where}: it had the columns {logged.names}, now {list(parts(batch))}")
@@ -79,7 +79,7 @@ def _compare(logged: Logged, place: Path, where: str) -> None:
     raise CorruptionError(f"{where}: {asked} has other bytes in {names}{_byte(logged, batch, query, names[0])}")
 
 
-def _ask(store: TokenStore, logged: Logged) -> TokenBatch:
+def _ask(store: TokenStore, logged: LoggedFetch) -> TokenBatch:
     """The answer of a store to a logged question."""
     if logged.kind == FETCH_AT:
         return store.fetch_at(logged.users, logged.times, as_of=logged.moment)
@@ -90,10 +90,10 @@ def _at(folder: Path, following: int) -> TokenStore:
     """A kept state as it was when the tail's next row would have had this number."""
     view = open_view(folder)
     tail = _TailThen(folder, view.snapshot.manifest.schema, view.tail.first, following)
-    return TokenStore(folder, View(view.snapshot, tail, view.watch))
+    return TokenStore(folder, StoreView(view.snapshot, tail, view.watch))
 
 
-def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
+def _byte(logged: LoggedFetch, batch: TokenBatch, query: int, name: str) -> str:
     """Where the first difference is: the byte, or the row where the log keeps no bytes."""
     span, present = (slice(*offsets[query : query + 2]) for offsets in (logged.offsets, batch.offsets))
     now = parts(batch)[name][present]
@@ -124,7 +124,7 @@ class _TailThen(Tail):
         for later in (n for n in kept.numbers() if n > number):
             self._take(kept.reader(later).read())
 
-    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
+    def _add(self, fresh: list[tuple[NDArray[np.int64], TokenRows]]) -> None:
         then = [(sequence < self._following, sequence, rows) for sequence, rows in fresh]
         if held := [(sequence[old], rows.take(old)) for old, sequence, rows in then if old.any()]:
             super()._add(held)

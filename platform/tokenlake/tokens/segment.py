@@ -23,9 +23,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.storage import blocks, disk, loops
-from tokenlake.tokens.manifest import Part, SegmentFile
-from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.storage import blocks, disk, native_ops
+from tokenlake.tokens.manifest import SegmentFile, SortedRun
+from tokenlake.tokens.schema import StoreSchema, TokenRows
 
 #: About this many bytes of rows share a checksum.
 BLOCK_BYTES = 1 << 17
@@ -36,7 +36,7 @@ SEGMENT_BYTES = 1 << 28
 UNTOUCHED, GOOD, WANTED = 0, 1, 2
 
 
-def write_segment(path: Path, schema: StoreSchema, rows: Rows) -> SegmentFile:
+def write_segment(path: Path, schema: StoreSchema, rows: TokenRows) -> SegmentFile:
     """Write rows that are sorted by (mix(user), timestamp) as a new file, durably.
 
     Args:
@@ -113,29 +113,29 @@ def bits_for(schema: StoreSchema, rows: int) -> int:
     return min(16, max(0, int(np.ceil(np.log2(max(files_, 1))))))
 
 
-def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part | None:
+def write_sorted_run(folder: Path, schema: StoreSchema, name: str, rows: TokenRows) -> SortedRun | None:
     """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
     if not len(rows):
         return None
-    order = loops.order(rows.users, rows.timestamps)
+    order = native_ops.order(rows.users, rows.timestamps)
     bits = bits_for(schema, len(rows))
 
     def hash_at(place: int) -> int:
-        return int(loops.mix(rows.users[order[place : place + 1]])[0])
+        return int(native_ops.mix(rows.users[order[place : place + 1]])[0])
 
     edges = [bucket << (64 - bits) for bucket in range(1, 1 << bits)]
     cuts = [0, *(bisect_left(range(len(order)), edge, key=hash_at) for edge in edges), len(order)]
     return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
 
 
-def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[Rows]) -> Part:
+def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[TokenRows]) -> SortedRun:
     """Write one file for each bucket that has rows, durably."""
     segments = [
         write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
         for bucket, rows in enumerate(buckets)
     ]
     disk.sync_folder(folder)
-    return Part(bits, tuple(segments))
+    return SortedRun(bits, tuple(segments))
 
 
 class Segment:
@@ -203,7 +203,7 @@ class Segment:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """(users,) uint64: `mix(users)`, ascending."""
-        return loops.mix(self.users)
+        return native_ops.mix(self.users)
 
     def check(self, numbers: NDArray[np.int64]) -> None:
         """Check the checksums of those blocks that nobody looked at in this process yet.

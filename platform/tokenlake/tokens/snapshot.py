@@ -14,12 +14,12 @@ from tokenlake.errors import CorruptionError
 from tokenlake.storage.manifest import open_files
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.manifest import Manifest, SegmentFile
+from tokenlake.tokens.manifest import SegmentFile, StoreManifest
 from tokenlake.tokens.segment import Segment
 
 
 @dataclass(frozen=True)
-class Piece:
+class MappedSlice:
     """A slice with its files: the rows of a part with start <= timestamp < stop."""
 
     start: int
@@ -44,17 +44,19 @@ class Piece:
 class Snapshot:
     """A manifest and its open files."""
 
-    def __init__(self, folder: Path, manifest: Manifest, known: dict[str, Segment] | None = None) -> None:
+    def __init__(self, folder: Path, manifest: StoreManifest, known: dict[str, Segment] | None = None) -> None:
         self.manifest = manifest
         self.segments: dict[str, Segment] = {}
         self._known = known or {}
         place = str(folder / "segments")
         parts = {
             name: (part.bits, tuple(self._open(place, file) for file in part.segments))
-            for name, part in manifest.parts.items()
+            for name, part in manifest.runs.items()
         }
         self._known = {}
-        self.pieces = [Piece(day_start(s.first), day_start(s.last) + DAY_US, *parts[s.part]) for s in manifest.slices]
+        self.slices = [
+            MappedSlice(day_start(s.first), day_start(s.last) + DAY_US, *parts[s.run]) for s in manifest.slices
+        ]
 
     @cached_property
     def rows(self) -> int:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tokenlake.errors import CorruptionError
 from tokenlake.storage import records
 from tokenlake.storage.native import address
-from tokenlake.tokens.manifest import Manifest
-from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.wal import FENCE, LIFT, ROWS, SEAL, START, DiskLogs, LogBackend
+from tokenlake.tokens.manifest import StoreManifest
+from tokenlake.tokens.schema import StoreSchema, TokenRows
+from tokenlake.tokens.wal import FENCE, ROWS, SEAL, START, UNFENCE, DiskLogs, LogBackend
 
 _NUMBER = struct.Struct("<Q")
 #: Most rows and bytes of one record when a log is carried over.
@@ -33,7 +33,7 @@ _CARRY_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
 
 
-class Mark(NamedTuple):
+class LogPosition(NamedTuple):
     """Where a log ended when it was looked at: what is appended there has missed nothing.
 
     Attributes:
@@ -141,14 +141,14 @@ class Tail:
                 found[i] = rows[first : own.searchsorted(before[i])]
         return found
 
-    def mark(self) -> Mark | None:
+    def position(self) -> LogPosition | None:
         """The end of the log as far as it was read; None: nothing may be appended there, or nothing was read yet."""
         with self._lock:
             if self.sealed or self.fenced or not self._log.at:
                 return None
-            return Mark(self.number, self._log.at, self.next)
+            return LogPosition(self.number, self._log.at, self.next)
 
-    def append(self, rows: Rows, mark: Mark) -> bool:
+    def append(self, rows: TokenRows, mark: LogPosition) -> bool:
         """Add rows at a mark, durably; False: somebody else added something there, so look again.
 
         Where the backend is not shared, the caller holds the tail's lock and has polled.
@@ -165,9 +165,9 @@ class Tail:
         while not self.sealed and not self._put_here(FENCE, b""):
             self.poll(follow=False)
 
-    def lift(self) -> None:
+    def unfence(self) -> None:
         """Let appends in again, if there is a fence; the caller is the one writer, and publishes nothing."""
-        while self.fenced and not self.sealed and not self._put_here(LIFT, b""):
+        while self.fenced and not self.sealed and not self._put_here(UNFENCE, b""):
             self.poll(follow=False)
 
     def seal(self, successor: int) -> None:
@@ -190,12 +190,12 @@ class Tail:
         step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            yield records.pack(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
+            yield records.pack(ROWS, _pack(self._sequence[part], TokenRows(self.users, self.columns).take(part)))
 
     def _put_here(self, kind: int, payload: bytes) -> bool:
-        return self._put(Mark(self.number, self._log.at, self.next), kind, payload)
+        return self._put(LogPosition(self.number, self._log.at, self.next), kind, payload)
 
-    def _put(self, mark: Mark, kind: int, payload: bytes) -> bool:
+    def _put(self, mark: LogPosition, kind: int, payload: bytes) -> bool:
         data = records.pack(kind, payload)
         if not self.backend.append(mark.number, mark.at, data):
             return False
@@ -206,7 +206,7 @@ class Tail:
         return True
 
     def _take(self, fresh_records: list[tuple[int, bytes]]) -> None:
-        fresh: list[tuple[NDArray[np.int64], Rows]] = []
+        fresh: list[tuple[NDArray[np.int64], TokenRows]] = []
         for kind, payload in fresh_records:
             if kind == ROWS:
                 sequence, rows = _unpack(payload, self._schema)
@@ -220,7 +220,7 @@ class Tail:
             elif kind == SEAL:
                 self.sealed = True
                 (self._successor,) = _NUMBER.unpack(payload)
-            elif kind in (FENCE, LIFT):
+            elif kind in (FENCE, UNFENCE):
                 self.fenced = kind == FENCE
             else:
                 raise CorruptionError(
@@ -241,7 +241,7 @@ class Tail:
             self.number, self.sealed, self.fenced = number, False, False
             return
 
-    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
+    def _add(self, fresh: list[tuple[NDArray[np.int64], TokenRows]]) -> None:
         start, stop = self.count, self.count + sum(len(rows) for _, rows in fresh)
         self._users = _grown(self._users, stop)
         self._sequence = _grown(self._sequence, stop)
@@ -269,7 +269,7 @@ class Tail:
         self.count = stop
 
 
-def backend_of(folder: Path, manifest: Manifest) -> LogBackend:
+def backend_of(folder: Path, manifest: StoreManifest) -> LogBackend:
     """Where the tail of a store lies.
 
     Raises:
@@ -308,12 +308,12 @@ def _grown(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return bigger
 
 
-def _pack(sequence: NDArray[np.int64], rows: Rows) -> bytes:
+def _pack(sequence: NDArray[np.int64], rows: TokenRows) -> bytes:
     columns = [sequence, rows.users, *rows.columns.values()]
     return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 
 
-def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], Rows]:
+def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], TokenRows]:
     count = len(payload) // (16 + schema.row_bytes)
     sequence = np.frombuffer(payload, np.int64, count)
     users = np.frombuffer(payload, np.int64, count, 8 * count)
@@ -322,4 +322,4 @@ def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], Row
         shape = schema.shape(name, count)
         columns[name] = np.frombuffer(payload, dtype, int(np.prod(shape)), at).reshape(shape)
         at += columns[name].nbytes
-    return sequence, Rows(users, columns)
+    return sequence, TokenRows(users, columns)

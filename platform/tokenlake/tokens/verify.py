@@ -11,7 +11,7 @@ from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.segment import Segment
-from tokenlake.tokens.snapshot import Piece
+from tokenlake.tokens.snapshot import MappedSlice
 from tokenlake.tokens.view import open_view
 
 
@@ -26,7 +26,7 @@ def verify(folder: Path) -> None:
     for segment in snapshot.segments.values():
         _check_segment(segment)
     counts: dict[int, int] = {}
-    for piece in snapshot.pieces:
+    for piece in snapshot.slices:
         _count(piece, counts)
     path = folder / manifests.NAME
     told = {day_start(day) // DAY_US: rows for day, rows in snapshot.manifest.days.items() if rows}
@@ -54,7 +54,7 @@ def _check_segment(segment: Segment) -> None:
         raise CorruptionError(f"{segment.path}: row {int(later.argmax()) + 1} is earlier than the row before it")
 
 
-def _count(piece: Piece, counts: dict[int, int]) -> None:
+def _count(piece: MappedSlice, counts: dict[int, int]) -> None:
     for segment in piece.segments:
         if segment is not None:
             times = segment.columns["timestamp"]

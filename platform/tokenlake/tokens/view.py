@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
-from tokenlake.storage.manifest import Watch
+from tokenlake.storage.manifest import ManifestWatch
 from tokenlake.storage.native import library
 from tokenlake.times import DAY_US, Day
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens import query_native
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.query import Window, find, gather
-from tokenlake.tokens.query_native import Table
+from tokenlake.tokens.query import RangeQueries, find, gather
+from tokenlake.tokens.query_native import NativeSnapshot
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
 from tokenlake.tokens.tail import Tail, backend_of
 
@@ -49,19 +49,19 @@ class StoreStatus:
 
 
 @dataclass(frozen=True)
-class View:
+class StoreView:
     """Swapped whole by its handle, so that threads never meet half of it."""
 
     snapshot: Snapshot
     tail: Tail
-    watch: Watch
+    watch: ManifestWatch
 
     @cached_property
-    def table(self) -> Table:
+    def table(self) -> NativeSnapshot:
         """The snapshot as native.c sees it."""
-        return Table(self.snapshot, self.snapshot.manifest.schema)
+        return NativeSnapshot(self.snapshot, self.snapshot.manifest.schema)
 
-    def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
+    def read(self, window: RangeQueries, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
         """Answer a window, with what the tail holds now."""
         self.tail.poll()
         schema = self.snapshot.manifest.schema
@@ -71,9 +71,9 @@ class View:
 
     def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these keys the days hold."""
-        window = Window(users, times, times + 1, 1)
+        window = RangeQueries(users, times, times + 1, 1)
         if (lib := library()) is not None:
-            return np.diff(query_native.Found(lib, self.table, None, window).offsets) > 0
+            return np.diff(query_native.NativeRanges(lib, self.table, None, window).offsets) > 0
         return find(self.snapshot, None, window).counts() > 0
 
     def status(self) -> StoreStatus:
@@ -96,7 +96,7 @@ class View:
         )
 
 
-def open_view(folder: Path, known: View | None = None) -> View:
+def open_view(folder: Path, known: StoreView | None = None) -> StoreView:
     """Open the newest state; what `known` has open and in memory is used on.
 
     Raises:
@@ -116,7 +116,7 @@ def open_view(folder: Path, known: View | None = None) -> View:
             tail = None  # it got logs of its own
         try:
             backend = tail.backend if tail is not None else backend_of(folder, manifest)
-            return View(snapshot, Tail.open(backend, manifest.schema, manifest.log, tail), watch)
+            return StoreView(snapshot, Tail.open(backend, manifest.schema, manifest.log, tail), watch)
         except FileNotFoundError:
             if manifests.load(folder).log == manifest.log:
                 raise backend.lost(manifest.log) from None

@@ -17,10 +17,10 @@ from tokenlake.errors import CorruptionError
 from tokenlake.storage import disk, records
 
 #: Kinds of records: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
-ROWS, SEAL, START, FENCE, LIFT = 1, 2, 3, 4, 5
+ROWS, SEAL, START, FENCE, UNFENCE = 1, 2, 3, 4, 5
 
 
-class Reader(Protocol):
+class WalReader(Protocol):
     """The records of one log, as far as they were not read yet.
 
     Attributes:
@@ -74,7 +74,7 @@ class LogBackend(Protocol):
     def owned(self) -> bool:
         """Whether `claim` would go through."""
 
-    def reader(self, number: int) -> Reader:
+    def reader(self, number: int) -> WalReader:
         """Read a log from its start.
 
         Raises:

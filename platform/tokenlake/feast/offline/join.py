@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import NONE, AsOf, Ints
-from tokenlake.feast.offline.keys import Keys, aligned
-from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.keys import JoinKeys, aligned
+from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.offline.select import pick
-from tokenlake.feast.views import View
+from tokenlake.feast.views import RequestedView
 
 
-def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
+def join(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
     """The features of a view as of some times.
 
     Args:
@@ -33,13 +33,13 @@ def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: boo
     return gather(rows, list(view.features.values()), found)
 
 
-def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
+def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
     """The (n,) numbers of the rows that questions see, -1 for none; the arguments are those of `join`."""
     missing = [c for c in (*view.keys.values(), view.timestamp, view.created) if c and c not in rows.schema.names]
     if missing:
         raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
     columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
-    keys = Keys(columns, len(times))
+    keys = JoinKeys(columns, len(times))
     state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
     instants = [view.timestamp, *([view.created] if view.created else [])]
 
@@ -55,7 +55,7 @@ def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool
     return state.finish(view.ttl)
 
 
-def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
+def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
     """Columns of rows by their numbers, null for -1."""
     if not columns:
         return []
@@ -65,7 +65,7 @@ def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list
     return [pick(taken[column], place.ravel() - absent) for column in columns]
 
 
-def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:
+def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, asked: Ints) -> list[Group]:
     """The groups that may hold rows that are seen, by what their files tell of them."""
     latest = int(asked.max())
     oldest = NONE + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
@@ -73,7 +73,7 @@ def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:
     return [group for group in near if _holds_keys(view, group, keys)]
 
 
-def _holds_keys(view: View, group: Group, keys: Keys) -> bool:
+def _holds_keys(view: RequestedView, group: Group, keys: JoinKeys) -> bool:
     for i, column in enumerate(view.keys.values()):
         bounds = group.bounds(column)
         if bounds is not None and isinstance(bounds[0], int | str) and not keys.may_hold(i, *bounds):

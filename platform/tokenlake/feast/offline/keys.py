@@ -19,7 +19,7 @@ Codes = NDArray[np.int32]
 _TABLE = 1 << 22
 
 
-class Keys:
+class JoinKeys:
     """The distinct keys that some questions have, over any number of columns of any plain type.
 
     A null matches nothing. Without columns there is one key, which all rows have.
@@ -34,7 +34,7 @@ class Keys:
 
     def __init__(self, columns: Sequence[pa.Array], rows: int) -> None:
         self._values = [pc.unique(pc.drop_null(column)) for column in columns]
-        self._tables = [_Table.of(values) for values in self._values]
+        self._tables = [_PositionTable.of(values) for values in self._values]
         self._pairs: list[pa.Array] = []
         self.count = len(self._values[0]) if columns else 1
         codes = [_positions(c, v) for c, v in zip(columns, self._values, strict=True)]
@@ -70,7 +70,7 @@ class Keys:
         return bool(first.as_py() <= high and low <= last.as_py())
 
 
-class _Table:
+class _PositionTable:
     """Positions of integers by their value, where they lie close together: no row is hashed."""
 
     def __init__(self, plain: NDArray[Any], low: int, span: int) -> None:
@@ -79,7 +79,7 @@ class _Table:
         self._places[_unsigned(plain) - self._low] = np.arange(len(plain), dtype=np.int32)
 
     @classmethod
-    def of(cls, values: pa.Array) -> _Table | None:
+    def of(cls, values: pa.Array) -> _PositionTable | None:
         """None where they are no integers, or lie too far apart."""
         if not pa.types.is_integer(values.type) or not len(values):
             return None

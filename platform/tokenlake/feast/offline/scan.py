@@ -13,7 +13,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.asof import NONE, AsOf, Ints
 from tokenlake.feast.offline.instants import as_nanos, nanos_of
-from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.offline.select import pick
 
 _LAST = np.iinfo(np.int64).max
@@ -46,7 +46,7 @@ class Pull:
         """Names of the time columns."""
         return [self.timestamp, *([self.created] if self.created else [])]
 
-    def columns(self, rows: Rows) -> list[str]:
+    def columns(self, rows: SourceRows) -> list[str]:
         """Names of the result.
 
         Raises:
@@ -66,14 +66,14 @@ class Pull:
         first = NONE + 1 if self.start is None else nanos_of(self.start)
         return first, _LAST if self.end is None else nanos_of(self.end) + 999
 
-    def groups(self, rows: Rows) -> list[Group]:
+    def groups(self, rows: SourceRows) -> list[Group]:
         """The groups that may hold rows of the range."""
         if self.start is None and self.end is None:
             return rows.groups
         return [group for group in rows.groups if group.overlaps(self.timestamp, *self.range)]
 
 
-def pull_all(rows: Rows, pull: Pull) -> pa.Table:
+def pull_all(rows: SourceRows, pull: Pull) -> pa.Table:
     """All rows of the range."""
     names, (first, last) = pull.columns(rows), pull.range
     found: list[Ints] = []
@@ -108,7 +108,7 @@ def _standing(table: pa.Table, pull: Pull) -> pa.Table:
     return pa.table({name: pick(table[name], kept) for name in table.column_names})
 
 
-def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
+def pull_latest(rows: SourceRows, pull: Pull) -> pa.Table:
     """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
     names, (first, last) = pull.columns(rows), pull.range
     parts: dict[int, pa.RecordBatch] = {}

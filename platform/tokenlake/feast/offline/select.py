@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.storage.loops import move
+from tokenlake.storage.native_ops import move
 
 Ints = NDArray[np.int64]
 #: Bytes of a number -> what stands for its bits.

@@ -21,7 +21,7 @@ from tokenlake.errors import CorruptionError
 from tokenlake.feast.online import wire
 from tokenlake.storage import blocks
 from tokenlake.storage import manifest as manifests
-from tokenlake.storage.loops import digests
+from tokenlake.storage.native_ops import digests
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -35,7 +35,7 @@ NO_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
-class Rows:
+class OnlineRows:
     """Rows of one feature view, oldest write first.
 
     Attributes:
@@ -74,23 +74,23 @@ class Rows:
         sizes: list[int] = [column.nbytes for column in (self.keys, *self.values.values())]
         return sum(sizes) + ROW_BYTES * len(self)
 
-    def take(self, index: NDArray[np.int64]) -> Rows:
+    def take(self, index: NDArray[np.int64]) -> OnlineRows:
         """Some of the rows, in the order of the index."""
         places = pa.array(index)
         values = {name: column.take(places) for name, column in self.values.items()}
-        return Rows(self.keys.take(places), self.event[index], self.created[index], values)
+        return OnlineRows(self.keys.take(places), self.event[index], self.created[index], values)
 
 
-def concat(parts: list[Rows]) -> Rows:
+def concat(parts: list[OnlineRows]) -> OnlineRows:
     """All rows, one part after the other; a feature that a part lacks is null there."""
     if len(parts) == 1:
         return parts[0]
     names = list(dict.fromkeys(name for part in parts for name in part.values))
 
-    def column(part: Rows, name: str) -> pa.Array:
+    def column(part: OnlineRows, name: str) -> pa.Array:
         return part.values[name] if name in part.values else pa.nulls(len(part), pa.large_binary())
 
-    return Rows(
+    return OnlineRows(
         pa.concat_arrays([part.keys for part in parts]),
         np.concatenate([part.event for part in parts]),
         np.concatenate([part.created for part in parts]),
@@ -126,7 +126,7 @@ class RunFile:
         return sum(stop - start for start, stop in self.regions) + ROW_BYTES * self.rows
 
 
-def write_run(path: Path, rows: Rows) -> RunFile:
+def write_run(path: Path, rows: OnlineRows) -> RunFile:
     """Write rows as a new file, durably; each column's bytes start at its buffer's beginning."""
     names = list(rows.values)
     data = [_compact(rows.keys), *(_compact(column) for column in rows.values.values())]
@@ -182,7 +182,7 @@ def _children(batch: pa.RecordBatch) -> list[pa.LargeBinaryArray]:
     return [batch["values"].field(i) for i in range(batch["values"].type.num_fields)]
 
 
-class Run:
+class MappedRun:
     """A run, memory-mapped, its frame checked; the bytes of keys and values are checked when first read.
 
     Attributes:
@@ -237,11 +237,11 @@ class Run:
         place = self._places.get(feature)
         return None if place is None else self._columns[place].get(row)
 
-    def rows(self) -> Rows:
+    def rows(self) -> OnlineRows:
         """Everything, checked."""
         self.check()
         values = dict(zip(self.features, _children(self._batch), strict=True))
-        return Rows(self._batch["key"], self.event, self.created, values)
+        return OnlineRows(self._batch["key"], self.event, self.created, values)
 
     def check(self) -> None:
         """Check every byte that was not read yet.
@@ -260,7 +260,9 @@ class Run:
 class _Column:
     """Bytes of one column, checked block by block as they are touched."""
 
-    def __init__(self, run: Run, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]) -> None:
+    def __init__(
+        self, run: MappedRun, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]
+    ) -> None:
         self._run, self._start, self.size = run, region[0], region[1] - region[0]
         self._ends = wire.ends_of(column)
         self._valid = None if not column.null_count else column.is_valid().to_numpy(zero_copy_only=False)
@@ -290,7 +292,7 @@ _REMEDY = "restore the file, or remove the view's folder and materialize it agai
 
 
 @dataclass(frozen=True)
-class Manifest:
+class TableManifest:
     """One published state.
 
     Attributes:
@@ -307,7 +309,7 @@ class Manifest:
         manifests.publish(folder / MANIFEST, body)
 
 
-def load(folder: Path) -> Manifest | None:
+def load(folder: Path) -> TableManifest | None:
     """Read a view's manifest; None where nothing was published.
 
     Raises:
@@ -317,7 +319,7 @@ def load(folder: Path) -> Manifest | None:
         body = manifests.read(folder / MANIFEST, FORMAT, _REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Manifest(
+    return TableManifest(
         body["generation"],
         tuple(RunFile(**{**run, "regions": tuple(map(tuple, run["regions"]))}) for run in body["runs"]),
     )

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
-from tokenlake.feast.online.table import Found
+from tokenlake.feast.online.table import KeyValues
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
 from tokenlake.storage import locks
-from tokenlake.storage.loops import widener
+from tokenlake.storage.native_ops import widener
 from tokenlake.tokens.batch import TokenBatch, beside, list_columns
 from tokenlake.tokens.store import TokenStore
 
@@ -51,7 +51,7 @@ class _Room(threading.local):
         return made
 
 
-class Tokens:
+class TokenStores:
     """The token stores of one lake, kept open."""
 
     def __init__(self, lake: Path) -> None:
@@ -61,7 +61,7 @@ class Tokens:
 
     def read(
         self, source: TokenSource, view: FeatureView, users: Sequence[Any], names: Sequence[str]
-    ) -> list[Found | None]:
+    ) -> list[KeyValues | None]:
         """The last tokens of each user strictly before now; None for a user without any, or an id that is none of the store's.
 
         The values lie in buffers that the thread's next call fills again.
@@ -81,7 +81,7 @@ class Tokens:
         columns = {name: _encode(store, batch, fields[name], back.get(name, name), room) for name in names}
         last = batch.timestamps[batch.offsets[1:] - 1].tolist() if len(batch.timestamps) else []
         return [
-            Found(last[i], {name: column[i] for name, column in columns.items()}) if count else None
+            KeyValues(last[i], {name: column[i] for name, column in columns.items()}) if count else None
             for i, count in enumerate(batch.lengths.tolist())
         ]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.storage.loops import behind
+from tokenlake.storage.native_ops import behind
 
 #: Field numbers of `Value`, by the name of Feast's `ValueType`.
 FIELDS = {

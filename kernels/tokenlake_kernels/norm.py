@@ -19,7 +19,7 @@ def _forward_cpu(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float,
 
 
 def _forward_cuda(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, concat: int) -> Tensor:
-    from .gpu import layer as gpu
+    from .gpu import norm as gpu
 
     return gpu.gated_norm(a, u, weight, bias, eps, concat=bool(concat))
 
@@ -38,7 +38,7 @@ def _backward_cpu(
 def _backward_cuda(
     g: Tensor, a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, concat: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from .gpu import layer as gpu
+    from .gpu import norm as gpu
 
     return gpu.gated_norm_backward(g, a, u, weight, bias, eps, concat=bool(concat))
 
