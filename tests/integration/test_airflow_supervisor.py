@@ -135,7 +135,7 @@ def test_when_the_guard_is_killed_all_end(home: Home) -> None:
     wait_for(lambda: not home.processes())
 
 
-def test_when_the_warden_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
+def test_when_the_supervisor_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
     guard = home.start()
     wait_for(home.running)
     (supervisor,) = psutil.Process(guard.pid).children()
@@ -145,7 +145,7 @@ def test_when_the_warden_is_killed_all_end_and_its_guard_says_so(home: Home) -> 
     assert home.processes() == []
 
 
-def test_a_second_warden_in_the_same_home_is_refused(home: Home) -> None:
+def test_a_second_supervisor_in_the_same_home_is_refused(home: Home) -> None:
     first = home.start()
     wait_for(home.running)
     second = home.start()

@@ -151,7 +151,7 @@ def test_an_append_waits_for_a_publication_and_no_longer(store: TokenStore, monk
     monkeypatch.setattr(handle, "TAIL_WAIT_S", 0.2)
     store.append(**arguments([row(0, 0)]))
     other = TokenStore.open(store.path)
-    with store._writing("a test"), store._alone():
+    with store._writing("a test"), store._exclude_appends():
         with pytest.raises(LockedError, match="published"):
             other.append(**arguments([row(0, 1)]))
         assert len(other.fetch(0, before=NEVER).values) == 1  # readers go on

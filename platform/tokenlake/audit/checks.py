@@ -16,7 +16,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.reading.kinds import is_list
 from tokenlake.reading.times import as_instants, beyond, is_instant, known_at
 from tokenlake.times import DAY_US, as_micros
-from tokenlake.tokens.batch import TokenBatch, beside
+from tokenlake.tokens.batch import TokenBatch, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 
@@ -143,7 +143,7 @@ def _payload(
     store: TokenStore,
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:  # fmt: skip
     rows, count = times.rows[mine], len(table)
-    expected = beside(batch, OWN)
+    expected = side_arrays(batch, OWN)
     for name in [n for n in expected if prefix + n in table.column_names]:
         held = lists_of(table, prefix + name)
         if len(held.values) != len(mine):

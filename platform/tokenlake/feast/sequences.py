@@ -20,7 +20,7 @@ from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
 from tokenlake.reading.arrays import valid
 from tokenlake.reading.kinds import is_list
-from tokenlake.tokens.batch import TokenBatch, beside
+from tokenlake.tokens.batch import TokenBatch, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _column(batch: TokenBatch, name: str, missing: NDArray[np.bool_], source: To
         return _lists(batch.offsets * dim, pa.array(batch.floats().reshape(-1)), missing)
     if name == TIMESTAMPS:
         return _lists(batch.offsets, pa.array(batch.timestamps), missing)
-    columns = beside(batch, OWN_COLUMNS) if source.side else {}
+    columns = side_arrays(batch, OWN_COLUMNS) if source.side else {}
     if name not in columns:
         raise SchemaError(f"{source.name} has no column {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
     values = pa.array(columns[name])

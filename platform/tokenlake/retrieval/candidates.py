@@ -29,7 +29,7 @@ from tokenlake.retrieval.load import load_graph, load_index, serving_day
 from tokenlake.retrieval.pools import ItemPools, best
 from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, as_micros, day_of
-from tokenlake.tokens.ids import asked_ids
+from tokenlake.tokens.ids import query_ids
 
 #: Queries of one step, and numbers in one table of scores, at most.
 _STEP, _CELLS = 128, 1 << 22
@@ -189,7 +189,7 @@ class _ServingDay:
 
 def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
     """What `lake.candidates` does."""
-    ids = asked_ids(users, lake.events.schema.field("user_id").type)
+    ids = query_ids(users, lake.events.schema.field("user_id").type)
     when = np.atleast_1d(as_micros(at, "at"))
     if len(when) not in (1, len(ids)):
         raise SchemaError(f"{len(ids)} users and {len(when)} times given; give one time, or one for each user")

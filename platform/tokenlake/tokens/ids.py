@@ -52,7 +52,7 @@ class Ids:
                     manifests.require(self._path.parent)  # else every string of a removed store would be unknown
                     return
                 self._log = LogReader(self._path)
-            if self._log.grown:
+            if self._log.has_more:
                 for kind, payload in self._log.read():
                     self._take(kind, payload)
 
@@ -71,7 +71,7 @@ class Ids:
             codes = self._lookup(users)
         return codes
 
-    def known(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
+    def existing(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
         """Codes of ids, if none is new to the store.
 
         Raises:
@@ -105,7 +105,7 @@ class Ids:
         if new:
             if self._log is None:
                 raise CorruptionError(f"{self._path} is gone since it was written; rebuild the store from its table")
-            records.append(self._path, self._log.at, records.pack(_STRINGS, _pack(new)))
+            records.append(self._path, self._log.position, records.pack(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)
 
@@ -181,7 +181,7 @@ def as_ids(users: Any) -> NDArray[Any]:
     raise SchemaError(f"users: dtype {array.dtype} given; expected integers or strings, all of one kind, without nulls")
 
 
-def asked_ids(users: object, kind: pa.DataType) -> pa.Array:
+def query_ids(users: object, kind: pa.DataType) -> pa.Array:
     """Ids that are asked for, as a column of ids of a kind, (n,); null for those of the other kind, which nobody has.
 
     Args:

@@ -136,7 +136,7 @@ def _tokens(schema: StoreSchema, tokens: object, count: int) -> dict[str, NDArra
     kind = np.float32 if schema.dtype == "int8" else schema.token_dtype
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
         stored = np.ascontiguousarray(array, kind)
-    if not native_ops.finite(stored):
+    if not native_ops.all_finite(stored):
         finite = np.isfinite(stored)
         row = int((~finite.all(axis=1)).argmax())
         value = array[row][~finite[row]][0]

@@ -1,8 +1,9 @@
 """The manifest: the one small file whose swap publishes a new state of a store.
 
-Rows lie in *parts*: files written together, one for each bucket of users. The manifest lists *slices*: disjoint runs
-of days, oldest first, each read from one part. Replacing a day cuts it out of the slice that holds it, whatever else
-that part holds; so a slice's days may be fewer than its part's, and no two slices ever share a day.
+Rows lie in *sorted runs*: segments written together, one for each bucket of users (the JSON calls a sorted run a "part").
+The manifest lists *slices*: ranges of days that no other slice shares, oldest first, each read from one sorted run.
+Replacing a day cuts it out of the slice that holds it and leaves the sorted run as it is; so a slice may show fewer days
+than its sorted run holds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class SegmentFile:
 
 @dataclass(frozen=True)
 class SortedRun:
-    """Files written together; the top `bits` bits of a user's hash choose the file (None: that bucket is empty)."""
+    """Segments written together; the top `bits` bits of a user's hash choose the segment (None: that bucket is empty)."""
 
     bits: int
     segments: tuple[SegmentFile | None, ...]
@@ -59,7 +60,7 @@ class SortedRun:
 
 @dataclass(frozen=True)
 class RunSlice:
-    """The days `first` to `last`, as read from a part; both days hold rows."""
+    """The days `first` to `last`, as read from the sorted run `run`; both days hold rows."""
 
     first: Day
     last: Day
@@ -84,9 +85,9 @@ class StoreManifest:
         log: number of the tail's log.
         days: rows of each day that was written, sorted; an empty day has 0.
         slices: sorted by day.
-        parts: the parts that slices name.
+        runs: name -> the sorted runs that slices name.
         tail: where the tail's logs lie; None: in the store's folder.
-        made: tells this store from others that were in its place before; None: made by an earlier version.
+        store_id: tells this store from others that were at the same path before; None: written by an earlier version.
     """
 
     schema: StoreSchema
@@ -96,55 +97,55 @@ class StoreManifest:
     slices: tuple[RunSlice, ...] = ()
     runs: dict[str, SortedRun] = field(default_factory=dict)
     tail: TailLocation | None = None
-    made: str | None = None
+    store_id: str | None = None
 
-    def replace_day(self, day: Day, rows: int, name: str, part: SortedRun | None) -> StoreManifest:
-        """The next state, in which a day is read from a new part (or is empty)."""
+    def replace_day(self, day: Day, rows: int, name: str, run: SortedRun | None) -> StoreManifest:
+        """The next state, in which a day is read from a new sorted run (or is empty)."""
         days = dict(sorted({**self.days, day: rows}.items()))
-        slices = [piece for piece in self.slices for piece in self._without(piece, day)]
-        if part is not None:
+        slices = [left for run_slice in self.slices for left in self._without(run_slice, day)]
+        if run is not None:
             slices.append(RunSlice(day, day, name))
-        return self._next(days=days, slices=slices, runs={**self.runs, **({name: part} if part else {})})
+        return self._next(days=days, slices=slices, runs={**self.runs, **({name: run} if run else {})})
 
-    def replace_slices(self, start: int, stop: int, name: str, part: SortedRun, rows: dict[Day, int]) -> StoreManifest:
-        """The next state, in which the slices [start, stop) are read from one new part that holds these rows."""
+    def replace_slices(self, start: int, stop: int, name: str, run: SortedRun, rows: dict[Day, int]) -> StoreManifest:
+        """The next state, in which the slices [start, stop) are read from one new sorted run that holds these rows."""
         first, last = self.slices[start].first, self.slices[stop - 1].last
         days = {day: rows.get(day, 0) if first <= day <= last else held for day, held in self.days.items()}
         merged = RunSlice(min(rows), max(rows), name)
         slices = [*self.slices[:start], merged, *self.slices[stop:]]
-        return self._next(days=days, slices=slices, runs={**self.runs, name: part})
+        return self._next(days=days, slices=slices, runs={**self.runs, name: run})
 
     def from_day(self, day: Day) -> StoreManifest:
         """The next state, without the days before one."""
         slices = [replace(s, first=max(s.first, day)) for s in self.slices if s.last >= day]
         days = {d: n for d, n in self.days.items() if d >= day}
-        return self._next(days=days, slices=[self._tight(s, days) for s in slices], runs=self.runs)
+        return self._next(days=days, slices=[self._trim(s, days) for s in slices], runs=self.runs)
 
     def with_log(self, log: int) -> StoreManifest:
         """The same state with another tail log."""
         return replace(self, log=log)
 
-    def rows(self, piece: RunSlice) -> int:
+    def rows(self, run_slice: RunSlice) -> int:
         """Rows that a slice shows."""
-        return sum(n for day, n in self.days.items() if piece.first <= day <= piece.last)
+        return sum(n for day, n in self.days.items() if run_slice.first <= day <= run_slice.last)
 
     def segment_files(self) -> list[SegmentFile]:
-        """Every file of every part."""
-        return [s for part in self.runs.values() for s in part.segments if s is not None]
+        """Every segment of every sorted run."""
+        return [s for run in self.runs.values() for s in run.segments if s is not None]
 
-    def _without(self, piece: RunSlice, day: Day) -> list[RunSlice]:
-        if not piece.first <= day <= piece.last:
-            return [piece]
-        held = [d for d, n in self.days.items() if n and piece.first <= d <= piece.last]
-        before, after = held[: bisect_left(held, day)], [d for d in held if d > day]
-        return [RunSlice(days[0], days[-1], piece.run) for days in (before, after) if days]
+    def _without(self, run_slice: RunSlice, day: Day) -> list[RunSlice]:
+        if not run_slice.first <= day <= run_slice.last:
+            return [run_slice]
+        days_with_rows = [d for d, n in self.days.items() if n and run_slice.first <= d <= run_slice.last]
+        before, after = days_with_rows[: bisect_left(days_with_rows, day)], [d for d in days_with_rows if d > day]
+        return [RunSlice(days[0], days[-1], run_slice.run) for days in (before, after) if days]
 
-    def _tight(self, piece: RunSlice, days: dict[Day, int]) -> RunSlice:
-        held = [d for d, n in days.items() if n and piece.first <= d <= piece.last]
-        return replace(piece, first=held[0])
+    def _trim(self, run_slice: RunSlice, days: dict[Day, int]) -> RunSlice:
+        days_with_rows = [d for d, n in days.items() if n and run_slice.first <= d <= run_slice.last]
+        return replace(run_slice, first=days_with_rows[0])
 
     def _next(self, *, days: dict[Day, int], slices: list[RunSlice], runs: dict[str, SortedRun]) -> StoreManifest:
-        used = {piece.run for piece in slices}
+        used = {run_slice.run for run_slice in slices}
         return replace(
             self,
             generation=self.generation + 1,
@@ -164,12 +165,12 @@ class StoreManifest:
             "generation": self.generation,
             "log": self.log,
             **({} if self.tail is None else {"tail": asdict(self.tail)}),
-            **({} if self.made is None else {"made": self.made}),
+            **({} if self.store_id is None else {"made": self.store_id}),
             "days": {day.isoformat(): rows for day, rows in self.days.items()},
             "slices": [[s.first.isoformat(), s.last.isoformat(), s.run] for s in self.slices],
             "parts": {
-                name: {"bits": part.bits, "segments": [asdict(s) if s else None for s in part.segments]}
-                for name, part in self.runs.items()
+                name: {"bits": run.bits, "segments": [asdict(s) if s else None for s in run.segments]}
+                for name, run in self.runs.items()
             },
         }
 
@@ -181,10 +182,10 @@ def require(folder: Path) -> None:
         NotFoundError: there is none, or it was removed.
     """
     if not (folder / NAME).exists():
-        raise _nothing(folder)
+        raise _no_store(folder)
 
 
-def _nothing(folder: Path) -> NotFoundError:
+def _no_store(folder: Path) -> NotFoundError:
     return NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one")
 
 
@@ -198,7 +199,7 @@ def load(folder: Path, name: str = NAME) -> StoreManifest:
     try:
         return _parse(manifests.read(folder / name, _NEWEST_FORMAT, "restore it, or rebuild the store from its table"))
     except (FileNotFoundError, NotADirectoryError):
-        raise _nothing(folder) from None
+        raise _no_store(folder) from None
 
 
 def watch(folder: Path) -> ManifestWatch:
@@ -210,7 +211,7 @@ def watch(folder: Path) -> ManifestWatch:
     try:
         return ManifestWatch(folder / NAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise _nothing(folder) from None
+        raise _no_store(folder) from None
 
 
 def _parse(body: dict[str, Any]) -> StoreManifest:
@@ -229,5 +230,5 @@ def _parse(body: dict[str, Any]) -> StoreManifest:
             for name, part in body["parts"].items()
         },
         tail=TailLocation(**body["tail"]) if "tail" in body else None,
-        made=body.get("made"),
+        store_id=body.get("made"),
     )

@@ -20,7 +20,7 @@ from tokenlake.tokens.segment import Segment
 
 @dataclass(frozen=True)
 class MappedSlice:
-    """A slice with its files: the rows of a part with start <= timestamp < stop."""
+    """A slice with its segments mapped: the rows of a sorted run with start <= timestamp < stop."""
 
     start: int
     stop: int
@@ -44,18 +44,18 @@ class MappedSlice:
 class Snapshot:
     """A manifest and its open files."""
 
-    def __init__(self, folder: Path, manifest: StoreManifest, known: dict[str, Segment] | None = None) -> None:
+    def __init__(self, folder: Path, manifest: StoreManifest, opened: dict[str, Segment] | None = None) -> None:
         self.manifest = manifest
         self.segments: dict[str, Segment] = {}
-        self._known = known or {}
-        place = str(folder / "segments")
-        parts = {
-            name: (part.bits, tuple(self._open(place, file) for file in part.segments))
-            for name, part in manifest.runs.items()
+        self._opened = opened or {}
+        folder_name = str(folder / "segments")
+        runs = {
+            name: (run.bits, tuple(self._open(folder_name, file) for file in run.segments))
+            for name, run in manifest.runs.items()
         }
-        self._known = {}
+        self._opened = {}
         self.slices = [
-            MappedSlice(day_start(s.first), day_start(s.last) + DAY_US, *parts[s.run]) for s in manifest.slices
+            MappedSlice(day_start(s.first), day_start(s.last) + DAY_US, *runs[s.run]) for s in manifest.slices
         ]
 
     @cached_property
@@ -66,19 +66,19 @@ class Snapshot:
     def _open(self, folder: str, file: SegmentFile | None) -> Segment | None:
         if file is None:
             return None
-        segment = self._known.get(file.name) or Segment(f"{folder}/{file.name}", self.manifest.schema, file)
+        segment = self._opened.get(file.name) or Segment(f"{folder}/{file.name}", self.manifest.schema, file)
         self.segments[file.name] = segment
         return segment
 
 
-def open_snapshot(folder: Path, known: Snapshot | None = None) -> Snapshot:
-    """Open the newest state; files that `known` has open are not opened again.
+def open_snapshot(folder: Path, previous: Snapshot | None = None) -> Snapshot:
+    """Open the newest state; files that `previous` has open are not opened again.
 
     Raises:
         NotFoundError: there is no store.
         CorruptionError: a file is missing, or not of the size that the manifest says.
     """
-    known_files = known.segments if known else None
+    known_files = previous.segments if previous else None
     try:
         return open_files(lambda: manifests.load(folder), lambda manifest: Snapshot(folder, manifest, known_files))
     except FileNotFoundError as error:

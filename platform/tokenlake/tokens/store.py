@@ -76,8 +76,8 @@ class TokenStore(StoreHandle):
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        elsewhere = None if tail is None else TailLocation(check_address(tail))
-        manifest = StoreManifest(schema, tail=elsewhere, made=uuid.uuid4().hex)
+        tail_location = None if tail is None else TailLocation(check_address(tail))
+        manifest = StoreManifest(schema, tail=tail_location, store_id=uuid.uuid4().hex)
         with locked(folder, "create"):
             if cls.exists(folder):
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
@@ -180,9 +180,9 @@ class TokenStore(StoreHandle):
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
         length = check_length(length)
-        window = self._window(ids, None, until, length)
+        queries = self._range_queries(ids, None, until, length)
         return self._read(
-            window, times, out, FetchRequest(FETCH, ids, times, {"length": length, "available": available})
+            queries, times, out, FetchRequest(FETCH, ids, times, {"length": length, "available": available})
         )
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
@@ -200,17 +200,19 @@ class TokenStore(StoreHandle):
             CorruptionError: bytes on disk are not what was written.
         """
         ids, times = check_queries(users, timestamps, "timestamps")
-        moment = np.full(len(ids), _START_OF_TIME)
+        label_times = np.full(len(ids), _START_OF_TIME)
         if as_of is not None:
             given = as_instants(as_of, "as_of")
             if given.size not in (1, len(ids)):
                 raise SchemaError(
                     f"as_of: shape {given.shape} given; expected one instant, or one for each of {len(ids)}"
                 )
-            moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
+            label_times = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        window = self._window(ids, times, after, ALL)
-        batch = self._read(window, moment, None, FetchRequest(FETCH_AT, ids, times, {"masked": as_of is None}, moment))
+        queries = self._range_queries(ids, times, after, ALL)
+        batch = self._read(
+            queries, label_times, None, FetchRequest(FETCH_AT, ids, times, {"masked": as_of is None}, label_times)
+        )
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -245,11 +247,11 @@ class TokenStore(StoreHandle):
         with self._writing(f"write_day {day}"):
             rows = TokenRows(self._codes(ids) if len(ids) else ids, columns)
             name = f"{self.generation + 1:08d}"
-            part = write_sorted_run(self.path / "segments", self.schema, name, rows)
-            with self._alone():
-                self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, part))
+            run = write_sorted_run(self.path / "segments", self.schema, name, rows)
+            with self._exclude_appends():
+                self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, run))
             try:
-                self._merge(compaction.due)
+                self._merge(compaction.next_merge)
             except OSError as error:
                 warnings.warn(f"{self.path}: {day} is written, but merging days failed ({error})", stacklevel=2)
 
@@ -297,10 +299,10 @@ class TokenStore(StoreHandle):
                 newest = manifest.slices[-1].last
                 first = newest - dt.timedelta(days=min(days, (newest - Day.min).days) - 1)
                 if first > min(manifest.days):
-                    self._swap(manifest.from_day(first))
+                    self._publish_days(manifest.from_day(first))
             if rows is not None and self._view.snapshot.slices:
                 self._merge_span((0, len(self._view.snapshot.slices)), rows)
-            self._merge(compaction.everything)
+            self._merge(compaction.full_merge)
 
     def fork(self) -> None:
         """Give a copied folder, whose tail lies in Redis, streams of its own; its original goes on as if there were no copy.
@@ -344,7 +346,7 @@ class TokenStore(StoreHandle):
         """What this handle's state holds."""
         return self._view.status()
 
-    def _window(
+    def _range_queries(
         self, ids: NDArray[Any], since: NDArray[np.int64] | None, before: NDArray[np.int64], length: int
     ) -> RangeQueries:
         codes = self._ids.find(ids)

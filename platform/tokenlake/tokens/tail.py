@@ -28,8 +28,8 @@ from tokenlake.tokens.wal import FENCE, ROWS, SEAL, START, UNFENCE, DiskLogs, Lo
 
 _NUMBER = struct.Struct("<Q")
 #: Most rows and bytes of one record when a log is carried over.
-_CARRY = 1 << 16
-_CARRY_BYTES = 64 << 20
+_RECORD_ROWS = 1 << 16
+_RECORD_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
 
 
@@ -40,16 +40,16 @@ class LogPosition(NamedTuple):
         number: the log; at: its next position; next: number of the next row.
     """
 
-    number: int
-    at: int
-    next: int
+    log: int
+    position: int
+    next_sequence: int
 
 
 class Buffers(NamedTuple):
     """Columns with room behind the rows: name -> array, and name -> address, which takes a microsecond to ask for."""
 
     columns: dict[str, NDArray[Any]]
-    places: dict[str, int]
+    pointers: dict[str, int]
 
     @classmethod
     def of(cls, columns: dict[str, NDArray[Any]]) -> Buffers:
@@ -71,14 +71,14 @@ class Tail:
     """
 
     @classmethod
-    def open(cls, backend: LogBackend, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
-        """Open the log of a snapshot; a `known` tail that holds just that is used on.
+    def open(cls, backend: LogBackend, schema: StoreSchema, number: int, previous: Tail | None = None) -> Tail:
+        """Open the log of a snapshot; a `previous` tail that holds just that log is used again.
 
         Raises:
             FileNotFoundError: the log is gone, with the snapshot that named it.
         """
-        if known is not None and known.first == known.number == number:
-            return known
+        if previous is not None and previous.first_log == previous.log_number == number:
+            return previous
         return cls(backend, schema, number)
 
     def __init__(self, backend: LogBackend, schema: StoreSchema, number: int) -> None:
@@ -86,13 +86,13 @@ class Tail:
         self._schema = schema
         self._lock = Lock()
         self._log = backend.reader(number)
-        self.first = number
-        self.number = number
+        self.first_log = number
+        self.log_number = number
         self.sealed = False
         self.fenced = False
         self._successor = number
-        self.next = 0
-        self._seen = 0
+        self.next_sequence = 0
+        self._next_unseen = 0
         self.count = 0
         self._users = np.empty(0, np.int64)
         self._sequence = np.empty(0, np.int64)
@@ -115,25 +115,25 @@ class Tail:
         Raises:
             CorruptionError: a record's bytes are not what was written.
         """
-        if not self.sealed and not self._log.grown:
+        if not self.sealed and not self._log.has_more:
             return
         with self._lock:
             while True:
                 try:
-                    self._take(self._log.read())
+                    self._apply(self._log.read())
                 except FileNotFoundError:
                     # Swept away while this handle slept; the next log holds what is left of it.
-                    self.sealed, self._successor = True, self.number + 1
+                    self.sealed, self._successor = True, self.log_number + 1
                 if not self.sealed or not follow:
                     return
-                self._follow()
+                self._follow_seal()
 
     def find(
         self, users: NDArray[np.int64], since: NDArray[np.int64] | None, before: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
         """For each query the row numbers of its user with since <= timestamp < before, by (timestamp, arrival)."""
-        index, times = self._index, self.buffers.columns["timestamp"]
-        found = [index.get(user, _NONE) for user in users.tolist()]
+        found = [self._index.get(user, _NONE) for user in users.tolist()]
+        times = self.buffers.columns["timestamp"]  # after the row numbers: another thread's append may add both
         for i, rows in enumerate(found):
             if len(rows):
                 own = times[rows]
@@ -144,17 +144,17 @@ class Tail:
     def position(self) -> LogPosition | None:
         """The end of the log as far as it was read; None: nothing may be appended there, or nothing was read yet."""
         with self._lock:
-            if self.sealed or self.fenced or not self._log.at:
+            if self.sealed or self.fenced or not self._log.position:
                 return None
-            return LogPosition(self.number, self._log.at, self.next)
+            return LogPosition(self.log_number, self._log.position, self.next_sequence)
 
-    def append(self, rows: TokenRows, mark: LogPosition) -> bool:
+    def append(self, rows: TokenRows, position: LogPosition) -> bool:
         """Add rows at a mark, durably; False: somebody else added something there, so look again.
 
         Where the backend is not shared, the caller holds the tail's lock and has polled.
         """
-        sequence = np.arange(mark.next, mark.next + len(rows), dtype=np.int64)
-        return self._put(mark, ROWS, _pack(sequence, rows))
+        sequence = np.arange(position.next_sequence, position.next_sequence + len(rows), dtype=np.int64)
+        return self._append_record(position, ROWS, _pack(sequence, rows))
 
     def fence(self) -> None:
         """Keep appends out of the log from here on, all of which was read then; the caller is the one writer.
@@ -162,61 +162,64 @@ class Tail:
         A fence that a killed writer left gets another: what it had sent last may still be on its way, and must not
         lift this one.
         """
-        while not self.sealed and not self._put_here(FENCE, b""):
+        while not self.sealed and not self._append_at_end(FENCE, b""):
             self.poll(follow=False)
 
     def unfence(self) -> None:
         """Let appends in again, if there is a fence; the caller is the one writer, and publishes nothing."""
-        while self.fenced and not self.sealed and not self._put_here(UNFENCE, b""):
+        while self.fenced and not self.sealed and not self._append_at_end(UNFENCE, b""):
             self.poll(follow=False)
 
     def seal(self, successor: int) -> None:
         """Point readers of this log to its successor, which is published; nobody appends meanwhile."""
         self.poll(follow=False)
-        while not self.sealed and not self._put_here(SEAL, _NUMBER.pack(successor)):
+        while not self.sealed and not self._append_at_end(SEAL, _NUMBER.pack(successor)):
             self.poll(follow=False)
 
-    def carry(self, keep: NDArray[np.bool_]) -> int:
+    def rewrite(self, keep: NDArray[np.bool_]) -> int:
         """Write the next log with only the rows to keep; the caller publishes its number and then calls `seal`."""
-        self.backend.write(self.number + 1, self._carried(np.flatnonzero(keep)))
-        return self.number + 1
+        self.backend.write(self.log_number + 1, self._packed_rows(np.flatnonzero(keep)))
+        return self.log_number + 1
 
     def copy(self, backend: LogBackend, keep: NDArray[np.bool_]) -> None:
         """Write the rows to keep as the log of the first one's number in another backend."""
-        backend.write(self.first, self._carried(np.flatnonzero(keep)))
+        backend.write(self.first_log, self._packed_rows(np.flatnonzero(keep)))
 
-    def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        yield records.pack(START, _NUMBER.pack(self.next))
-        step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
+    def _packed_rows(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        yield records.pack(START, _NUMBER.pack(self.next_sequence))
+        step = max(1, min(_RECORD_ROWS, _RECORD_BYTES // (16 + self._schema.row_bytes)))
         for start in range(0, len(index), step):
             part = index[start : start + step]
             yield records.pack(ROWS, _pack(self._sequence[part], TokenRows(self.users, self.columns).take(part)))
 
-    def _put_here(self, kind: int, payload: bytes) -> bool:
-        return self._put(LogPosition(self.number, self._log.at, self.next), kind, payload)
+    def _append_at_end(self, kind: int, payload: bytes) -> bool:
+        return self._append_record(LogPosition(self.log_number, self._log.position, self.next_sequence), kind, payload)
 
-    def _put(self, mark: LogPosition, kind: int, payload: bytes) -> bool:
+    def _append_record(self, position: LogPosition, kind: int, payload: bytes) -> bool:
         data = records.pack(kind, payload)
-        if not self.backend.append(mark.number, mark.at, data):
+        if not self.backend.append(position.log, position.position, data):
             return False
         with self._lock:
-            if (self.number, self._log.at) == (mark.number, mark.at):  # else another thread has read it meanwhile
-                self._log.passed(data)
-                self._take([(kind, payload)])
+            if (self.log_number, self._log.position) == (
+                position.log,
+                position.position,
+            ):  # else another thread has read it meanwhile
+                self._log.advance(data)
+                self._apply([(kind, payload)])
         return True
 
-    def _take(self, fresh_records: list[tuple[int, bytes]]) -> None:
+    def _apply(self, fresh_records: list[tuple[int, bytes]]) -> None:
         fresh: list[tuple[NDArray[np.int64], TokenRows]] = []
         for kind, payload in fresh_records:
             if kind == ROWS:
                 sequence, rows = _unpack(payload, self._schema)
-                new = sequence >= self._seen
+                new = sequence >= self._next_unseen
                 if new.any():
                     fresh.append((sequence[new], rows if new.all() else rows.take(new)))
-                    self._seen = int(sequence[-1]) + 1
-                    self.next = max(self.next, self._seen)
+                    self._next_unseen = int(sequence[-1]) + 1
+                    self.next_sequence = max(self.next_sequence, self._next_unseen)
             elif kind == START:
-                self.next = max(self.next, *_NUMBER.unpack(payload))
+                self.next_sequence = max(self.next_sequence, *_NUMBER.unpack(payload))
             elif kind == SEAL:
                 self.sealed = True
                 (self._successor,) = _NUMBER.unpack(payload)
@@ -224,21 +227,21 @@ class Tail:
                 self.fenced = kind == FENCE
             else:
                 raise CorruptionError(
-                    f"{self.backend.name(self.number)}: unknown kind of record {kind}; written by a later version?"
+                    f"{self.backend.name(self.log_number)}: unknown kind of record {kind}; written by a later version?"
                 )
         if fresh:
             self._add(fresh)
 
-    def _follow(self) -> None:
+    def _follow_seal(self) -> None:
         # A reader that slept through several days' writes finds its successor gone, and goes on with the next one.
         while True:
-            number = self.backend.later(self._successor)
+            number = self.backend.next_published(self._successor)
             try:
                 self._log = self.backend.reader(number)
             except FileNotFoundError:
                 self._successor = number + 1
                 continue
-            self.number, self.sealed, self.fenced = number, False, False
+            self.log_number, self.sealed, self.fenced = number, False, False
             return
 
     def _add(self, fresh: list[tuple[NDArray[np.int64], TokenRows]]) -> None:
@@ -285,7 +288,7 @@ def backend_of(folder: Path, manifest: StoreManifest) -> LogBackend:
 
 def create_log(backend: LogBackend) -> None:
     """Make the empty first log of a store."""
-    backend.sweep(1)  # of a folder that held one whose making was cut short
+    backend.collect_garbage(1)  # of a folder that held one whose making was cut short
     backend.write(1, [records.pack(START, _NUMBER.pack(0))])
 
 
@@ -294,7 +297,7 @@ def seal_log(backend: LogBackend, number: int, successor: int) -> None:
     try:
         reader = backend.reader(number)
         while all(kind != SEAL for kind, _ in reader.read()):
-            if backend.append(number, reader.at, records.pack(SEAL, _NUMBER.pack(successor))):
+            if backend.append(number, reader.position, records.pack(SEAL, _NUMBER.pack(successor))):
                 return
     except FileNotFoundError:
         return  # swept away, long after it was sealed

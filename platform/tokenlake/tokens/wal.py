@@ -27,11 +27,11 @@ class WalReader(Protocol):
         at: position behind the records that were read.
     """
 
-    at: int
+    position: int
 
     @property
-    def grown(self) -> bool:
-        """Whether it is worth to read."""
+    def has_more(self) -> bool:
+        """Whether there may be records that were not read yet."""
 
     def read(self) -> list[tuple[int, bytes]]:
         """The new records: kind and payload.
@@ -41,8 +41,8 @@ class WalReader(Protocol):
             CorruptionError: a record's bytes are not what was written.
         """
 
-    def passed(self, data: bytes) -> None:
-        """Go past a record that was just written at `at`."""
+    def advance(self, data: bytes) -> None:
+        """Move behind a record that was just written at `position`."""
 
 
 class LogBackend(Protocol):
@@ -90,23 +90,23 @@ class LogBackend(Protocol):
     def write(self, number: int, packed: Iterable[bytes]) -> None:
         """Make a log of just these records, durably."""
 
-    def later(self, number: int) -> int:
+    def next_published(self, number: int) -> int:
         """The first log of this number or a later one that is published.
 
         Raises:
             CorruptionError: there is none.
         """
 
-    def lost(self, number: int) -> CorruptionError:
+    def missing_error(self, number: int) -> CorruptionError:
         """That a published log is not there."""
 
-    def sweep(self, newest: int) -> None:
+    def collect_garbage(self, newest: int) -> None:
         """Remove every log but the newest and the two before it."""
 
-    def erase(self, newest: int) -> None:
+    def remove_all(self, newest: int) -> None:
         """Remove every log, for good; what is gone already is fine."""
 
-    def keep(self, number: int, folder: Path) -> None:
+    def mirror(self, number: int, folder: Path) -> None:
         """Make a log stay readable as a file of another store's folder, however this one goes on.
 
         Raises:
@@ -158,26 +158,26 @@ class DiskLogs:
         disk.create(self.path(number), packed)
         disk.sync_folder(self._folder)
 
-    def later(self, number: int) -> int:
+    def next_published(self, number: int) -> int:
         """Look for the files: those that are not published yet come after one that is."""
         found = [n for n in self.numbers() if n >= number]
         if not found:
-            raise self.lost(number)
+            raise self.missing_error(number)
         return found[0]
 
-    def lost(self, number: int) -> CorruptionError:
+    def missing_error(self, number: int) -> CorruptionError:
         """That a file is gone."""
         return CorruptionError(f"{self.name(number)}: this file of the store is missing; rebuild the store")
 
-    def sweep(self, newest: int) -> None:
+    def collect_garbage(self, newest: int) -> None:
         """Remove the files."""
         disk.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
 
-    def erase(self, newest: int) -> None:
+    def remove_all(self, newest: int) -> None:
         """Remove the files."""
         disk.unlink(self.path(n) for n in self.numbers())
 
-    def keep(self, number: int, folder: Path) -> None:
+    def mirror(self, number: int, folder: Path) -> None:
         """Link it, which costs no bytes until this store lets go of it."""
         target = DiskLogs(folder).path(number)
         if not target.exists():
@@ -196,8 +196,8 @@ class MirroredLog:
         self.number = number
         self._path = DiskLogs(folder).path(number)
         self._reader: records.LogReader | None = None
-        self._held = 0
-        self._whole = False
+        self._count = 0
+        self._sealed = False
 
     def extend(self, read: Callable[[int], list[tuple[int, bytes]]]) -> None:
         """Add what the copy does not hold yet.
@@ -209,19 +209,19 @@ class MirroredLog:
             FileNotFoundError: the log is gone, and the copy does not hold its end.
         """
         with FileLock(self.folder / "tail.lock"):
-            self._look()
-            if self._whole:
+            self._read_copy()
+            if self._sealed:
                 return
-            if fresh := read(self._held):
-                at = 0 if self._reader is None else self._reader.at
+            if fresh := read(self._count):
+                at = 0 if self._reader is None else self._reader.position
                 records.append(self._path, at, b"".join(records.pack(kind, payload) for kind, payload in fresh))
 
-    def _look(self) -> None:
+    def _read_copy(self) -> None:
         """Count what this and other processes have copied."""
         if self._reader is None or not self._path.exists():
             self._reader = records.LogReader(self._path) if self._path.exists() else None
-            self._held = 0
+            self._count = 0
         if self._reader is not None:
             found = self._reader.read()
-            self._held += len(found)
-            self._whole = self._whole or any(kind == SEAL for kind, _ in found)
+            self._count += len(found)
+            self._sealed = self._sealed or any(kind == SEAL for kind, _ in found)

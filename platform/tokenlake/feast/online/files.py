@@ -21,7 +21,7 @@ from tokenlake.errors import CorruptionError
 from tokenlake.feast.online import wire
 from tokenlake.storage import blocks
 from tokenlake.storage import manifest as manifests
-from tokenlake.storage.native_ops import digests
+from tokenlake.storage.native_ops import hash_bytes
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -99,8 +99,8 @@ def concat(parts: list[OnlineRows]) -> OnlineRows:
 
 
 def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """(n,) a hash of each key: see `digests`."""
-    return digests(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
+    """(n,) a hash of each key: see `hash_bytes`."""
+    return hash_bytes(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
 
 
 @dataclass(frozen=True)

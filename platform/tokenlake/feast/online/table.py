@@ -142,7 +142,7 @@ class OnlineTable:
 
     def _newest(self) -> _OpenTable:
         state = self._state
-        if state.watch is None or not state.watch.newest:
+        if state.watch is None or not state.watch.is_current:
             with self._lock:
                 state = self._state = self._open(self._state)
         return state

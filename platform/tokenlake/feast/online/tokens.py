@@ -20,8 +20,8 @@ from tokenlake.feast.online.table import KeyValues
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
 from tokenlake.storage import locks
-from tokenlake.storage.native_ops import widener
-from tokenlake.tokens.batch import TokenBatch, beside, list_columns
+from tokenlake.storage.native_ops import float32_writer
+from tokenlake.tokens.batch import TokenBatch, list_columns, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.
@@ -174,7 +174,7 @@ def _widened(batch: TokenBatch, room: _Room) -> list[wire.Pieces]:
     prefix = wire.packed_list(wire.FIELDS["FLOAT_LIST"])
     sizes = (batch.lengths * (batch.values.shape[1] * 4)).tolist()
     out = room.of(_HEAD_BYTES + max(sizes, default=0))
-    widen, view = widener(batch.values, out[_HEAD_BYTES:]), out.data
+    widen, view = float32_writer(batch.values, out[_HEAD_BYTES:]), out.data
 
     def late(run: tuple[int, int], size: int) -> Callable[[], memoryview]:
         def whole() -> memoryview:
@@ -199,7 +199,7 @@ def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) ->
         return batch.timestamps // _MICRO if kind == ValueType.UNIX_TIMESTAMP_LIST else batch.timestamps
     if name == TOKENS:
         return batch.floats()
-    columns = beside(batch, OWN_COLUMNS)
+    columns = side_arrays(batch, OWN_COLUMNS)
     if name not in columns:
         raise SchemaError(f"the token store {store.path} has no {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
     return columns[name]
