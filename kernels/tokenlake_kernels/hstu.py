@@ -176,7 +176,7 @@ def hstu_attention(
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         checks.rank(name, x, ("total", "heads", "dim"))
-        checks.same(name, x, "q", q)
+        checks.same_dtype(name, x, "q", q)
         for axis, meaning in enumerate(("the values of q", "the heads of q", "the dim of q")):
             checks.size(name, x, axis, q.shape[axis], meaning)
     checks.dtype("q", q)

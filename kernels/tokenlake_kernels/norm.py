@@ -143,7 +143,7 @@ def gated_norm(
     checks.rank("a", a, ("total", "dim"))
     checks.rank("u", u, ("total", "dim"))
     checks.dtype("a", a)
-    checks.same("u", u, "a", a)
+    checks.same_dtype("u", u, "a", a)
     for axis, meaning in enumerate(("the values of a", "the width of a")):
         checks.size("u", u, axis, a.shape[axis], meaning)
     for name, x in (("weight", weight), ("bias", bias)):
@@ -155,7 +155,7 @@ def gated_norm(
         y: Tensor = _forward(a, u, weight, bias, float(eps), int(concat))
         return y
     checks.rank("out_weight", out_weight, ("outer", "inner"))
-    checks.same("out_weight", out_weight, "a", a)
+    checks.same_dtype("out_weight", out_weight, "a", a)
     checks.size("out_weight", out_weight, 1, a.shape[1] * (3 if concat else 1), "the width of y")
     out: Tensor = _projected(a, u, weight, bias, out_weight, float(eps), int(concat))
     return out

@@ -137,7 +137,7 @@ class _SourceEncoder(nn.Module):
     """Encoder of one activity source.
 
     Events are encoded once, whoever asks: jagged self-attention over the instants of a user's day, so that what comes
-    later changes nothing. A question then pools its history by learned queries; what depends on the moment of asking
+    later changes nothing. A query then pools its history by learned queries; what depends on the moment of asking
     (rank, age, gap, labels known by now) is added to keys and values there.
     """
 
@@ -160,9 +160,9 @@ class _SourceEncoder(nn.Module):
         out: Tensor = self.key_value(self.norm(x + instants.index_select(0, groups)))
         return out
 
-    def pool(self, encoded: Tensor, marks: Tensor, offsets: Tensor) -> Tensor:
+    def pool(self, encoded: Tensor, time_features: Tensor, offsets: Tensor) -> Tensor:
         """Keys and values `(total, 2 * width)` of jagged histories to `(q, queries * width)`; zeros without events."""
-        k, v = (encoded + self.clock(marks)).unflatten(-1, (2, self.heads, -1)).unbind(1)
+        k, v = (encoded + self.clock(time_features)).unflatten(-1, (2, self.heads, -1)).unbind(1)
         queries = self.queries.view(len(self.queries), self.heads, -1).expand(len(offsets) - 1, -1, -1, -1)
         return jagged_cross_attention(queries, k, v, offsets).flatten(1)
 
@@ -183,15 +183,15 @@ class TimeEncoder(nn.Module):
         # Ranks, ages, gaps, then label l's 3: unknown, no, yes.
         self.table = nn.Parameter(torch.randn(history + 2 * self.ages + 3 * labels, width) * 0.02)
 
-    def marks(
+    def time_features(
         self, activity: Activity, now: Int64[Tensor, " total"], rows: Int64[Tensor, " total"], offsets: Tensor
     ) -> Int64[Tensor, "total marks"]:
         """Rows of the table for the events `rows` of jagged histories; `now` is each one's moment."""
         timestamps, place = activity.timestamps[rows], torch.arange(len(rows), device=rows.device)
-        question = row_numbers(offsets)
-        columns = [(offsets[question + 1] - 1 - place).clamp(max=self.history - 1)]
+        query = row_numbers(offsets)
+        columns = [(offsets[query + 1] - 1 - place).clamp(max=self.history - 1)]
         if self.ages:
-            previous = torch.where(place == offsets[question], timestamps, timestamps.roll(1))
+            previous = torch.where(place == offsets[query], timestamps, timestamps.roll(1))
             columns.append(self.history + _log_bucket(now - timestamps))
             columns.append(self.history + self.ages + _log_bucket(timestamps - previous))
         for label in range(activity.labels.shape[1]):
@@ -200,9 +200,9 @@ class TimeEncoder(nn.Module):
             columns.append(self.history + 2 * self.ages + 3 * label + code)
         return torch.stack(columns, dim=1)
 
-    def forward(self, marks: Int64[Tensor, "total marks"]) -> Float32[Tensor, "total width"]:
+    def forward(self, features: Int64[Tensor, "total marks"]) -> Float32[Tensor, "total width"]:
         """Sum the rows of the table."""
-        return embedding_bag(marks, self.table, mode="sum")
+        return embedding_bag(features, self.table, mode="sum")
 
 
 class AlureEncoder(nn.Module):
@@ -235,14 +235,14 @@ class AlureEncoder(nn.Module):
         self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
-    def users(self, activity: Activity, moments: UserQueries) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of users at moments, from what their histories hold."""
-        return self.pool(activity, moments, self.encode_for(activity, moments))
+    def users(self, activity: Activity, queries: UserQueries) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of users at query times, from what their histories hold."""
+        return self.pool(activity, queries, self.encode_for(activity, queries))
 
-    def encode_for(self, activity: Activity, moments: UserQueries) -> list[Encoded]:
-        """Encode what the histories of some moments need, and no more."""
+    def encode_for(self, activity: Activity, queries: UserQueries) -> list[Encoded]:
+        """Encode what the histories of some queries need, and no more."""
         parts = []
-        for stream, (rows, _) in zip(activity.streams, moments.histories, strict=True):
+        for stream, (rows, _) in zip(activity.streams, queries.histories, strict=True):
             place = stream.rows.new_zeros(len(activity))
             place[stream.rows] = torch.arange(len(stream.rows), device=place.device)
             parts.append(stream.until(torch.unique(place[rows])))
@@ -262,12 +262,12 @@ class AlureEncoder(nn.Module):
             out.append(Encoded(values, where))
         return out
 
-    def pool(self, activity: Activity, moments: UserQueries, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of moments from encoded events; of `activity` only times and labels are read."""
+    def pool(self, activity: Activity, queries: UserQueries, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of queries from encoded events; of `activity` only times and labels are read."""
         pooled = []
-        for source, (rows, offsets), one in zip(self._sources(), moments.histories, encoded, strict=True):
-            marks = source.clock.marks(activity, moments.now[row_numbers(offsets)], rows, offsets)
-            pooled.append(source.pool(one.values.index_select(0, one.places[rows]), marks, offsets))
+        for source, (rows, offsets), one in zip(self._sources(), queries.histories, encoded, strict=True):
+            marks = source.clock.time_features(activity, queries.as_of[row_numbers(offsets)], rows, offsets)
+            pooled.append(source.pool(one.values.index_select(0, one.positions[rows]), marks, offsets))
         return normalize(self.compress(torch.cat(pooled, dim=1)), dim=1)
 
     def items(self, items: Items) -> Float32[Tensor, "m dim"]:

@@ -37,19 +37,21 @@ class AttentionLayout:
     q_offsets: Int64[Tensor, " rows_1"]
     queries: Int64[Tensor, " q"] | None
     limits: Int64[Tensor, " q"]
-    own: Int64[Tensor, " q"]
+    own_positions: Int64[Tensor, " q"]
     seconds: Int64[Tensor, " total"]
 
-    def for_queries(self, asks: Bool[Tensor, " total"], place: Int64[Tensor, " total"]) -> AttentionLayout:
+    def for_queries(self, is_query: Bool[Tensor, " total"], positions: Int64[Tensor, " total"]) -> AttentionLayout:
         """Of the sight of all values, that of those where `asks`, in the values' order.
 
         Args:
             asks: of the values, as they were given to `survey`.
             place: from `survey`.
         """
-        queries = place[asks]
-        q_offsets = offsets_of(asks.long())[self.offsets]
-        return AttentionLayout(self.offsets, q_offsets, queries, self.limits[queries], self.own[queries], self.seconds)
+        queries = positions[is_query]
+        q_offsets = offsets_of(is_query.long())[self.offsets]
+        return AttentionLayout(
+            self.offsets, q_offsets, queries, self.limits[queries], self.own_positions[queries], self.seconds
+        )
 
 
 def attention_layout(
@@ -85,7 +87,7 @@ def layout_attention(
     q: Float32[Tensor, "total_q heads d"],
     k: Float32[Tensor, "total heads d"],
     v: Float32[Tensor, "total heads d"],
-    sight: AttentionLayout,
+    layout: AttentionLayout,
     bias: Float32[Tensor, "heads buckets"],
 ) -> Float32[Tensor, "total_q heads d"]:
     """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.
@@ -103,12 +105,12 @@ def layout_attention(
         q,
         k,
         v,
-        sight.offsets,
-        sight.limits,
-        sight.own,
-        q_offsets=sight.q_offsets,
-        q_timestamps=(sight.seconds if sight.queries is None else sight.seconds[sight.queries]) + 1,
-        timestamps=sight.seconds,
+        layout.offsets,
+        layout.limits,
+        layout.own_positions,
+        q_offsets=layout.q_offsets,
+        q_timestamps=(layout.seconds if layout.queries is None else layout.seconds[layout.queries]) + 1,
+        timestamps=layout.seconds,
         time_bias=table,
     )
     return out

@@ -42,7 +42,7 @@ class InstanceCompressor(nn.Module):
 
     config: CompressorConfig
     #: Multiples of the learning rate: AdamW's for the dense weights, row-wise Adagrad's for the embeddings.
-    paces = (1.0, 50.0)
+    lr_scales = (1.0, 50.0)
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()

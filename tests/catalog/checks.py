@@ -100,7 +100,7 @@ def check_a_version_is_dropped_and_no_other(catalog: Catalog) -> None:
             catalog.plans(version),
             catalog.checkpoints(version),
             catalog.indexes(version),
-            catalog.reruns(version),
+            catalog.restatements(version),
         ]
         found += [catalog.runs(version=version), catalog.metrics(version=version)]
         return [len(rows) for rows in found]

@@ -31,7 +31,7 @@ def test_integers_near_and_far(data: st.DataObject, kind: pa.DataType, together:
         rows = [row for row in rows if row is not None]
     first = list(dict.fromkeys(asked))
     keys = JoinKeys([pa.array(asked, kind)], len(asked))
-    assert keys.asked.tolist() == [first.index(key) for key in asked]
+    assert keys.queries.tolist() == [first.index(key) for key in asked]
     expected = [first.index(row) if row in first else -1 for row in rows]
     assert keys.codes([pa.array(rows, kind)], len(rows)).tolist() == expected
 
@@ -86,7 +86,7 @@ def test_numbers_match_where_they_are_equal(data: st.DataObject, asked_kind: pa.
             # Of integers that no float can tell apart, floats have none.
             beyond = any(isinstance(n, float) and abs(n) > 2**53 for n in (left, right)) and asked_kind != kind
             if not (beyond and equal):
-                assert (keys.asked[i] >= 0 and keys.asked[i] == codes[j]) == equal, (left, right)
+                assert (keys.queries[i] >= 0 and keys.queries[i] == codes[j]) == equal, (left, right)
 
 
 @given(st.data(), st.sampled_from(TEXTS), st.sampled_from(TEXTS))
@@ -97,7 +97,7 @@ def test_texts_match_to_the_last_character(data: st.DataObject, asked_kind: pa.D
     codes = keys.codes([rows], len(rows))
     for i, left in enumerate(asked.to_pylist()):
         for j, right in enumerate(rows.to_pylist()):
-            assert (keys.asked[i] >= 0 and keys.asked[i] == codes[j]) == (left is not None and left == right)
+            assert (keys.queries[i] >= 0 and keys.queries[i] == codes[j]) == (left is not None and left == right)
 
 
 MIDNIGHT, FAR = map(dt.datetime.fromisoformat, ("2024-01-01", "9999-01-01"))

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.feast.online.files import NO_TIME, OnlineRows
+from tokenlake.feast.online.files import OnlineRows
 from tokenlake.feast.online.table import KeyValues
+from tokenlake.times import EARLIEST
 
 #: Key, event time, created time, values by feature.
 Write = tuple[bytes, int, int | None, dict[str, bytes]]
@@ -20,7 +21,7 @@ def rows(writes: Iterable[Write], names: Iterable[str] = ("x", "y")) -> OnlineRo
     return OnlineRows(
         pa.array([w[0] for w in found], pa.large_binary()),
         np.array([w[1] for w in found], np.int64),
-        np.array([NO_TIME if w[2] is None else w[2] for w in found], np.int64),
+        np.array([EARLIEST if w[2] is None else w[2] for w in found], np.int64),
         {name: pa.array([w[3].get(name) for w in found], pa.large_binary()) for name in names},
     )
 
@@ -36,7 +37,7 @@ class Oracle:
 
     def write(self, writes: Iterable[Write]) -> None:
         for key, event, created, values in writes:
-            made = NO_TIME if created is None else created
+            made = EARLIEST if created is None else created
             own = self.held.setdefault(key, {})
             for name, value in values.items():
                 if name not in own or own[name][:2] <= (event, made):

@@ -58,5 +58,5 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
     lake.ingest(make_events(days=14, per_day=5))
     for i in range(2, 14):
         frame_of(lake, i)
-        lake.shared(DayFeatureCache).keep()
+        lake.shared(DayFeatureCache).save_state()
     assert kept(lake) == [day(i).isoformat() for i in range(6, 14)]

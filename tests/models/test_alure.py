@@ -100,7 +100,7 @@ def test_a_label_is_read_only_after_it_is_known():
     one = UserQueries(torch.tensor([10**15 + 2 * HOUR]), ((torch.tensor([0, 1]), torch.tensor([0, 2])),) * 2)
     before = learner.users(activity, one)
     pending = activity.known_at.clone()
-    pending[1] = one.now[0]  # known at the very moment is too late: strictly before
+    pending[1] = one.as_of[0]  # known at the very moment is too late: strictly before
     hidden = dataclasses.replace(activity, known_at=pending)
     flipped = dataclasses.replace(
         hidden, labels=activity.labels * torch.tensor([[1], [0], *[[1]] * (len(activity) - 2)])
@@ -152,11 +152,13 @@ def test_marks_of_a_moment_by_hand():
     second = 1_000_000
     times, now = torch.tensor([0, 3, 90_000]) * second, 90_001 * second
     activity = Activity({}, {}, torch.tensor([[1], [0], [1]]), torch.tensor([[0], [now - 1], [now]]), times, ())
-    marks = encoder.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3]))
+    marks = encoder.time_features(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3]))
     assert marks.tolist() == [[1, 4 + 16, 36 + 0, 70], [0, 4 + 16, 36 + 2, 69], [0, 4 + 1, 36 + 0, 68]]
     torch.testing.assert_close(encoder(marks), encoder.table[marks].sum(1))
     without = TimeEncoder(4, 1, 1, clock=False)
-    assert without.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3])).tolist() == [
+    assert without.time_features(
+        activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3])
+    ).tolist() == [
         [1, 6],
         [0, 5],
         [0, 4],
@@ -253,7 +255,7 @@ def test_refuses_what_does_not_fit(tmp_path):
     activity, moments, targets, items = world()
     learner = AlureLearner.create(CONFIG)
     with pytest.raises(InstancesError, match="sources"):
-        learner.users(activity, UserQueries(moments.now, moments.histories[:1]))
+        learner.users(activity, UserQueries(moments.as_of, moments.histories[:1]))
     with pytest.raises(InstancesError, match="grow"):
         learner.items(dataclasses.replace(items, categorical=items.categorical | {"item_id": torch.full((ITEMS,), 99)}))
     with pytest.raises(InstancesError, match="missing"):

@@ -40,7 +40,7 @@ def questions(lengths=(3, 0, 8), candidates=(2, 1, 3), seed: int = 0) -> Ranking
         timestamps=timestamps,
         labels=torch.randint(0, 3, (total, 2), generator=generator),
         offsets=offsets_of(torch.tensor(lengths)),
-        moments=torch.full((len(lengths),), 10**12),
+        as_of=torch.full((len(lengths),), 10**12),
         candidates=torch.randn(asked, 6, generator=generator),
         candidate_offsets=offsets_of(torch.tensor(candidates)),
     )
@@ -101,7 +101,7 @@ def test_one_question_alone_is_answered_as_among_others(preset):
     model = trained_like(HstuRanker(config(preset=preset)))
     given = questions(lengths=(3, 4), candidates=(2, 1))
     alone = RankingBatch(
-        given.tokens[3:], given.timestamps[3:], given.labels[3:], torch.tensor([0, 4]), given.moments[1:],
+        given.tokens[3:], given.timestamps[3:], given.labels[3:], torch.tensor([0, 4]), given.as_of[1:],
         given.candidates[2:], torch.tensor([0, 1]),
     )  # fmt: skip
     torch.testing.assert_close(model(alone), model(given)[2:], atol=1e-5, rtol=1e-5)

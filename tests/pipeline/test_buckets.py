@@ -166,7 +166,7 @@ def test_a_mark_made_while_a_day_is_embedded_stays(
     """Whether or not there are tokens: the embeddings' lineage stands alone."""
     lake = fresh(tmp_path)
     embed(lake, 0)
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     write = embedding.write
     late = of_day(make_events(seed=9, users=30), 0).slice(0, 3)
 
@@ -181,9 +181,11 @@ def test_a_mark_made_while_a_day_is_embedded_stays(
     strangers = set(late["user_id"].to_pylist()) - set(range(12))
     assert strangers
     assert not strangers & set(vectors(lake)["user_id"].to_pylist())
-    assert [(mark.day, mark.version) for mark in lake.catalog.reruns()] == [(day(0), lake.config.embedding_version)]
+    assert [(mark.day, mark.version) for mark in lake.catalog.restatements()] == [
+        (day(0), lake.config.embedding_version)
+    ]
     embed(lake, 0)
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     assert set(late["user_id"].to_pylist()) <= set(vectors(lake)["user_id"].to_pylist())
 
 

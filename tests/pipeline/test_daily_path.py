@@ -109,9 +109,9 @@ def test_late_events_touch_their_own_day_only(tmp_path: Path) -> None:
     before = tokens_of(lake, version)
     late = of_day(make_events(seed=7), 4).slice(0, 5)
     assert lake.ingest(late).days == (day(4),)
-    assert {r.day for r in lake.catalog.reruns()} == {day(4)}
+    assert {r.day for r in lake.catalog.restatements()} == {day(4)}
     lake.backfill()
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     after = tokens_of(lake, version)
     assert after.num_rows == before.num_rows + 5
     elsewhere = pc.field("ds") != pa.scalar(day(4))

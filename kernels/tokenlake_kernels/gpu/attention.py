@@ -16,17 +16,17 @@ from ..plans import SoftmaxPlan
 from .flash import (
     QKV,
     QKVG,
-    absorb,
     delta,
     dense_last,
     is_wide,
     lines,
     lines_across,
+    online_softmax_step,
     pairs,
+    probs_and_dscores,
     row_at,
     row_bounds,
     strides,
-    weights_and_slopes,
 )
 from .grid import VARYING, place, programs
 from .launch import Grid, Kernel, LaunchConfig, head_sizes, launch, longest, precision
@@ -84,7 +84,7 @@ def attention_forward_kernel(
         kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=held & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
-        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
+        top, total, acc = online_softmax_step(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)  # without keys the maximum is -inf, and so is the log-sum-exp
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
@@ -133,7 +133,7 @@ def attention_dkdv_kernel(
             lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
             delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
             s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-            p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+            p, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
@@ -184,7 +184,7 @@ def attention_dq_kernel(
         k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
         s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
@@ -224,7 +224,7 @@ def attention_dbias_kernel(
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
         s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         total += ds
     tl.store(
         lines(DBias, i, bias_len, j, WIDE),

@@ -60,7 +60,7 @@ def half_octaves(gap, size):
 
 @triton.jit
 @no_type_check
-def absorb(s, v, top, total, acc, PRECISION: tl.constexpr):
+def online_softmax_step(s, v, top, total, acc, PRECISION: tl.constexpr):
     """A tile of base-2 scores and its values join the running maximum, sum and weighted sum of the queries."""
     new = tl.maximum(top, tl.max(s, 1))
     base = tl.where(new == float("-inf"), 0.0, new)
@@ -73,7 +73,7 @@ def absorb(s, v, top, total, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def weights_and_slopes(g, v, s, lse, delta, PRECISION: tl.constexpr):
+def probs_and_dscores(g, v, s, lse, delta, PRECISION: tl.constexpr):
     """Probabilities of a tile of base-2 scores, recomputed, and the gradient of its scores."""
     p = tl.exp2(s - lse[:, None])
     return p, p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])

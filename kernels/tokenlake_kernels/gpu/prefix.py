@@ -16,19 +16,19 @@ from ..plans import PrefixPlan
 from .flash import (
     QKV,
     QKVG,
-    absorb,
     delta,
     dense_last,
     half_octaves,
     is_wide,
     lines,
     lines_across,
+    online_softmax_step,
     pairs,
+    probs_and_dscores,
     row_at,
     row_bounds,
     strides,
     table_sizes,
-    weights_and_slopes,
 )
 from .grid import VARYING, place, programs
 from .launch import Kernel, LaunchConfig, deterministic, head_sizes, launch, longest, precision
@@ -101,7 +101,7 @@ def prefix_forward_kernel(
         kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=(j < keys)[None, :] & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
-        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
+        top, total, acc = online_softmax_step(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
@@ -150,7 +150,7 @@ def prefix_dkdv_kernel(
                     q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table + head * step, buckets, scale,
                     TABLE, PRECISION,
                 )  # fmt: skip
-                p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+                p, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
                 dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
                 dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
@@ -199,7 +199,7 @@ def prefix_dq_kernel(
         s = _scores(
             q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION
         )
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         if ADDS:
             at = DTable + head * step + _entries(q_times, Times + start, own, j, keys, buckets)

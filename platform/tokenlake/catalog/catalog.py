@@ -362,7 +362,7 @@ class Catalog:
                 for version in planned or [""]:
                     session.merge(RestatementRow(day=day, version=version, reason=reason, marked_at=now()))
 
-    def reruns(self, version: str | None = None) -> list[Restatement]:
+    def restatements(self, version: str | None = None) -> list[Restatement]:
         """Days that are pending, of all versions or of one, by day."""
         query = sa.select(RestatementRow).order_by(RestatementRow.day, RestatementRow.version)
         if version is not None:

@@ -119,10 +119,10 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
     from tokenlake.features.versions import finished
-    from tokenlake.pipeline.backfill import lineages
+    from tokenlake.pipeline.backfill import daily_versions
     from tokenlake.scheduling.services import Services
 
-    done = [finished(lake, version) for version in lineages(lake)]
+    done = [finished(lake, version) for version in daily_versions(lake)]
     todo = [day for day in days if any(day not in each for each in done)]
     if not todo:
         console.print("all done before")

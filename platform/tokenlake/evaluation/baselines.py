@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.config import Retrieval
-from tokenlake.features.activity import taken
+from tokenlake.features.activity import take_ranges
 from tokenlake.features.keys import Ints
 from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import Day, day_start
@@ -33,7 +33,7 @@ class ItemKnn:
         self._day: Day | None = None
 
     def scores(self, users: Ints, now: Ints, day: Day) -> NDArray[np.float64]:
-        """Score every item for users at moments of one day: (q, items)."""
+        """Score every item for users at query times of one day: (q, items)."""
         if day != self._day:
             self._start(day)
         out = np.zeros((len(users), len(self._pools.ids)))
@@ -66,7 +66,7 @@ class ItemKnn:
             users, begins = self._users_of
             who = users[begins[item] : begins[item + 1]]
             items, starts = self._items_of
-            together = np.bincount(taken(items, starts[who], starts[who + 1])[0], minlength=len(self._norm))
+            together = np.bincount(take_ranges(items, starts[who], starts[who + 1])[0], minlength=len(self._norm))
             found = np.flatnonzero(together)
             cosines = together[found] / (self._norm[item] * self._norm[found])
             if len(found) > _SIMILAR:

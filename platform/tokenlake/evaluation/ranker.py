@@ -171,7 +171,7 @@ class _CandidateRows:
     timestamps: NDArray[np.int64]
     tokens: NDArray[np.float32]
     targets: NDArray[np.float32]
-    when: NDArray[np.int64]
+    known_from: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -182,7 +182,7 @@ class _CandidateRows:
             self.timestamps[index],
             self.tokens[index],
             self.targets[index],
-            self.when[index],
+            self.known_from[index],
         )
 
     def followed_by(self, other: _CandidateRows) -> _CandidateRows:
@@ -191,7 +191,7 @@ class _CandidateRows:
             np.concatenate([self.timestamps, other.timestamps]),
             np.concatenate([self.tokens, other.tokens]),
             np.concatenate([self.targets, other.targets]),
-            np.concatenate([self.when, other.when]),
+            np.concatenate([self.known_from, other.known_from]),
         )
 
 
@@ -203,23 +203,23 @@ class _CandidateDay:
 
 def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
     """A day's events as the nightly job encodes them, sampled negatives included."""
-    frame = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, late=True)
+    features = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, complete=True)
     checkpoint = checkpoints.load(lake, version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder_of(lake, version))(
-        frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen
+        features.events, features.counts, checkpoint.vocabulary, seen=features.visible
     )
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
-    timestamps = as_micros(frame.events["timestamp"], "timestamp")
-    outcomes = [event_labels(frame.events, label, timestamps) for label in label_names(lake.config)]
-    users = frame.events["user_id"]
+    timestamps = as_micros(features.events["timestamp"], "timestamp")
+    outcomes = [event_labels(features.events, label, timestamps) for label in label_names(lake.config)]
+    users = features.events["user_id"]
     rows = _CandidateRows(
         users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users,
         timestamps,
         tokens,
         np.stack([outcome.positive for outcome in outcomes], 1).astype(np.float32),
-        np.stack([np.where(outcome.known, outcome.when, NEVER) for outcome in outcomes], 1),
+        np.stack([np.where(outcome.matures, outcome.known_from, NEVER) for outcome in outcomes], 1),
     )
-    return _CandidateDay(frame.events, rows)
+    return _CandidateDay(features.events, rows)
 
 
 class _Stream:
@@ -253,19 +253,17 @@ class _Stream:
 
     def _step(self, rows: _CandidateRows, until: int) -> NDArray[np.float32]:
         """Predict some rows, learn from what is known before `until`, and keep the others for later."""
-        learn = rows.when < until
-        later = ~learn & (rows.when < NEVER)
+        learn = rows.known_from < until
+        later = ~learn & (rows.known_from < NEVER)
         if later.any():
             waiting = np.flatnonzero(later.any(1))
             # What is learned now must not be learned again.
-            kept = dataclasses.replace(rows.take(waiting), when=np.where(later, rows.when, NEVER)[waiting])
+            kept = dataclasses.replace(rows.take(waiting), known_from=np.where(later, rows.known_from, NEVER)[waiting])
             self._pending = kept if self._pending is None else self._pending.followed_by(kept)
         self._positive += (rows.targets * learn).sum(0)
         self._learned += learn.sum(0)
-        questions, order = self._ask(rows)
-        probabilities = self._learner.step(
-            questions, torch.from_numpy(rows.targets[order]), torch.from_numpy(learn[order])
-        )
+        batch, order = self._ranking_batch(rows)
+        probabilities = self._learner.step(batch, torch.from_numpy(rows.targets[order]), torch.from_numpy(learn[order]))
         out = np.empty_like(rows.targets)
         out[order] = probabilities.numpy()
         return out
@@ -273,23 +271,23 @@ class _Stream:
     def _learn_matured(self, now: int) -> None:
         """Learn from earlier rows whose labels became known before `now`."""
         pending = self._pending
-        if pending is None or not (due := (pending.when < now).any(1)).any():
+        if pending is None or not (due := (pending.known_from < now).any(1)).any():
             return
         self._pending = pending.take(np.flatnonzero(~due)) if not due.all() else None
         ready = pending.take(np.flatnonzero(due))
         for part in _batches(ready.timestamps, self._options.batch):
             self._step(ready.take(part), now)
 
-    def _ask(self, rows: _CandidateRows) -> tuple[RankingBatch, NDArray[np.int64]]:
-        """One question a user and moment, with all of its candidates; and the order in which the rows come."""
+    def _ranking_batch(self, rows: _CandidateRows) -> tuple[RankingBatch, NDArray[np.int64]]:
+        """One query for each user and time, with all of its candidates; and the order in which the rows come."""
         codes = rows.users.dictionary_encode().indices.to_numpy()
         order = np.lexsort((codes, rows.timestamps))
-        moments, codes = rows.timestamps[order], codes[order]
+        times, codes = rows.timestamps[order], codes[order]
         fresh = np.ones(len(order), bool)
-        fresh[1:] = (moments[1:] != moments[:-1]) | (codes[1:] != codes[:-1])
+        fresh[1:] = (times[1:] != times[:-1]) | (codes[1:] != codes[:-1])
         first = np.flatnonzero(fresh)
         batch = self._store.fetch(
-            rows.users.take(pa.array(order[first])), before=moments[first], length=self._options.history
+            rows.users.take(pa.array(order[first])), before=times[first], length=self._options.history
         ).torch()
         scale = 1.0 if batch.scales is None else batch.scales[:, None]
         known = [
@@ -298,16 +296,16 @@ class _Stream:
             else torch.zeros_like(batch.timestamps)
             for name in self._labels
         ]
-        questions = RankingBatch(
+        ranking_batch = RankingBatch(
             tokens=batch.values.float() * scale,
             timestamps=batch.timestamps,
             labels=torch.stack(known, 1),
             offsets=batch.offsets,
-            moments=torch.from_numpy(moments[first]),
+            as_of=torch.from_numpy(times[first]),
             candidates=torch.from_numpy(rows.tokens[order]),
             candidate_offsets=torch.from_numpy(np.append(first, len(order))),
         )
-        return questions, order
+        return ranking_batch, order
 
 
 def _batches(timestamps: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.variants import embed, variants
-from tokenlake.features.activity import Instants, taken
+from tokenlake.features.activity import Instants, take_ranges
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.indexing import index_days
@@ -243,7 +243,7 @@ def _ranked(
     order = np.argsort(queries.query, kind="stable")
     bounds = np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1))
     for part, scores in scored:
-        targets, offsets = taken(order, bounds[part], bounds[part + 1])
+        targets, offsets = take_ranges(order, bounds[part], bounds[part + 1])
         rows = np.repeat(np.arange(len(part)), np.diff(offsets))
         days = queries.now[part][rows] // DAY_US
         for day in np.unique(days):

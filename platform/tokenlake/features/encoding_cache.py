@@ -28,7 +28,7 @@ from tokenlake.times import Day
 from tokenlake_models.activity import Encoded
 
 #: Rows of encoded events kept of a source, unless one call needs more: 2 GB at a width of 64.
-_MOST = 1 << 22
+_MAX_ROWS = 1 << 22
 _CHECKPOINTS = 2
 #: Days of a unit of the past.
 _BLOCK = 7
@@ -47,7 +47,7 @@ def _cache(_lake: Project) -> LRUCache[Path, EncodingCache]:
     return LRUCache(_CHECKPOINTS)
 
 
-def whole_block(day: Day) -> Day:
+def block_start(day: Day) -> Day:
     """First day of the block that a day is in: whoever reads events from `day` on reads them from there."""
     return day - dt.timedelta(days=day.toordinal() % _BLOCK)
 
@@ -67,10 +67,10 @@ class EncodingCache:
         self.featurizer = UserFeaturizer(lake.config)
         record = lake.catalog.checkpoint(version, checkpoint)
         # Days that the checkpoint was trained on are past; but the first of all encodes the very days it is trained on.
-        self._past = record.trained_to if record.parent else None
+        self._trained_to = record.trained_to if record.parent else None
         config = self.checkpoint.learner.config
         self._values = [_GrowingMatrix(2 * config.width) for _ in config.sources]
-        self._places: dict[str, list[list[Ints]]] = {}
+        self._positions: dict[str, list[list[Ints]]] = {}
         self._vectors = _GrowingMatrix(config.dim)
         self._items: dict[str, int] = {}
 
@@ -79,30 +79,28 @@ class EncodingCache:
 
         The log holds the blocks that these days are in from their beginning on.
         """
-        if len(self._values[0]) > _MOST:
-            self._places.clear()
+        if len(self._values[0]) > _MAX_ROWS:
+            self._positions.clear()
             for values in self._values:
                 values.clear()
-        parts = [
-            part for part in log.parts if (first == Day.min or part.day >= whole_block(first)) and part.day <= last
-        ]
+        parts = [part for part in log.days if (first == Day.min or part.day >= block_start(first)) and part.day <= last]
         units = self._units(parts)
-        missing = [unit for unit in units if unit[0] not in self._places]
+        missing = [unit for unit in units if unit[0] not in self._positions]
         if missing:
             self._encode(missing)
         known = {part.day: (key, i) for key, unit in units for i, part in enumerate(unit)}
         found = [
-            self._places[known[part.day][0]][known[part.day][1]] if part.day in known else self._nothing(part)
-            for part in log.parts
+            self._positions[known[part.day][0]][known[part.day][1]] if part.day in known else self._no_positions(part)
+            for part in log.days
         ]
         return [
-            Encoded(values.all(), torch.from_numpy(log.joined([places[i] for places in found])))
+            Encoded(values.all(), torch.from_numpy(log.in_log_order([places[i] for places in found])))
             for i, values in enumerate(self._values)
         ]
 
     def items(self, log: EventLog, first: Day) -> tuple[pa.Array, Vectors]:
         """Ids of the items met in a log since a day, in order, and their vectors by the features that each had last."""
-        units = self._units(log.parts)
+        units = self._units(log.days)
         missing = [unit for unit in units if unit[0] not in self._items]
         if missing:
             self._add_items(missing)
@@ -110,11 +108,11 @@ class EncodingCache:
         for key, unit in units:
             start = self._items[key]
             for part in unit:
-                mine = part.items(self._config)["item_id"].combine_chunks()
+                own_items = part.items(self._config)["item_id"].combine_chunks()
                 if part.day >= first:
-                    ids.append(mine)
-                    rows.append(start + np.arange(len(mine)))
-                start += len(mine)
+                    ids.append(own_items)
+                    rows.append(start + np.arange(len(own_items)))
+                start += len(own_items)
         column = pa.chunked_array(ids, self._schemas[1].field("item_id").type)
         codes, distinct = factorize(flat(column))
         latest = np.zeros(len(distinct), np.int64)
@@ -126,19 +124,19 @@ class EncodingCache:
         """Days that are encoded together: past ones a block at a time, later ones each by itself."""
         units: dict[Day, list[EventDay]] = {}
         for part in parts:
-            block = whole_block(part.day)
-            past = self._past is not None and block + dt.timedelta(days=_BLOCK - 1) <= self._past
+            block = block_start(part.day)
+            past = self._trained_to is not None and block + dt.timedelta(days=_BLOCK - 1) <= self._trained_to
             units.setdefault(block if past else part.day, []).append(part)
-        return [("+".join(part.state for part in unit), unit) for unit in units.values()]
+        return [("+".join(part.fingerprint for part in unit), unit) for unit in units.values()]
 
-    def _nothing(self, part: EventDay) -> list[Ints]:
+    def _no_positions(self, part: EventDay) -> list[Ints]:
         return [np.zeros(len(part), np.int64)] * len(self._values)
 
     def _encode(self, units: list[tuple[str, list[EventDay]]]) -> None:
         """Encode units, each by itself; only the features are looked up for all at once."""
         log = EventLog(self._config, self._schemas[0], [part for _, unit in units for part in unit])
         activity = self.featurizer.activity(log, self.checkpoint.vocabulary, self.checkpoint.quantizers)
-        unit_of = np.repeat(np.arange(len(units)), [len(unit) for _, unit in units])[log.part]
+        unit_of = np.repeat(np.arange(len(units)), [len(unit) for _, unit in units])[log.day_number]
         days = [unit_of[stream.rows[stream.ties[stream.offsets[:-1]]].numpy()] for stream in activity.streams]
         where = np.zeros((len(self._values), len(log)), np.int64)
         for number in range(len(units)):
@@ -148,10 +146,10 @@ class EncodingCache:
                 where[i, streams[i].rows.numpy()] = self._values[i].add(values) + np.arange(len(values))
         back = np.empty(len(log), np.int64)
         back[log.order] = np.arange(len(log))
-        ends = np.cumsum([0, *(len(part) for part in log.parts)])
-        parts = iter(range(len(log.parts)))
+        ends = np.cumsum([0, *(len(part) for part in log.days)])
+        parts = iter(range(len(log.days)))
         for key, unit in units:
-            self._places[key] = [
+            self._positions[key] = [
                 [where[i, back[ends[n] : ends[n + 1]]] for i in range(len(self._values))]
                 for n in (next(parts) for _ in unit)
             ]

@@ -143,7 +143,7 @@ class Featurizer:
         first, end = (0 if targets[0] is None else targets[0]), (NEVER if targets[1] is None else targets[1])
         for i, name in enumerate(names):
             outcomes = event_labels(events, name, timestamps)
-            known[:, i] = outcomes.known & (first <= outcomes.when) & (outcomes.when < end)
+            known[:, i] = outcomes.matures & (first <= outcomes.known_from) & (outcomes.known_from < end)
             labels[:, i] = outcomes.positive & known[:, i]
         return labels, known
 

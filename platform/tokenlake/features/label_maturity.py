@@ -29,8 +29,8 @@ class EventLabels:
         positive: bool (n,).
     """
 
-    known: Bools
-    when: Ints
+    matures: Bools
+    known_from: Ints
     positive: Bools
 
 
@@ -47,19 +47,19 @@ class KeyLabels:
     """Labels of keys: the code of the key, the instant (us) after which the label is seen, its value. One length."""
 
     codes: Ints
-    when: Ints
+    known_from: Ints
     positive: Bools
 
-    def take(self, chosen: Bools | Ints | slice) -> KeyLabels:
+    def take(self, index: Bools | Ints | slice) -> KeyLabels:
         """Select some."""
-        return KeyLabels(self.codes[chosen], self.when[chosen], self.positive[chosen])
+        return KeyLabels(self.codes[index], self.known_from[index], self.positive[index])
 
     @staticmethod
     def concat(parts: Sequence[KeyLabels]) -> KeyLabels:
         """All of them; none at all of no parts."""
         return KeyLabels(
             np.concatenate([np.empty(0, np.int64), *(part.codes for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.when for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.known_from for part in parts)]),
             np.concatenate([np.empty(0, np.bool_), *(part.positive for part in parts)]),
         )
 
@@ -76,21 +76,21 @@ class PendingLabels:
 
     def add(self, labels: KeyLabels) -> None:
         """Add labels in any order."""
-        if len(labels.when):
-            self._runs.append(labels.take(np.argsort(labels.when)))
+        if len(labels.known_from):
+            self._runs.append(labels.take(np.argsort(labels.known_from)))
         if len(self._runs) > _RUNS:
             everything = self.all()
-            self._runs = [everything.take(np.argsort(everything.when))]
+            self._runs = [everything.take(np.argsort(everything.known_from))]
 
-    def until(self, instant: int) -> KeyLabels:
+    def known_before(self, instant: int) -> KeyLabels:
         """Labels that are seen at an instant."""
         return KeyLabels.concat([run.take(slice(_before(run, instant))) for run in self._runs])
 
-    def pop(self, instant: int) -> KeyLabels:
+    def pop_known_before(self, instant: int) -> KeyLabels:
         """Take out the labels that are seen at an instant."""
-        due = self.until(instant)
+        due = self.known_before(instant)
         rest = [run.take(slice(_before(run, instant), None)) for run in self._runs]
-        self._runs = [run for run in rest if len(run.when)]
+        self._runs = [run for run in rest if len(run.known_from)]
         return due
 
     def all(self) -> KeyLabels:
@@ -99,4 +99,4 @@ class PendingLabels:
 
 
 def _before(run: KeyLabels, instant: int) -> int:
-    return int(np.searchsorted(run.when, instant))
+    return int(np.searchsorted(run.known_from, instant))

@@ -13,7 +13,7 @@ import torch
 from tokenlake.config import Config, Embeddings
 from tokenlake.features.activity import EventLog, Instants, Selection
 from tokenlake.features.keys import Ints, exploded
-from tokenlake.features.negatives import EVENTS_PLACE
+from tokenlake.features.negatives import EVENTS_COLUMN
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US
@@ -41,11 +41,11 @@ class UserFeaturizer:
         self._of_item = of_item | {"item_id"}
         self._vectors = tuple(name for name in config.events.of_kind("vector") if name in of_item)
         # What stands between a vector's name and the number of a code: no feature is called as a code.
-        self._mark = "#"
+        self._code_separator = "#"
         while not {name for vector in self._vectors for name in self._code_names(vector)}.isdisjoint(
             config.events.features
         ):
-            self._mark += "#"
+            self._code_separator += "#"
 
     def grow(self, vocabulary: Vocabulary, log: EventLog) -> None:
         """Add the log's values to the vocabulary."""
@@ -106,15 +106,15 @@ class UserFeaturizer:
 
     def times(self, log: EventLog) -> Activity:
         """The same without features and streams: what pooling of encoded events reads."""
-        labels, known_at = (torch.from_numpy(values) for values in log.outcomes)
+        labels, known_at = (torch.from_numpy(values) for values in log.labels)
         return Activity({}, {}, labels, known_at, torch.from_numpy(log.timestamps), ())
 
-    def moments(self, log: EventLog, users: Ints, now: Instants) -> UserQueries:
+    def queries(self, log: EventLog, users: Ints, as_of: Instants) -> UserQueries:
         """What each user, by its code, had done strictly before each moment."""
         reach = dt.timedelta(days=self._spec.retention_days)
-        found = [histories.before(users, now, self._spec.history, reach) for histories in log.histories]
+        found = [histories.before(users, as_of, self._spec.history, reach) for histories in log.histories]
         return UserQueries(
-            torch.from_numpy(np.asarray(now, np.int64)),
+            torch.from_numpy(np.asarray(as_of, np.int64)),
             tuple((torch.from_numpy(rows), torch.from_numpy(offsets)) for rows, offsets in found),
             torch.from_numpy(users),
         )
@@ -125,7 +125,7 @@ class UserFeaturizer:
             {name: self._lookup(name, table, vocabulary) for name in self._categorical if name in self._of_item}
             | self._codes(table, quantizers),
             self._bags(tuple(name for name in self._multi if name in self._of_item), table, vocabulary),
-            torch.from_numpy(table.column(EVENTS_PLACE).to_numpy().astype(np.float64)),
+            torch.from_numpy(table.column(EVENTS_COLUMN).to_numpy().astype(np.float64)),
             self._numbers(tuple(name for name in self._numeric if name in self._of_item), table),
         )
 
@@ -147,7 +147,7 @@ class UserFeaturizer:
         return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
     def _code_names(self, feature: str) -> Iterator[str]:
-        return (f"{feature}{self._mark}{level}" for level in range(self._spec.code_levels))
+        return (f"{feature}{self._code_separator}{level}" for level in range(self._spec.code_levels))
 
     def _codes(self, table: pa.Table, quantizers: Quantizers) -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}
@@ -172,6 +172,6 @@ def stream(log: EventLog, source: Selection) -> Stream:
     return Stream(torch.from_numpy(source.rows[order]), torch.from_numpy(ties), torch.from_numpy(offsets))
 
 
-def places(ids: pa.Array, items: pa.Array) -> Ints:
+def positions_of(ids: pa.Array, items: pa.Array) -> Ints:
     """Place of each item id among `items`; all of them are there."""
     return np.asarray(pc.index_in(ids, value_set=items).to_numpy(), np.int64)

@@ -35,7 +35,7 @@ _END_OF_NS = 9_223_372_036_854_775
 
 
 @dataclass
-class Clock:
+class TimeReader:
     """How one time column of one source is read."""
 
     name: str
@@ -48,7 +48,7 @@ class Clock:
     zone_given: bool = False
 
     @classmethod
-    def of(cls, events: Events, name: str) -> Clock:
+    def of(cls, events: Events, name: str) -> TimeReader:
         """A clock that knows what the config says."""
         return cls(
             name=name,

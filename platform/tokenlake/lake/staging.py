@@ -95,7 +95,7 @@ class Spill:
         self._runs.append(pa.ipc.open_file(pa.OSFile(str(path))))
 
 
-class Staged:
+class StagedFiles:
     """Parquet files for one table, written in a scratch folder, moved into the table and committed at once.
 
     Args:

@@ -45,7 +45,7 @@ def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | No
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
     if report.results[0].status == "done":
-        for version in lineages(lake):
+        for version in daily_versions(lake):
             _run_day(lake, version, day, report, force=force)
             if is_embeddings(version):
                 report.results += index_days(lake, [day])
@@ -80,12 +80,12 @@ def backfill(
     _ingest_missing(lake, first, last, report)
     days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
-    for name in [_resolve(lake, version)] if version else lineages(lake):
+    for name in [_resolve(lake, version)] if version else daily_versions(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
         if is_embeddings(name):
             report.results += index_days(lake, days if index == "all" else days[-1:], progress=progress)
-    lake.shared(DayFeatureCache).keep()
+    lake.shared(DayFeatureCache).save_state()
     if version is None:
         to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began
@@ -125,7 +125,7 @@ def all_versions(lake: Project) -> list[str]:
     return sorted(versions, key=lambda version: version != serving)
 
 
-def lineages(lake: Project) -> list[str]:
+def daily_versions(lake: Project) -> list[str]:
     """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
     return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
 
@@ -144,11 +144,11 @@ def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, st
 def _backfill_version(
     lake: Project, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
 ) -> None:
-    untouched = _finished(lake, version)
+    up_to_date = _up_to_date(lake, version)
     done = 0
     for plans in plan_chunks(lake, version, days, chunk):
         for plan in plans:
-            if plan.day in untouched:
+            if plan.day in up_to_date:
                 report.skipped.append((version, plan.day))
             else:
                 _run_day(lake, version, plan.day, report, force=True)
@@ -158,14 +158,14 @@ def _backfill_version(
 
 
 def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:
-    if not force and day in _finished(lake, version):
+    if not force and day in _up_to_date(lake, version):
         report.skipped.append((version, day))
         return
     report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
 
 
-def _finished(lake: Project, version: str) -> set[Day]:
-    stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
+def _up_to_date(lake: Project, version: str) -> set[Day]:
+    stale = {rerun.day for rerun in lake.catalog.restatements() if rerun.version in (None, version)}
     return finished(lake, version) - stale
 
 

@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.backfill import Indexed, Report, backfill, count_statistics, days_of, lineages, to_feast
+from tokenlake.pipeline.backfill import Indexed, Report, backfill, count_statistics, daily_versions, days_of, to_feast
 from tokenlake.progress import Progress
 from tokenlake.times import Day
 
@@ -35,7 +35,7 @@ def backfill_parallel(
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    parts = [partial(_backfill, lake, version, first, last, chunk_days, index) for version in lineages(lake)]
+    parts = [partial(_backfill, lake, version, first, last, chunk_days, index) for version in daily_versions(lake)]
     parts.append(partial(_statistics, lake, first, last))
     reports = each_in_its_process(parts, progress)
     whole = Report(
@@ -59,17 +59,17 @@ def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress
     workers = min(len(parts), _CORES + 1)
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        news: Queue[Any] = manager.Queue()
-        running = [pool.submit(_call, part, max(1, _CORES // workers), news) for part in parts]
-        _relay(running, news, progress)
+        messages: Queue[Any] = manager.Queue()
+        running = [pool.submit(_call, part, max(1, _CORES // workers), messages) for part in parts]
+        _relay(running, messages, progress)
         return [future.result() for future in running]
 
 
-def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -> _Result:
+def _call(part: Callable[[Progress], _Result], threads: int, messages: Queue[Any]) -> _Result:
     import torch
 
     torch.set_num_threads(threads)
-    return part(lambda *what: news.put(what))
+    return part(lambda *what: messages.put(what))
 
 
 def _backfill(
@@ -90,13 +90,13 @@ def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Pr
     return report
 
 
-def _relay(running: Sequence[Future[Any]], news: Queue[Any], progress: Progress | None) -> None:
+def _relay(running: Sequence[Future[Any]], messages: Queue[Any], progress: Progress | None) -> None:
     pending: set[Future[Any]] = set(running)
     while pending:
         _, pending = wait(pending, timeout=0.2)
         while True:
             try:
-                what = news.get_nowait()
+                what = messages.get_nowait()
             except Empty:
                 break
             if progress:

@@ -36,7 +36,7 @@ def _encode_day(lake: Project, version: str, day: Day, rows: pa.Table, new: pa.T
     earlier = new.filter(pc.field("ds") < pa.scalar(day))
     if earlier.num_rows:
         counts = counts.copy()
-        counts.absorb(earlier)
+        counts.add_late(earlier)
     of_day = pa.concat_tables([lake.events.read(day=day), new.filter(pc.field("ds") == pa.scalar(day))])
     featurizer = Featurizer(lake.config, encoder_of(lake, version))
     instances = featurizer(rows, counts.features(of_day, rows), checkpoint.vocabulary)

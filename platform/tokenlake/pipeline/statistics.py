@@ -51,7 +51,7 @@ class EventSummaries:
         columns = {"user_id": events["user_id"], "timestamp": pa.array(timestamps)}
         for name in self._labels:
             outcomes = event_labels(events, name, timestamps)
-            columns[f"when_{name}"] = pa.array(np.where(outcomes.known, outcomes.when, NEVER))
+            columns[f"when_{name}"] = pa.array(np.where(outcomes.matures, outcomes.known_from, NEVER))
             columns[f"positive_{name}"] = pa.array(outcomes.positive)
         return pa.table(columns)
 

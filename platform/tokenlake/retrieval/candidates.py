@@ -89,7 +89,7 @@ class Retriever:
         self.pools = pools or ItemPools(lake, last)
         self._days = lake.user_embeddings.days(lake.config.embedding_version)
         self._served: dict[Day, Day | None] = {}
-        self._kept: _ServingDay | None = None
+        self._serving: _ServingDay | None = None
 
     def available(self, now: int) -> Day | None:
         """The newest day whose index and graph were available at an instant, or None: `load.serving_day`."""
@@ -120,16 +120,16 @@ class Retriever:
             at: int64 (q,), microseconds.
             k: candidates a query, at most.
         """
-        chosen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
-        told: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
+        best_of: list[Ints] = [np.zeros(0, np.int64)] * len(users)
+        scores_of: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
         for queries, scores in self.scores(users, at):
             for i, row in zip(queries.tolist(), scores, strict=True):
-                chosen[i] = best(row, self.pools.popularity(day_of(int(at[i]))), k)
-                told[i] = row[chosen[i]]
-        offsets = np.cumsum([0, *(len(c) for c in chosen)])
-        flat = np.concatenate([np.zeros(0, np.int64), *chosen])
+                best_of[i] = best(row, self.pools.popularity(day_of(int(at[i]))), k)
+                scores_of[i] = row[best_of[i]]
+        offsets = np.cumsum([0, *(len(c) for c in best_of)])
+        flat = np.concatenate([np.zeros(0, np.int64), *best_of])
         days = [self.available(int(now)) for now in at]
-        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *told]), offsets, days)
+        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *scores_of]), offsets, days)
 
     def scores(self, users: pa.Array, at: Instants) -> Iterator[tuple[Ints, NDArray[np.float64]]]:
         """Score every item for each query: which queries, and (queries, items); -1 for what may not be named."""
@@ -149,10 +149,10 @@ class Retriever:
         shape = len(codes), len(self.pools.ids)
         if day == Day.min:
             return np.zeros(shape)
-        if self._kept is None or self._kept.identity.day != day:
-            self._kept = _ServingDay(self._lake, self.pools, day)
-        edges = self._kept.edges(users, codes, now, realtime=self._ablation.realtime)
-        model = EdgeModel() if self._ablation.cosine else self._kept.graph.model
+        if self._serving is None or self._serving.identity.day != day:
+            self._serving = _ServingDay(self._lake, self.pools, day)
+        edges = self._serving.edges(users, codes, now, realtime=self._ablation.realtime)
+        model = EdgeModel() if self._ablation.cosine else self._serving.graph.model
         weights = shares(model.weights(edges.features), edges.queries)
         each = np.repeat(weights, np.diff(edges.offsets)) * edges.decay
         cells = edges.owners() * shape[1] + edges.items
@@ -169,10 +169,10 @@ class _ServingDay:
         self.graph: Graph = load_graph(lake, day)
         self.identity: Identity = self.index.identity
         self.identity.require(self.graph.identity, "the graph")
-        self._near = EdgeFeatures(self.index, pools, own=not lake.config.retrieval.exclude_seen)
+        self._edge_features = EdgeFeatures(self.index, pools, own=not lake.config.retrieval.exclude_seen)
 
     def edges(self, users: pa.Array, codes: Ints, now: Instants, *, realtime: bool) -> Edges:
-        """Edges of users at moments: by a vector of what each did before, or by its row of the day; else there are none."""
+        """Edges of users at query times: by a vector of what each did before, or by its row of the day; else there are none."""
         places = self.index.places(users)
         if realtime:
             vectors, known = encode(self._lake, self._pools, self.identity, codes, now)
@@ -181,7 +181,7 @@ class _ServingDay:
         else:
             known = places >= 0
             rows, cosines = self.index.knn[0][places], self.index.knn[1][places]
-        edges = self._near.edges(codes[known], places[known], now[known], rows[known], cosines[known])
+        edges = self._edge_features.edges(codes[known], places[known], now[known], rows[known], cosines[known])
         counts = np.zeros(len(codes), np.int64)
         counts[known] = np.diff(edges.queries)
         return replace(edges, queries=np.concatenate([[0], np.cumsum(counts)]))

@@ -7,11 +7,11 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.features.activity import questions, taken
+from tokenlake.features.activity import take_ranges, training_queries
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
-from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, folder_of
+from tokenlake.retrieval.artefacts import GRAPH, GRAPH_INFO, folder_of
 from tokenlake.retrieval.edges import FEATURES, EdgeFeatures, EdgeModel
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
@@ -40,17 +40,17 @@ def build_graph(lake: Project, day: Day) -> None:
     A reader of either sees the old one or the new one whole. Killed in between, the day has no note, and is built again.
     The indexes of the day and of `fitted_on` must be there, and the caller holds the lock.
     """
-    stamp, watermark = artefacts.stamp(lake, day), lake.watermark()
+    stamp, watermark = artefacts.build_info(lake, day), lake.watermark()
     graph = make_graph(lake, day)
     folder = folder_of(lake, day)
-    (folder / GRAPH_MADE).unlink(missing_ok=True)
+    (folder / GRAPH_INFO).unlink(missing_ok=True)
     graph.save(folder / GRAPH)
     write_edges(lake, graph)
     source, model = fitted_on(lake, day), graph.model
     stats = {"weights": model.kind, "hits": model.hits, "fitted_on": str(source), "edges": len(graph.targets)}
     artefacts.record(lake, "graph", graph.identity, len(graph), stats)
     made = {"stamp": stamp, "edges": len(graph.targets), "watermark": watermark, "fitted_on": str(source)}
-    artefacts.write_made(folder / GRAPH_MADE, made, [folder / GRAPH])
+    artefacts.write_info(folder / GRAPH_INFO, made, [folder / GRAPH])
 
 
 def make_graph(lake: Project, day: Day) -> Graph:
@@ -71,7 +71,7 @@ def write_edges(lake: Project, graph: Graph) -> None:
 def _fit(lake: Project, pools: ItemPools, near: EdgeFeatures, day: Day) -> EdgeModel:
     """Fit edge weights to the positives between the index's day and the end of `day`."""
     since, end = day_start(near.index.identity.day + _ONE_DAY), day_start(day + _ONE_DAY)
-    codes, now, positives, offsets = questions(pools.log, since, end, lake.config.require_embeddings().group)
+    codes, now, positives, offsets = training_queries(pools.log, since, end, lake.config.require_embeddings().group)
     chosen = np.sort(np.random.default_rng(day.toordinal()).permutation(len(codes))[:_QUESTIONS])
     if not len(chosen):
         return EdgeModel()
@@ -83,7 +83,7 @@ def _fit(lake: Project, pools: ItemPools, near: EdgeFeatures, day: Day) -> EdgeM
     for part in _parts(np.flatnonzero(active), pools):
         edges = near.edges(codes[part], places[part], now[part], rows[part], cosines[part])
         wanted = np.zeros((len(part), len(pools.ids)))
-        questions_of, begins = taken(positives, offsets[chosen[part]], offsets[chosen[part] + 1])
+        questions_of, begins = take_ranges(positives, offsets[chosen[part]], offsets[chosen[part] + 1])
         np.add.at(wanted, (np.repeat(np.arange(len(part)), np.diff(begins)), pools.items[questions_of]), 1)
         can = np.ones(wanted.shape)
         if lake.config.retrieval.exclude_seen:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.storage.native_ops import expand_ranges, hash64
+from tokenlake.times import EARLIEST
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.schema import StoreSchema
 from tokenlake.tokens.segment import Segment
@@ -22,7 +23,6 @@ from tokenlake.tokens.tail import Tail
 Ints = NDArray[np.int64]
 #: More rows than any user has.
 ALL = 1 << 62
-_START_OF_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _find_in_days(snapshot: Snapshot, queries: RangeQueries) -> RowRanges:
     segments: list[Segment] = []
     found: list[tuple[Ints, Ints, Ints, Ints]] = []
     for run_slice in reversed(snapshot.slices):
-        since = np.maximum(queries.since if queries.since is not None else _START_OF_TIME, run_slice.start)
+        since = np.maximum(queries.since if queries.since is not None else EARLIEST, run_slice.start)
         since, before = np.broadcast_to(since, len(queries)), np.minimum(queries.before, run_slice.stop)
         active = np.flatnonzero((left > 0) & (since < before))
         for segment, index in run_slice.split(active, hashes):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.storage import disk
 from tokenlake.storage.redis.address import check_address
-from tokenlake.times import DAY_US, Day, DayLike, as_day
+from tokenlake.times import DAY_US, EARLIEST, Day, DayLike, as_day
 from tokenlake.tokens import compaction, garbage, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
@@ -32,7 +32,6 @@ from tokenlake.tokens.tail import backend_of, create_log
 from tokenlake.tokens.view import StoreStatus
 
 Available = Literal["realtime", "daily"]
-_START_OF_TIME = np.iinfo(np.int64).min
 
 
 class TokenStore(StoreHandle):
@@ -200,7 +199,7 @@ class TokenStore(StoreHandle):
             CorruptionError: bytes on disk are not what was written.
         """
         ids, times = check_queries(users, timestamps, "timestamps")
-        label_times = np.full(len(ids), _START_OF_TIME)
+        label_times = np.full(len(ids), EARLIEST)
         if as_of is not None:
             given = as_instants(as_of, "as_of")
             if given.size not in (1, len(ids)):
@@ -351,7 +350,7 @@ class TokenStore(StoreHandle):
     ) -> RangeQueries:
         codes = self._ids.find(ids)
         if codes is None:  # nobody has such ids, and nothing lies before the first instant
-            return RangeQueries(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1)
+            return RangeQueries(np.zeros(len(ids), np.int64), None, np.full(len(ids), EARLIEST), 1)
         return RangeQueries(codes, since, before, length)
 
 

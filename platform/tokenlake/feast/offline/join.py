@@ -9,11 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, AsOf, Ints
+from tokenlake.feast.offline.asof import AsOf, Ints
 from tokenlake.feast.offline.keys import JoinKeys, aligned
 from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.offline.select import pick
 from tokenlake.feast.views import RequestedView
+from tokenlake.times import EARLIEST
 
 
 def join(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
@@ -40,7 +41,7 @@ def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints,
         raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
     columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
     keys = JoinKeys(columns, len(times))
-    state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
+    state = AsOf(keys.queries, times, keys.count, strict=view.strict, known=known and view.created is not None)
     instants = [view.timestamp, *([view.created] if view.created else [])]
 
     def reader(first: int, batch: pa.RecordBatch) -> None:
@@ -49,7 +50,7 @@ def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints,
         codes = keys.codes(batch.columns[:count], batch.num_rows)
         state.feed(codes, batch.column(count).to_numpy(), made, first)
 
-    asked = times[(keys.asked >= 0) & (times != NONE)]
+    asked = times[(keys.queries >= 0) & (times != EARLIEST)]
     if len(asked):
         rows.read_keys(list(view.keys.values()), instants, _promising(view, rows, keys, asked), reader)
     return state.finish(view.ttl)
@@ -68,7 +69,7 @@ def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -
 def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, asked: Ints) -> list[Group]:
     """The groups that may hold rows that are seen, by what their files tell of them."""
     latest = int(asked.max())
-    oldest = NONE + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
+    oldest = EARLIEST + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, EARLIEST + 1)
     near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]
     return [group for group in near if _holds_keys(view, group, keys)]
 

@@ -38,11 +38,11 @@ class JoinKeys:
         self._pairs: list[pa.Array] = []
         self.count = len(self._values[0]) if columns else 1
         codes = [_positions(c, v) for c, v in zip(columns, self._values, strict=True)]
-        self.asked = np.zeros(rows, np.int32) if not columns else codes[0]
+        self.queries = np.zeros(rows, np.int32) if not columns else codes[0]
         for i, more in enumerate(codes[1:], 1):
-            pairs = _pair(self.asked, more, len(self._values[i]))
+            pairs = _pair(self.queries, more, len(self._values[i]))
             self._pairs.append(pc.unique(pa.array(pairs[pairs >= 0])))
-            self.asked = _positions(pa.array(pairs), self._pairs[-1])
+            self.queries = _positions(pa.array(pairs), self._pairs[-1])
             self.count = len(self._pairs[-1])
 
     def codes(self, columns: Sequence[pa.Array], rows: int) -> Codes:

@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import threading
 
-import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL as EVENT_TIMESTAMP
@@ -21,6 +20,7 @@ from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.sequences import active
 from tokenlake.feast.sources import TokenSource, open_lake
 from tokenlake.feast.views import RequestedView
+from tokenlake.times import EARLIEST
 
 
 def limited(
@@ -76,7 +76,7 @@ def _entities(view: RequestedView, config: RepoConfig, start: dt.datetime, end: 
 
 def _distinct(view: RequestedView, rows: SourceRows, end: int) -> pa.Table:
     last = end - 1 if view.strict else end
-    first = np.iinfo(np.int64).min + 1 if view.ttl is None else end - view.ttl
+    first = EARLIEST + 1 if view.ttl is None else end - view.ttl
     names = list(view.keys)
     schema = pa.schema([pa.field(n, rows.schema.field(c).type) for n, c in view.keys.items()])
     parts = [schema.empty_table()]

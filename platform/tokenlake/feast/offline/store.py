@@ -21,7 +21,7 @@ from typing_extensions import override
 from tokenlake.feast.offline.historical import historical
 from tokenlake.feast.offline.job import TokenlakeRetrievalJob
 from tokenlake.feast.offline.opening import read_rows
-from tokenlake.feast.offline.scan import Pull, pull_all, pull_latest
+from tokenlake.feast.offline.scan import ScanRequest, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
 
@@ -85,7 +85,7 @@ class TokenlakeOfflineStore(OfflineStore):
 
         Of a `TokenSource` the sequence before `end_date` of each user who has a token since `start_date`.
         """
-        pull = Pull(
+        pull = ScanRequest(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
@@ -116,7 +116,7 @@ class TokenlakeOfflineStore(OfflineStore):
         rows that a later one of equal keys and times replaces are left out: Feast would take any of them.
         """
         told = created_timestamp_column != _NOT_TOLD
-        pull = Pull(
+        pull = ScanRequest(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
@@ -157,6 +157,6 @@ class TokenlakeOfflineStore(OfflineStore):
         write_logs(config, data, source.get_schema(registry), logging_config.destination)
 
 
-def _sequences(config: RepoConfig, source: TokenSource, pull: Pull) -> TokenlakeRetrievalJob:
+def _sequences(config: RepoConfig, source: TokenSource, pull: ScanRequest) -> TokenlakeRetrievalJob:
     columns = [*pull.keys, *pull.features]
     return TokenlakeRetrievalJob(lambda: latest(source, open_lake(config), columns, pull.start, pull.end), config)

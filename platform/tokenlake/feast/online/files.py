@@ -22,6 +22,7 @@ from tokenlake.feast.online import wire
 from tokenlake.storage import blocks
 from tokenlake.storage import manifest as manifests
 from tokenlake.storage.native_ops import hash_bytes
+from tokenlake.times import EARLIEST
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -30,8 +31,6 @@ BLOCK = 1 << 16
 #: What a row takes beside its key and values, about.
 ROW_BYTES = 64
 _TIME = pa.timestamp("us", tz="UTC")
-#: A created time that was not given: older than any other.
-NO_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class OnlineRows:
 
     Attributes:
         keys: (n,) large_binary, entity keys as Feast serializes them.
-        event: (n,) int64 microseconds UTC; created: likewise, `NO_TIME` where there is none.
+        event: (n,) int64 microseconds UTC; created: likewise, `EARLIEST` where there is none.
         values: feature -> (n,) large_binary: wire bytes of a Feast `Value`, null where the row says nothing of it.
     """
 
@@ -133,7 +132,7 @@ def write_run(path: Path, rows: OnlineRows) -> RunFile:
     sums = [_sums(memoryview(column.buffers()[2] or b"")) for column in data]
     meta = json.dumps({"block": BLOCK, "sums": [blocks.sums_to_hex(s) for s in sums]}).encode()
     struct = pa.StructArray.from_arrays(data[1:], names=names) if names else pa.array([{}] * len(rows), pa.struct([]))
-    created = pa.array(rows.created, mask=rows.created == NO_TIME).view(_TIME)
+    created = pa.array(rows.created, mask=rows.created == EARLIEST).view(_TIME)
     columns = {
         "hash": pa.array(rows.hashes[rows.order]),
         "row": pa.array(rows.order.astype(np.uint32)),
@@ -207,7 +206,7 @@ class MappedRun:
         self.hashes = batch["hash"].to_numpy()
         self.order = batch["row"].to_numpy()
         self.event = batch["event_timestamp"].view(pa.int64()).to_numpy()
-        self.created = batch["created_timestamp"].view(pa.int64()).fill_null(NO_TIME).to_numpy()
+        self.created = batch["created_timestamp"].view(pa.int64()).fill_null(EARLIEST).to_numpy()
         self.features = [field.name for field in batch["values"].type]
         columns = [batch["key"], *_children(batch)]
         meta = json.loads(batch.schema.metadata[blocks.META])

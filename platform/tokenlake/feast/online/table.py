@@ -82,7 +82,7 @@ class OnlineTable:
         wanted = list(keys)
         hashed = hashes(pa.array(wanted, pa.large_binary()))
         places = [run.find(hashed, wanted) for run in runs]
-        return [_pick(runs, [own[i] for own in places], features) for i in range(len(wanted))]
+        return [_newest_values(runs, [own[i] for own in places], features) for i in range(len(wanted))]
 
     def rows(self) -> OnlineRows | None:
         """Every key's newest rows, checked, and kept until the table changes; None for an empty table."""
@@ -105,7 +105,7 @@ class OnlineTable:
         with self._writing("write"):
             manifest = load(self.folder) or TableManifest()
             self._sweep(manifest)
-            kept, small = _split(manifest.runs, rows.weight)
+            kept, small = _runs_to_merge(manifest.runs, rows.weight)
             parts = [MappedRun(self._path(run), run).rows() for run in small]
             merged = reduce(concat([*parts, rows]))
             name = f"{manifest.generation + 1:08d}.arrow"
@@ -194,7 +194,7 @@ def _missing(error: FileNotFoundError) -> CorruptionError:
     return CorruptionError(f"{error.filename}: this file is missing; materialize the view again")
 
 
-def _split(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
+def _runs_to_merge(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
     """The runs that stay as they are, and the newest ones that a write takes in."""
     at = len(runs)
     while at and runs[at - 1].weight <= GROWTH * weight:
@@ -219,7 +219,7 @@ def reduce(rows: OnlineRows) -> OnlineRows:
     return rows.take(np.flatnonzero(keep))
 
 
-def _pick(runs: tuple[MappedRun, ...], places: list[list[int]], features: Sequence[str]) -> KeyValues | None:
+def _newest_values(runs: tuple[MappedRun, ...], places: list[list[int]], features: Sequence[str]) -> KeyValues | None:
     rows = [(int(run.event[row]), int(run.created[row]), i, row) for i, run in enumerate(runs) for row in places[i]]
     if not rows:
         return None
