@@ -136,8 +136,8 @@ class _DayLayer(nn.Module):
 class _SourceEncoder(nn.Module):
     """Encoder of one activity source.
 
-    Events are encoded once, whoever asks: jagged self-attention over the instants of a user's day, so that what comes
-    later changes nothing. A query then pools its history by learned queries; what depends on the moment of asking
+    Events are encoded once for all queries: jagged self-attention over the instants of a user's day, so that what comes
+    later changes nothing. A query then pools its history by learned queries; what depends on the query time
     (rank, age, gap, labels known by now) is added to keys and values there.
     """
 
@@ -168,7 +168,7 @@ class _SourceEncoder(nn.Module):
 
 
 class TimeEncoder(nn.Module):
-    """What an event is to the moment of asking, as the sum of rows of one table: rank, age, gap, known labels.
+    """What an event is to the query time, as the sum of rows of one table: rank, age, gap, known labels.
 
     Args:
         history: ranks are told apart up to here.

@@ -1,4 +1,4 @@
-"""Who sees whom in SIT, and how long ago it was: laid out once a batch for the jagged kernels."""
+"""The attention layout of SIT: which values see which, and the time between them, prepared once a batch for the jagged kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AttentionLayout:
         q_offsets: `(rows + 1,)` into the queries.
         queries: `(q,)` the place of each query among the keys; None: every value, in the keys' order.
         limits: `(q,)` how many keys of its row a query sees.
-        own: `(q,)` the query's own place in its row.
+        own_positions: `(q,)` the query's own position in its row.
         seconds: `(total,)` when, from the row's first event on.
     """
 
@@ -41,11 +41,11 @@ class AttentionLayout:
     seconds: Int64[Tensor, " total"]
 
     def for_queries(self, is_query: Bool[Tensor, " total"], positions: Int64[Tensor, " total"]) -> AttentionLayout:
-        """Of the sight of all values, that of those where `asks`, in the values' order.
+        """From the layout of all values, the layout in which only some of them are queries, in the values' order.
 
         Args:
-            asks: of the values, as they were given to `survey`.
-            place: from `survey`.
+            is_query: which values are queries, in the order in which `attention_layout` got them.
+            positions: each value's position among the keys, from `attention_layout`.
         """
         queries = positions[is_query]
         q_offsets = offsets_of(is_query.long())[self.offsets]
@@ -62,7 +62,7 @@ def attention_layout(
     A value sees itself and every visible one with a strictly earlier timestamp: values of a tie don't see each other.
 
     Returns:
-        The sight of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
+        The layout of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
     """
     rows = row_numbers(offsets)
     places = torch.arange(len(timestamps), device=timestamps.device)
@@ -93,10 +93,10 @@ def layout_attention(
     """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.
 
     Args:
-        q: the queries of `sight`, in its order.
-        k: keys of all values, in the order of `survey`.
+        q: the queries of `layout`, in its order.
+        k: keys of all values, in the order of `attention_layout`.
         v: values, likewise.
-        sight: the layout.
+        layout: the attention layout.
         bias: added to the score of a pair by the bucket of its time gap.
     """
     # The kernel's buckets are half octaves of the gap: of gap + 1 here, and both halves of an octave share an entry.

@@ -41,7 +41,7 @@ def fetch_columns(
     """The columns of a token source as of some times: tokens strictly before them.
 
     Args:
-        source: it.
+        source: the token source to read.
         store: where its tokens are, as `store_of` opens it.
         users: (n,) ids; null: no sequence. One of another kind than the store's is a user without tokens.
         times: (n,) int64 nanoseconds, `EARLIEST` for no sequence.

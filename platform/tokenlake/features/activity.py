@@ -1,4 +1,4 @@
-"""What users did, as the user encoder reads it: days of events, activity sources, and histories before a moment."""
+"""What users did, as the user encoder reads it: days of events, activity sources, and histories before a query time."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Instants: TypeAlias = Ints
 
 
 class EventDay:
-    """One day's events by (user, timestamp, event id), and what is worked out of them once for all who read the day.
+    """One day's events by (user, timestamp, event id), and what is computed from them once and cached.
 
     Attributes:
-        day: theirs.
-        state: tells apart the states of the day's events: what was worked out of two parts of one state is equal.
+        day: the day of the events.
+        fingerprint: of the files that hold the day's events: whatever was computed from two days of equal fingerprint is equal.
         events: rows of the `events` table.
-        users: their users (n,).
+        users: the user of each event (n,).
         timestamps: int64 (n,), microseconds UTC.
     """
 
@@ -63,7 +63,7 @@ class EventDay:
         return self._items
 
     def known_from(self, filters: tuple[Filter, ...]) -> Instants:
-        """Since when each event is known to pass any of the filters; NEVER if it does not. Without one, all pass."""
+        """The instant (us) after which each event is known to pass any of the filters; NEVER if it passes none. Without filters, all pass."""
         if not filters:
             return self.timestamps
         if filters not in self._known:
@@ -79,7 +79,7 @@ class EventDay:
 
 
 class EventDayCache:
-    """Reads runs of days; the days themselves stay in memory, since a back-fill reads each many times."""
+    """Reads ranges of event days and caches the days, since a back-fill reads each many times."""
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
@@ -93,14 +93,14 @@ class EventDayCache:
             first: the first day.
             last: the last one.
             watermark: bound on `ingested_at` (us); None for none.
-            late: a day whose events are all taken, also those that were ingested after the watermark.
+            complete: a day of which all events are taken, also those that were ingested after the watermark.
         """
         states = {day: state for day, state in self._fingerprints().items() if first <= day <= last}
         parts = [self._day(day, states[day], None if day == complete else watermark) for day in sorted(states)]
         return EventLog(self._lake.config, self._lake.events.schema, parts)
 
     def fingerprint(self, first: Day, last: Day) -> str:
-        """Tells apart the states of the events of some days."""
+        """A fingerprint of the events of a range of days: it changes when any of them does."""
         told = [f"{day} {state}" for day, state in sorted(self._fingerprints().items()) if first <= day <= last]
         return xxhash.xxh64_hexdigest("\n".join(told).encode())
 
@@ -125,7 +125,7 @@ class EventDayCache:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some rows of a log, ascending, and the instants (us) after which it may be known that they were chosen."""
+    """Some rows of a log, ascending, and the instants (us) after which it may be known that they belong to the selection."""
 
     rows: Ints
     when: Instants
@@ -135,11 +135,11 @@ class EventLog:
     """Events of some days, by (user, timestamp, event id).
 
     Attributes:
-        parts: the days.
-        users: distinct users, in order; the code of one is its place.
+        days: the event days, in order.
+        users: distinct users, in order; a user's code is its position there.
         codes: int64 (n,), the user's code of each row, ascending.
-        part, place: int64 (n,), where each row is: which of the parts, and which row of it.
-        order: int64 (n,), where each row is in the parts, one after the other.
+        day_number, day_row: int64 (n,), where each row comes from: the number of its day in `days`, and its row in that day.
+        order: int64 (n,), the position of each row when the days' rows are concatenated.
         timestamps: int64 (n,), microseconds UTC.
     """
 
@@ -181,12 +181,12 @@ class EventLog:
         return item_table(self._config, self.events)
 
     def codes_of(self, users: pa.Array) -> Ints:
-        """Codes of users; -1 for one who did nothing here."""
+        """Codes of users; -1 for a user without events in this log."""
         return np.asarray(pc.index_in(users, value_set=self.users).fill_null(-1).to_numpy(), np.int64)
 
     @cached_property
     def positives(self) -> Selection:
-        """Events that the encoder learns to foresee: `positive` of the config, else the first label, else all."""
+        """Events that the encoder is trained to predict: `positive` of the config, else the first label, else all."""
         declared = self._config.require_embeddings().positive
         if declared is None:
             declared = tuple(Filter(label=name) for name in list(self._config.events.labels)[:1])
@@ -205,12 +205,12 @@ class EventLog:
 
     @cached_property
     def histories(self) -> list[Histories]:
-        """What users did before any moment, source by source."""
+        """For each source, the histories of users at any query time."""
         return [Histories(self, source) for source in self.sources]
 
     @cached_property
     def labels(self) -> tuple[Ints, Ints]:
-        """All labels of the rows, 0 or 1, and the instants (us) after which each is seen, NEVER if at none: (n, L)."""
+        """All labels of the rows, 0 or 1, and the instants (us) after which each is known, NEVER if never: (n, L) each."""
         labels = list(self._config.events.labels)
         positive, when = np.zeros((2, len(self), len(labels)), np.int64)
         for i, name in enumerate(labels):
@@ -220,12 +220,12 @@ class EventLog:
         return positive, when
 
     def in_log_order(self, values: Sequence[Ints]) -> Ints:
-        """Values of the parts' rows, in the order of the log's."""
+        """Concatenate values of the days' rows and put them into the order of the log's rows."""
         return np.concatenate([np.zeros(0, np.int64), *values])[self.order]
 
 
 class Histories:
-    """Finds the last events of a source that a user is known to have done before a moment.
+    """Finds the last events of a source that a user is known to have done before a query time.
 
     Args:
         log: the events.
@@ -246,19 +246,19 @@ class Histories:
             codes, self.rows, self.when = codes[order], source.rows[order], source.when[order]
         self._first = int(self.when.min()) if len(self.when) else 0
         self._span = int(self.when.max()) - self._first + 2 if len(self.when) else 2
-        # Users times microseconds may overflow: then places among the distinct instants stand for them.
+        # Users times microseconds may overflow: then positions among the distinct instants stand for them.
         self._distinct_times = np.unique(self.when) if (len(log.users) + 1) * self._span >= 2**62 else None
         self._key = self._keys(codes, self.when)
 
     def spans(
         self, users: Ints, as_of: Instants, length: int | None = None, reach: dt.timedelta | None = None
     ) -> tuple[Ints, Ints]:
-        """First and last place (exclusive) in `rows` of what each user is known to have done strictly before `now`.
+        """First and last place (exclusive) in `rows` of what each user is known to have done strictly before `as_of`.
 
         Args:
-            users: int64 (q,), codes; -1 did nothing.
-            now: int64 (q,), microseconds.
-            length: rows a question at most, the last ones; None for all.
+            users: int64 (q,), codes; -1 for a user without events.
+            as_of: int64 (q,), microseconds, the query times.
+            length: most rows of a query, the last ones; None for all.
             reach: how far back; None for all.
         """
         end = np.searchsorted(self._key, self._keys(users, as_of))
@@ -269,7 +269,7 @@ class Histories:
         return np.minimum(start, end), end
 
     def before(self, users: Ints, as_of: Instants, length: int, reach: dt.timedelta | None = None) -> tuple[Ints, Ints]:
-        """Find those rows of the log: (total,), each question's ascending, and offsets (q + 1,)."""
+        """Find those rows of the log: (total,), ascending within each query, and offsets (q + 1,)."""
         rows, offsets = take_ranges(self.rows, *self.spans(users, as_of, length, reach))
         if self._in_order:
             return rows, offsets
@@ -283,7 +283,7 @@ class Histories:
 
 
 def take_ranges(values: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Slices `values[start:end]`, one after the other, and their offsets."""
+    """Concatenate the slices `values[start:end]`; returns the values and the slices' offsets."""
     offsets = np.concatenate([[0], np.cumsum(end - start)])
     return values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)], offsets
 
@@ -293,18 +293,18 @@ def _fingerprint(names: Sequence[str]) -> str:
 
 
 def known_within(selection: Selection, first: int | None, end: int) -> NDArray[np.bool_]:
-    """Which of the chosen become known from one instant to another."""
+    """Which rows of a selection become known from one instant to another."""
     return (selection.when < end) if first is None else (selection.when >= first) & (selection.when < end)
 
 
 def training_queries(log: EventLog, first: int | None, end: int, group: int) -> tuple[Ints, Instants, Ints, Ints]:
-    """Moments to train on: each before up to `group` positives of one user and day, in their order.
+    """Training queries: each stands for up to `group` positives of one user and day, at the time of the first.
 
     Args:
         log: the events.
         first: instant from which a positive must become known; None for all.
         end: instant before which it must.
-        group: positives a moment at most.
+        group: most positives of one query.
 
     Returns:
         Codes of the users (q,), query times (q,), rows of the positives (total,), and offsets (q + 1,).

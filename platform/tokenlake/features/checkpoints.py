@@ -25,7 +25,7 @@ _CODEBOOKS = "semantic_ids.safetensors"
 
 @dataclass(frozen=True)
 class TokenCheckpoint:
-    """What one training left behind."""
+    """A checkpoint of a token encoder: its learner (weights and optimizer state) and vocabulary."""
 
     learner: Learner
     vocabulary: Vocabulary
@@ -33,7 +33,7 @@ class TokenCheckpoint:
 
 @dataclass(frozen=True)
 class UserCheckpoint:
-    """The same of the user encoder."""
+    """A checkpoint of the user encoder: learner, vocabulary, and the quantizers that give items their semantic ids."""
 
     learner: AlureLearner
     vocabulary: Vocabulary

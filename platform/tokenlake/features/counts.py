@@ -24,7 +24,7 @@ from tokenlake.features.running_totals import Occurrences, RunningTotals
 from tokenlake.storage.arrays import read_arrays, write_arrays
 from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
-#: A mean counts the global one as this many labels of its own.
+#: Means are smoothed: the global mean counts as this many labels.
 STRENGTH = 10.0
 #: The group of all events, which gives the global means.
 _ALL = "*"
@@ -38,7 +38,7 @@ def count_names(config: Config) -> tuple[str, ...]:
     """Name the features that `Counts` of a config gives, in their order.
 
     `user_count` is log1p of the user's events so far; with labels there are also, per label, `user_clicked_known`,
-    log1p of those whose label is known, and `user_clicked_mean`, the share of positives among these, drawn towards the
+    log1p of those whose label is known, and `user_clicked_mean`, the share of positives among these, smoothed towards the
     share among all events. So for `item` and for every multi-valued feature, whose values are pooled.
     """
     return _names(("user", "item", *config.events.of_kind("multi")), tuple(config.events.labels))
@@ -124,7 +124,7 @@ class Counts:
             self._add(batch, max(self.day or after, after))
 
     def copy(self) -> Counts:
-        """The same state, to be changed on its own."""
+        """An independent copy."""
         counts = Counts(self._multi, self._labels)
         counts._totals = {group: tally.copy() for group, tally in self._totals.items()}
         counts.day = self.day
@@ -240,7 +240,7 @@ def _pooled(totals: Ints, rows: Ints, size: int) -> Ints:
 
 
 def _write(totals: Ints, priors: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-    """Features of one group: log1p(events), then per label the drawn mean and log1p(known)."""
+    """Features of one group: log1p(events), then per label the smoothed mean and log1p(known)."""
     known, positives = totals[:, 1::2], totals[:, 2::2]
     out[:, 0] = np.log1p(totals[:, 0])
     out[:, 1::2] = (positives + STRENGTH * priors) / (known + STRENGTH)

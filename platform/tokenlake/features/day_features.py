@@ -34,7 +34,7 @@ _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "as
 #: Days kept in memory: a back-fill trains on the chunk that it has just encoded.
 _CACHED_DAYS = 32
 _KEPT_SNAPSHOTS = 8
-#: Days that were counted in one go, from which on the state is worth a snapshot.
+#: A state is saved when at least so many days were added to it at once.
 _SAVE_AFTER_DAYS = 7
 
 
@@ -46,7 +46,7 @@ class DayFeatures:
         events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
             no event id, and all have the `observed_label`.
         counts: float32 `(rows, counts)`, strictly before each row's timestamp.
-        seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
+        visible: bool `(rows,)`, whether later rows may see the row; False for sampled negatives.
     """
 
     events: pa.Table
@@ -54,7 +54,7 @@ class DayFeatures:
     visible: NDArray[np.bool_]
 
     def without_negatives(self) -> DayFeatures:
-        """What did happen: the rows that were not sampled."""
+        """The rows without the sampled negatives."""
         if self.events["event_id"].null_count == 0:
             return self
         rows = np.flatnonzero(self.events["event_id"].is_valid())
@@ -77,7 +77,7 @@ class DayFeatureCache:
         Args:
             day: the day.
             watermark: bound on `ingested_at` (us) of the earlier days' events, and of the day's own.
-            late: take all of the day's own events, also those that were ingested after the watermark.
+            complete: take all of the day's own events, also those that were ingested after the watermark.
         """
         events = self._lake.events.read(day=day).sort_by(_ORDER)
         if not complete:
@@ -92,7 +92,7 @@ class DayFeatureCache:
         return features
 
     def counts_at(self, day: Day, watermark: int) -> Counts:
-        """Count state at the start of a day; not to be changed by the caller."""
+        """Count state at the start of a day; the caller must not change it."""
         return self._state_at(day, watermark).counts
 
     def _state_at(self, day: Day, watermark: int) -> _CountState:
@@ -110,7 +110,7 @@ class DayFeatureCache:
         return state
 
     def save_state(self) -> None:
-        """Write the rolling state to disk, where the next process begins to count."""
+        """Write the rolling state to disk, from which the next process goes on counting."""
         state = self._state
         if state is None or state.day <= max((s.day for s in self._snapshots()), default=Day.min):
             return

@@ -1,7 +1,7 @@
-"""Events and items as one checkpoint encodes them, each day once: what days of embeddings and queries share.
+"""A cache of events and items as one checkpoint encodes them, each day once: shared by days of embeddings and by queries.
 
 A vector's last bits depend on what was computed beside it. So units of days are encoded each by itself, and which days
-are a unit follows from the checkpoint alone: a re-run, a bucket or a query meets the very numbers that a back-fill met.
+are a unit follows from the checkpoint alone: a re-run, a bucket and a query get the very numbers that a back-fill got.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 
 
 def encoding_cache(lake: Project, version: str, checkpoint: str) -> EncodingCache:
-    """What a checkpoint encoded so far; the last few are kept."""
+    """The encoding cache of a checkpoint; those of the last few checkpoints are kept."""
     kept, path = lake.shared(_cache), path_of(lake, version, checkpoint)
     if path not in kept:
         kept[path] = EncodingCache(lake, version, checkpoint)
@@ -48,16 +48,16 @@ def _cache(_lake: Project) -> LRUCache[Path, EncodingCache]:
 
 
 def block_start(day: Day) -> Day:
-    """First day of the block that a day is in: whoever reads events from `day` on reads them from there."""
+    """First day of the block that holds a day; events from `day` on must be read from this day on."""
     return day - dt.timedelta(days=day.toordinal() % _BLOCK)
 
 
 class EncodingCache:
-    """Days encoded by one checkpoint.
+    """Event days and items encoded by one checkpoint.
 
     Attributes:
-        checkpoint: that encodes.
-        featurizer: that makes its inputs.
+        checkpoint: the checkpoint whose encoder is used.
+        featurizer: makes the encoder's inputs.
     """
 
     def __init__(self, lake: Project, version: str, checkpoint: str) -> None:
@@ -167,7 +167,7 @@ class EncodingCache:
 
 
 class _GrowingMatrix:
-    """A matrix that grows."""
+    """A matrix to which rows are appended."""
 
     def __init__(self, width: int) -> None:
         self._memory = torch.zeros(0, width)
@@ -177,14 +177,14 @@ class _GrowingMatrix:
         return self._count
 
     def all(self) -> torch.Tensor:
-        """What was added, one after the other."""
+        """All rows, in the order in which they were added."""
         return self._memory[: self._count]
 
     def clear(self) -> None:
         self._count = 0
 
     def add(self, rows: torch.Tensor) -> int:
-        """Add some; returns the number of the first."""
+        """Append rows; returns the number of the first."""
         start = self._count
         self._count += len(rows)
         if self._count > len(self._memory):

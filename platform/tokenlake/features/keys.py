@@ -65,7 +65,7 @@ def factorize(values: pa.Array) -> tuple[Ints, pa.Array]:
 class KeyIndex:
     """Distinct values, numbered 0, 1, ... in the order in which they were added.
 
-    Values are all integers or all strings. `"7"` and `7` are different values, and never meet in one `Keys`.
+    Values are all integers or all strings. `"7"` and `7` are different values, and never stand in one `KeyIndex`.
     """
 
     def __init__(self, values: pa.Array | None = None) -> None:
@@ -79,7 +79,7 @@ class KeyIndex:
         return len(self._codes)
 
     def copy(self) -> KeyIndex:
-        """The same, to be grown on its own."""
+        """An independent copy."""
         keys = KeyIndex()
         keys._type, keys._codes = self._type, self._codes.copy()
         return keys

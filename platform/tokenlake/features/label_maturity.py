@@ -1,4 +1,4 @@
-"""When labels of events become known, and those that have not yet."""
+"""Label maturity: when the label of an event becomes known, and the labels that are pending."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenlake.features.keys import Ints
 from tokenlake.times import NEVER
 
 Bools: TypeAlias = NDArray[np.bool_]
-#: Runs of a backlog before they are made one.
+#: Most sorted runs of pending labels before they are merged into one.
 _RUNS = 32
 
 
@@ -24,8 +24,8 @@ class EventLabels:
     """One label of n events.
 
     Attributes:
-        known: bool (n,), whether the label is ever known.
-        when: int64 (n,), the instant (us) after which a query sees it; at least the event's own.
+        matures: bool (n,), whether the label ever becomes known.
+        known_from: int64 (n,), the instant (us) after which a query sees the label; never before the event's own.
         positive: bool (n,).
     """
 
@@ -44,19 +44,19 @@ def event_labels(table: pa.Table, label: str, timestamps: Ints) -> EventLabels:
 
 @dataclass(frozen=True, slots=True)
 class KeyLabels:
-    """Labels of keys: the code of the key, the instant (us) after which the label is seen, its value. One length."""
+    """Labels by key: the key's code, the instant (us) after which the label is known, and its value; arrays of one length."""
 
     codes: Ints
     known_from: Ints
     positive: Bools
 
     def take(self, index: Bools | Ints | slice) -> KeyLabels:
-        """Select some."""
+        """The labels at an index."""
         return KeyLabels(self.codes[index], self.known_from[index], self.positive[index])
 
     @staticmethod
     def concat(parts: Sequence[KeyLabels]) -> KeyLabels:
-        """All of them; none at all of no parts."""
+        """Concatenate; no labels when there are no parts."""
         return KeyLabels(
             np.concatenate([np.empty(0, np.int64), *(part.codes for part in parts)]),
             np.concatenate([np.empty(0, np.int64), *(part.known_from for part in parts)]),
@@ -65,13 +65,13 @@ class KeyLabels:
 
 
 class PendingLabels:
-    """Labels that will be known some day: a few runs, each by instant, so that adding a day touches no older one."""
+    """Labels that will become known later, in a few runs sorted by instant, so that adding a day rewrites no older run."""
 
     def __init__(self, runs: Sequence[KeyLabels] = ()) -> None:
         self._runs = list(runs)
 
     def copy(self) -> PendingLabels:
-        """The same, to be changed on its own."""
+        """An independent copy."""
         return PendingLabels(self._runs)
 
     def add(self, labels: KeyLabels) -> None:
@@ -83,11 +83,11 @@ class PendingLabels:
             self._runs = [everything.take(np.argsort(everything.known_from))]
 
     def known_before(self, instant: int) -> KeyLabels:
-        """Labels that are seen at an instant."""
+        """Labels that become known before an instant."""
         return KeyLabels.concat([run.take(slice(_before(run, instant))) for run in self._runs])
 
     def pop_known_before(self, instant: int) -> KeyLabels:
-        """Take out the labels that are seen at an instant."""
+        """Remove and return the labels that become known before an instant."""
         due = self.known_before(instant)
         rest = [run.take(slice(_before(run, instant), None)) for run in self._runs]
         self._runs = [run for run in rest if len(run.known_from)]

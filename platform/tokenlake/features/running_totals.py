@@ -101,7 +101,7 @@ class RunningTotals:
         return out
 
     def copy(self) -> RunningTotals:
-        """The same, to be changed on its own."""
+        """An independent copy."""
         totals = RunningTotals(0)
         totals.keys = self.keys.copy()
         totals._totals = self._totals.copy()
@@ -109,7 +109,7 @@ class RunningTotals:
         return totals
 
     def to_arrays(self) -> dict[str, pa.Array]:
-        """Everything, to be saved."""
+        """All state as named arrays, to be saved."""
         arrays = {"keys": self.keys.values(), "totals": pa.array(self._totals[: len(self.keys)].ravel())}
         for label, backlog in enumerate(self._pending):
             pending = backlog.all()
@@ -120,7 +120,7 @@ class RunningTotals:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, pa.Array], labels: int) -> RunningTotals:
-        """Undo `to_arrays`."""
+        """Restore from what `to_arrays` returned."""
         totals = cls(labels)
         totals.keys = KeyIndex(arrays["keys"])
         totals._totals = as_ints(arrays["totals"]).reshape(-1, 1 + 2 * labels)
@@ -138,7 +138,7 @@ class RunningTotals:
 
 @dataclass(frozen=True, slots=True)
 class _DayQueries:
-    """The queries of a batch, by key and instant: sorted needles are found several times faster.
+    """The queries of a batch, sorted by key and instant: binary searches in order are several times faster.
 
     Key and instant are one number, `code * _SPAN + instant of the day`: sorted, a key's instants lie together.
     """
@@ -169,7 +169,7 @@ def _day_keys(codes: Ints, when: Ints, day_start: int) -> Ints:
 
 
 def _of_batch(labels: KeyLabels, known: Ints) -> KeyLabels:
-    """The labels of a batch's keys only, by the batch's codes; `known` are the tally's codes of the batch's keys."""
+    """The labels of a batch's keys only, by the batch's codes; `known` are the running totals' codes of the batch's keys."""
     if not len(labels.codes) or not len(known):
         return KeyLabels.concat([])
     order = np.argsort(known)

@@ -26,7 +26,7 @@ Quantizers = Mapping[str, ResidualQuantizer]
 
 
 class UserFeaturizer:
-    """Makes `Activity`, `Moments` and `Items` of a log.
+    """Makes `Activity`, `UserQueries` and `Items` of a log.
 
     Content vectors of items enter as their semantic ids; vectors of events and users are not among the inputs.
     """
@@ -40,7 +40,7 @@ class UserFeaturizer:
         of_item = {name for name, feature in config.events.features.items() if feature.of == "item"}
         self._of_item = of_item | {"item_id"}
         self._vectors = tuple(name for name in config.events.of_kind("vector") if name in of_item)
-        # What stands between a vector's name and the number of a code: no feature is called as a code.
+        # Separates a vector feature's name from a code's number; chosen so that no feature has the name of a code.
         self._code_separator = "#"
         while not {name for vector in self._vectors for name in self._code_names(vector)}.isdisjoint(
             config.events.features
@@ -105,12 +105,12 @@ class UserFeaturizer:
         )
 
     def times(self, log: EventLog) -> Activity:
-        """The same without features and streams: what pooling of encoded events reads."""
+        """The activity without features and streams: all that pooling of encoded events reads."""
         labels, known_at = (torch.from_numpy(values) for values in log.labels)
         return Activity({}, {}, labels, known_at, torch.from_numpy(log.timestamps), ())
 
     def queries(self, log: EventLog, users: Ints, as_of: Instants) -> UserQueries:
-        """What each user, by its code, had done strictly before each moment."""
+        """The queries' histories: what each user, by its code, had done strictly before each query time."""
         reach = dt.timedelta(days=self._spec.retention_days)
         found = [histories.before(users, as_of, self._spec.history, reach) for histories in log.histories]
         return UserQueries(
@@ -173,5 +173,5 @@ def stream(log: EventLog, source: Selection) -> Stream:
 
 
 def positions_of(ids: pa.Array, items: pa.Array) -> Ints:
-    """Place of each item id among `items`; all of them are there."""
+    """Position of each item id in `items`; every id must be there."""
     return np.asarray(pc.index_in(ids, value_set=items).to_numpy(), np.int64)

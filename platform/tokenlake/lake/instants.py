@@ -1,6 +1,6 @@
 """Reading time columns: which unit integers have, which zone text has, and whether the instant is believable.
 
-A `Clock` is settled for one column of one source before any of its rows is read, so that a row's fate never
+A `TimeReader` is settled for one column of one source before any of its rows is read, so that a row's fate never
 depends on the rows that happened to come before it.
 """
 

@@ -41,7 +41,7 @@ class Report:
 
 
 def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
-    """Run all jobs of one day for every lineage of the config; done days are left alone unless forced."""
+    """Run all jobs of one day for every version of the config; done days are left alone unless forced."""
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
     if report.results[0].status == "done":
@@ -66,12 +66,12 @@ def backfill(
     index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
-    """Run all jobs of a range of days, for one version or for every lineage, training once per chunk.
+    """Run all jobs of a range of days, for one version or for all of them, training once per chunk.
 
     `index` tells which days' embeddings are indexed and linked: the "last" day's, or "all" days'.
 
     Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
-    stopped: days that are done and not marked for a re-run are left alone.
+    stopped: days that are done and not marked for a restatement are left alone.
     """
     began = time.monotonic()
     report = Report()
@@ -126,7 +126,7 @@ def all_versions(lake: Project) -> list[str]:
 
 
 def daily_versions(lake: Project) -> list[str]:
-    """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
+    """Every version that the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
     return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
 
 
@@ -137,7 +137,7 @@ def _resolve(lake: Project, version: str) -> str:
 
 
 def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, str], jobs.JobResult]]:
-    """The jobs of a lineage; a day is done when the last of them is."""
+    """The jobs of a version; a day is done when the last of them is."""
     return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
 
 

@@ -1,7 +1,7 @@
-"""A day's embedding shared out: each bucket stages the vectors of its users, and they are put together when all are there.
+"""A day's embedding in buckets: each stages the vectors of its users, and `gather` puts them together when all are there.
 
 Staging: `<data>/staging/<version>/<day>/<bucket>-of-<buckets>.arrow`, written whole or not at all, each with what it was
-made of (checkpoint, state of the events). What was made of anything else is never mixed in, but made anew.
+made of (checkpoint, state of the events). A file made from anything else is never used, but made again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def discard(lake: Project, plan: Plan) -> None:
 
 
 def _read(lake: Project, plan: Plan) -> tuple[EmbeddingInputs, dict[str, str]]:
-    """Read the events, and tell their state; again where more arrived meanwhile."""
+    """Read the events and their fingerprint; again where more events arrived meanwhile."""
     while True:
         state = events_fingerprint(lake, plan)
         inputs = EmbeddingInputs(lake, plan)

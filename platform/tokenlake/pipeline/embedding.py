@@ -72,14 +72,14 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
 
 
 class EmbeddingInputs:
-    """What a day's vectors are made of, read and laid out.
+    """The inputs of a day's embedding, read from the lake: the log, and a query for each active user.
 
     Args:
-        lake: that holds the events.
-        plan: the day's.
+        lake: the lake that holds the events.
+        plan: the plan of the day.
 
     Attributes:
-        users: who is embedded: active in the last `retention_days` by what the sources read.
+        users: the users to embed: those with an event of some source in the last `retention_days`.
     """
 
     def __init__(self, lake: Project, plan: Plan) -> None:
@@ -97,11 +97,11 @@ class EmbeddingInputs:
 
     @property
     def width(self) -> int:
-        """Of a vector."""
+        """Width of a vector."""
         return self._cache.checkpoint.learner.config.dim
 
     def vectors(self, bucket: int = 0, buckets: int = 1) -> tuple[Ints, Vectors]:
-        """Places among `users` that are a bucket's, and their vectors: every `buckets`-th batch is, from the first on."""
+        """Positions in `users` of a bucket's users, and their vectors. A bucket has every `buckets`-th batch, from number `bucket` on."""
         own_batches = batches(self._queries)[bucket::buckets]
         places = torch.cat([torch.zeros(0, dtype=torch.int64), *own_batches])
         if not own_batches:
@@ -134,7 +134,7 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 
 
 def events_fingerprint(lake: Project, plan: Plan) -> str:
-    """Tell apart the states of the events that a day's embedding reads."""
+    """A fingerprint of the events that a day's embedding reads: it changes when any of them does."""
     first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
     return lake.shared(EventDayCache).fingerprint(block_start(first), plan.day)
 

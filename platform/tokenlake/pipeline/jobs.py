@@ -1,6 +1,6 @@
 """The daily jobs, one function each: ingest; train, encode, publish of instance tokens; those of the embeddings.
 
-The DAGs, the command line and `lake.run` call these very functions. Each may be run again at any time, after a kill at
+The DAGs, the command line and `lake.run` all call these functions. Each may be run again at any time, after a kill at
 any point too: it finds its work done, or does it again with the recorded plan and writes the same.
 """
 
@@ -323,7 +323,7 @@ def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Itera
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Say for what the disk, the models or the kernels refused whether a scheduler should try again."""
+    """Translate errors of the disk, the models and the kernels into Tokenlake's, which tell a scheduler whether to try again."""
     try:
         yield
     except CheckpointError as error:
@@ -352,7 +352,7 @@ def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
 
 
 def _encoding_started_at(lake: Project, day: Day, version: str) -> dt.datetime:
-    """When the encoding of what is published now began: events that came since are not in it, and their mark stays."""
+    """When the encoding of what is published now began: events that came since are not in it, so the day stays marked for a restatement."""
     runs = lake.catalog.runs(job="encode", day=day, version=version, status="done")
     return max((run.started_at for run in runs), default=_EPOCH)
 

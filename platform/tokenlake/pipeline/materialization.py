@@ -1,4 +1,4 @@
-"""What has to reach Feast's online store: told from the catalog alone, so that asking imports no Feast."""
+"""Which days have to be written to Feast's online store; read from the catalog alone, so that this imports no Feast."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def materialize_day(
     since = None
     if last is not None and last.day is not None:
         since = _end(min({day, last.day + dt.timedelta(days=1), *_written(lake, last.started_at)}))
-    # Other views may be further already: nobody gets an older value than those.
+    # Other views may hold later days already: never write an older value over a newer one.
     until = _end(max(day, materialized_until(lake) or day))
     outcome = materialize(folder, since, until, progress)
     for view, written in outcome.rows.items():

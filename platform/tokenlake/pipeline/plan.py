@@ -21,7 +21,7 @@ ONE_DAY = dt.timedelta(days=1)
 
 
 def plan(lake: Project, version: str, day: Day) -> Plan:
-    """Return the recorded plan of a day; draw and record one when there is none."""
+    """Return the recorded plan of a day; make and record one when there is none."""
     recorded = lake.catalog.plan(version, day)
     return recorded or lake.catalog.record_plan(_new_plan(lake, version, day, day))
 
@@ -32,8 +32,8 @@ def plan_chunks(lake: Project, version: str, days: Sequence[Day], chunk_days: in
     Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
 
     Raises:
-        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan drawn too early
-            would stand: the days before it could never be trained on.
+        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan recorded too early
+            could not be changed: the days before it could never be trained on.
     """
     todo = sorted(days)
     while todo:

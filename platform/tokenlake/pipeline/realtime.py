@@ -1,4 +1,4 @@
-"""Tokens of new events, now: what `lake.encode` does."""
+"""Tokens of new events in real time: the implementation of `lake.encode`."""
 
 from __future__ import annotations
 

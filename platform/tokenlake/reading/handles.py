@@ -65,10 +65,10 @@ class FileHandle:
         return handle
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did.
+            ChangedError: it did.
         """
         if self._identity is not None:
             with self._gone():

@@ -26,7 +26,7 @@ class ParquetFile:
     """A Parquet file, and what its place says of all its rows.
 
     Args:
-        handle: of it.
+        handle: the file, opened.
         constants: columns that are not in the file, and their value in all rows.
         declared: the columns of the table that the file is part of; None: those that it has itself.
     """
@@ -80,7 +80,7 @@ class ParquetFile:
         yield from numbered(fitted(b, schema, self.name, self.constants) for b in self.batches(columns, rows=rows))
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._handle.check()
 
     def batches(

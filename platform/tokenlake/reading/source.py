@@ -75,10 +75,10 @@ class Source:
         return pa.schema([self.schema.field(name) for name in dict.fromkeys(columns)], self.schema.metadata)
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did; see `steady`.
+            ChangedError: it did; see `steady`.
         """
         for file in self.files:
             file.check()

@@ -78,7 +78,7 @@ class TextFile:
             return self._lines.estimate()
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._handle.check()
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:

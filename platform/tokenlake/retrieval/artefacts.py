@@ -1,7 +1,7 @@
-"""Where a day's indexes and graph lie, what they were made of, and whether that still stands.
+"""Where a day's indexes and graph lie, the build info beside them, and whether they are current.
 
 A day's folder holds `users/`, `items/` and `made.json`, then `graph.arrow` and `graph.json`. The two JSON files are
-written last: each tells what its part was made of, and the checksum of every file.
+written last: each holds the build info (what the files were built from) and the checksum of every file.
 """
 
 from __future__ import annotations

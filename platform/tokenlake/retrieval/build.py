@@ -1,4 +1,4 @@
-"""Makes a day's indexes and graph of its embeddings: what the jobs call. Readers load what is there (`load`)."""
+"""Builds a day's indexes and graph from its embeddings; only jobs call this. Readers load what is published (`load`)."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class _ServingDay:
 
 
 def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
-    """What `lake.candidates` does."""
+    """Find candidates of users at times: the implementation of `lake.candidates`."""
     ids = query_ids(users, lake.events.schema.field("user_id").type)
     when = np.atleast_1d(as_micros(at, "at"))
     if len(when) not in (1, len(ids)):

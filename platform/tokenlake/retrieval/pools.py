@@ -79,7 +79,7 @@ class ItemPools:
         return self.items[rows], offsets
 
     def last_seen(self, users: Ints, as_of: Ints) -> Ints:
-        """Instant of each user's last event before `now`; long ago where there is none."""
+        """Instant of each user's last event before `as_of`; a year before it where there is none."""
         start, end = self.everything.spans(users, as_of)
         when = np.append(self.everything.when, 0)
         return np.where(end > start, when[end - 1], as_of - _LONG_AGO // dt.timedelta(microseconds=1))

@@ -29,7 +29,7 @@ def list_columns(
     Args:
         side: names of the side columns.
         known: those of them that are labels.
-        own: other columns of the table.
+        reserved: names of the other columns of the table.
 
     Returns:
         Side name -> the column of its values; label -> the column that tells whether it was known.

@@ -1,6 +1,6 @@
-"""What a store leaves behind, removed: the store itself, and the streams of stores whose folders are gone.
+"""Garbage collection: remove a whole store, and orphaned streams, those of stores whose folders are gone.
 
-A removal may be cut short, and is ended by another:
+A removal that was cut short is completed by the next one. Its steps:
 
 1. The manifest gets another name: from this instant there is no store, and what is left still says where its logs lie.
 2. The logs go, then the files, that manifest last, and the folder.

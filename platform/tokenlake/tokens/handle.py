@@ -1,4 +1,4 @@
-"""The state that one handle of a store sees, and how writers change it: appends, days and their publication."""
+"""`StoreHandle`: the state of a store that one handle sees, and how writers change it: appends, days, publication."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class StoreHandle:
 
     Two backends keep a tail (wal.py). Where one is not shared, whoever appends or publishes holds `tail.lock`. In a
     shared one nobody does: an append fails when something came between, a publication fences the log, and only the one
-    writer, who holds `write.lock`, may lift a fence.
+    writer, who holds `write.lock`, may remove a fence.
     """
 
     def __init__(self, path: Path, view: StoreView | None = None, log: FetchLog | None = None) -> None:
-        """See a state.
+        """Open a state.
 
         Args:
             path: the store's folder.
@@ -89,7 +89,7 @@ class StoreHandle:
     def _read(
         self, queries: RangeQueries, as_of: NDArray[np.int64], out: TokenBatch | None, request: FetchRequest
     ) -> TokenBatch:
-        """Answer a window; `request` is for the log."""
+        """Answer range queries; `request` goes to the fetch log."""
         if out is not None and not isinstance(out, TokenBatch):
             raise SchemaError(f"out: {type(out).__name__} given; expected a TokenBatch of an earlier fetch")
         if self._log is None:
@@ -167,7 +167,7 @@ class StoreHandle:
         return len(rows) if not len(rows) or view.tail.append(rows, position) else None
 
     def _catch_up(self) -> None:
-        """See the newest state and all of its tail; seal what a killed writer left open."""
+        """Open the newest state and read all of its tail; seal the log that a killed writer left open."""
         before = self._view.tail
         while self.refresh():
             pass
@@ -178,7 +178,7 @@ class StoreHandle:
             self._sealed = log
 
     def _try_clear_fence(self) -> bool:
-        """Lift the fence of a killed writer; False: a writer is at work."""
+        """Remove the fence of a killed writer; False: the writer is alive."""
         try:
             with locks.hold(self.path / "write.lock", f"repair of {self.path}"):
                 self._clear_fence()
@@ -187,13 +187,13 @@ class StoreHandle:
             return False
 
     def _clear_fence(self) -> None:
-        """Let appends go on, at the state that was published; the caller is the one writer."""
+        """Catch up with the published state and remove the fence, so that appends go on; the caller is the one writer."""
         self._catch_up()
         self._view.tail.unfence()
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
-        """Be the one writer, at the newest state, with nothing left over by a killed one."""
+        """Be the one writer, at the newest state, after removing what a killed writer left behind."""
         shared = self._view.tail.backend.shared
         manifests.require(self.path)  # as above
         with locked(self.path, what, _CLEAR_FENCE_S if shared else 0):
@@ -206,7 +206,7 @@ class StoreHandle:
             yield
 
     def _fork(self) -> int:
-        """Go on in streams of its own; the caller is the one writer, at the newest state."""
+        """Copy the tail into streams of this store's own; the caller is the one writer, at the newest state."""
         view = self._view
         view.tail.poll()
         manifest = replace(
@@ -227,7 +227,7 @@ class StoreHandle:
 
     @contextmanager
     def _exclude_appends(self) -> Iterator[None]:
-        """Keep appends out, at the newest state; the caller is the one writer."""
+        """Keep appends out of the log until the block ends, at the newest state; the caller is the one writer."""
         if not self._view.tail.backend.shared:
             with tail_locked(self.path):
                 self._catch_up()
@@ -299,7 +299,7 @@ def tail_locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """What the operating system refuses, as errors of ours."""
+    """Turn errors of the operating system into Tokenlake's own."""
     try:
         yield
     except OSError as error:

@@ -182,7 +182,7 @@ def as_ids(users: Any) -> NDArray[Any]:
 
 
 def query_ids(users: object, kind: pa.DataType) -> pa.Array:
-    """Ids that are asked for, as a column of ids of a kind, (n,); null for those of the other kind, which nobody has.
+    """The ids of a query as an Arrow column of a kind, (n,); null for those of the other kind, which no row can have.
 
     Args:
         users: what `as_ids` takes.

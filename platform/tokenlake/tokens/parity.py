@@ -1,8 +1,8 @@
-"""Logged fetches: what was asked, of which state, and a checksum of each answer, so that it can be asked again.
+"""A log of fetches: the arguments, the state that was read and a checksum of each answer, so that `replay` can repeat them.
 
 A log is a folder on the store's disk. `<generation>-<time>-<process>.fetches` holds the fetches of one process, as
 records (storage/records.py). `generations/<generation>/` is a store of its own: hard links to the segments and tail logs
-of that state, which cost no bytes until the store itself lets go of them, and stay whatever it merges, drops or writes
+of that state, which cost no bytes until the store itself removes them, and stay whatever it merges, drops or writes
 again. Logs that lie in Redis are copied as far as they were read.
 """
 
@@ -39,13 +39,13 @@ FILES = 16
 
 
 class FetchRequest(NamedTuple):
-    """What a fetch was asked.
+    """The arguments of one fetch.
 
     Attributes:
         kind: `FETCH` or `FETCH_AT`.
-        users: (queries,) ids; times: (queries,) those before which, or at which.
-        how: the other arguments, as JSON can hold them.
-        moment: (queries,) of `FETCH_AT`: labels as known then.
+        users: (queries,) ids; times: (queries,) the `before` of a fetch, or the `timestamps` of a fetch_at.
+        options: the other arguments, as JSON can hold them.
+        as_of: (queries,) of `FETCH_AT`: labels are shown as they were known then.
     """
 
     kind: int
@@ -166,7 +166,7 @@ class FetchLog:
                 except FileNotFoundError:
                     if tail.backend.shared:
                         return False
-                    continue  # swept away before the handle came to it
+                    continue  # removed as garbage before the handle read it
             self._linked, self._mirrored = tail.log_number, (tail.log_number, tail.next_sequence)
         self._link_ids(place)
         return True
@@ -240,11 +240,11 @@ class LoggedFetch:
     """One logged fetch.
 
     Attributes:
-        users, times, how: what was asked; times are those before which, or at which by `fetch_at`.
-        moment: (queries,) of `fetch_at`: labels as known then; None for a fetch, or where every label was masked.
-        tail: number that the tail's next row would have had.
+        users, times, options: the arguments, as in `FetchRequest`.
+        as_of: (queries,) of `fetch_at`: labels are shown as they were known then; None for a fetch, or where every label was masked.
+        next_sequence: sequence number that the tail's next row would have had.
         names: arrays of the answer; sums: (queries, arrays) their checksums.
-        offsets: of the answer; rows: `row_sums` of each array; arrays: the answer itself, None unless the log keeps bytes.
+        offsets: of the answer; row_checksums: `row_sums` of each array; arrays: the answer itself, None unless the log keeps bytes.
     """
 
     def __init__(self, kind: int, payload: bytes) -> None:

@@ -27,7 +27,7 @@ ALL = 1 << 62
 
 @dataclass(frozen=True)
 class RowRanges:
-    """Runs of rows, by (query, time): `count` rows from row `start` of a source.
+    """Ranges of rows, by (query, time): `count` rows from row `start` of a source.
 
     A source is an index into `segments`, or -1 for the tail.
     """
@@ -46,7 +46,7 @@ class RowRanges:
 
 @dataclass(frozen=True)
 class RangeQueries:
-    """What n queries ask for: the last `length` rows of a user with since <= timestamp < before.
+    """A batch of n range queries: each asks for the last `length` rows of a user with since <= timestamp < before.
 
     All arrays are (n,) int64 and contiguous; no `since`: from the beginning.
     """
@@ -163,13 +163,13 @@ def _merge_tail(ranges: RowRanges, tail: Tail, queries: RangeQueries) -> RowRang
 def copy_ranges(
     schema: StoreSchema, ranges: RowRanges, tail: Tail | None, as_of: NDArray[np.int64], out: TokenBatch | None
 ) -> TokenBatch:
-    """Copy rows.
+    """Copy ranges of rows into a batch.
 
     Args:
         schema: columns of the store.
-        runs: the rows to copy, in this order.
+        ranges: the rows to copy, in this order.
         tail: the source -1.
-        known_before: (queries,) the time of each query: a label is known iff its `known_at` is below.
+        as_of: (queries,) the time of each query: a label is known iff its `known_at` is below.
         out: a batch whose buffers are used again where they suffice.
     """
     counts = ranges.counts()

@@ -1,4 +1,4 @@
-"""Ask logged fetches again, of the states that they saw, and find the first answer that is another one."""
+"""Repeat logged fetches on the states that they read, and find the first answer that differs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tokenlake.tokens.wal import DiskLogs
 
 @dataclass
 class ReplayReport:
-    """What was asked again.
+    """What a replay did.
 
     Attributes:
         fetches: answers that were equal; queries: of all of them.
-        collected: generation -> logged fetches that cannot be asked again, since the state is not kept any more.
+        collected: generation -> logged fetches that cannot be repeated, since the log no longer keeps the state.
     """
 
     fetches: int = 0
@@ -36,14 +36,14 @@ class ReplayReport:
 
 
 def replay(folder: Path) -> ReplayReport:
-    """Ask every logged fetch again.
+    """Repeat every logged fetch.
 
     Args:
         folder: the log's.
 
     Raises:
         NotFoundError: there is no log.
-        CorruptionError: an answer is another one; the message says where it first differs.
+        CorruptionError: an answer differs; the message says where first.
     """
     found = sorted(folder.glob("*.fetches"), key=lambda path: int(path.name.split("-")[1]))
     if not found:
@@ -80,14 +80,14 @@ def _compare(logged: LoggedFetch, state_folder: Path, where: str) -> None:
 
 
 def _ask(store: TokenStore, logged: LoggedFetch) -> TokenBatch:
-    """The answer of a store to a logged question."""
+    """A store's answer to a logged fetch."""
     if logged.kind == FETCH_AT:
         return store.fetch_at(logged.users, logged.times, as_of=logged.as_of)
     return store.fetch(logged.users, before=logged.times, **logged.options)
 
 
 def _open_at(folder: Path, end: int) -> TokenStore:
-    """A kept state as it was when the tail's next row would have had this number."""
+    """Open a kept state, with the tail's rows below this sequence number only."""
     view = open_view(folder)
     tail = _PastTail(folder, view.snapshot.manifest.schema, view.tail.first_log, end)
     return TokenStore(folder, StoreView(view.snapshot, tail, view.watch))
@@ -114,7 +114,7 @@ def _byte(logged: LoggedFetch, batch: TokenBatch, query: int, name: str) -> str:
 
 
 class _PastTail(Tail):
-    """The tail as it was: rows of all kept logs, up to a number."""
+    """The tail of an earlier time: the rows of all mirrored logs with sequence numbers below `end`."""
 
     def __init__(self, folder: Path, schema: Any, number: int, end: int) -> None:
         self._end = end
@@ -130,4 +130,4 @@ class _PastTail(Tail):
             super()._add(held)
 
     def poll(self, *, follow: bool = True) -> None:
-        """It does not grow."""
+        """Do nothing: a past tail does not grow."""

@@ -2,7 +2,7 @@
 
 A segment is one record batch with one record per user: `user: int64, rows: list<struct<timestamp, token, ...>>`. Users
 are sorted by `hash64(user)`, a user's rows by (timestamp, input order). The list's offsets are the user index, and the
-struct's children the jagged columns. `docs/store.md` tells the rest.
+struct's children the jagged columns. `docs/store.md` describes the rest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK_BYTES = 1 << 17
 #: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
 SEGMENT_ROWS = 1 << 20
 SEGMENT_BYTES = 1 << 28
-#: States of a block in this process: nobody looked, its checksum is right, a fetch is about to read it.
+#: States of a block in this process: not read yet, its checksum is right, a fetch asks to check it.
 UNTOUCHED, GOOD, REQUESTED = 0, 1, 2
 
 
@@ -40,7 +40,7 @@ def write_segment(path: Path, schema: StoreSchema, rows: TokenRows) -> SegmentFi
     """Write rows that are sorted by (hash64(user), timestamp) as a new file, durably.
 
     Args:
-        path: a name that nobody reads.
+        path: a file name that no manifest names yet.
         schema: columns of the store.
         rows: at least one row.
     """
@@ -170,10 +170,10 @@ class Segment:
         self._lock = Lock()
 
     def load(self) -> Segment:
-        """Check the frame and find the columns; only the first call does anything.
+        """Check everything but the row columns and find these; only the first call does anything.
 
         Raises:
-            CorruptionError: the frame's bytes are not what was written.
+            CorruptionError: those bytes are not what was written.
         """
         if not self.loaded:
             with self._lock:
@@ -206,7 +206,7 @@ class Segment:
         return native_ops.hash64(self.users)
 
     def check(self, numbers: NDArray[np.int64]) -> None:
-        """Check the checksums of those blocks that nobody looked at in this process yet.
+        """Check the checksums of those blocks that this process has not checked yet.
 
         Raises:
             CorruptionError: bytes of a block are not what was written.

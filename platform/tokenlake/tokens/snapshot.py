@@ -30,7 +30,7 @@ class MappedSlice:
     def split(
         self, index: NDArray[np.int64], hashes: NDArray[np.uint64]
     ) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
-        """Sort queries by the segment that holds their user: yields a segment and its part of `index`."""
+        """Split queries by the segment that holds their user: yields a segment and the queries of `index` that it answers."""
         if self.bits == 0:
             if self.segments[0] is not None and len(index):
                 yield self.segments[0], index
@@ -42,7 +42,7 @@ class MappedSlice:
 
 
 class Snapshot:
-    """A manifest and its open files."""
+    """A manifest and its segments, mapped into memory."""
 
     def __init__(self, folder: Path, manifest: StoreManifest, opened: dict[str, Segment] | None = None) -> None:
         self.manifest = manifest

@@ -349,7 +349,7 @@ class TokenStore(StoreHandle):
         self, ids: NDArray[Any], since: NDArray[np.int64] | None, before: NDArray[np.int64], length: int
     ) -> RangeQueries:
         codes = self._ids.find(ids)
-        if codes is None:  # nobody has such ids, and nothing lies before the first instant
+        if codes is None:  # no row has such ids; a query that ends at the first instant finds nothing
             return RangeQueries(np.zeros(len(ids), np.int64), None, np.full(len(ids), EARLIEST), 1)
         return RangeQueries(codes, since, before, length)
 

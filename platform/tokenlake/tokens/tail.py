@@ -1,11 +1,11 @@
 """The realtime tail: rows appended since their day was last written, in a log and in memory.
 
 Each row has a sequence number for life. When a day is written, its tail rows with the same (user, timestamp) go: the
-others are carried to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
+others are written to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
 snapshot follows the seal, and takes only the numbers that it has not seen.
 
 Where no lock keeps appends out (wal_redis.py), a publication fences the log: nobody appends behind a fence, until it is
-lifted, or the log is sealed.
+removed, or the log is sealed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tokenlake.tokens.schema import StoreSchema, TokenRows
 from tokenlake.tokens.wal import FENCE, ROWS, SEAL, START, UNFENCE, DiskLogs, LogBackend
 
 _NUMBER = struct.Struct("<Q")
-#: Most rows and bytes of one record when a log is carried over.
+#: Most rows and bytes of one record when the tail's rows are written to a new log.
 _RECORD_ROWS = 1 << 16
 _RECORD_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
 
 
 class LogPosition(NamedTuple):
-    """Where a log ended when it was looked at: what is appended there has missed nothing.
+    """The end of a log when it was last read: an append there comes directly after everything that was read.
 
     Attributes:
-        number: the log; at: its next position; next: number of the next row.
+        log: the log's number; position: where its next record goes; next_sequence: sequence number of the next row.
     """
 
     log: int
@@ -46,14 +46,14 @@ class LogPosition(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Columns with room behind the rows: name -> array, and name -> address, which takes a microsecond to ask for."""
+    """Columns with room behind the rows: name -> array, and name -> its address (kept, since NumPy takes a microsecond to give it)."""
 
     columns: dict[str, NDArray[Any]]
     pointers: dict[str, int]
 
     @classmethod
     def of(cls, columns: dict[str, NDArray[Any]]) -> Buffers:
-        """Of these columns."""
+        """Make buffers of these columns."""
         return cls(columns, {name: address(column) for name, column in columns.items()})
 
 
@@ -62,9 +62,9 @@ class Tail:
 
     Attributes:
         backend: keeps the logs.
-        first: number of the log that it began with; number: of the one that it reads.
+        first_log: number of the log that it began with; log_number: of the one that it reads now.
         sealed: that log has a successor; fenced: a publication keeps appends out of it.
-        next: number of the next row.
+        next_sequence: sequence number of the next row.
         count: rows.
         users: (count,) int64; columns: name -> (count, ...), in order of arrival.
         buffers: the columns, with room behind the rows; swapped whole, for fetches of other threads.
@@ -122,7 +122,7 @@ class Tail:
                 try:
                     self._apply(self._log.read())
                 except FileNotFoundError:
-                    # Swept away while this handle slept; the next log holds what is left of it.
+                    # Removed since this handle last read it; the next log holds the rows of it that are still in the tail.
                     self.sealed, self._successor = True, self.log_number + 1
                 if not self.sealed or not follow:
                     return
@@ -142,14 +142,14 @@ class Tail:
         return found
 
     def position(self) -> LogPosition | None:
-        """The end of the log as far as it was read; None: nothing may be appended there, or nothing was read yet."""
+        """The end of the log as far as it was read; None: the log is fenced or sealed, or nothing was read yet."""
         with self._lock:
             if self.sealed or self.fenced or not self._log.position:
                 return None
             return LogPosition(self.log_number, self._log.position, self.next_sequence)
 
     def append(self, rows: TokenRows, position: LogPosition) -> bool:
-        """Add rows at a mark, durably; False: somebody else added something there, so look again.
+        """Append rows at a position, durably; False: another writer appended there first, so read on and try again.
 
         Where the backend is not shared, the caller holds the tail's lock and has polled.
         """
@@ -160,18 +160,18 @@ class Tail:
         """Keep appends out of the log from here on, all of which was read then; the caller is the one writer.
 
         A fence that a killed writer left gets another: what it had sent last may still be on its way, and must not
-        lift this one.
+        remove this one.
         """
         while not self.sealed and not self._append_at_end(FENCE, b""):
             self.poll(follow=False)
 
     def unfence(self) -> None:
-        """Let appends in again, if there is a fence; the caller is the one writer, and publishes nothing."""
+        """Remove the fence, if there is one, so that appends go on; the caller is the one writer, and publishes nothing."""
         while self.fenced and not self.sealed and not self._append_at_end(UNFENCE, b""):
             self.poll(follow=False)
 
     def seal(self, successor: int) -> None:
-        """Point readers of this log to its successor, which is published; nobody appends meanwhile."""
+        """Point readers of this log to its successor, which is published; the caller keeps appends out meanwhile."""
         self.poll(follow=False)
         while not self.sealed and not self._append_at_end(SEAL, _NUMBER.pack(successor)):
             self.poll(follow=False)
@@ -233,7 +233,7 @@ class Tail:
             self._add(fresh)
 
     def _follow_seal(self) -> None:
-        # A reader that slept through several days' writes finds its successor gone, and goes on with the next one.
+        # A reader that did not read while several days were written finds the successor removed, and goes on with the next log.
         while True:
             number = self.backend.next_published(self._successor)
             try:
@@ -293,14 +293,14 @@ def create_log(backend: LogBackend) -> None:
 
 
 def seal_log(backend: LogBackend, number: int, successor: int) -> None:
-    """Do what a writer that was killed after its publication left undone; nobody appends to this log any more."""
+    """Seal the log of a writer that was killed between publishing its manifest and sealing; no append goes there any more."""
     try:
         reader = backend.reader(number)
         while all(kind != SEAL for kind, _ in reader.read()):
             if backend.append(number, reader.position, records.pack(SEAL, _NUMBER.pack(successor))):
                 return
     except FileNotFoundError:
-        return  # swept away, long after it was sealed
+        return  # removed as garbage, long after it was sealed
 
 
 def _grown(array: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What one handle of a store sees: a published state of the days, and the tail beside it."""
+"""`StoreView`: what one handle of a store sees, a published state of the days and the tail beside it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StoreStatus:
 
 @dataclass(frozen=True)
 class StoreView:
-    """Swapped whole by its handle, so that threads never meet half of it."""
+    """A snapshot of the days, the tail, and a watch on the manifest; replaced as a whole, so that threads never see half of it."""
 
     snapshot: Snapshot
     tail: Tail
@@ -62,7 +62,7 @@ class StoreView:
         return NativeSnapshot(self.snapshot, self.snapshot.manifest.schema)
 
     def read(self, queries: RangeQueries, as_of: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        """Answer a window, with what the tail holds now."""
+        """Answer range queries, with what the tail holds now."""
         self.tail.poll()
         schema = self.snapshot.manifest.schema
         if (lib := library()) is not None:
@@ -77,7 +77,7 @@ class StoreView:
         return find_ranges(self.snapshot, None, queries).counts() > 0
 
     def status(self) -> StoreStatus:
-        """What there is, the newest tail rows included."""
+        """Counts and sizes, the newest tail rows included."""
         self.tail.poll()
         manifest = self.snapshot.manifest
         segments = manifest.segment_files()

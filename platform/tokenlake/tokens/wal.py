@@ -1,4 +1,4 @@
-"""The write-ahead log of a store, which is its tail: appended rows, durable before anybody hears of them.
+"""The write-ahead log of a store, which is its tail: appended rows, durable before the append returns.
 
 A backend keeps logs by number: files beside the segments (here), or streams of a Redis that many writers share
 (wal_redis.py). A log is a sequence of records (storage/records.py), and a position in it is where its next record goes:
@@ -16,7 +16,7 @@ from filelock import FileLock
 from tokenlake.errors import CorruptionError
 from tokenlake.storage import disk, records
 
-#: Kinds of records: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
+#: Kinds of records: rows, the log's end, its beginning, and a fence that keeps appends out, and its removal.
 ROWS, SEAL, START, FENCE, UNFENCE = 1, 2, 3, 4, 5
 
 
@@ -55,16 +55,16 @@ class LogBackend(Protocol):
     shared: bool
 
     def __str__(self) -> str:
-        """Where it is, for people; without secrets."""
+        """Where the logs lie, for messages; without passwords."""
 
     def name(self, number: int) -> str:
-        """What a log is called there, for messages."""
+        """The log's name in the backend, for messages."""
 
     def claim(self, *, again: bool = False) -> None:
-        """See that it is this folder that writes these logs, and not one that it was copied from; the first one does.
+        """Claim these logs for this folder. The first folder to claim them owns them; a copy of that folder is refused.
 
         Args:
-            again: look though it was seen before.
+            again: ask the backend even if this object has claimed them before.
 
         Raises:
             ConfigError: another folder does; nothing was written.
@@ -72,7 +72,7 @@ class LogBackend(Protocol):
 
     @property
     def owned(self) -> bool:
-        """Whether `claim` would go through."""
+        """Whether `claim` would succeed."""
 
     def reader(self, number: int) -> WalReader:
         """Read a log from its start.
@@ -84,7 +84,7 @@ class LogBackend(Protocol):
     def append(self, number: int, at: int, data: bytes) -> bool:
         """Write one record at position `at`, durably; False: something else is there already, or the log is gone.
 
-        One that is not shared is written under the store's tail lock, by whoever has read all of the log.
+        One that is not shared is written under the store's tail lock, by a writer that has read all of the log.
         """
 
     def write(self, number: int, packed: Iterable[bytes]) -> None:
@@ -98,13 +98,13 @@ class LogBackend(Protocol):
         """
 
     def missing_error(self, number: int) -> CorruptionError:
-        """That a published log is not there."""
+        """The error for a published log that is missing."""
 
     def collect_garbage(self, newest: int) -> None:
         """Remove every log but the newest and the two before it."""
 
     def remove_all(self, newest: int) -> None:
-        """Remove every log, for good; what is gone already is fine."""
+        """Remove every log; logs that are gone already are no error."""
 
     def mirror(self, number: int, folder: Path) -> None:
         """Make a log stay readable as a file of another store's folder, however this one goes on.
@@ -132,7 +132,7 @@ class DiskLogs:
         return self._folder / f"{number:08d}.log"
 
     def name(self, number: int) -> str:
-        """Its path."""
+        """The file's path."""
         return str(self.path(number))
 
     def numbers(self) -> list[int]:
@@ -140,7 +140,7 @@ class DiskLogs:
         return sorted(int(path.stem) for path in self._folder.glob("*.log"))
 
     def claim(self, *, again: bool = False) -> None:
-        """A copied folder has copied files."""
+        """Do nothing: a copied folder has its own copies of the files."""
 
     def reader(self, number: int) -> records.LogReader:
         """Open the file."""
@@ -166,7 +166,7 @@ class DiskLogs:
         return found[0]
 
     def missing_error(self, number: int) -> CorruptionError:
-        """That a file is gone."""
+        """The error for a missing file."""
         return CorruptionError(f"{self.name(number)}: this file of the store is missing; rebuild the store")
 
     def collect_garbage(self, newest: int) -> None:
@@ -178,14 +178,14 @@ class DiskLogs:
         disk.unlink(self.path(n) for n in self.numbers())
 
     def mirror(self, number: int, folder: Path) -> None:
-        """Link it, which costs no bytes until this store lets go of it."""
+        """Make a hard link, which takes no space until this store removes the log."""
         target = DiskLogs(folder).path(number)
         if not target.exists():
             target.hardlink_to(self.path(number))
 
 
 class MirroredLog:
-    """The copy of one log.
+    """A copy of one log, kept up to date in another folder.
 
     Attributes:
         folder: the store that keeps it; number: the log's.

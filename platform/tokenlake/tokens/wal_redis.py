@@ -56,12 +56,12 @@ class RedisLogs:
         return f"{self._prefix}:tail:{number}"
 
     def claim(self, *, again: bool = False) -> None:
-        """Be the folder that writes these streams."""
+        """Claim the streams for this folder."""
         self._ownership.claim(again=again)
 
     @property
     def owned(self) -> bool:
-        """Whether this folder writes them, or none does yet."""
+        """Whether this folder owns the streams, or none does yet."""
         return self._ownership.other_folder is None
 
     def reader(self, number: int) -> StreamReader:
@@ -110,7 +110,7 @@ class RedisLogs:
                 return
 
     def remove_all(self, newest: int) -> None:
-        """Remove every stream that there may be, then the note of whose they were."""
+        """Remove every stream that there may be, then the record of their owner."""
         for start in range(1, newest + 2, _NAMES):
             names = [self.name(n) for n in range(start, min(start + _NAMES, newest + 2))]
             self.redis.run(lambda client, names=names: client.unlink(*names))  # type: ignore[misc]  # bound here
@@ -123,11 +123,11 @@ class RedisLogs:
         self._mirrored.extend(lambda at: StreamReader(self, number, at).read())
 
     def not_found_error(self, number: int) -> FileNotFoundError:
-        """That a log is not there, which may be right."""
+        """The error for a log that is missing, which is right for one that was removed."""
         return FileNotFoundError(errno.ENOENT, f"no such stream in {self}", self.name(number))
 
     def missing_error(self, number: int) -> CorruptionError:
-        """That a log is not there, or not whole, which is wrong."""
+        """The error for a log that is missing or incomplete, and should not be."""
         if (other := self._ownership.other_folder) is not None:
             return CorruptionError(
                 f"{self.name(number)}: {self} does not hold this stream any more, since {other} went on with it, of which "
@@ -146,7 +146,7 @@ class RedisLogs:
         from redis import exceptions as refused
 
         # An answer that does not come leaves open whether the entry is there. The same entry is sent again: its id
-        # lets it in only once, and its mark tells whether it is ours.
+        # lets it in only once, and its field `by` tells whether it is ours.
         entry = {b"f": data, b"by": os.urandom(16)}
         name = f"{at + 1}-0"
 
@@ -229,7 +229,7 @@ class StreamReader:
 
 
 class Ownership:
-    """The note in Redis of the folder that writes a store's streams.
+    """The record in Redis of which folder owns a store's streams, that is, writes them.
 
     A copy of that folder would name the same streams, and publish what it never held. A folder is told from its copies by
     the inode numbers of itself and of its `segments/`: they stay when it is renamed, and when owners and rights are

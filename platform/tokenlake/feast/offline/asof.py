@@ -51,8 +51,8 @@ class AsOf:
     """One join under way.
 
     Args:
-        codes: (n,) int32 keys of the questions, 0 to `keys` - 1; -1: no row can match.
-        times: (n,) int64 nanoseconds of the questions; `EARLIEST` matches no row.
+        codes: (n,) int32 keys of the queries, 0 to `keys` - 1; -1: no row can match.
+        times: (n,) int64 nanoseconds of the queries; `EARLIEST` matches no row.
         keys: number of keys.
         strict: see rows of times before the question's own, else also at it.
         known: a row is not seen before its created time either, and never when that is missing.

@@ -21,7 +21,7 @@ def join(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints
     """The features of a view as of some times.
 
     Args:
-        view: it.
+        view: the feature view to join.
         rows: of its source.
         questions: a table of n rows with the view's keys.
         times: (n,) int64 nanoseconds.

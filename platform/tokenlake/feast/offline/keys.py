@@ -1,4 +1,4 @@
-"""Join keys as numbers: which question's key, if any, a row has."""
+"""Join keys as numbers: for each row of a source, the number of the query key that it matches, or -1."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TABLE = 1 << 22
 
 
 class JoinKeys:
-    """The distinct keys that some questions have, over any number of columns of any plain type.
+    """The distinct keys that some queries have, over any number of columns of any plain type.
 
     A null matches nothing. Without columns there is one key, which all rows have.
 
     Args:
-        columns: of the questions, in the types that the rows have: see `aligned`.
+        columns: key columns of the queries, in the types that the rows have: see `aligned`.
 
     Attributes:
-        asked: (n,) int32 key of each question, -1 for one with a null.
+        asked: (n,) int32 key of each query, -1 for one with a null.
         count: number of keys.
     """
 
@@ -46,7 +46,7 @@ class JoinKeys:
             self.count = len(self._pairs[-1])
 
     def codes(self, columns: Sequence[pa.Array], rows: int) -> Codes:
-        """The (rows,) int32 keys of some rows, -1 for those that nobody asks for."""
+        """The (rows,) int32 keys of some rows, -1 for keys that no query has."""
         if not columns:
             return np.zeros(rows, np.int32)
         first, *rest = (self._codes(i, column) for i, column in enumerate(columns))
@@ -95,7 +95,7 @@ class _PositionTable:
 
 
 def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A question's key column in the type that the source's values have, null where none of them can equal it.
+    """A query's key column in the type that the source's values have, null where none of them can equal it.
 
     So it is with a fraction where the source has integers, with a number too large for them, with text where it has
     numbers, and with NaN.

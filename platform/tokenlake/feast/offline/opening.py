@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[SourceRows], T]) -> T:
-    """What `use` makes of the rows of one instant: begun anew where somebody writes them meanwhile.
+    """What `use` makes of the rows of one instant: started again where another process writes them meanwhile.
 
     Raises:
         ChangedError: somebody does, again and again.

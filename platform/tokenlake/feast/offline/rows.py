@@ -33,8 +33,8 @@ class Group:
     """One row group of one file.
 
     Attributes:
-        file: it.
-        number: its place in the file.
+        file: the Parquet file that holds it.
+        number: its number in the file, from 0.
         first: number of its first row among all rows of the source.
         rows: how many it has.
     """
@@ -113,10 +113,10 @@ class SourceRows:
         return pa.Table.from_batches([found[first] for first in sorted(found)], schema)
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did.
+            ChangedError: it did.
         """
         for file in self._files:
             file.check()

@@ -28,7 +28,7 @@ def respond(
     """Add some features of a view, for `count` asked entities.
 
     Args:
-        response: it.
+        response: the response to fill.
         names: the features.
         found: what the store holds of each distinct entity.
         places: which of the asked entities each of these is.
