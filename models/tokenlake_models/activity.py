@@ -56,7 +56,7 @@ class Activity:
     Attributes:
         categorical: vocabulary rows, 0 = out of vocabulary; `item_id` is among them, `user_id` is not.
         multi: vocabulary rows of multi-valued features.
-        labels: `(n, L)` 0 or 1; read only by a moment after `known_at`.
+        labels: `(n, L)` 0 or 1; read only by a query after `known_at`.
         known_at: `(n, L)` microseconds UTC from which a label may be seen; the largest int64 where never.
         timestamps: `(n,)` microseconds since 1970, UTC.
         streams: one for each source.

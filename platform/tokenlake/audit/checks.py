@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.audit.columns import Columns
+from tokenlake.audit.columns import ColumnRoles
 from tokenlake.audit.written import OWN
 from tokenlake.errors import SchemaError
 from tokenlake.reading.kinds import is_list
@@ -48,7 +48,7 @@ class Lists(NamedTuple):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
-def check(table: pa.Table, columns: Columns, store: TokenStore | None) -> Iterator[Leaks]:
+def check(table: pa.Table, columns: ColumnRoles, store: TokenStore | None) -> Iterator[Leaks]:
     """Every rule that a row breaks, row numbers counted from the table's first.
 
     Raises:
@@ -111,7 +111,7 @@ def _leaks(what: str, column: str, rows: NDArray[np.int64], at: NDArray[np.int64
 
 
 def _beside_store(
-    table: pa.Table, columns: Columns, name: str, store: TokenStore, before: NDArray[np.int64]
+    table: pa.Table, columns: ColumnRoles, name: str, store: TokenStore, before: NDArray[np.int64]
 ) -> Iterator[Leaks]:
     """Compare lists with what the store returns now for the same queries."""
     times = lists_of(table, name)

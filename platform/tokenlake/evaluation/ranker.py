@@ -210,14 +210,14 @@ def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
     )
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
     timestamps = as_micros(features.events["timestamp"], "timestamp")
-    outcomes = [event_labels(features.events, label, timestamps) for label in label_names(lake.config)]
+    values_by_label = [event_labels(features.events, label, timestamps) for label in label_names(lake.config)]
     users = features.events["user_id"]
     rows = _CandidateRows(
         users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users,
         timestamps,
         tokens,
-        np.stack([outcome.positive for outcome in outcomes], 1).astype(np.float32),
-        np.stack([np.where(outcome.matures, outcome.known_from, NEVER) for outcome in outcomes], 1),
+        np.stack([outcome.positive for outcome in values_by_label], 1).astype(np.float32),
+        np.stack([np.where(outcome.matures, outcome.known_from, NEVER) for outcome in values_by_label], 1),
     )
     return _CandidateDay(features.events, rows)
 

@@ -72,8 +72,8 @@ class EventDay:
 
     def _passes(self, f: Filter) -> Instants:
         if f.label is not None:
-            outcomes = self.labels(f.label)
-            return np.where(outcomes.matures & outcomes.positive, outcomes.known_from, NEVER)
+            label_values = self.labels(f.label)
+            return np.where(label_values.matures & label_values.positive, label_values.known_from, NEVER)
         passes = pc.is_in(self.events[f.feature], value_set=pa.array(f.among)).to_numpy()
         return np.where(passes, self.timestamps, NEVER)
 

@@ -126,7 +126,7 @@ class Counts:
     def copy(self) -> Counts:
         """An independent copy."""
         counts = Counts(self._multi, self._labels)
-        counts._totals = {group: tally.copy() for group, tally in self._totals.items()}
+        counts._totals = {group: totals.copy() for group, totals in self._totals.items()}
         counts.day = self.day
         return counts
 
@@ -134,8 +134,8 @@ class Counts:
         """Write the state to a file, atomically."""
         arrays = {
             f"{group}.{name}": array
-            for group, tally in self._totals.items()
-            for name, array in tally.to_arrays().items()
+            for group, totals in self._totals.items()
+            for name, array in totals.to_arrays().items()
         }
         day = self.day.isoformat() if self.day else None
         header = {"format": _FORMAT, "day": day, "multi": self._multi, "labels": self._labels}
@@ -160,10 +160,10 @@ class Counts:
         return counts
 
     def _add(self, batch: _CountBatch, day: Day) -> None:
-        for group, tally in self._totals.items():
+        for group, totals in self._totals.items():
             rows, values = batch.keys[group]
             codes, distinct = factorize(values)
-            tally.add(distinct, Occurrences(rows, codes), batch.labels, day_start(day))
+            totals.add(distinct, Occurrences(rows, codes), batch.labels, day_start(day))
         self.day = day
 
     def _before(self, group: str, past: _CountBatch, asked: _CountBatch, start: int) -> Ints:

@@ -142,9 +142,9 @@ class Featurizer:
             return labels, known
         first, end = (0 if targets[0] is None else targets[0]), (NEVER if targets[1] is None else targets[1])
         for i, name in enumerate(names):
-            outcomes = event_labels(events, name, timestamps)
-            known[:, i] = outcomes.matures & (first <= outcomes.known_from) & (outcomes.known_from < end)
-            labels[:, i] = outcomes.positive & known[:, i]
+            label_values = event_labels(events, name, timestamps)
+            known[:, i] = label_values.matures & (first <= label_values.known_from) & (label_values.known_from < end)
+            labels[:, i] = label_values.positive & known[:, i]
         return labels, known
 
 

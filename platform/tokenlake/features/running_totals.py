@@ -53,12 +53,12 @@ class RunningTotals:
         self._reserve(len(self.keys))
         if len(codes):
             self._totals[codes, 0] += np.bincount(occurrences.codes, minlength=len(codes))
-        for label, (outcome, backlog) in enumerate(zip(labels, self._pending, strict=True)):
+        for label, (outcome, pending_labels) in enumerate(zip(labels, self._pending, strict=True)):
             fresh = occurrences.labels(outcome)
             fresh = KeyLabels(codes[fresh.codes], fresh.known_from, fresh.positive)
             early = fresh.known_from < until
-            backlog.add(fresh.take(~early))
-            for mature in (fresh.take(early), backlog.pop_known_before(until)):
+            pending_labels.add(fresh.take(~early))
+            for mature in (fresh.take(early), pending_labels.pop_known_before(until)):
                 np.add.at(self._totals[:, 1 + 2 * label], mature.codes, 1)
                 np.add.at(self._totals[:, 2 + 2 * label], mature.codes[mature.positive], 1)
 
@@ -92,10 +92,12 @@ class RunningTotals:
         out: Ints = totals[queries.codes]
         day_queries = _DayQueries.of(queries.codes, at[queries.rows], len(distinct), day_start)
         out[:, 0] += day_queries.count(occurrences.codes, timestamps[occurrences.rows])
-        for label, (outcome, backlog) in enumerate(zip(labels, self._pending, strict=True)):
+        for label, (outcome, pending_labels) in enumerate(zip(labels, self._pending, strict=True)):
             end = day_start + DAY_US
             fresh = occurrences.labels(outcome)
-            seen = KeyLabels.concat([_of_batch(backlog.known_before(end), known), fresh.take(fresh.known_from < end)])
+            seen = KeyLabels.concat(
+                [_of_batch(pending_labels.known_before(end), known), fresh.take(fresh.known_from < end)]
+            )
             out[:, 1 + 2 * label] += day_queries.count(seen.codes, seen.known_from)
             out[:, 2 + 2 * label] += day_queries.count(seen.codes[seen.positive], seen.known_from[seen.positive])
         return out
@@ -105,14 +107,14 @@ class RunningTotals:
         totals = RunningTotals(0)
         totals.keys = self.keys.copy()
         totals._totals = self._totals.copy()
-        totals._pending = [backlog.copy() for backlog in self._pending]
+        totals._pending = [pending_labels.copy() for pending_labels in self._pending]
         return totals
 
     def to_arrays(self) -> dict[str, pa.Array]:
         """All state as named arrays, to be saved."""
         arrays = {"keys": self.keys.values(), "totals": pa.array(self._totals[: len(self.keys)].ravel())}
-        for label, backlog in enumerate(self._pending):
-            pending = backlog.all()
+        for label, pending_labels in enumerate(self._pending):
+            pending = pending_labels.all()
             arrays[f"codes_{label}"] = pa.array(pending.codes)
             arrays[f"when_{label}"] = pa.array(pending.known_from)
             arrays[f"positive_{label}"] = pa.array(pending.positive)
@@ -124,9 +126,9 @@ class RunningTotals:
         totals = cls(labels)
         totals.keys = KeyIndex(arrays["keys"])
         totals._totals = as_ints(arrays["totals"]).reshape(-1, 1 + 2 * labels)
-        for label, backlog in enumerate(totals._pending):
+        for label, pending_labels in enumerate(totals._pending):
             positive = arrays[f"positive_{label}"].to_numpy(zero_copy_only=False)
-            backlog.add(KeyLabels(as_ints(arrays[f"codes_{label}"]), as_ints(arrays[f"when_{label}"]), positive))
+            pending_labels.add(KeyLabels(as_ints(arrays[f"codes_{label}"]), as_ints(arrays[f"when_{label}"]), positive))
         return totals
 
     def _reserve(self, size: int) -> None:

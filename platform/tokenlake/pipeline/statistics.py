@@ -50,9 +50,9 @@ class EventSummaries:
         timestamps = np.array(as_micros(events["timestamp"], "timestamp"))
         columns = {"user_id": events["user_id"], "timestamp": pa.array(timestamps)}
         for name in self._labels:
-            outcomes = event_labels(events, name, timestamps)
-            columns[f"when_{name}"] = pa.array(np.where(outcomes.matures, outcomes.known_from, NEVER))
-            columns[f"positive_{name}"] = pa.array(outcomes.positive)
+            label_values = event_labels(events, name, timestamps)
+            columns[f"when_{name}"] = pa.array(np.where(label_values.matures, label_values.known_from, NEVER))
+            columns[f"positive_{name}"] = pa.array(label_values.positive)
         return pa.table(columns)
 
     @property

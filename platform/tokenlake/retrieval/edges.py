@@ -76,7 +76,7 @@ class EdgeFeatures:
     def edges(
         self, users: Ints, places: Ints, now: Ints, rows: NDArray[np.int64], cosines: NDArray[np.float32]
     ) -> Edges:
-        """Describe the edges from some users, each at a moment.
+        """Describe the edges from some users, each at a query time.
 
         Args:
             users: int64 (q,), codes in the pools' log; -1 for one who did nothing ever.

@@ -63,7 +63,7 @@ class ItemPools:
         return self.log.positives.when[order], self.items[self.log.positives.rows[order]]
 
     def votes(self, users: Ints, as_of: Ints) -> tuple[Ints, NDArray[np.float64], Ints]:
-        """Positives of users, each before a moment, within the window: item codes, decay, and offsets of the users."""
+        """Positives of users, each before its query time, within the window: item codes, decay, and offsets of the users."""
         window, half = self._config.retrieval.window, self._config.retrieval.half_life
         start, end = self.positives.spans(users, as_of, reach=window)
         rows, offsets = take_ranges(np.arange(len(self.positives.rows)), start, end)
@@ -74,7 +74,7 @@ class ItemPools:
         return self.items[self.positives.rows[rows]], decay, offsets
 
     def seen(self, users: Ints, as_of: Ints) -> tuple[Ints, Ints]:
-        """Codes of the items that users met at all, each before a moment, and offsets; an item may come twice."""
+        """Codes of the items that users met at all, each before its query time, and offsets; an item may come twice."""
         rows, offsets = take_ranges(self.everything.rows, *self.everything.spans(users, as_of))
         return self.items[rows], offsets
 
