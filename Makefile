@@ -31,11 +31,12 @@ demo: venv  ## the whole daily path on real data in minutes (FULL=1: all of it; 
 test: venv  ## every test, integration included
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
-lint: venv  ## ruff, mypy strict, import-linter, the Compose specification
+lint: venv  ## ruff, mypy strict, import-linter, the words of the code, the Compose specification
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/words.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: venv  ## format and fix what can be fixed

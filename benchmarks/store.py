@@ -237,11 +237,11 @@ def open_1000(folder: Path, report: Report) -> None:
     path = folder / "1000"
     if not path.exists():
         store = TokenStore.create(path, dim=8, dtype="float16")
-        due, compaction.due = compaction.due, lambda _: None  # as no writer would leave it
+        due, compaction.next_merge = compaction.next_merge, lambda _: None  # as no writer would leave it
         with console.status("building 1,000 segments"):
             for number in range(1000):
                 store.write_day(day(number), [1, 2, 3], [number * DAY + i for i in range(3)], np.ones((3, 8)))
-        compaction.due = due
+        compaction.next_merge = due
     took = best(7, open=lambda: TokenStore.open(path))["open"]
     first = TokenStore.open(path)
     start = time.perf_counter()

@@ -20,11 +20,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .gpu import attention, flash, hstu, interaction, layer, prefix, samoyeds
-from .gpu.launch import Config, Kernel, options
+from .gpu import attention, flash, hstu, interaction, norm, prefix, samoyeds
+from .gpu.launch import Kernel, LaunchConfig, options
 
 KERNELS = {
-    k.name: k for module in (flash, attention, prefix, hstu, interaction, layer, samoyeds) for k in module.KERNELS
+    k.name: k for module in (flash, attention, prefix, hstu, interaction, norm, samoyeds) for k in module.KERNELS
 }
 DTYPES = ("bf16", "fp16")
 
@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
     kernel: str
     flags: tuple[tuple[str, Any], ...]
-    config: Config
+    config: LaunchConfig
     dim: int
     dtype: str
     target: Target

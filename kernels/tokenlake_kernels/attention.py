@@ -100,7 +100,7 @@ def check_heads(q: Tensor, q_axis: int, k: Tensor, v: Tensor) -> None:
     """Refuse keys and values that do not fit the queries, whose heads are in dimension `q_axis`."""
     for name, x in (("k", k), ("v", v)):
         checks.rank(name, x, ("total", "kv_heads", "dim"))
-        checks.same(name, x, "q", q)
+        checks.same_dtype(name, x, "q", q)
         checks.size(name, x, 2, q.shape[q_axis + 1], "the dim of q")
     checks.dtype("q", q)
     checks.size("v", v, 0, k.shape[0], "the values of k")

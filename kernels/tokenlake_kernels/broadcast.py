@@ -64,7 +64,7 @@ def _check_broadcast(x: Tensor, offsets: Tensor, dense: Tensor) -> None:
     checks.rank("x", x, ("total", "dim"))
     checks.rank("dense", dense, ("batch", "len or 1", "dim or 1"))
     checks.dtype("x", x)
-    checks.same("dense", dense, "x", x)
+    checks.same_dtype("dense", dense, "x", x)
     checks.offsets_form("offsets", offsets)
     checks.size("dense", dense, 0, offsets.shape[0] - 1, "one block a row")
     if dense.shape[2] != 1:

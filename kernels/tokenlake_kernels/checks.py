@@ -38,7 +38,7 @@ def size(name: str, x: Tensor, axis: int, expected: int, meaning: str) -> None:
         raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected {expected} ({meaning}) in dimension {axis}")
 
 
-def same(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+def same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse tensors of different dtypes."""
     if x.dtype != other.dtype:
         raise DtypeError(f"{name} is {x.dtype} but {other_name} is {other.dtype}; convert one of them")

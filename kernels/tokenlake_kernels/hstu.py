@@ -10,7 +10,7 @@ from torch import Tensor
 from . import checks
 from .cpu import compiled, eager
 from .errors import ArgumentError, ShapeError
-from .masks import FAR, Hstu
+from .masks import FAR, HstuMask
 from .plans import HstuPlan
 from .registry import define
 
@@ -176,7 +176,7 @@ def hstu_attention(
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         checks.rank(name, x, ("total", "heads", "dim"))
-        checks.same(name, x, "q", q)
+        checks.same_dtype(name, x, "q", q)
         for axis, meaning in enumerate(("the values of q", "the heads of q", "the dim of q")):
             checks.size(name, x, axis, q.shape[axis], meaning)
     checks.dtype("q", q)
@@ -202,7 +202,7 @@ def hstu_attention(
         raise ArgumentError(f"norm is {norm}; expected a positive number, such as the maximum length")
     if max_len is not None:
         checks.at_least("max_len", max_len, 0)
-    mask = Hstu(
+    mask = HstuMask(
         FAR if local is None else local, tail or 0, prefix or 0, contextual, int(target_local and local is not None)
     )
     scale = float(q.shape[2]) ** -0.5 if scale is None else float(scale)

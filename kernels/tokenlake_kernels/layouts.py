@@ -180,7 +180,7 @@ def jagged_concat(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> tuple[
     for n, (x, o) in enumerate(zip(values, offsets, strict=True)):
         checks.offsets_form(f"offsets[{n}]", o)
         checks.size(f"offsets[{n}]", o, 0, offsets[0].shape[0], "the rows of offsets[0]")
-        checks.same(f"values[{n}]", x, "values[0]", values[0])
+        checks.same_dtype(f"values[{n}]", x, "values[0]", values[0])
         checks.devices(values=values[0], this=x, offsets=o)
         if x.shape[1:] != values[0].shape[1:]:
             raise ShapeError(f"values[{n}] has shape {tuple(x.shape)}; values[0] has {tuple(values[0].shape)}")

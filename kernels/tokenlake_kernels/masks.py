@@ -9,7 +9,7 @@ from torch import Tensor
 FAR = 1 << 30  # farther than any row is long, and small enough to add to a position in int32
 
 
-class Hstu(NamedTuple):
+class HstuMask(NamedTuple):
     """The mask of `hstu_attention`, all numbers: `FAR` stands for no `local` limit, 0 for no tail or prefix."""
 
     local: int = FAR

@@ -4,8 +4,8 @@ from .attention import jagged_attention, jagged_cross_attention
 from .broadcast import jagged_dense_add, jagged_dense_mul
 from .differences import jagged_time_differences
 from .hstu import hstu_attention
-from .layer import gated_norm
 from .layouts import jagged_concat, jagged_split, jagged_to_padded, padded_to_jagged
+from .norm import gated_norm
 from .prefix import jagged_prefix_attention
 from .products import grouped_gemm, jagged_dense_bmm, jagged_jagged_bmm
 from .samoyeds import SamoyedsWeight, sparse_moe_matmul

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .masks import Hstu
+from .masks import HstuMask
 
 
 class SoftmaxPlan(NamedTuple):
@@ -78,11 +78,11 @@ class HstuPlan(NamedTuple):
     time: Float[Tensor, "time_tables buckets"] | None
     scale: float
     norm: float
-    mask: Hstu
+    mask: HstuMask
     max_len: int
 
     @classmethod
     def of(cls, *arguments: Any) -> "HstuPlan":
         """From the op's arguments, whose mask is a plain list."""
         *rest, mask, max_len = arguments
-        return cls._make((*rest, Hstu(*mask), max_len))
+        return cls._make((*rest, HstuMask(*mask), max_len))

@@ -154,7 +154,7 @@ def sparse_moe_matmul(x: Tensor, weight: SamoyedsWeight, selection: Tensor | Non
     """
     checks.rank("x", x, ("tokens", "cols"))
     checks.dtype("x", x)
-    checks.same("weight.data", weight.data, "x", x)
+    checks.same_dtype("weight.data", weight.data, "x", x)
     checks.size("x", x, 1, weight.data.shape[1] * 2, "the columns of weight")
     if selection is not None:
         checks.rank("selection", selection, ("selected",))

@@ -1,4 +1,4 @@
-"""What the user encoder reads: events as tensors, and which of them a user had done by a moment."""
+"""What the user encoder reads: events as tensors, and which of them a user had done by a time."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Stream:
         sizes = self.ties.diff()[instants]
         return Stream(self.rows[ranges(self.ties[instants], sizes)], offsets_of(sizes), offsets_of(count))
 
-    def until(self, places: Int64[Tensor, " _"]) -> Stream:
+    def until(self, positions: Int64[Tensor, " _"]) -> Stream:
         """What must be encoded for the events at some places of `rows`: theirs and the day's earlier instants."""
-        instant = row_numbers(self.ties)[places]
+        instant = row_numbers(self.ties)[positions]
         last = self.offsets.new_full((len(self.offsets) - 1,), -1)
         last = last.scatter_reduce(0, row_numbers(self.offsets)[instant], instant, "amax")
         days = (last >= 0).nonzero()[:, 0]
@@ -56,7 +56,7 @@ class Activity:
     Attributes:
         categorical: vocabulary rows, 0 = out of vocabulary; `item_id` is among them, `user_id` is not.
         multi: vocabulary rows of multi-valued features.
-        labels: `(n, L)` 0 or 1; read only by a moment after `known_at`.
+        labels: `(n, L)` 0 or 1; read only by a query after `known_at`.
         known_at: `(n, L)` microseconds UTC from which a label may be seen; the largest int64 where never.
         timestamps: `(n,)` microseconds since 1970, UTC.
         streams: one for each source.
@@ -82,37 +82,37 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """`q` questions: who is this user at that time?
+class UserQueries:
+    """`q` queries: a user at a time each.
 
     Attributes:
         now: `(q,)` microseconds UTC.
         histories: one for each source, `(rows (total,), offsets (q + 1,))`: rows of an `Activity`, oldest first, all
-            strictly before the question's `now`.
-        users: `(q,)` numbers that tell users apart; None where every question is another user's.
+            strictly before the query's `as_of`.
+        users: `(q,)` numbers that tell users apart; None where every query is another user's.
     """
 
-    now: Int64[Tensor, " q"]
+    as_of: Int64[Tensor, " q"]
     histories: tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " q_1"]], ...]
     users: Int64[Tensor, " q"] | None = None
 
     def __len__(self) -> int:
-        """Number of questions."""
-        return len(self.now)
+        """Number of queries."""
+        return len(self.as_of)
 
     def lengths(self) -> Int64[Tensor, " q"]:
-        """Events read by each question, over all sources."""
+        """Events read by each query, over all sources."""
         return torch.stack([offsets.diff() for _, offsets in self.histories]).sum(0)
 
-    def select(self, index: Int64[Tensor, " m"]) -> Moments:
-        """The questions `index`, in that order."""
+    def select(self, index: Int64[Tensor, " m"]) -> UserQueries:
+        """The queries `index`, in that order."""
         histories = tuple(take_rows(rows, offsets, index) for rows, offsets in self.histories)
-        return Moments(self.now[index], histories, None if self.users is None else self.users[index])
+        return UserQueries(self.as_of[index], histories, None if self.users is None else self.users[index])
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Events of one source as the encoder left them: keys and values that any question may pool.
+    """Events of one source as the encoder left them: keys and values that any query may pool.
 
     Attributes:
         values: `(m, 2 * width)`.
@@ -120,7 +120,7 @@ class Encoded:
     """
 
     values: Float32[Tensor, "m two_width"]
-    places: Int64[Tensor, " n"]
+    positions: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What followed each of `q` moments.
+    """What followed each of `q` queries.
 
     Attributes:
         items: `(total,)` rows of an `Items`.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
 from tokenlake_kernels import jagged_attention, jagged_cross_attention
-from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Multi, Stream, UserQueries
 from tokenlake_models.embeddings import FusedTable, Standardize
 from tokenlake_models.errors import CheckpointError, InstancesError, ModelError
 from tokenlake_models.jagged import row_numbers, take_rows
@@ -110,7 +110,7 @@ def _tupled(data: Any) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
-class _Layer(nn.Module):
+class _DayLayer(nn.Module):
     """Pre-norm causal attention and feed-forward; both branches start at zero: untrained, the layer is the identity."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -133,22 +133,22 @@ class _Layer(nn.Module):
         return torch.add(x, self.feed(x))
 
 
-class _Source(nn.Module):
+class _SourceEncoder(nn.Module):
     """Encoder of one activity source.
 
-    Events are encoded once, whoever asks: jagged self-attention over the instants of a user's day, so that what comes
-    later changes nothing. A question then pools its history by learned queries; what depends on the moment of asking
+    Events are encoded once for all queries: jagged self-attention over the instants of a user's day, so that what comes
+    later changes nothing. A query then pools its history by learned queries; what depends on the query time
     (rank, age, gap, labels known by now) is added to keys and values there.
     """
 
     def __init__(self, config: AlureConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
-        self.layers = nn.ModuleList(_Layer(width, config.heads, config.history) for _ in range(config.layers))
+        self.layers = nn.ModuleList(_DayLayer(width, config.heads, config.history) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.key_value = nn.Linear(width, 2 * width)
         self.queries = nn.Parameter(torch.randn(config.queries, width) * width**-0.5)
-        self.clock = MomentEncoder(config.history, 2 * width, len(config.labels), clock=config.time)
+        self.clock = TimeEncoder(config.history, 2 * width, len(config.labels), clock=config.time)
 
     def encode(self, x: Tensor, stream: Stream) -> Tensor:
         """Events `(m, width)` of a stream to keys and values `(m, 2 * width)`."""
@@ -160,15 +160,15 @@ class _Source(nn.Module):
         out: Tensor = self.key_value(self.norm(x + instants.index_select(0, groups)))
         return out
 
-    def pool(self, encoded: Tensor, marks: Tensor, offsets: Tensor) -> Tensor:
+    def pool(self, encoded: Tensor, time_features: Tensor, offsets: Tensor) -> Tensor:
         """Keys and values `(total, 2 * width)` of jagged histories to `(q, queries * width)`; zeros without events."""
-        k, v = (encoded + self.clock(marks)).unflatten(-1, (2, self.heads, -1)).unbind(1)
+        k, v = (encoded + self.clock(time_features)).unflatten(-1, (2, self.heads, -1)).unbind(1)
         queries = self.queries.view(len(self.queries), self.heads, -1).expand(len(offsets) - 1, -1, -1, -1)
         return jagged_cross_attention(queries, k, v, offsets).flatten(1)
 
 
-class MomentEncoder(nn.Module):
-    """What an event is to the moment of asking, as the sum of rows of one table: rank, age, gap, known labels.
+class TimeEncoder(nn.Module):
+    """What an event is to the query time, as the sum of rows of one table: rank, age, gap, known labels.
 
     Args:
         history: ranks are told apart up to here.
@@ -183,15 +183,15 @@ class MomentEncoder(nn.Module):
         # Ranks, ages, gaps, then label l's 3: unknown, no, yes.
         self.table = nn.Parameter(torch.randn(history + 2 * self.ages + 3 * labels, width) * 0.02)
 
-    def marks(
+    def time_features(
         self, activity: Activity, now: Int64[Tensor, " total"], rows: Int64[Tensor, " total"], offsets: Tensor
     ) -> Int64[Tensor, "total marks"]:
         """Rows of the table for the events `rows` of jagged histories; `now` is each one's moment."""
         timestamps, place = activity.timestamps[rows], torch.arange(len(rows), device=rows.device)
-        question = row_numbers(offsets)
-        columns = [(offsets[question + 1] - 1 - place).clamp(max=self.history - 1)]
+        query = row_numbers(offsets)
+        columns = [(offsets[query + 1] - 1 - place).clamp(max=self.history - 1)]
         if self.ages:
-            previous = torch.where(place == offsets[question], timestamps, timestamps.roll(1))
+            previous = torch.where(place == offsets[query], timestamps, timestamps.roll(1))
             columns.append(self.history + _log_bucket(now - timestamps))
             columns.append(self.history + self.ages + _log_bucket(timestamps - previous))
         for label in range(activity.labels.shape[1]):
@@ -200,9 +200,9 @@ class MomentEncoder(nn.Module):
             columns.append(self.history + 2 * self.ages + 3 * label + code)
         return torch.stack(columns, dim=1)
 
-    def forward(self, marks: Int64[Tensor, "total marks"]) -> Float32[Tensor, "total width"]:
+    def forward(self, features: Int64[Tensor, "total marks"]) -> Float32[Tensor, "total width"]:
         """Sum the rows of the table."""
-        return embedding_bag(marks, self.table, mode="sum")
+        return embedding_bag(features, self.table, mode="sum")
 
 
 class AlureEncoder(nn.Module):
@@ -224,7 +224,7 @@ class AlureEncoder(nn.Module):
             self.scale, self.item_scale = Standardize(len(config.numeric)), Standardize(len(config.item_numeric))
             self.numbers = nn.Linear(self.scale.width, width, bias=False) if config.numeric else None
             self.item_numbers = nn.Linear(self.item_scale.width, width, bias=False) if config.item_numeric else None
-            self.sources = nn.ModuleList(_Source(config) for _ in config.sources)
+            self.sources = nn.ModuleList(_SourceEncoder(config) for _ in config.sources)
             self.compress = nn.Sequential(
                 nn.LayerNorm(joined), nn.Linear(joined, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
             )
@@ -235,14 +235,14 @@ class AlureEncoder(nn.Module):
         self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
-    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of users at moments, from what their histories hold."""
-        return self.pool(activity, moments, self.encode_for(activity, moments))
+    def users(self, activity: Activity, queries: UserQueries) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of users at query times, from what their histories hold."""
+        return self.pool(activity, queries, self.encode_for(activity, queries))
 
-    def encode_for(self, activity: Activity, moments: Moments) -> list[Encoded]:
-        """Encode what the histories of some moments need, and no more."""
+    def encode_for(self, activity: Activity, queries: UserQueries) -> list[Encoded]:
+        """Encode what the histories of some queries need, and no more."""
         parts = []
-        for stream, (rows, _) in zip(activity.streams, moments.histories, strict=True):
+        for stream, (rows, _) in zip(activity.streams, queries.histories, strict=True):
             place = stream.rows.new_zeros(len(activity))
             place[stream.rows] = torch.arange(len(stream.rows), device=place.device)
             parts.append(stream.until(torch.unique(place[rows])))
@@ -262,12 +262,12 @@ class AlureEncoder(nn.Module):
             out.append(Encoded(values, where))
         return out
 
-    def pool(self, activity: Activity, moments: Moments, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of moments from encoded events; of `activity` only times and labels are read."""
+    def pool(self, activity: Activity, queries: UserQueries, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of queries from encoded events; of `activity` only times and labels are read."""
         pooled = []
-        for source, (rows, offsets), one in zip(self._sources(), moments.histories, encoded, strict=True):
-            marks = source.clock.marks(activity, moments.now[row_numbers(offsets)], rows, offsets)
-            pooled.append(source.pool(one.values.index_select(0, one.places[rows]), marks, offsets))
+        for source, (rows, offsets), one in zip(self._sources(), queries.histories, encoded, strict=True):
+            marks = source.clock.time_features(activity, queries.as_of[row_numbers(offsets)], rows, offsets)
+            pooled.append(source.pool(one.values.index_select(0, one.positions[rows]), marks, offsets))
         return normalize(self.compress(torch.cat(pooled, dim=1)), dim=1)
 
     def items(self, items: Items) -> Float32[Tensor, "m dim"]:
@@ -287,8 +287,8 @@ class AlureEncoder(nn.Module):
         self.config = self.config.with_rows(self.table.rows)
         return origin
 
-    def _sources(self) -> list[_Source]:
-        return cast(list[_Source], list(self.sources))  # a ModuleList does not tell what it holds
+    def _sources(self) -> list[_SourceEncoder]:
+        return cast(list[_SourceEncoder], list(self.sources))  # a ModuleList does not tell what it holds
 
     def _events(self, activity: Activity, rows: Tensor) -> Tensor:
         summed = self._summed(

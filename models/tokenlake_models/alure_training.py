@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Moments, Multi, Stream, Targets
+from tokenlake_models.activity import Activity, Categorical, Encoded, Items, Multi, Stream, Targets, UserQueries
 from tokenlake_models.alure import AlureConfig, AlureEncoder
 from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
@@ -33,14 +33,14 @@ class AlureStats:
     """What one `AlureLearner.fit` did.
 
     Attributes:
-        moments: questions given.
+        queries: queries given.
         targets: items that followed them.
         steps: optimiser steps.
         loss: mean cross-entropy a target, each taken before the step that trained on it; None without targets.
         seconds: wall time.
     """
 
-    moments: int
+    queries: int
     targets: int
     steps: int
     loss: float | None
@@ -51,8 +51,8 @@ class AlureLearner:
     """A user encoder with its optimisers: trained day after day, saved and continued to the same bits.
 
     >>> learner = AlureLearner.create(config)                                    # doctest: +SKIP
-    >>> learner.fit(activity, moments, targets, items, batch=64, seed=7)         # doctest: +SKIP
-    >>> vectors = learner.users(activity, moments)                               # doctest: +SKIP
+    >>> learner.fit(activity, queries, targets, items, batch=64, seed=7)         # doctest: +SKIP
+    >>> vectors = learner.users(activity, queries)                               # doctest: +SKIP
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class AlureLearner:
     def fit(
         self,
         activity: Activity,
-        moments: Moments,
+        queries: UserQueries,
         targets: Targets,
         items: Items,
         *,
@@ -127,31 +127,31 @@ class AlureLearner:
 
         Args:
             activity: events that the histories point at.
-            moments: questions; those without a target teach nothing.
+            queries: queries; those without a target teach nothing.
             targets: items that followed each.
             items: what negatives are drawn from; every target is one of them.
-            batch: questions a step.
+            batch: queries a step.
             negatives: items drawn a step, half evenly, half by their events.
-            passes: over all questions.
+            passes: over all queries.
             seed: of the order, the negatives and the id dropout; the same state, data and seed give the same bits.
-            progress: called after each step with questions done and questions in all.
+            progress: called after each step with queries done and queries in all.
 
         Raises:
-            InstancesError: moments, targets or features don't fit the model or each other.
+            InstancesError: queries, targets or features don't fit the model or each other.
             DivergedError: a loss that is no number.
         """
         began = time.perf_counter()
-        self._check(moments, activity.categorical, activity.multi)
-        if len(targets.offsets) != len(moments) + 1:
-            raise InstancesError(f"{len(targets.offsets) - 1} rows of targets given for {len(moments)} moments")
+        self._check(queries, activity.categorical, activity.multi)
+        if len(targets.offsets) != len(queries) + 1:
+            raise InstancesError(f"{len(targets.offsets) - 1} rows of targets given for {len(queries)} queries")
         generator = torch.Generator().manual_seed(seed)
         asked = targets.offsets.diff().nonzero()[:, 0]
         self._take_statistics(activity, items)
         steps, seen, total, done = 0, 0, 0.0, 0
         for _ in range(passes if len(asked) else 0):  # a split of nothing is one empty part
-            for rows in torch.split(_shuffled(moments, asked, generator), batch):
+            for rows in torch.split(_shuffled(queries, asked, generator), batch):
                 wanted, offsets = take_rows(targets.items, targets.offsets, rows)
-                loss = self._loss(activity, moments.select(rows), wanted, offsets, items, negatives, generator)
+                loss = self._loss(activity, queries.select(rows), wanted, offsets, items, negatives, generator)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise DivergedError(f"the loss of step {steps} is {value}; lower the learning rate")
@@ -161,17 +161,17 @@ class AlureLearner:
                 if progress:
                     progress(done, passes * len(asked))
         mean = total / seen if seen else None
-        return AlureStats(len(moments), seen, steps, mean, time.perf_counter() - began)
+        return AlureStats(len(queries), seen, steps, mean, time.perf_counter() - began)
 
     @torch.no_grad()
-    def users(self, activity: Activity, moments: Moments) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of users at moments.
+    def users(self, activity: Activity, queries: UserQueries) -> Float32[Tensor, "q dim"]:
+        """Unit vectors of users at query times.
 
         Raises:
             InstancesError: histories or features don't fit the model.
         """
-        self._check(moments, activity.categorical, activity.multi)
-        return self.pool(activity, moments, self.model.encode_for(activity, moments))
+        self._check(queries, activity.categorical, activity.multi)
+        return self.pool(activity, queries, self.model.encode_for(activity, queries))
 
     @torch.no_grad()
     def encode(self, activity: Activity, streams: Sequence[Stream]) -> list[Float32[Tensor, "m two_width"]]:
@@ -187,21 +187,21 @@ class AlureLearner:
     def pool(
         self,
         activity: Activity,
-        moments: Moments,
+        queries: UserQueries,
         encoded: Sequence[Encoded],
         parts: Sequence[Tensor] | None = None,
     ) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of moments from encoded events.
+        """Unit vectors of queries from encoded events.
 
         Args:
             activity: only times and labels are read.
-            moments: the questions.
+            queries: users and times.
             encoded: what `encode` gave, one for each source.
-            parts: those of `batches(moments)` to answer, with zeros for the others; all of them when left out.
+            parts: those of `batches(queries)` to answer, with zeros for the others; all of them when left out.
         """
-        out = torch.zeros(len(moments), self.config.dim)
-        for rows in batches(moments) if parts is None else parts:
-            out[rows] = self.model.pool(activity, moments.select(rows), encoded)
+        out = torch.zeros(len(queries), self.config.dim)
+        for rows in batches(queries) if parts is None else parts:
+            out[rows] = self.model.pool(activity, queries.select(rows), encoded)
         return out
 
     @torch.no_grad()
@@ -256,7 +256,7 @@ class AlureLearner:
     def _loss(
         self,
         activity: Activity,
-        moments: Moments,
+        queries: UserQueries,
         wanted: Tensor,
         offsets: Tensor,
         items: Items,
@@ -265,7 +265,7 @@ class AlureLearner:
     ) -> Tensor:
         share = self.config.id_dropout
         candidates, expected = _candidates(wanted, items, negatives, generator)
-        users = self.model.users(_without_ids(activity, moments, share, generator), moments)
+        users = self.model.users(_without_ids(activity, queries, share, generator), queries)
         towers = self.model.items(_drop_ids(items.select(candidates), share, generator))
         popular = torch.log((items.events[candidates] + 1) / items.events.sum()).float()
         logits = self.model.log_scale.exp() * users @ towers.T + self.model.popularity * popular - expected
@@ -282,18 +282,18 @@ class AlureLearner:
 
     def _check(
         self,
-        moments: Moments | None,
+        queries: UserQueries | None,
         categorical: Categorical,
         multi: Multi,
         *,
         of: Literal["events", "items"] = "items",
     ) -> None:
         config = self.config
-        if moments is not None and len(moments.histories) != len(config.sources):
+        if queries is not None and len(queries.histories) != len(config.sources):
             raise InstancesError(
-                f"{len(moments.histories)} histories given; the model reads the sources {list(config.sources)}"
+                f"{len(queries.histories)} histories given; the model reads the sources {list(config.sources)}"
             )
-        wanted = config.rows.keys() if moments is not None or of == "events" else set(config.item_features)
+        wanted = config.rows.keys() if queries is not None or of == "events" else set(config.item_features)
         names = wanted & config.rows.keys()
         if missing := names - categorical.keys() - multi.keys():
             raise InstancesError(f"features {sorted(missing)} are missing; the model reads {sorted(names)}")
@@ -307,12 +307,12 @@ class AlureLearner:
                 )
 
 
-def batches(moments: Moments) -> list[Int64[Tensor, " _"]]:
+def batches(queries: UserQueries) -> list[Int64[Tensor, " _"]]:
     """Questions that are answered together, of like length.
 
     A vector's last bits depend on what was computed beside it: whoever shares the work out deals out whole batches.
     """
-    order = torch.argsort(moments.lengths(), stable=True)
+    order = torch.argsort(queries.lengths(), stable=True)
     return [part for part in torch.split(order, _SCORING) if len(part)]
 
 
@@ -334,17 +334,17 @@ def _drop_ids(items: Items, share: float, generator: torch.Generator) -> Items:
     return dataclasses.replace(items, categorical=items.categorical | {"item_id": items.categorical["item_id"] * kept})
 
 
-def _without_ids(activity: Activity, moments: Moments, share: float, generator: torch.Generator) -> Activity:
-    """The same for the events of histories; one event is dropped for all of a step's questions, or for none."""
-    read = torch.unique(torch.cat([rows for rows, _ in moments.histories]))
+def _without_ids(activity: Activity, queries: UserQueries, share: float, generator: torch.Generator) -> Activity:
+    """The same for the events of histories; one event is dropped for all of a step's queries, or for none."""
+    read = torch.unique(torch.cat([rows for rows, _ in queries.histories]))
     return activity.without_ids(read[torch.rand(len(read), generator=generator) < share])
 
 
-def _shuffled(moments: Moments, asked: Tensor, generator: torch.Generator) -> Tensor:
+def _shuffled(queries: UserQueries, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Questions in random order of their users: one user's share most of their events, which are encoded once a step."""
-    if moments.users is None:
+    if queries.users is None:
         return asked[torch.randperm(len(asked), generator=generator)]
-    _, user = torch.unique(moments.users[asked], return_inverse=True)
+    _, user = torch.unique(queries.users[asked], return_inverse=True)
     order = torch.randperm(int(user.max()) + 1 if len(user) else 0, generator=generator)
     mixed = torch.randperm(len(asked), generator=generator)
     return asked[mixed[torch.argsort(order[user[mixed]], stable=True)]]

@@ -1,4 +1,4 @@
-"""Who sees whom in SIT, and how long ago it was: laid out once a batch for the jagged kernels."""
+"""The attention layout of SIT: which values see which, and the time between them, prepared once a batch for the jagged kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class AttentionLayout:
     """The attention of some values of jagged rows over all values of their own row.
 
     Keys stand in an order of their own: in each row first those that later values may read, ascending in time, then
@@ -29,7 +29,7 @@ class Sight:
         q_offsets: `(rows + 1,)` into the queries.
         queries: `(q,)` the place of each query among the keys; None: every value, in the keys' order.
         limits: `(q,)` how many keys of its row a query sees.
-        own: `(q,)` the query's own place in its row.
+        own_positions: `(q,)` the query's own position in its row.
         seconds: `(total,)` when, from the row's first event on.
     """
 
@@ -37,30 +37,32 @@ class Sight:
     q_offsets: Int64[Tensor, " rows_1"]
     queries: Int64[Tensor, " q"] | None
     limits: Int64[Tensor, " q"]
-    own: Int64[Tensor, " q"]
+    own_positions: Int64[Tensor, " q"]
     seconds: Int64[Tensor, " total"]
 
-    def asking(self, asks: Bool[Tensor, " total"], place: Int64[Tensor, " total"]) -> Sight:
-        """Of the sight of all values, that of those where `asks`, in the values' order.
+    def for_queries(self, is_query: Bool[Tensor, " total"], positions: Int64[Tensor, " total"]) -> AttentionLayout:
+        """From the layout of all values, the layout in which only some of them are queries, in the values' order.
 
         Args:
-            asks: of the values, as they were given to `survey`.
-            place: from `survey`.
+            is_query: which values are queries, in the order in which `attention_layout` got them.
+            positions: each value's position among the keys, from `attention_layout`.
         """
-        queries = place[asks]
-        q_offsets = offsets_of(asks.long())[self.offsets]
-        return Sight(self.offsets, q_offsets, queries, self.limits[queries], self.own[queries], self.seconds)
+        queries = positions[is_query]
+        q_offsets = offsets_of(is_query.long())[self.offsets]
+        return AttentionLayout(
+            self.offsets, q_offsets, queries, self.limits[queries], self.own_positions[queries], self.seconds
+        )
 
 
-def survey(
+def attention_layout(
     timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], visible: Bool[Tensor, " total"]
-) -> tuple[Sight, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
+) -> tuple[AttentionLayout, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
     """Lay out the attention of jagged rows, in any order of time.
 
     A value sees itself and every visible one with a strictly earlier timestamp: values of a tie don't see each other.
 
     Returns:
-        The sight of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
+        The layout of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
     """
     rows = row_numbers(offsets)
     places = torch.arange(len(timestamps), device=timestamps.device)
@@ -77,24 +79,24 @@ def survey(
     seconds = ((timestamps - timestamps[starts]) // 1_000_000).clamp(-_LONGEST, _LONGEST)
     target = starts + torch.where(visible, earlier, count + places - starts - earlier)
     turned = torch.empty_like(places).index_copy(0, target, places)
-    everything = Sight(offsets, offsets, None, earlier[tie_begin][turned], places - starts, seconds[turned])
+    everything = AttentionLayout(offsets, offsets, None, earlier[tie_begin][turned], places - starts, seconds[turned])
     return everything, by_time[turned], torch.empty_like(places).index_copy(0, by_time, target)
 
 
-def attend(
+def layout_attention(
     q: Float32[Tensor, "total_q heads d"],
     k: Float32[Tensor, "total heads d"],
     v: Float32[Tensor, "total heads d"],
-    sight: Sight,
+    layout: AttentionLayout,
     bias: Float32[Tensor, "heads buckets"],
 ) -> Float32[Tensor, "total_q heads d"]:
     """Softmax attention of jagged queries: `softmax(q k^T / sqrt(d) + bias[bucket]) v` over the keys seen.
 
     Args:
-        q: the queries of `sight`, in its order.
-        k: keys of all values, in the order of `survey`.
+        q: the queries of `layout`, in its order.
+        k: keys of all values, in the order of `attention_layout`.
         v: values, likewise.
-        sight: the layout.
+        layout: the attention layout.
         bias: added to the score of a pair by the bucket of its time gap.
     """
     # The kernel's buckets are half octaves of the gap: of gap + 1 here, and both halves of an octave share an entry.
@@ -103,12 +105,12 @@ def attend(
         q,
         k,
         v,
-        sight.offsets,
-        sight.limits,
-        sight.own,
-        q_offsets=sight.q_offsets,
-        q_timestamps=(sight.seconds if sight.queries is None else sight.seconds[sight.queries]) + 1,
-        timestamps=sight.seconds,
+        layout.offsets,
+        layout.limits,
+        layout.own_positions,
+        q_offsets=layout.q_offsets,
+        q_timestamps=(layout.seconds if layout.queries is None else layout.seconds[layout.queries]) + 1,
+        timestamps=layout.seconds,
         time_bias=table,
     )
     return out

@@ -15,14 +15,14 @@ class LogisticRegression(nn.Module):
     """Logistic regression on the same inputs: one weight an id, one a number, one a vector's element; per label."""
 
     config: CompressorConfig
-    #: As `InstanceCompressor.paces`.
-    paces: tuple[float, float]
+    #: As `InstanceCompressor.lr_scales`.
+    lr_scales: tuple[float, float]
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
         self.config = config
         # What serves this model best on Complete Journey: without counts, ids alone must tell users and items apart.
-        self.paces = (10.0, 50.0 if config.counts else 500.0)
+        self.lr_scales = (10.0, 50.0 if config.counts else 500.0)
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, len(config.labels), generator)

@@ -1,6 +1,6 @@
 """HSTU layers (arXiv 2402.17152), and a ranker of a few of them over a user's stored tokens.
 
-A question is a user at a moment: the tokens from before it, then the candidates to be scored, as targets that see all
+A query is a user at a time: the tokens from before it, then the candidates to be scored, as targets that see all
 of the history and themselves, never each other (ULTRA-HSTU, arXiv 2602.16986).
 """
 
@@ -34,7 +34,7 @@ class HstuConfig:
         dim: width of the layers; a multiple of `heads`.
         layers: at least 1.
         heads: attention heads, each `dim / heads` wide.
-        history: tokens of a question at most; also what attention divides by.
+        history: tokens of a query at most; also what attention divides by.
         preset: `research`, the paper's own code: SiLU on U, V, Q and K, no scale, learned biases by distance and by time
             gap inside the attention, `W_o(U * LayerNorm(A))`. `stu`, its production form: SiLU on U alone,
             `1 / sqrt(d)`, distance and age as embeddings at the input, `W_o [U, A, U * LayerNorm(A)]`.
@@ -60,15 +60,15 @@ class HstuConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """What a ranker reads: `q` users at their moments.
+class RankingBatch:
+    """What a ranker reads: `q` queries, a user at a time each.
 
     Attributes:
-        tokens: `(total, token_dim)` tokens from before each moment, oldest first.
-        timestamps: `(total,)` microseconds, each before its question's moment.
+        tokens: `(total, token_dim)` tokens from before each query's time, oldest first.
+        timestamps: `(total,)` microseconds, each before its query's time.
         labels: `(total, L)` what was known of the tokens' labels by then: 0 unknown, 1 no, 2 yes.
         offsets: `(q + 1,)` into the above.
-        moments: `(q,)` microseconds.
+        as_of: `(q,)` microseconds, the time of each query.
         candidates: `(m, token_dim)` what is to be scored.
         candidate_offsets: `(q + 1,)` into the candidates.
     """
@@ -77,7 +77,7 @@ class Questions:
     timestamps: Int64[Tensor, " total"]
     labels: Int64[Tensor, "total L"]
     offsets: Int64[Tensor, " q_1"]
-    moments: Int64[Tensor, " q"]
+    as_of: Int64[Tensor, " q"]
     candidates: Float32[Tensor, "m token_dim"]
     candidate_offsets: Int64[Tensor, " q_1"]
 
@@ -164,29 +164,29 @@ class HstuRanker(nn.Module):
         for embedding in (m for m in self.modules() if isinstance(m, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
 
-    def forward(self, questions: Questions) -> Float32[Tensor, "m L"]:
-        """One logit a candidate and label; no candidate depends on another, nor on anything after its moment."""
-        asked = questions.candidate_offsets
+    def forward(self, batch: RankingBatch) -> Float32[Tensor, "m L"]:
+        """One logit a candidate and label; no candidate depends on another, nor on anything after its time."""
+        candidate_offsets = batch.candidate_offsets
         x, offsets = jagged_concat(
-            [self._past(questions), self.candidate(questions.candidates)], [questions.offsets, asked]
+            [self._past(batch), self.candidate(batch.candidates)], [batch.offsets, candidate_offsets]
         )
-        counts = asked.diff()
-        moments = torch.repeat_interleave(questions.moments, counts)
-        timestamps, _ = jagged_concat([questions.timestamps, moments], [questions.offsets, asked])
+        counts = candidate_offsets.diff()
+        times = torch.repeat_interleave(batch.as_of, counts)
+        timestamps, _ = jagged_concat([batch.timestamps, times], [batch.offsets, candidate_offsets])
         for layer in self.layers:
             x = layer(x, offsets, counts, timestamps // _SECOND)
-        _, (scored, _) = jagged_split(x, offsets, questions.offsets.diff(), len(questions.tokens))
+        _, (scored, _) = jagged_split(x, offsets, batch.offsets.diff(), len(batch.tokens))
         logits: Tensor = self.head(scored)
         return logits
 
-    def _past(self, questions: Questions) -> Tensor:
-        codes = questions.labels + 3 * torch.arange(len(self.config.labels), device=questions.labels.device)
-        x: Tensor = self.adapt(questions.tokens) + self.labels(codes).sum(1)
+    def _past(self, batch: RankingBatch) -> Tensor:
+        codes = batch.labels + 3 * torch.arange(len(self.config.labels), device=batch.labels.device)
+        x: Tensor = self.adapt(batch.tokens) + self.labels(codes).sum(1)
         if self.config.preset != "stu":
             return x
-        rows = row_numbers(questions.offsets)
-        place = questions.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
-        age = (questions.moments[rows] - questions.timestamps) // _SECOND
+        rows = row_numbers(batch.offsets)
+        place = batch.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
+        age = (batch.as_of[rows] - batch.timestamps) // _SECOND
         return torch.add(x + self.places(place), self.ages(_bucket(age)))
 
 

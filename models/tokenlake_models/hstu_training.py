@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tokenlake_models.errors import DivergedError
-from tokenlake_models.hstu import HstuConfig, HstuRanker, Questions
+from tokenlake_models.hstu import HstuConfig, HstuRanker, RankingBatch
 
 
 class HstuLearner:
@@ -27,13 +27,13 @@ class HstuLearner:
         self._steps = 0
 
     @torch.no_grad()
-    def predict(self, questions: Questions) -> Float32[Tensor, "m L"]:
+    def predict(self, batch: RankingBatch) -> Float32[Tensor, "m L"]:
         """Probabilities, without learning."""
-        probabilities: Tensor = self.model(questions).sigmoid()
+        probabilities: Tensor = self.model(batch).sigmoid()
         return probabilities
 
     def step(
-        self, questions: Questions, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
+        self, batch: RankingBatch, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
     ) -> Float32[Tensor, "m L"]:
         """Predict, and then learn from the targets where `learn`.
 
@@ -44,8 +44,8 @@ class HstuLearner:
             DivergedError: a loss that is no number.
         """
         if not bool(learn.any()):
-            return self.predict(questions)
-        logits: Tensor = self.model(questions)
+            return self.predict(batch)
+        logits: Tensor = self.model(batch)
         loss = binary_cross_entropy_with_logits(logits[learn], targets[learn])
         value = float(loss.detach())
         if not math.isfinite(value):

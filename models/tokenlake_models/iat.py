@@ -10,7 +10,7 @@ from tokenlake_models.config import CompressorConfig
 from tokenlake_models.errors import ModelError
 from tokenlake_models.inputs import Inputs
 from tokenlake_models.instances import History, Instances
-from tokenlake_models.sequences import Sequences, Window
+from tokenlake_models.sequences import Sequences, SitBatch
 from tokenlake_models.sit import SIT
 
 __all__ = ["CompressorConfig", "InstanceCompressor"]
@@ -42,7 +42,7 @@ class InstanceCompressor(nn.Module):
 
     config: CompressorConfig
     #: Multiples of the learning rate: AdamW's for the dense weights, row-wise Adagrad's for the embeddings.
-    paces = (1.0, 50.0)
+    lr_scales = (1.0, 50.0)
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class InstanceCompressor(nn.Module):
     def contextual(
         self,
         tokens: Float32[Tensor, "total dim"],
-        window: Window,
+        window: SitBatch,
         asks: Tensor | None = None,
     ) -> Float32[Tensor, "q dim"]:
         """SIT's output for a window's own rows (or those of them where `asks`).

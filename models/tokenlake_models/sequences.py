@@ -13,7 +13,7 @@ from tokenlake_models.jagged import offsets_of, ranges
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SitBatch:
     """Some segments side by side: what SIT reads in one step.
 
     Attributes:
@@ -100,7 +100,7 @@ class Sequences:
         turn = torch.randperm(len(batches), generator=generator).tolist() if generator else range(len(batches))
         return [batches[i] for i in turn]
 
-    def window(self, segments: Int64[Tensor, " s"]) -> Window:
+    def window(self, segments: Int64[Tensor, " s"]) -> SitBatch:
         """What SIT reads for the segments given."""
         starts = torch.stack([self._past_starts, self._context_starts, self.starts])[:, segments]
         stops = torch.stack([self._past_stops, self._context_stops, self.stops])[:, segments]
@@ -111,7 +111,7 @@ class Sequences:
         merge = ranges(blocks.T.flatten(), lengths.T.flatten())
         timestamps = torch.cat([self._past.timestamps[past], self._timestamps[context], self._timestamps[own]])
         seen = torch.cat([torch.ones(len(past) + len(context), dtype=torch.bool), self._seen[own]])
-        return Window(
+        return SitBatch(
             past=past,
             context=context,
             own=own,

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from tokenlake_models.attention import BUCKETS, Sight, attend, survey
+from tokenlake_models.attention import BUCKETS, AttentionLayout, attention_layout, layout_attention
 
 
-class _Layer(nn.Module):
+class SitLayer(nn.Module):
     """Pre-norm attention and feed-forward; both branches start at zero, so an untrained layer is the identity."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -26,13 +26,13 @@ class _Layer(nn.Module):
             nn.init.zeros_(branch.weight)
             nn.init.zeros_(branch.bias)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, sight: AttentionLayout) -> Tensor:
         """All of `x` are keys; the queries of `sight` come out."""
         normed = self.norm(x)
         mine, asking = (x, normed) if sight.queries is None else (x[sight.queries], normed[sight.queries])
         q = self.query(asking).unflatten(-1, (self.heads, -1))
         k, v = self.key_value(normed).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        y: Tensor = mine + self.out(attend(q, k, v, sight, self.bias).flatten(1))
+        y: Tensor = mine + self.out(layout_attention(q, k, v, sight, self.bias).flatten(1))
         return torch.add(y, self.feed(y))
 
 
@@ -50,7 +50,7 @@ class SIT(nn.Module):
 
     def __init__(self, dim: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(layers))
+        self.layers = nn.ModuleList(SitLayer(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(
@@ -70,10 +70,10 @@ class SIT(nn.Module):
             asks: what comes out.
             seen: what later tokens may read.
         """
-        everything, order, place = survey(timestamps, offsets, seen)
+        everything, order, place = attention_layout(timestamps, offsets, seen)
         x = tokens[order]
         *inner, last = self.layers
         for layer in inner:
             x = layer(x, everything)
-        out: Tensor = self.norm(last(x, everything.asking(asks, place)))
+        out: Tensor = self.norm(last(x, everything.for_queries(asks, place)))
         return out

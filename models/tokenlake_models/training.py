@@ -71,7 +71,7 @@ class Learner:
         self.learning_rate = learning_rate
         self._trained_by: Optimizers | None = None
         if not frozen:  # torch takes seconds to import what its optimisers need, so whoever only reads goes without
-            dense, table = (learning_rate * pace for pace in model.paces)
+            dense, table = (learning_rate * lr_scale for lr_scale in model.lr_scales)
             self._trained_by = Optimizers(model, model.inputs.table, learning_rate=dense, table_learning_rate=table)
 
     @property
@@ -96,7 +96,7 @@ class Learner:
         Args:
             config: inputs and shape.
             model: `compressor`, or `logistic`, the baseline on the same inputs.
-            learning_rate: of the compressor's dense weights; embeddings and baseline learn in proportion (`paces`).
+            learning_rate: of the compressor's dense weights; embeddings and baseline learn in proportion (`lr_scales`).
             frozen: never to be trained.
         """
         return cls(_MODELS[model](config), learning_rate=learning_rate, frozen=frozen)

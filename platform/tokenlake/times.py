@@ -15,6 +15,8 @@ from tokenlake.errors import SchemaError
 DAY_US = 86_400_000_000
 #: A label that never becomes known, as an instant.
 NEVER = np.iinfo(np.int64).max
+#: Before every other instant: where a range without a beginning starts, and what stands for a time that is missing.
+EARLIEST = np.iinfo(np.int64).min
 
 Day: TypeAlias = dt.date
 DayLike: TypeAlias = dt.date | str

@@ -10,7 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tokenlake.catalog import Catalog, Checkpoint, IndexVersion, Plan, dropping
+from tokenlake.catalog import Catalog, CheckpointRecord, IndexVersion, Plan, dropping
 from tokenlake.catalog.models import Base
 from tokenlake.errors import ConflictError, LockedError, NotFoundError, VersionError
 
@@ -21,8 +21,8 @@ def a_plan(version: str = "v1", day: dt.date = DAY, checkpoint: str = "2017-02-2
     return Plan(version, day, checkpoint, None, None, day, day, day, bootstrap=False, watermark=watermark)
 
 
-def a_checkpoint(version: str, checkpoint: str = "2017-02-28") -> Checkpoint:
-    return Checkpoint(version, checkpoint, None, None, DAY, "checkpoints/x", 10, stats={"loss": 0.5})
+def a_checkpoint(version: str, checkpoint: str = "2017-02-28") -> CheckpointRecord:
+    return CheckpointRecord(version, checkpoint, None, None, DAY, "checkpoints/x", 10, stats={"loss": 0.5})
 
 
 def check_schema_is_what_the_models_say(catalog: Catalog) -> None:
@@ -100,7 +100,7 @@ def check_a_version_is_dropped_and_no_other(catalog: Catalog) -> None:
             catalog.plans(version),
             catalog.checkpoints(version),
             catalog.indexes(version),
-            catalog.reruns(version),
+            catalog.restatements(version),
         ]
         found += [catalog.runs(version=version), catalog.metrics(version=version)]
         return [len(rows) for rows in found]

@@ -78,13 +78,13 @@ def test_reruns_are_pending_for_each_version_that_planned_the_day(catalog: Catal
     for version in ("v1", "v2"):
         catalog.record_plan(a_plan(version))
     catalog.mark_rerun([DAY, other, DAY], "late events")
-    assert [(r.day, r.version) for r in catalog.reruns()] == [(DAY, "v1"), (DAY, "v2"), (other, None)]
+    assert [(r.day, r.version) for r in catalog.restatements()] == [(DAY, "v1"), (DAY, "v2"), (other, None)]
     catalog.clear_rerun(DAY, "v1")
-    assert [(r.day, r.version) for r in catalog.reruns()] == [(DAY, "v2"), (other, None)]
-    assert [r.day for r in catalog.reruns("v1")] == [other]
+    assert [(r.day, r.version) for r in catalog.restatements()] == [(DAY, "v2"), (other, None)]
+    assert [r.day for r in catalog.restatements("v1")] == [other]
     catalog.clear_rerun(DAY)
     catalog.clear_rerun(other, "v1")
-    assert catalog.reruns() == []
+    assert catalog.restatements() == []
 
 
 def test_a_mark_made_during_the_rerun_stays(catalog: Catalog) -> None:
@@ -93,7 +93,7 @@ def test_a_mark_made_during_the_rerun_stays(catalog: Catalog) -> None:
     with catalog.run("encode", DAY, "v1") as run:
         catalog.mark_rerun([DAY], "later still")
     catalog.clear_rerun(DAY, "v1", before=run.started_at)
-    assert [r.reason for r in catalog.reruns("v1")] == ["later still"]
+    assert [r.reason for r in catalog.restatements("v1")] == ["later still"]
 
 
 @settings(max_examples=20, deadline=None)

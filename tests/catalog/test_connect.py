@@ -126,7 +126,7 @@ def test_a_busy_catalog_is_a_transient_error(tmp_path: Path, monkeypatch: pytest
     blocker.execute("begin immediate")
     with pytest.raises(ConflictError, match="try again"):
         catalog.mark_rerun([DAY], "late")
-    assert catalog.reruns() == []  # readers go on
+    assert catalog.restatements() == []  # readers go on
     blocker.close()
 
 

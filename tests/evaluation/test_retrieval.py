@@ -21,7 +21,7 @@ from tokenlake.evaluation import reports
 from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.retrieval import ABLATIONS, BASELINE, OURS, OWN, _paired, retrieval_report
 from tokenlake.evaluation.variants import variants
-from tokenlake.retrieval.pools import Pools, Popularity, best, ranks
+from tokenlake.retrieval.pools import ItemPools, Popularity, best, ranks
 from tokenlake.times import DAY_US, day_start
 
 
@@ -31,7 +31,7 @@ def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_item_knn_by_hand(lake: Lake) -> None:
-    pools, settings = Pools(lake, day(7)), lake.config.retrieval
+    pools, settings = ItemPools(lake, day(7)), lake.config.retrieval
     knn = ItemKnn(pools, settings)
     events = lake.events.read().sort_by(
         [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
@@ -137,7 +137,7 @@ def test_places_are_those_of_the_sorted_list() -> None:
 
 
 def test_what_users_did_before_by_hand(lake: Lake) -> None:
-    pools = Pools(lake, day(7))
+    pools = ItemPools(lake, day(7))
     now = day_start(day(7)) + DAY_US // 2
     told = own_past(pools, np.arange(len(pools.log.users)), np.full(len(pools.log.users), now))
     expected = np.zeros(told.shape)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlake.feast.offline import asof
-from tokenlake.feast.offline.asof import NONE, AsOf
-from tokenlake.feast.offline.keys import Keys
+from tokenlake.feast.offline.asof import AsOf
+from tokenlake.feast.offline.keys import JoinKeys
+from tokenlake.times import EARLIEST
 
 Row = tuple[int, int, int]
-_times = st.one_of(st.just(NONE), st.integers(-3, 6))
+_times = st.one_of(st.just(EARLIEST), st.integers(-3, 6))
 _rows = st.lists(st.tuples(st.integers(-1, 3), _times, _times), max_size=30)
 _questions = st.lists(st.tuples(st.integers(-1, 3), _times), max_size=12)
 
@@ -26,10 +27,10 @@ def slowly(
         best = (-1, -1, -1)
         seen = []
         for number, (other, time, made) in enumerate(rows):
-            if key < 0 or NONE in (at, time) or key != other:
+            if key < 0 or EARLIEST in (at, time) or key != other:
                 continue
             from_ = time if not known else max(time, made)
-            if (known and made == NONE) or from_ > at or (strict and from_ == at):
+            if (known and made == EARLIEST) or from_ > at or (strict and from_ == at):
                 continue
             if ttl is None or time >= at - ttl:
                 seen.append((time, made, number))
@@ -84,12 +85,12 @@ def test_keys_are_equal_when_all_columns_are(
     def columns(of: list[tuple[int | None, str | None, int | None]]) -> list[pa.Array]:
         return [pa.array([row[i] for row in of], kinds[i]) for i in range(width)]
 
-    keys = Keys(columns(asked), len(asked))
+    keys = JoinKeys(columns(asked), len(asked))
     given = [c.dictionary_encode() if encoded else c for c in columns(rows)]
     codes = keys.codes(given, len(rows))
-    assert set(keys.asked.tolist()) <= set(range(-1, keys.count))
+    assert set(keys.queries.tolist()) <= set(range(-1, keys.count))
     for row, code in zip(rows, codes.tolist(), strict=True):
-        for question, want in zip(asked, keys.asked.tolist(), strict=True):
+        for question, want in zip(asked, keys.queries.tolist(), strict=True):
             if None in question[:width]:
                 assert want == -1
             else:

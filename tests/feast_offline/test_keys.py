@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlake.feast.offline.keys import Keys, aligned
+from tokenlake.feast.offline.keys import JoinKeys, aligned
 
 KINDS = [pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint32(), pa.uint64()]
 
@@ -30,15 +30,15 @@ def test_integers_near_and_far(data: st.DataObject, kind: pa.DataType, together:
     if not data.draw(st.booleans()):
         rows = [row for row in rows if row is not None]
     first = list(dict.fromkeys(asked))
-    keys = Keys([pa.array(asked, kind)], len(asked))
-    assert keys.asked.tolist() == [first.index(key) for key in asked]
+    keys = JoinKeys([pa.array(asked, kind)], len(asked))
+    assert keys.queries.tolist() == [first.index(key) for key in asked]
     expected = [first.index(row) if row in first else -1 for row in rows]
     assert keys.codes([pa.array(rows, kind)], len(rows)).tolist() == expected
 
 
 @pytest.mark.parametrize("low", [-(2**63), -5, 0, 2**63 - 100])
 def test_a_table_is_used_and_wraps_nowhere(low: int) -> None:
-    keys = Keys([pa.array(range(low, low + 100), pa.int64())], 100)
+    keys = JoinKeys([pa.array(range(low, low + 100), pa.int64())], 100)
     assert keys._tables[0] is not None
     others = np.array([-(2**63), -(2**63) + 99, -6, -5, -1, 0, 99, 100, 2**63 - 101, 2**63 - 1], np.int64)
     expected = [value - low if low <= value < low + 100 else -1 for value in others.tolist()]
@@ -78,7 +78,7 @@ def told(value: Any, kind: pa.DataType) -> Any:
 def test_numbers_match_where_they_are_equal(data: st.DataObject, asked_kind: pa.DataType, kind: pa.DataType) -> None:
     values = st.lists(st.none() | QUARTERS, max_size=6)
     asked, rows = column(data.draw(values), asked_kind), column(data.draw(values), kind)
-    keys = Keys([aligned(asked, kind)], len(asked))
+    keys = JoinKeys([aligned(asked, kind)], len(asked))
     codes = keys.codes([rows], len(rows))
     for i, left in enumerate(asked.to_pylist()):
         for j, right in enumerate(rows.to_pylist()):
@@ -86,18 +86,18 @@ def test_numbers_match_where_they_are_equal(data: st.DataObject, asked_kind: pa.
             # Of integers that no float can tell apart, floats have none.
             beyond = any(isinstance(n, float) and abs(n) > 2**53 for n in (left, right)) and asked_kind != kind
             if not (beyond and equal):
-                assert (keys.asked[i] >= 0 and keys.asked[i] == codes[j]) == equal, (left, right)
+                assert (keys.queries[i] >= 0 and keys.queries[i] == codes[j]) == equal, (left, right)
 
 
 @given(st.data(), st.sampled_from(TEXTS), st.sampled_from(TEXTS))
 def test_texts_match_to_the_last_character(data: st.DataObject, asked_kind: pa.DataType, kind: pa.DataType) -> None:
     values = st.lists(st.none() | st.sampled_from(["a", "a\0", "a ", "A", "", "\0"]), max_size=6)
     asked, rows = column(data.draw(values), asked_kind), column(data.draw(values), kind)
-    keys = Keys([aligned(asked, kind)], len(asked))
+    keys = JoinKeys([aligned(asked, kind)], len(asked))
     codes = keys.codes([rows], len(rows))
     for i, left in enumerate(asked.to_pylist()):
         for j, right in enumerate(rows.to_pylist()):
-            assert (keys.asked[i] >= 0 and keys.asked[i] == codes[j]) == (left is not None and left == right)
+            assert (keys.queries[i] >= 0 and keys.queries[i] == codes[j]) == (left is not None and left == right)
 
 
 MIDNIGHT, FAR = map(dt.datetime.fromisoformat, ("2024-01-01", "9999-01-01"))

@@ -25,7 +25,7 @@ from tests.feast_offline.repositories import (
     view,
 )
 from tokenlake.errors import ChangedError, ConfigError, SchemaError
-from tokenlake.feast.offline.rows import Rows
+from tokenlake.feast.offline.rows import SourceRows
 
 JAN = [dt.datetime(2024, 1, day, tzinfo=dt.UTC) for day in range(1, 32)]
 UTC = pa.timestamp("us", "UTC")
@@ -197,7 +197,7 @@ def test_a_file_that_is_written_while_it_is_joined(
     def put(where: Path, x: float) -> None:
         pq.write_table(part([1, 2], [x, x]), where)
 
-    def meddle(rows: Rows, *given: Any) -> Any:
+    def meddle(rows: SourceRows, *given: Any) -> Any:
         if (x := next(values, None)) is not None:
             put(path if in_place else tmp_path / "new", x)
             if not in_place:
@@ -205,9 +205,9 @@ def test_a_file_that_is_written_while_it_is_joined(
         return take(rows, *given)
 
     put(path, 0.0)
-    store, take = stored(tmp_path, path), Rows.take
+    store, take = stored(tmp_path, path), SourceRows.take
     values: Iterator[float] = iter([5.0])
-    monkeypatch.setattr(Rows, "take", meddle)
+    monkeypatch.setattr(SourceRows, "take", meddle)
     assert ask(store, [1, 2], [LATE] * 2) == ([5.0] * 2 if in_place else [0.0] * 2)
     if in_place:
         values = iter(range(100))

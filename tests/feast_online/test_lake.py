@@ -25,7 +25,7 @@ from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource
 from tokenlake.feast.online import search
 from tokenlake.pipeline.backfill import backfill
-from tokenlake.storage import loops
+from tokenlake.storage import native_ops
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens.store import TokenStore
 
@@ -147,7 +147,7 @@ def test_answers_share_no_memory_whoever_asks_at_once(
 
     with ThreadPoolExecutor(8) as pool:
         assert all(same for each in pool.map(ask, range(200)) for same in each)
-    monkeypatch.setattr(loops, "library", lambda: None)
+    monkeypatch.setattr(native_ops, "library", lambda: None)
     assert all(ask(0)), "also where NumPy widens"
 
 

@@ -26,7 +26,7 @@ from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.feast import repository
 from tokenlake.feast.apply import load
 from tokenlake.pipeline import jobs
-from tokenlake.pipeline.materialization import held_until, is_current
+from tokenlake.pipeline.materialization import is_current, materialized_until
 from tokenlake.times import available_at
 
 pytestmark = [
@@ -290,13 +290,13 @@ z_last = FeatureView(name="z_last", entities=[buyer], schema=[key, x], source=fi
     told = lake.catalog.arrow()["metrics"].to_pylist()
     failed = [metric["labels"] for metric in told if metric["name"] == "failed"]
     assert [json.loads(labels) for labels in failed] == [{"view": "asking"}, {"view": "a_bad"}]
-    assert held_until(lake) is None
+    assert materialized_until(lake) is None
     assert not is_current(lake, day(0))
     define(lake, views.replace("rows.nosuch", "rows.x"))
     assert jobs.materialize(lake, day(0)).status == "done"
     want = {"a_bad:x": [1.5, None, None], "asking:twice": [1.5, None, None]}
     assert served(lake, want) == want
-    assert held_until(lake) == day(0)
+    assert materialized_until(lake) == day(0)
 
 
 def test_an_on_demand_view_that_feast_refuses_is_named(tmp_path: Path) -> None:

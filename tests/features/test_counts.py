@@ -94,14 +94,15 @@ def rolled(log: list[Row], config: Config = CONFIG, ids: pa.DataType | None = No
 def contents(counts: Counts) -> dict[str, Any]:
     """The state as plain values, whatever the order in which keys came."""
     out: dict[str, Any] = {}
-    for group, tally in counts._tallies.items():
+    for group, tally in counts._totals.items():
         keys = tally.keys.values().to_pylist()
         out[group] = dict(zip(keys, tally._totals.tolist(), strict=False))
         out[group, "pending"] = [
             sorted(
-                (at, keys[code], bool(positive)) for at, code, positive in zip(p.when, p.codes, p.positive, strict=True)
+                (at, keys[code], bool(positive))
+                for at, code, positive in zip(p.known_from, p.codes, p.positive, strict=True)
             )
-            for p in (backlog.all() for backlog in tally._backlogs)
+            for p in (backlog.all() for backlog in tally._pending)
         ]
     return out
 
@@ -150,7 +151,7 @@ def test_order_of_rows_changes_nothing(log: list[Row], random: Any) -> None:
 @settings(max_examples=75, deadline=None)
 def test_late_events_are_as_if_they_had_been_in_time(log: list[Row]) -> None:
     counts = rolled([row for row in log if not row["late"]])
-    counts.absorb(table_of([row for row in log if row["late"]], CONFIG))
+    counts.add_late(table_of([row for row in log if row["late"]], CONFIG))
     assert contents(counts) == contents(rolled(log))
     assert counts.day == rolled(log).day
 
@@ -206,7 +207,7 @@ def test_a_label_matures_while_days_without_events_go_by() -> None:
 def test_late_events_of_a_day_that_had_none() -> None:
     row = {"user_id": 1, "item_id": 1, "timestamp": START}
     counts = rolled([row])
-    counts.absorb(table_of([{**row, "timestamp": START + 2 * DAY_US}], CONFIG))
+    counts.add_late(table_of([{**row, "timestamp": START + 2 * DAY_US}], CONFIG))
     assert counts.day == FIRST + dt.timedelta(days=3)
 
 
@@ -228,7 +229,7 @@ def test_no_rows_no_features() -> None:
     assert counts.features(table_of([], CONFIG)).shape == (0, len(counts.names))
     counts.advance(FIRST, table_of([], CONFIG))
     assert counts.day == FIRST + dt.timedelta(days=1)
-    counts.absorb(table_of([], CONFIG))
+    counts.add_late(table_of([], CONFIG))
 
 
 def test_days_are_kept_apart() -> None:
@@ -295,7 +296,7 @@ def test_a_long_backlog_is_kept_in_few_runs() -> None:
         for i in range(80)
     ]
     counts = rolled(log)
-    assert all(len(backlog._runs) <= 32 for tally in counts._tallies.values() for backlog in tally._backlogs)
+    assert all(len(backlog._runs) <= 32 for tally in counts._totals.values() for backlog in tally._pending)
     for day in (85, 120, 200):
         query = {**log[0], "timestamp": START + day * DAY_US}
         np.testing.assert_allclose(counts.features(table_of([query], CONFIG))[0], oracle(log, query, CONFIG), rtol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 import tokenlake
 from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
 from tokenlake._lake import Lake
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 
 
 def kept(lake: Lake) -> list[str]:
@@ -19,7 +19,7 @@ def kept(lake: Lake) -> list[str]:
 
 
 def frame_of(lake: Lake, i: int) -> tuple[pa.Table, np.ndarray]:
-    frame = lake.shared(Frames).read(day(i), lake.watermark())
+    frame = lake.shared(DayFeatureCache).read(day(i), lake.watermark())
     return frame.events, frame.counts
 
 
@@ -41,13 +41,15 @@ def test_a_state_on_disk_takes_in_what_came_late(tmp_path: Path) -> None:
     before = lake.watermark()
     lake.ingest(of_day(make_events(days=10, seed=5), 2))
     rolled = tokenlake.open(tmp_path)
-    fresh = Frames(tokenlake.open(tmp_path))
+    fresh = DayFeatureCache(tokenlake.open(tmp_path))
     fresh._folder = tmp_path / "nothing-kept"
     expected = fresh.read(day(9), lake.watermark())
-    np.testing.assert_array_equal(rolled.shared(Frames).read(day(9), lake.watermark()).counts, expected.counts)
+    np.testing.assert_array_equal(rolled.shared(DayFeatureCache).read(day(9), lake.watermark()).counts, expected.counts)
     # The plan of a day that was drawn before still sees what it saw.
     old = fresh.read(day(8), before)
-    np.testing.assert_array_equal(tokenlake.open(tmp_path).shared(Frames).read(day(8), before).counts, old.counts)
+    np.testing.assert_array_equal(
+        tokenlake.open(tmp_path).shared(DayFeatureCache).read(day(8), before).counts, old.counts
+    )
     assert not np.array_equal(old.counts, fresh.read(day(8), lake.watermark()).counts)
 
 
@@ -56,5 +58,5 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
     lake.ingest(make_events(days=14, per_day=5))
     for i in range(2, 14):
         frame_of(lake, i)
-        lake.shared(Frames).keep()
+        lake.shared(DayFeatureCache).save_state()
     assert kept(lake) == [day(i).isoformat() for i in range(6, 14)]

@@ -12,7 +12,7 @@ import psutil
 from tests.feast_repo.helpers import online
 from tokenlake._lake import Lake
 from tokenlake.feast import repository
-from tokenlake.scheduling.client import Run
+from tokenlake.scheduling.client import DagRun
 from tokenlake.times import day_start
 
 CONFIG = """
@@ -59,7 +59,7 @@ def write_feature_repository(root: Path) -> None:
     path.write_text(path.read_text() + TOKENS)
 
 
-def states(runs: Mapping[str, Run | None]) -> dict[str, str | None]:
+def states(runs: Mapping[str, DagRun | None]) -> dict[str, str | None]:
     """DAG id -> state of its run, None without one."""
     return {dag_id: run.state if run else None for dag_id, run in runs.items()}
 

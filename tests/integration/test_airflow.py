@@ -36,8 +36,8 @@ from tests.integration.days import (
 from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
-from tokenlake.features.lineage import path_of
-from tokenlake.scheduling.client import Client, Run
+from tokenlake.features.versions import path_of
+from tokenlake.scheduling.client import Client, DagRun
 from tokenlake.scheduling.services import Services
 from tokenlake.times import day_start
 
@@ -83,7 +83,7 @@ def listening(home: Path) -> set[tuple[str, int]]:
     return found
 
 
-def finished(world: World, run: Run) -> str:
+def finished(world: World, run: DagRun) -> str:
     """The state in which a run ended."""
     return world.airflow.wait(run.dag_id, run.key, since=run, timeout=SECONDS).state
 

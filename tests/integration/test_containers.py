@@ -30,9 +30,9 @@ from tests.integration.days import (
 )
 from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
-from tokenlake.scheduling.client import Client, Run
+from tokenlake.scheduling.client import Client, DagRun
 from tokenlake.scheduling.services import Services
-from tokenlake.scheduling.warden import SERVICES
+from tokenlake.scheduling.supervisor import SERVICES
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ class World:
     airflow: Client
     cache: redis.Redis
     databases: dict[str, str]
-    ended: dict[str, Run | None]
+    ended: dict[str, DagRun | None]
 
 
 @pytest.fixture(scope="module")

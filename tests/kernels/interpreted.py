@@ -20,16 +20,16 @@ from tokenlake_kernels import attention as attention_op
 from tokenlake_kernels import broadcast as broadcast_op
 from tokenlake_kernels import differences as differences_op
 from tokenlake_kernels import hstu as hstu_op
-from tokenlake_kernels import layer as layer_op
 from tokenlake_kernels import layouts as layouts_op
+from tokenlake_kernels import norm as norm_op
 from tokenlake_kernels import prefix as prefix_op
 from tokenlake_kernels import products as products_op
 from tokenlake_kernels import samoyeds as samoyeds_op
 from tokenlake_kernels import softmax as softmax_op
 from tokenlake_kernels.cpu import eager
 from tokenlake_kernels.cpu import prefix as cpu_prefix
-from tokenlake_kernels.gpu import attention, hstu, interaction, launch, layer, prefix, samoyeds
-from tokenlake_kernels.masks import FAR, Hstu
+from tokenlake_kernels.gpu import attention, hstu, interaction, launch, norm, prefix, samoyeds
+from tokenlake_kernels.masks import FAR, HstuMask
 from tokenlake_kernels.plans import HstuPlan, PrefixPlan, SoftmaxPlan
 
 FEW = settings(max_examples=4, deadline=None, derandomize=True)
@@ -92,7 +92,7 @@ def test_wide_heads_and_strided_inputs(dim: int) -> None:
     assert_close(
         attention.attention_backward(g, q, k, v, *ours, plan), eager.attention_backward(g, q, k, v, theirs[0], plan)
     )
-    silu = HstuPlan(offsets, None, None, None, None, 0.1, 9.0, Hstu(local=7), 40)
+    silu = HstuPlan(offsets, None, None, None, None, 0.1, 9.0, HstuMask(local=7), 40)
     assert_close((hstu.hstu_forward(q, k, v, silu),), (eager.hstu_forward(q, k, v, silu),))
     assert_close(hstu.hstu_backward(g, q, k, v, silu), eager.hstu_backward(g, q, k, v, silu))
 
@@ -125,14 +125,14 @@ def test_prefix_attention(
 @pytest.mark.parametrize(
     ("mask", "tables"),
     [
-        (Hstu(), 0),
-        (Hstu(local=4, tail=20), 2),
-        (Hstu(local=10, prefix=5, contextual=3), 1),
-        (Hstu(local=3, contextual=40), 0),
-        (Hstu(local=8, target_local=1, prefix=2), 2),
+        (HstuMask(), 0),
+        (HstuMask(local=4, tail=20), 2),
+        (HstuMask(local=10, prefix=5, contextual=3), 1),
+        (HstuMask(local=3, contextual=40), 0),
+        (HstuMask(local=8, target_local=1, prefix=2), 2),
     ],
 )
-def test_hstu(mask: Hstu, tables: int, deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hstu(mask: HstuMask, tables: int, deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if deterministic and not tables:
         pytest.skip("only the tables' gradients have a second way")
     monkeypatch.setenv("TOKENLAKE_DETERMINISTIC", str(int(deterministic)))
@@ -190,8 +190,8 @@ def test_gated_norm(concat: bool) -> None:
     a, u, w, b = normal(33, 24), normal(33, 24, seed=1), normal(24), normal(24, seed=1)
     g = normal(33, 72 if concat else 24)
     how = {"concat": concat}
-    assert_close((layer.gated_norm(a, u, w, b, 1e-6, **how),), (eager.gated_norm(a, u, w, b, 1e-6, **how),))
-    ours, theirs = (m.gated_norm_backward(g, a, u, w, b, 1e-6, **how) for m in (layer, eager))
+    assert_close((norm.gated_norm(a, u, w, b, 1e-6, **how),), (eager.gated_norm(a, u, w, b, 1e-6, **how),))
+    ours, theirs = (m.gated_norm_backward(g, a, u, w, b, 1e-6, **how) for m in (norm, eager))
     assert_close(ours, theirs)
 
 
@@ -205,7 +205,10 @@ def test_values_more_than_32_bits_apart(steps: tuple[int, int, int]) -> None:
     near = [normal(5, 3, 16, dtype=torch.float16, seed=n) for n in range(4)]
     far = [store.as_strided((5, 3, 16), steps, 1024 * n).copy_(x) for n, x in enumerate(near)]
     offsets = offsets_of([5])
-    band, silu = SoftmaxPlan(None, offsets, 0, FAR, 0, 0.25, 5), HstuPlan(offsets, *[None] * 4, 0.25, 5.0, Hstu(), 5)
+    band, silu = (
+        SoftmaxPlan(None, offsets, 0, FAR, 0, 0.25, 5),
+        HstuPlan(offsets, *[None] * 4, 0.25, 5.0, HstuMask(), 5),
+    )
     out = attention.attention_forward(*far[:3], band, save=True)
     assert_close(out, eager.attention_forward(*near[:3], band, save=True), 1e-2)
     ours = attention.attention_backward(far[3], *far[:3], *out, band)
@@ -252,8 +255,8 @@ def _dispatched() -> dict[str, tuple[object, str, tuple[object, ...]]]:
         "broadcast": (broadcast_op, "_broadcast", (x, normal(3, 20, 24), offsets, 1)),
         "copy": (layouts_op, "_copy", ([x], [offsets[:-1]], [torch.arange(3) * 20], [offsets.diff()], 60, 2.0)),
         "time differences": (differences_op, "_differences", (torch.arange(23), offsets, 409)),
-        "gated norm": (layer_op, "_forward", (x, y, w, b, 1e-6, 1)),
-        "gated norm backward": (layer_op, "_backward", (normal(23, 72), x, y, w, b, 1e-6, 1)),
+        "gated norm": (norm_op, "_forward", (x, y, w, b, 1e-6, 1)),
+        "gated norm backward": (norm_op, "_backward", (normal(23, 72), x, y, w, b, 1e-6, 1)),
         "samoyeds": (
             samoyeds_op, "_matmul", (normal(9, 128), packed.data, packed.indices, packed.metadata, torch.tensor([8, 8, 0]))
         ),
@@ -274,7 +277,7 @@ def test_nothing_at_all() -> None:
     out, lse = attention.attention_forward(empty, empty, empty, plan, save=True)
     assert out.shape == (0, 2, 16)
     attention.attention_backward(out, empty, empty, empty, out, lse, plan)
-    silu = HstuPlan(offsets, None, None, None, None, 1.0, 1.0, Hstu(), -1)
+    silu = HstuPlan(offsets, None, None, None, None, 1.0, 1.0, HstuMask(), -1)
     assert hstu.hstu_forward(empty, empty, empty, silu).shape == (0, 2, 16)
     hstu.hstu_backward(empty, empty, empty, empty, silu)
     assert interaction.jagged_bmm(torch.zeros(0, 3), torch.zeros(0, 4), torch.tensor([0, 0]), None).eq(0).all()
@@ -284,7 +287,7 @@ def test_autotune_takes_the_fastest_and_remembers(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TOKENLAKE_CACHE", str(tmp_path))
     configs = tuple(launch.tiles(4, s, BLOCK_M=16) for s in (1, 2, 3))
     cost = {configs[0]: 3.0, configs[1]: 1.0, configs[2]: 2.0}
-    ran: list[launch.Config] = []
+    ran: list[launch.LaunchConfig] = []
 
     def timer(run: object) -> float:
         run()

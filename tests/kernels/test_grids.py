@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tokenlake_kernels.aot import KERNELS
 from tokenlake_kernels.errors import ShapeError
-from tokenlake_kernels.gpu import attention, flash, hstu, interaction, launch, layer, prefix, samoyeds
+from tokenlake_kernels.gpu import attention, flash, hstu, interaction, launch, norm, prefix, samoyeds
 from tokenlake_kernels.gpu.grid import MOST_PROGRAMS, programs
-from tokenlake_kernels.masks import FAR, Hstu
+from tokenlake_kernels.masks import FAR, HstuMask
 from tokenlake_kernels.plans import HstuPlan, PrefixPlan, SoftmaxPlan
 
 Grids = dict[str, list[tuple[int, ...]]]
@@ -30,7 +30,7 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> Grids:
         configs = (config for vendor in ("cuda", "hip") for config in kernel.configs(dim, vendor))
         seen.setdefault(kernel.name, []).extend(grid(dict(config.tiles)) for config in configs)
 
-    for module in (attention, flash, hstu, interaction, layer, prefix, samoyeds):
+    for module in (attention, flash, hstu, interaction, norm, prefix, samoyeds):
         monkeypatch.setattr(module, "launch", note)
     return seen
 
@@ -56,7 +56,7 @@ def launch_everything(rows: int, longest: int) -> None:
     cross = SoftmaxPlan(_values(rows, 1, longest), offsets, 1, FAR, FAR, 1.0, longest)
     attention.attention_forward(dense, k, v, cross, save=True)
     attention.attention_backward(dense, dense, k, v, dense, dense_lse, cross)
-    silu = HstuPlan(offsets, None, None, None, None, 1.0, 1.0, Hstu(), longest)
+    silu = HstuPlan(offsets, None, None, None, None, 1.0, 1.0, HstuMask(), longest)
     hstu.hstu_forward(q, k, v, silu)
     hstu.hstu_backward(g, q, k, v, silu)
     sight = PrefixPlan(None, offsets, offsets, _numbers(total), _numbers(total), None, None, 1.0, longest)
@@ -70,8 +70,8 @@ def launch_everything(rows: int, longest: int) -> None:
     interaction.copy_segments(x, offsets[:-1], offsets[:-1], offsets[:-1], _values(total, 4))
     interaction.time_differences(_numbers(total), offsets, total)
     weight = _values(4)
-    layer.gated_norm(x, x, weight, weight, 1e-6, concat=False)
-    layer.gated_norm_backward(x, x, x, weight, weight, 1e-6, concat=False)
+    norm.gated_norm(x, x, weight, weight, 1e-6, concat=False)
+    norm.gated_norm_backward(x, x, x, weight, weight, 1e-6, concat=False)
     packed = [_values(2, 64), _values(1, 2, dtype=torch.uint8), _values(2, 16, dtype=torch.uint8)]
     samoyeds.matmul(_values(total, 128), *packed, _numbers(total))
 

@@ -7,7 +7,7 @@ import torch
 
 import tokenlake_kernels as kernels
 from tests.kernels.batches import offsets_of
-from tokenlake_kernels.masks import FAR, Hstu
+from tokenlake_kernels.masks import FAR, HstuMask
 from tokenlake_kernels.reference import band_mask, hstu_mask, time_buckets
 
 DRAWN = {
@@ -37,7 +37,7 @@ def _drawn(text: str) -> torch.Tensor:
 def test_hstu_masks(name: str) -> None:
     how, targets, text = DRAWN[name]
     assert torch.equal(hstu_mask(6, targets, **how), _drawn(text))
-    numbers = Hstu(
+    numbers = HstuMask(
         how.get("local", FAR),
         how.get("tail", 0),
         how.get("prefix", 0),

@@ -19,9 +19,9 @@ PROGRAM = """
 import sys, numpy as np
 import tokenlake.storage.native as store
 from tokenlake.feast.offline.asof import AsOf, _library as asof
-from tokenlake.storage import loops
+from tokenlake.storage import native_ops
 rows = np.arange(10_000)
-assert (loops.take(rows, rows[::-1].copy()) == rows[::-1]).all()
+assert (native_ops.take(rows, rows[::-1].copy()) == rows[::-1]).all()
 join = AsOf(np.zeros(1, np.int32), np.array([5]), 1)
 join.feed(np.zeros(9, np.int32), np.arange(9), None, 0)
 assert join.finish().tolist() == [5]

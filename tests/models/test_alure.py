@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from tokenlake_models.activity import Activity, Encoded, Items, Moments, Stream, Targets
-from tokenlake_models.alure import AlureConfig, MomentEncoder
+from tokenlake_models.activity import Activity, Encoded, Items, Stream, Targets, UserQueries
+from tokenlake_models.alure import AlureConfig, TimeEncoder
 from tokenlake_models.alure_training import AlureLearner, _candidates, _shuffled
 from tokenlake_models.errors import CheckpointError, InstancesError, ModelError
 
@@ -30,7 +30,7 @@ CONFIG = AlureConfig(
 )
 
 
-def world(seed: int = 0) -> tuple[Activity, Moments, Targets, Items]:
+def world(seed: int = 0) -> tuple[Activity, UserQueries, Targets, Items]:
     """Users who stay in one genre; a moment before each of their later events, the event's item its target."""
     g = torch.Generator().manual_seed(seed)
     n = USERS * EACH
@@ -49,7 +49,7 @@ def world(seed: int = 0) -> tuple[Activity, Moments, Targets, Items]:
     rows = [torch.arange(max(int(a) // EACH * EACH, int(a) - 8), int(a)) for a in asked]
     offsets = torch.tensor([0, *(len(r) for r in rows)]).cumsum(0)
     history = (torch.cat(rows), offsets)
-    moments = Moments(timestamps[asked], (history, history))
+    moments = UserQueries(timestamps[asked], (history, history))
     items = Items(
         {"item_id": torch.arange(ITEMS) + 1, "genre": torch.arange(ITEMS) % GENRES + 1},
         {},
@@ -97,10 +97,10 @@ def test_a_label_is_read_only_after_it_is_known():
     activity, moments, targets, items = world()
     learner = AlureLearner.create(CONFIG)
     learner.fit(activity, moments, targets, items)
-    one = Moments(torch.tensor([10**15 + 2 * HOUR]), ((torch.tensor([0, 1]), torch.tensor([0, 2])),) * 2)
+    one = UserQueries(torch.tensor([10**15 + 2 * HOUR]), ((torch.tensor([0, 1]), torch.tensor([0, 2])),) * 2)
     before = learner.users(activity, one)
     pending = activity.known_at.clone()
-    pending[1] = one.now[0]  # known at the very moment is too late: strictly before
+    pending[1] = one.as_of[0]  # known at the very moment is too late: strictly before
     hidden = dataclasses.replace(activity, known_at=pending)
     flipped = dataclasses.replace(
         hidden, labels=activity.labels * torch.tensor([[1], [0], *[[1]] * (len(activity) - 2)])
@@ -113,7 +113,7 @@ def test_users_without_events_and_with_one():
     activity, _, _, _ = world()
     none = (torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0, 0]))
     single = (torch.tensor([3]), torch.tensor([0, 0, 1]))
-    vectors = AlureLearner.create(CONFIG).users(activity, Moments(torch.tensor([0, 10**16]), (none, single)))
+    vectors = AlureLearner.create(CONFIG).users(activity, UserQueries(torch.tensor([0, 10**16]), (none, single)))
     assert vectors.isfinite().all()
     assert torch.allclose(vectors.norm(dim=1), torch.ones(2))
 
@@ -148,15 +148,17 @@ def test_sampled_softmax_estimates_the_whole():
 
 def test_marks_of_a_moment_by_hand():
     """Rows of the table: ranks 0-3, ages 4-35, gaps 36-67, then the label's unknown, no, yes."""
-    encoder = MomentEncoder(4, 1, 1, clock=True)
+    encoder = TimeEncoder(4, 1, 1, clock=True)
     second = 1_000_000
     times, now = torch.tensor([0, 3, 90_000]) * second, 90_001 * second
     activity = Activity({}, {}, torch.tensor([[1], [0], [1]]), torch.tensor([[0], [now - 1], [now]]), times, ())
-    marks = encoder.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3]))
+    marks = encoder.time_features(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3]))
     assert marks.tolist() == [[1, 4 + 16, 36 + 0, 70], [0, 4 + 16, 36 + 2, 69], [0, 4 + 1, 36 + 0, 68]]
     torch.testing.assert_close(encoder(marks), encoder.table[marks].sum(1))
-    without = MomentEncoder(4, 1, 1, clock=False)
-    assert without.marks(activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3])).tolist() == [
+    without = TimeEncoder(4, 1, 1, clock=False)
+    assert without.time_features(
+        activity, torch.full((3,), now), torch.arange(3), torch.tensor([0, 2, 3])
+    ).tolist() == [
         [1, 6],
         [0, 5],
         [0, 4],
@@ -253,7 +255,7 @@ def test_refuses_what_does_not_fit(tmp_path):
     activity, moments, targets, items = world()
     learner = AlureLearner.create(CONFIG)
     with pytest.raises(InstancesError, match="sources"):
-        learner.users(activity, Moments(moments.now, moments.histories[:1]))
+        learner.users(activity, UserQueries(moments.as_of, moments.histories[:1]))
     with pytest.raises(InstancesError, match="grow"):
         learner.items(dataclasses.replace(items, categorical=items.categorical | {"item_id": torch.full((ITEMS,), 99)}))
     with pytest.raises(InstancesError, match="missing"):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlake_models.attention import BUCKETS, attend, survey
+from tokenlake_models.attention import BUCKETS, attention_layout, layout_attention
 from tokenlake_models.jagged import offsets_of
 
 SECOND = 1_000_000
@@ -59,8 +59,8 @@ def test_against_the_slow_one(gaps, seed):
     k, v = (torch.randn(len(timestamps), 2, 3, generator=generator, requires_grad=True) for _ in range(2))
     q = torch.randn(int(asks.sum()), 2, 3, generator=generator, requires_grad=True)
     bias = torch.randn(2, BUCKETS, generator=generator, requires_grad=True)
-    everything, order, place = survey(timestamps, offsets, visible)
-    fast = attend(q, k[order], v[order], everything.asking(asks, place), bias)
+    everything, order, place = attention_layout(timestamps, offsets, visible)
+    fast = layout_attention(q, k[order], v[order], everything.for_queries(asks, place), bias)
     expected = slow(q, k, v, timestamps, offsets, asks, visible, bias)
     assert torch.allclose(fast, expected, atol=1e-5)
     if not len(q):
@@ -76,12 +76,12 @@ def biases(seconds: list[int]) -> list[float]:
     """What the last of some events adds to its scores: of the keys before it, and of itself."""
     n = len(seconds)
     timestamps, offsets = torch.tensor(seconds) * SECOND, torch.tensor([0, n])
-    everything, order, place = survey(timestamps, offsets, torch.ones(n, dtype=torch.bool))
+    everything, order, place = attention_layout(timestamps, offsets, torch.ones(n, dtype=torch.bool))
     asks = torch.arange(n) == n - 1
     bias = torch.arange(BUCKETS, dtype=torch.float32)[None]
     # Values that pick out one key each, and scores so flat that the softmax gives the biases back.
     q, k, v = torch.zeros(1, 1, n), torch.zeros(n, 1, n), torch.eye(n)[:, None]
-    weights = attend(q, k, v[order], everything.asking(asks, place), bias)[0, 0]
+    weights = layout_attention(q, k, v[order], everything.for_queries(asks, place), bias)[0, 0]
     return [round(float(x)) for x in weights.log() - weights[-1].log()]
 
 

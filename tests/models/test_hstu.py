@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import layer_norm, silu
 
 from tokenlake_models.errors import DivergedError, ModelError
-from tokenlake_models.hstu import HstuConfig, HstuLayer, HstuRanker, Questions
+from tokenlake_models.hstu import HstuConfig, HstuLayer, HstuRanker, RankingBatch
 from tokenlake_models.hstu_training import HstuLearner
 from tokenlake_models.jagged import offsets_of
 
@@ -30,17 +30,17 @@ def trained_like(model):
     return model
 
 
-def questions(lengths=(3, 0, 8), candidates=(2, 1, 3), seed: int = 0) -> Questions:
+def questions(lengths=(3, 0, 8), candidates=(2, 1, 3), seed: int = 0) -> RankingBatch:
     generator = torch.Generator().manual_seed(seed)
     total, asked = sum(lengths), sum(candidates)
     gaps = torch.randint(0, 3600, (total,), generator=generator) * SECOND
     timestamps = torch.cat([torch.zeros(0).long(), *(part.cumsum(0) for part in torch.split(gaps, list(lengths)))])
-    return Questions(
+    return RankingBatch(
         tokens=torch.randn(total, 6, generator=generator),
         timestamps=timestamps,
         labels=torch.randint(0, 3, (total, 2), generator=generator),
         offsets=offsets_of(torch.tensor(lengths)),
-        moments=torch.full((len(lengths),), 10**12),
+        as_of=torch.full((len(lengths),), 10**12),
         candidates=torch.randn(asked, 6, generator=generator),
         candidate_offsets=offsets_of(torch.tensor(candidates)),
     )
@@ -100,8 +100,8 @@ def test_a_candidate_depends_on_the_past_and_itself_alone(preset):
 def test_one_question_alone_is_answered_as_among_others(preset):
     model = trained_like(HstuRanker(config(preset=preset)))
     given = questions(lengths=(3, 4), candidates=(2, 1))
-    alone = Questions(
-        given.tokens[3:], given.timestamps[3:], given.labels[3:], torch.tensor([0, 4]), given.moments[1:],
+    alone = RankingBatch(
+        given.tokens[3:], given.timestamps[3:], given.labels[3:], torch.tensor([0, 4]), given.as_of[1:],
         given.candidates[2:], torch.tensor([0, 1]),
     )  # fmt: skip
     torch.testing.assert_close(model(alone), model(given)[2:], atol=1e-5, rtol=1e-5)

@@ -72,7 +72,7 @@ def test_every_user_is_in_one_bucket(tmp_path: Path) -> None:
     jobs.train_embeddings(lake, day(0), lake.config.embedding_version)
     plan = lake.catalog.plan(lake.config.embedding_version, day(0))
     assert plan is not None
-    task = embedding.Task(lake, plan)
+    task = embedding.EmbeddingInputs(lake, plan)
     dealt = [place for bucket in range(4) for place in task.vectors(bucket, 4)[0].tolist()]
     assert sorted(dealt) == list(range(len(task.users)))
 
@@ -116,7 +116,7 @@ def test_a_bucket_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: p
     version = lake.config.embedding_version
     jobs.train_embeddings(lake, day(0), version)
     first = jobs.embed_bucket(lake, day(0), version, 0, 2).summary
-    monkeypatch.delattr(embedding.Task, "vectors")
+    monkeypatch.delattr(embedding.EmbeddingInputs, "vectors")
     assert jobs.embed_bucket(lake, day(0), version, 0, 2).summary == first
 
 
@@ -166,7 +166,7 @@ def test_a_mark_made_while_a_day_is_embedded_stays(
     """Whether or not there are tokens: the embeddings' lineage stands alone."""
     lake = fresh(tmp_path)
     embed(lake, 0)
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     write = embedding.write
     late = of_day(make_events(seed=9, users=30), 0).slice(0, 3)
 
@@ -181,9 +181,11 @@ def test_a_mark_made_while_a_day_is_embedded_stays(
     strangers = set(late["user_id"].to_pylist()) - set(range(12))
     assert strangers
     assert not strangers & set(vectors(lake)["user_id"].to_pylist())
-    assert [(mark.day, mark.version) for mark in lake.catalog.reruns()] == [(day(0), lake.config.embedding_version)]
+    assert [(mark.day, mark.version) for mark in lake.catalog.restatements()] == [
+        (day(0), lake.config.embedding_version)
+    ]
     embed(lake, 0)
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     assert set(late["user_id"].to_pylist()) <= set(vectors(lake)["user_id"].to_pylist())
 
 

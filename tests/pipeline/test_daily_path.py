@@ -13,7 +13,7 @@ from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.errors import OrderError
 from tokenlake.features.counts import Counts
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.pipeline import jobs
 from tokenlake.times import DAY_US, day_start
 
@@ -109,9 +109,9 @@ def test_late_events_touch_their_own_day_only(tmp_path: Path) -> None:
     before = tokens_of(lake, version)
     late = of_day(make_events(seed=7), 4).slice(0, 5)
     assert lake.ingest(late).days == (day(4),)
-    assert {r.day for r in lake.catalog.reruns()} == {day(4)}
+    assert {r.day for r in lake.catalog.restatements()} == {day(4)}
     lake.backfill()
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     after = tokens_of(lake, version)
     assert after.num_rows == before.num_rows + 5
     elsewhere = pc.field("ds") != pa.scalar(day(4))
@@ -122,7 +122,7 @@ def test_late_events_touch_their_own_day_only(tmp_path: Path) -> None:
     for earlier in lake.events.days():
         recounted.advance(earlier, lake.events.read(day=earlier))
     asked = of_day(make_events(days=9), 8)
-    rolled, none = lake.shared(Frames).counts_at(day(8), lake.watermark()), lake.events.read(day=day(8))
+    rolled, none = lake.shared(DayFeatureCache).counts_at(day(8), lake.watermark()), lake.events.read(day=day(8))
     np.testing.assert_array_equal(rolled.features(none, asked), recounted.features(none, asked))
 
 

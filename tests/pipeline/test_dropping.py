@@ -77,7 +77,7 @@ def gone(server: Server, lake: Lake, version: str) -> None:
         assert table.count(version=version) == 0
     catalog = lake.catalog
     assert not [*catalog.plans(version), *catalog.checkpoints(version), *catalog.runs(version=version)]
-    assert not [*catalog.metrics(version=version), *catalog.reruns(version)]
+    assert not [*catalog.metrics(version=version), *catalog.restatements(version)]
     serving = lake.resolve()
     assert serving.startswith("iat-")
     assert lake.instance_tokens.count(version=serving) > 0

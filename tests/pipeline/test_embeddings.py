@@ -15,8 +15,8 @@ from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.config import Filter
 from tokenlake.errors import ConfigError, OrderError
-from tokenlake.features.activity import Days, Histories, Log
-from tokenlake.features.lineage import finished
+from tokenlake.features.activity import EventDayCache, EventLog, Histories
+from tokenlake.features.versions import finished
 from tokenlake.pipeline import embedding, jobs
 from tokenlake.pipeline.backfill import backfill, run
 from tokenlake.times import DAY_US, day_start
@@ -49,7 +49,7 @@ def vectors(lake: Lake, of: str = "user", through: dt.date | None = None) -> pa.
     return rows.sort_by([("ds", "ascending"), (f"{of}_id", "ascending")])
 
 
-def by_hand(log: Log, filters: list[Filter], user: int, now: int, length: int, reach: dt.timedelta) -> list[int]:
+def by_hand(log: EventLog, filters: list[Filter], user: int, now: int, length: int, reach: dt.timedelta) -> list[int]:
     found = []
     for row, event in enumerate(log.events.to_pylist()):
         when = []
@@ -71,12 +71,12 @@ def by_hand(log: Log, filters: list[Filter], user: int, now: int, length: int, r
     "filters", [[], [Filter(label="bought")], [Filter(feature="genre", among=("g1",)), Filter(label="clicked")]]
 )
 def test_histories_equal_those_found_by_hand(full: Lake, filters: list[Filter]) -> None:
-    log = full.shared(Days).read(day(0), day(7), None)
+    log = full.shared(EventDayCache).read(day(0), day(7), None)
     rng = np.random.default_rng(0)
     codes = rng.integers(-1, len(log.users), 60)
     now = rng.choice(log.timestamps, 60) + rng.integers(0, 2, 60)
     reach = dt.timedelta(days=3)
-    rows, offsets = Histories(log, log.chosen(filters)).before(codes, now, 6, reach)
+    rows, offsets = Histories(log, log.select(filters)).before(codes, now, 6, reach)
     for i, (code, t) in enumerate(zip(codes, now, strict=True)):
         user = log.users[int(code)].as_py() if code >= 0 else None
         expected = by_hand(log, filters, user, int(t), 6, reach)
@@ -84,8 +84,8 @@ def test_histories_equal_those_found_by_hand(full: Lake, filters: list[Filter]) 
 
 
 def test_questions_ask_for_a_users_next_positives_of_a_day(full: Lake) -> None:
-    log = full.shared(Days).read(day(0), day(7), None)
-    users, now, positives, offsets = embedding.questions(log, None, day_start(day(8)), 3)
+    log = full.shared(EventDayCache).read(day(0), day(7), None)
+    users, now, positives, offsets = embedding.training_queries(log, None, day_start(day(8)), 3)
     clicked = [i for i, e in enumerate(log.events.to_pylist()) if e["clicked"] == 1]
     assert positives.tolist() == clicked
     assert offsets[-1] == len(clicked)
@@ -177,9 +177,9 @@ def test_late_events_mark_their_day_alone(tmp_path: Path) -> None:
     lake.backfill()
     before = vectors(lake)
     lake.ingest(of_day(make_events(seed=7, users=30), 4).slice(0, 5))
-    assert {(r.day, r.version) for r in lake.catalog.reruns()} >= {(day(4), lake.config.embedding_version)}
+    assert {(r.day, r.version) for r in lake.catalog.restatements()} >= {(day(4), lake.config.embedding_version)}
     lake.backfill()
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     elsewhere = pc.field("ds") != pa.scalar(day(4))
     assert vectors(lake).filter(elsewhere).equals(before.filter(elsewhere))
     assert vectors(lake).num_rows > before.num_rows

@@ -190,8 +190,8 @@ def test_a_mark_made_while_a_day_is_encoded_stays(tmp_path: Path, monkeypatch: p
     for job in jobs.TOKEN_JOBS:
         job(lake, day(0), version)
     monkeypatch.undo()
-    assert day(0) in {mark.day for mark in lake.catalog.reruns(version)}
+    assert day(0) in {mark.day for mark in lake.catalog.restatements(version)}
     lake.backfill()
-    assert not lake.catalog.reruns()
+    assert not lake.catalog.restatements()
     stored = lake.tokens(version).fetch_at(*(lake.events.read(day=day(0))[name] for name in ("user_id", "timestamp")))
     np.testing.assert_array_equal(stored.missing, False)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.reading.source import open_source
 from tokenlake.reading.times import beyond
@@ -58,7 +58,7 @@ def test_statistics_that_python_cannot_say(unit: str, tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"t": times, "x": [1, 2], "day": pa.array([0, 2**30], pa.date32())}), tmp_path / "x.parquet"
     )
-    file = ParquetFile(Handle(str(tmp_path / "x.parquet")))
+    file = ParquetFile(FileHandle(str(tmp_path / "x.parquet")))
     assert file.bounds(0, "t") is None
     assert file.bounds(0, "day") is None
     assert file.bounds(0, "x") == (1, 2)

@@ -182,9 +182,9 @@ def test_verify_compares_with_the_tables(lake: Lake) -> None:
         list(verify(lake))
     lake.edges.replace_day(day(7), rows, version=version)
     assert list(verify(lake))
-    made = build.folder_of(lake, day(7)) / artefacts.MADE
+    made = build.folder_of(lake, day(7)) / artefacts.INDEX_INFO
     content = json.loads(made.read_text())
     np.save(made.parent / "users/vectors.npy", np.zeros((12, 8), np.float32))
-    artefacts.write_made(made, content, [made.parent / name for name in content["sums"]])
+    artefacts.write_info(made, content, [made.parent / name for name in content["sums"]])
     with pytest.raises(CorruptionError, match="users is not of the rows of user_embeddings"):
         list(verify(lake))

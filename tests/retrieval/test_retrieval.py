@@ -25,9 +25,9 @@ from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.indexing import index_days
 from tokenlake.retrieval import build, faiss_build
 from tokenlake.retrieval.candidates import Ablation, Retriever
-from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood
+from tokenlake.retrieval.edges import FEATURES, EdgeFeatures, EdgeModel
 from tokenlake.retrieval.graph import Graph
-from tokenlake.retrieval.pools import Pools, best
+from tokenlake.retrieval.pools import ItemPools, best
 from tokenlake.times import DAY_US, day_start
 
 RETRIEVAL = """
@@ -286,9 +286,9 @@ def by_hand(lake: Lake, user: int, now: int, k: int) -> list[tuple[int, float]]:
             popular[e["item_id"]] = popular.get(e["item_id"], 0) + 1
     vectors, scores = vectors_of(lake, (last - day(0)).days), dict[int, float]()
     if vectors and any(e["user_id"] == user for e in events):
-        pools = Pools(lake, at.date())
+        pools = ItemPools(lake, at.date())
         index, model = lake.index("users", last), lake.graph(last).model
-        near = Neighborhood(index, pools, own=not lake.config.retrieval.exclude_seen)
+        near = EdgeFeatures(index, pools, own=not lake.config.retrieval.exclude_seen)
         asked = Retriever(lake, at.date(), pools=pools)
         query = asked.vectors(pa.array([user]), np.array([now]))[0]
         similar = sorted((v for v in vectors if v != user), key=lambda v: -float(vectors[v] @ query))[:4]
@@ -348,7 +348,7 @@ def test_only_what_was_available_serves(lake: Lake) -> None:
 def test_strangers_get_what_is_popular_and_no_one_what_he_saw(lake: Lake) -> None:
     now = day_start(day(7))
     answer = lake.candidates([999, 4], [now], k=5)
-    pools = Pools(lake, day(7))
+    pools = ItemPools(lake, day(7))
     popular = pools.popularity(day(7))
     assert answer.of(0).equals(pools.ids.take(pa.array(best(np.zeros(len(pools.ids)), popular, 5))))
     met = lake.events.read(filter=(pc.field("user_id") == 4) & (pc.field("ds") < pa.scalar(day(7))))["item_id"]

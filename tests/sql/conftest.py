@@ -10,7 +10,7 @@ import pytest
 
 import tokenlake
 from tokenlake._lake import Lake
-from tokenlake.catalog import Checkpoint, IndexVersion, Plan
+from tokenlake.catalog import CheckpointRecord, IndexVersion, Plan
 
 YAML = """
 project: test
@@ -99,7 +99,7 @@ def fill(lake: Lake) -> None:
     serving, other = lake.config.version_of("iat"), lake.config.version_of("other")
     for version, value in ((serving, 1.0), (other, 2.0)):
         lake.catalog.add_version(version, version.split("-")[0], {})
-        lake.catalog.add_checkpoint(Checkpoint(version, "2017-02-28", None, None, DAY, "x", 1))
+        lake.catalog.add_checkpoint(CheckpointRecord(version, "2017-02-28", None, None, DAY, "x", 1))
         for day in days:
             tokens = [
                 {**r, "token": [value, r["event_id"]], "version": version, "checkpoint": "2017-02-28"} for r in rows

@@ -43,15 +43,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_a_watch_notices_each_newer_one(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
     with pytest.raises(FileNotFoundError):
-        manifest.Watch(path)
+        manifest.ManifestWatch(path)
     for generation in range(20):  # inodes are used again, but not those of open files
         manifest.publish(path, {"format": 1, "generation": generation})
-        watch = manifest.Watch(path)
-        assert watch.newest
+        watch = manifest.ManifestWatch(path)
+        assert watch.is_current
         manifest.publish(path, {"format": 1, "generation": generation})
-        assert not watch.newest
+        assert not watch.is_current
     path.unlink()
-    assert not watch.newest
+    assert not watch.is_current
 
 
 def test_files_that_are_replaced_between_the_looks(tmp_path: Path) -> None:

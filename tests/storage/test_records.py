@@ -49,11 +49,11 @@ def test_an_append_goes_behind_the_last_whole_record() -> None:
         assert reader.read() == [(1, b"one")]
         with path.open("ab") as file:
             file.write(records.pack(2, b"cut short")[:-3])
-        assert reader.grown
+        assert reader.has_more
         assert reader.read() == []
-        records.append(path, reader.at, records.pack(3, b"three"))
+        records.append(path, reader.position, records.pack(3, b"three"))
         assert reader.read() == [(3, b"three")]
-        assert not reader.grown
+        assert not reader.has_more
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         with pytest.raises(CorruptionError, match=f"{path}: the checksum of the record at byte {len(b'one') + 32}"):
             records.LogReader(path).read()

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
-from tokenlake.storage import loops
+from tokenlake.storage import native_ops
 from tokenlake.storage.native import library
 from tokenlake.times import day_of
 from tokenlake.tokens import query_native, segment, view
@@ -34,18 +34,18 @@ def _compiled() -> None:
 
 @given(KEYS)
 def test_order_is_stable(users: np.ndarray) -> None:
-    few, loops._FEW = loops._FEW, 0
+    few, native_ops._FEW = native_ops._FEW, 0
     try:
         times = np.random.default_rng(len(users)).permutation(users // 2)
-        assert (loops.order(users, times) == np.lexsort((times, loops.mix(users)))).all()
+        assert (native_ops.sort_order(users, times) == np.lexsort((times, native_ops.hash64(users)))).all()
     finally:
-        loops._FEW = few
+        native_ops._FEW = few
 
 
 def test_order_of_many() -> None:
     rng = np.random.default_rng(0)
     users, times = rng.integers(0, 500, 100_000), rng.integers(-9, 9, 100_000) << rng.integers(0, 50, 100_000)
-    assert (loops.order(users, times) == np.lexsort((times, loops.mix(users)))).all()
+    assert (native_ops.sort_order(users, times) == np.lexsort((times, native_ops.hash64(users)))).all()
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (64,)])
@@ -54,8 +54,8 @@ def test_take(dtype: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     column = rng.integers(0, 2, (9000, *shape)).astype(dtype)
     index = rng.integers(0, 9000, 5000)
-    assert (loops.take(column, index) == column[index]).all()
-    assert (loops.take(column[::2], index // 2) == column[::2][index // 2]).all()
+    assert (native_ops.take(column, index) == column[index]).all()
+    assert (native_ops.take(column[::2], index // 2) == column[::2][index // 2]).all()
 
 
 def test_move() -> None:
@@ -66,7 +66,7 @@ def test_move() -> None:
     place = (np.cumsum(count) - count)[::-1].copy()
     count = np.minimum(count, count[::-1])
     out, expected = np.zeros_like(column), np.zeros_like(column)
-    loops.move(column, out, start, place, count)
+    native_ops.copy_ranges(column, out, start, place, count)
     for a, b, n in zip(start, place, count, strict=True):
         expected[b : b + n] = column[a : a + n]
     assert (out == expected).all()
@@ -76,10 +76,10 @@ def test_move() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_finite(dtype: str, bad: float) -> None:
     values = np.full((100, 64), np.finfo(dtype).max, dtype)
-    assert loops.finite(values)
-    assert loops.finite(-values)
+    assert native_ops.all_finite(values)
+    assert native_ops.all_finite(-values)
     values[99, 63] = bad
-    assert not loops.finite(values)
+    assert not native_ops.all_finite(values)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -135,13 +135,13 @@ def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_every_half_is_widened_as_numpy_does(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(loops, "library", lambda: None)
+        monkeypatch.setattr(native_ops, "library", lambda: None)
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    wide = loops.widen(halves.reshape(-1, 2)[::-1])
+    wide = native_ops.widen(halves.reshape(-1, 2)[::-1])
     assert wide.view(np.uint32).tolist() == halves.astype(np.float32).reshape(-1, 2)[::-1].view(np.uint32).tolist()
     room = np.zeros(1 + 4 * len(halves) + 3, np.uint8)
     for out in (room, room[1:]):  # aligned, and not
-        loops.widener(halves.reshape(-1, 2), out)(100, 30_000)
+        native_ops.float32_writer(halves.reshape(-1, 2), out)(100, 30_000)
         assert out[: 8 * 29_900].tobytes() == halves[200:60_000].astype(np.float32).tobytes()
         assert not out[8 * 29_900 :].any()
 
@@ -149,10 +149,10 @@ def test_every_half_is_widened_as_numpy_does(compiled: bool, monkeypatch: pytest
 @pytest.mark.parametrize("compiled", [True, False])
 def test_what_a_widener_reads_lives_as_long_as_it_does(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(loops, "library", lambda: None)
+        monkeypatch.setattr(native_ops, "library", lambda: None)
     values, out = np.ones((4, 2), np.float16), np.zeros(32, np.uint8)
     kept = [weakref.ref(array) for array in (values, out)]
-    widen = loops.widener(values, out)
+    widen = native_ops.float32_writer(values, out)
     del values, out
     assert all(array() is not None for array in kept)
     del widen
@@ -167,18 +167,18 @@ def test_digests(pieces: list[bytes], skipped: int) -> None:
     for piece in pieces:
         state = len(piece)
         for word in np.frombuffer(piece + bytes(-len(piece) % 8), "<i8"):
-            state = int(loops.mix(np.array([state ^ int(word)], np.int64)).view(np.int64)[0])
+            state = int(native_ops.hash64(np.array([state ^ int(word)], np.int64)).view(np.int64)[0])
         wanted.append(state % (1 << 64))
-    assert loops.digests(data, ends).tolist() == wanted
+    assert native_ops.hash_bytes(data, ends).tolist() == wanted
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops, "library", lambda: None)
-        assert loops.digests(data, ends).tolist() == wanted
+        patch.setattr(native_ops, "library", lambda: None)
+        assert native_ops.hash_bytes(data, ends).tolist() == wanted
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (5, 0), (7, 3), (3000, 512)])
 def test_rows_behind_a_head(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     wanted = b"".join(b"head" + row.tobytes() for row in rows)
-    assert loops.behind(b"head", rows).tobytes() == wanted
-    monkeypatch.setattr(loops, "library", lambda: None)
-    assert loops.behind(b"head", rows).tobytes() == wanted
+    assert native_ops.prepend(b"head", rows).tobytes() == wanted
+    monkeypatch.setattr(native_ops, "library", lambda: None)
+    assert native_ops.prepend(b"head", rows).tobytes() == wanted

@@ -28,7 +28,7 @@ from tokenlake.pipeline.publishing import open_or_create
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import handle, manifest, wal_redis
 from tokenlake.tokens.replay import replay
-from tokenlake.tokens.schema import Rows
+from tokenlake.tokens.schema import TokenRows
 from tokenlake.tokens.store import TokenStore
 from tokenlake.tokens.tail import Tail
 
@@ -151,7 +151,7 @@ def test_an_append_waits_for_a_publication_and_no_longer(store: TokenStore, monk
     monkeypatch.setattr(handle, "TAIL_WAIT_S", 0.2)
     store.append(**arguments([row(0, 0)]))
     other = TokenStore.open(store.path)
-    with store._writing("a test"), store._alone():
+    with store._writing("a test"), store._exclude_appends():
         with pytest.raises(LockedError, match="published"):
             other.append(**arguments([row(0, 1)]))
         assert len(other.fetch(0, before=NEVER).values) == 1  # readers go on
@@ -162,7 +162,7 @@ def test_an_append_that_missed_a_publication_is_refused(store: TokenStore) -> No
     store.append(**arguments([row(0, 0)]))
     for supersedes in (False, True):  # the fence is lifted; the log is sealed
         store.refresh()
-        mark, tail = store._view.tail.mark(), store._view.tail
+        mark, tail = store._view.tail.position(), store._view.tail
         assert mark is not None
         other = TokenStore.open(store.path)
         other.write_day(day_of(0), **arguments([row(0, 0 if supersedes else 4)]))
@@ -170,8 +170,8 @@ def test_an_append_that_missed_a_publication_is_refused(store: TokenStore) -> No
     assert TokenStore.open(store.path).status().tail_rows == 0
 
 
-def tail_rows(tail: Tail) -> Rows:
-    return Rows(tail.users.copy(), {name: column.copy() for name, column in tail.columns.items()})
+def tail_rows(tail: Tail) -> TokenRows:
+    return TokenRows(tail.users.copy(), {name: column.copy() for name, column in tail.columns.items()})
 
 
 def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore) -> None:
@@ -226,14 +226,14 @@ def test_a_server_that_goes_within_a_publication(
     store.append(**arguments([row(0, 0), row(0, 4)]))
     reader = TokenStore.open(store.path)
     assert reader.status().tail_rows == 2
-    plain = manifest.Manifest.publish
+    plain = manifest.StoreManifest.publish
 
-    def publish(self: manifest.Manifest, folder: Path) -> None:
+    def publish(self: manifest.StoreManifest, folder: Path) -> None:
         plain(self, folder)
         own.kill()
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest.Manifest, "publish", publish)
+        patch.setattr(manifest.StoreManifest, "publish", publish)
         day = [row(0, 0, 7)] if superseding else [row(0, 8, 7)]
         with pytest.raises(ServiceError):
             store.write_day(day_of(0), **arguments(day))

@@ -16,20 +16,20 @@ from ..plans import SoftmaxPlan
 from .flash import (
     QKV,
     QKVG,
-    absorb,
     delta,
     dense_last,
     is_wide,
     lines,
     lines_across,
+    online_softmax_step,
     pairs,
+    probs_and_dscores,
     row_at,
     row_bounds,
     strides,
-    weights_and_slopes,
 )
 from .grid import VARYING, place, programs
-from .launch import Config, Grid, Kernel, head_sizes, launch, longest, precision
+from .launch import Grid, Kernel, LaunchConfig, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -84,7 +84,7 @@ def attention_forward_kernel(
         kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=held & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
-        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
+        top, total, acc = online_softmax_step(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)  # without keys the maximum is -inf, and so is the log-sum-exp
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
@@ -133,7 +133,7 @@ def attention_dkdv_kernel(
             lse = tl.load(Lse + line + i, mask=i < n, other=0.0) * 1.4426950408889634
             delta = tl.load(Delta + line + i, mask=i < n, other=0.0)
             s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-            p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+            p, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
             dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
@@ -184,7 +184,7 @@ def attention_dq_kernel(
         k = tl.load(lines(K, j, k_token, d, WIDE), mask=held, other=0.0)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
         s = _scores(q, tl.trans(k), Bias, i, j, n, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
@@ -224,7 +224,7 @@ def attention_dbias_kernel(
         lse = tl.where(lse == float("-inf"), 0.0, lse)
         delta = tl.load(Delta + line, mask=i < queries, other=0.0)
         s = _scores(q, tl.trans(k), Bias, i, j, queries, keys, bias_len, left, right, scale, BIAS, PRECISION, WIDE)
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         total += ds
     tl.store(
         lines(DBias, i, bias_len, j, WIDE),
@@ -236,7 +236,7 @@ def attention_dbias_kernel(
 # Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
 
 
-def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 64, 4, 1), (64, 32, 4, 1)) if dim <= 128 else pairs((64, 32, 4, 1))
     if dim <= 64:
@@ -244,7 +244,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((64, 64, 8, 2), (32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
@@ -252,7 +252,7 @@ def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dq_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 64:
@@ -260,7 +260,7 @@ def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((64, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
 
 
-def _dbias_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dbias_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if dim <= 64:
         return pairs((32, 32, 4, 1))
     return pairs((32, 32, 8, 1)) if dim <= 128 else pairs((16, 32, 8, 1))
@@ -306,7 +306,7 @@ DBIAS = Kernel(
 KERNELS = (FORWARD, DKDV, DQ, DBIAS)
 
 
-class _Call:
+class _AttentionLaunch:
     """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: SoftmaxPlan) -> None:
@@ -353,7 +353,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, plan: SoftmaxPlan, *, sav
     """As `cpu.eager.attention_forward`."""
     q, k, v = dense_last(q, k, v)
     out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
-    call = _Call((q, k, v), plan)
+    call = _AttentionLaunch((q, k, v), plan)
     if q.shape[0] and call.most:
         call.over_queries(FORWARD, (q, k, v, call.bias, out, lse))
     return out, lse if save else lse[:, :0]
@@ -367,7 +367,7 @@ def attention_backward(
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     bias = plan.bias
     dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias, memory_format=torch.contiguous_format)
-    call = _Call((q, k, v, g), plan)
+    call = _AttentionLaunch((q, k, v, g), plan)
     if not q.shape[0] or not call.keys:
         return dq.zero_(), dk.zero_(), dv.zero_(), dbias
     saved = (q, k, v, g, call.bias, lse, delta(g, out))

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .grid import place, programs
-from .launch import Config, Kernel, head_sizes, launch, tiles
+from .launch import Kernel, LaunchConfig, head_sizes, launch, tiles
 
 # Triton reads these functions' source, not their bytecode: the checks of tests must not wrap them (@no_type_check).
 
@@ -60,7 +60,7 @@ def half_octaves(gap, size):
 
 @triton.jit
 @no_type_check
-def absorb(s, v, top, total, acc, PRECISION: tl.constexpr):
+def online_softmax_step(s, v, top, total, acc, PRECISION: tl.constexpr):
     """A tile of base-2 scores and its values join the running maximum, sum and weighted sum of the queries."""
     new = tl.maximum(top, tl.max(s, 1))
     base = tl.where(new == float("-inf"), 0.0, new)
@@ -73,7 +73,7 @@ def absorb(s, v, top, total, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def weights_and_slopes(g, v, s, lse, delta, PRECISION: tl.constexpr):
+def probs_and_dscores(g, v, s, lse, delta, PRECISION: tl.constexpr):
     """Probabilities of a tile of base-2 scores, recomputed, and the gradient of its scores."""
     p = tl.exp2(s - lse[:, None])
     return p, p * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - delta[:, None])
@@ -106,7 +106,7 @@ DELTA = Kernel(
 KERNELS = (DELTA,)
 
 
-def pairs(*sizes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+def pairs(*sizes: tuple[int, int, int, int]) -> tuple[LaunchConfig, ...]:
     """Configurations from (queries, keys, warps, stages)."""
     return tuple(tiles(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes)
 

@@ -17,7 +17,7 @@ from ..cpu import eager
 from ..plans import HstuPlan
 from .flash import QKV, QKVG, dense_last, half_octaves, is_wide, lines, pairs, row_at, row_bounds, strides, table_sizes
 from .grid import VARYING, place, programs
-from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
+from .launch import Kernel, LaunchConfig, deterministic, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -262,7 +262,7 @@ def hstu_dq_kernel(
     tl.store(DQ + at, (dq * (scale * inverse_norm)).to(DQ.dtype.element_ty), mask=mask)
 
 
-def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":  # the taller tile leaves scalars of one form in scratch at dim 64
         return pairs((32, 32, 4, 1)) if 32 < dim <= 64 else pairs((64, 32, 4, 1))
     if dim <= 32:
@@ -272,7 +272,7 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((32, 64, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if dim > 128:
         return pairs((16, 32, 8, 1)) if vendor == "cuda" else pairs((32, 32, 4, 1))
     if vendor == "cuda" and dim > 64:
@@ -282,7 +282,7 @@ def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((64, 32, 4, 1), (32, 32, 4, 1))
 
 
-def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dq_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "cuda":
         return pairs((32, 64, 8, 1), (32, 32, 4, 1)) if dim <= 128 else pairs((16, 32, 4, 1))
     return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
@@ -333,7 +333,7 @@ DQ = Kernel(
 KERNELS = (FORWARD, DKDV, DQ)
 
 
-class _Call:
+class _HstuLaunch:
     """What the three kernels share: arguments in their order, flags, and the size of the grid."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: HstuPlan) -> None:
@@ -368,7 +368,7 @@ def hstu_forward(q: Tensor, k: Tensor, v: Tensor, plan: HstuPlan) -> Tensor:
     """As `cpu.eager.hstu_forward`."""
     q, k, v = dense_last(q, k, v)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _Call((q, k, v), plan).run(FORWARD, (q, k, v, out), "BLOCK_M")
+    _HstuLaunch((q, k, v), plan).run(FORWARD, (q, k, v, out), "BLOCK_M")
     return out
 
 
@@ -378,7 +378,7 @@ def hstu_backward(
     """As `cpu.eager.hstu_backward`. In deterministic mode the tables' gradients come from there."""
     q, k, v, g = dense_last(q, k, v, g)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    call = _Call((q, k, v, g), plan)
+    call = _HstuLaunch((q, k, v, g), plan)
     call.run(DKDV, (q, k, v, g, dk, dv), "BLOCK_N")
     given = (plan.position, plan.time)
     grads = [None if t is None else torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in given]

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .grid import place, programs
-from .launch import Config, Kernel, launch, precision, tiles
+from .launch import Kernel, LaunchConfig, launch, precision, tiles
 
 # ---- products ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ def time_differences_kernel(Times, Out, Offsets, OutOffsets, splits, BLOCK_M: tl
 # ---- how they ship ----------------------------------------------------------------------------------------------
 
 
-def _product_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _product_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     warps, stages = (4, 1) if vendor == "hip" else (8, 3)
     return (
         tiles(warps, stages, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
@@ -201,7 +201,7 @@ def _product_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     )
 
 
-def _flat_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _flat_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     return (tiles(4, 1, BLOCK_M=32, BLOCK_N=32),)
 
 

@@ -32,7 +32,7 @@ WIDEST = 256
 Grid = Callable[[Mapping[str, int]], tuple[int]]
 
 
-class Config(NamedTuple):
+class LaunchConfig(NamedTuple):
     """One way to build a kernel."""
 
     tiles: tuple[tuple[str, int], ...]
@@ -44,7 +44,7 @@ class Config(NamedTuple):
         return f"{'x'.join(str(n) for _, n in self.tiles)}, {self.warps} warps, {self.stages} stages"
 
 
-def options(config: Config, vendor: str) -> dict[str, int]:
+def options(config: LaunchConfig, vendor: str) -> dict[str, int]:
     """How a configuration is compiled. Without a bound of its own, ptxas spills to make room for one more block."""
     bound = {"maxnreg": 255} if vendor == "cuda" else {}
     return {"num_warps": config.warps, "num_stages": config.stages} | bound
@@ -67,7 +67,7 @@ class Kernel(NamedTuple):
     fn: Any
     signature: dict[str, str]
     flags: tuple[dict[str, Any], ...]
-    configs: Callable[[int, str], tuple[Config, ...]]
+    configs: Callable[[int, str], tuple[LaunchConfig, ...]]
     sizes: Callable[[int], dict[str, int]]
     dots: bool = True
     dims: tuple[int, ...] = (32, 64, 128, 256)
@@ -79,9 +79,9 @@ class Kernel(NamedTuple):
         return name
 
 
-def tiles(warps: int, stages: int, **sizes: int) -> Config:
+def tiles(warps: int, stages: int, **sizes: int) -> LaunchConfig:
     """A `Config`, for tables."""
-    return Config(tuple(sizes.items()), warps, stages)
+    return LaunchConfig(tuple(sizes.items()), warps, stages)
 
 
 def head_sizes(dim: int) -> dict[str, int]:
@@ -134,7 +134,7 @@ class Choices:
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
-    def get(self, key: str, configs: tuple[Config, ...]) -> Config | None:
+    def get(self, key: str, configs: tuple[LaunchConfig, ...]) -> LaunchConfig | None:
         """The winner recorded under `key`, if it still ships."""
         try:
             label = json.loads(self._path(key).read_text())["config"]
@@ -142,7 +142,7 @@ class Choices:
             return None
         return next((c for c in configs if c.label() == label), None)
 
-    def put(self, key: str, config: Config) -> None:
+    def put(self, key: str, config: LaunchConfig) -> None:
         """Record a winner, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
@@ -151,18 +151,18 @@ class Choices:
 
 
 @functools.cache
-def _remembered(key: str, configs: tuple[Config, ...], folder: Path) -> list[Config]:
+def _remembered(key: str, configs: tuple[LaunchConfig, ...], folder: Path) -> list[LaunchConfig]:
     """A one-element list that the first launch fills: the choice of this process."""
     found = Choices(folder).get(key, configs)
     return [found] if found else []
 
 
 def choose(
-    configs: tuple[Config, ...],
+    configs: tuple[LaunchConfig, ...],
     key: str,
-    run: Callable[[Config], None],
+    run: Callable[[LaunchConfig], None],
     timer: Callable[[Callable[[], None]], float] = _time,
-) -> Config:
+) -> LaunchConfig:
     """The fastest configuration for `key`: remembered, or timed now and then remembered.
 
     A configuration that the device refuses (too much shared memory, say) loses.
@@ -172,7 +172,7 @@ def choose(
     folder = cache_folder() / "autotune"
     known = _remembered(key, configs, folder)
     if not known:
-        times: dict[Config, float] = {}
+        times: dict[LaunchConfig, float] = {}
         for config in configs:
             try:
                 times[config] = timer(lambda config=config: run(config))  # type: ignore[misc]  # mypy has no default here
@@ -211,7 +211,7 @@ def launch(
     # An absent tensor goes down as a pointer that nobody follows, so that what runs has the types that were checked.
     given = tuple(like if x is None else x for x in args)
 
-    def run(config: Config) -> None:
+    def run(config: LaunchConfig) -> None:
         chosen = dict(config.tiles)
         kernel.fn[grid(chosen)](*given, **flags, **sizes, **chosen, **options(config, vendor()))
 

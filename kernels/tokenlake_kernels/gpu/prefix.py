@@ -16,22 +16,22 @@ from ..plans import PrefixPlan
 from .flash import (
     QKV,
     QKVG,
-    absorb,
     delta,
     dense_last,
     half_octaves,
     is_wide,
     lines,
     lines_across,
+    online_softmax_step,
     pairs,
+    probs_and_dscores,
     row_at,
     row_bounds,
     strides,
     table_sizes,
-    weights_and_slopes,
 )
 from .grid import VARYING, place, programs
-from .launch import Config, Kernel, deterministic, head_sizes, launch, longest, precision
+from .launch import Kernel, LaunchConfig, deterministic, head_sizes, launch, longest, precision
 
 
 @triton.jit
@@ -101,7 +101,7 @@ def prefix_forward_kernel(
         kt = tl.load(lines_across(K, j, k_token, d, WIDE), mask=(j < keys)[None, :] & (d < DIM)[:, None], other=0.0)
         s = _scores(q, kt, limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION)
         v = tl.load(lines(V, j, v_token, d, WIDE), mask=(j < keys)[:, None] & within, other=0.0)
-        top, total, acc = absorb(s, v, top, total, acc, PRECISION)
+        top, total, acc = online_softmax_step(s, v, top, total, acc, PRECISION)
     total = tl.where(total == 0.0, 1.0, total)
     at = lines((q0 * heads + head) * DIM, i, heads * DIM, d, WIDE)
     tl.store(Out + at, (acc / total[:, None]).to(Out.dtype.element_ty), mask=(i < n)[:, None] & within)
@@ -150,7 +150,7 @@ def prefix_dkdv_kernel(
                     q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table + head * step, buckets, scale,
                     TABLE, PRECISION,
                 )  # fmt: skip
-                p, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+                p, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
                 dv = tl.dot(tl.trans(p.to(g.dtype)), g, dv, input_precision=PRECISION)
                 dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     kv_heads = heads // group
@@ -199,7 +199,7 @@ def prefix_dq_kernel(
         s = _scores(
             q, tl.trans(k), limits, own, j, keys, q_times, Times + start, Table, buckets, scale, TABLE, PRECISION
         )
-        _, ds = weights_and_slopes(g, v, s, lse, delta, PRECISION)
+        _, ds = probs_and_dscores(g, v, s, lse, delta, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         if ADDS:
             at = DTable + head * step + _entries(q_times, Times + start, own, j, keys, buckets)
@@ -208,7 +208,7 @@ def prefix_dq_kernel(
     tl.store(DQ + at, (dq * scale).to(DQ.dtype.element_ty), mask=mask)
 
 
-def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     if vendor == "hip":
         return pairs((64, 32, 4, 1)) if dim <= 128 else pairs((32, 32, 4, 1))
     if dim <= 32:  # at dim 64 the taller tile spills with a table
@@ -216,11 +216,11 @@ def _forward_configs(dim: int, vendor: str) -> tuple[Config, ...]:
     return pairs((32, 32, 4, 2)) if dim <= 128 else pairs((32, 32, 8, 1))
 
 
-def _dkdv_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dkdv_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     return pairs((32, 32, 4 if vendor == "hip" or dim <= 128 else 8, 1))
 
 
-def _dq_configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _dq_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     return pairs((32, 32, 4, 1)) if vendor == "hip" or dim <= 128 else pairs((16, 32, 8, 1))
 
 
@@ -253,7 +253,7 @@ DQ = Kernel(
 KERNELS = (FORWARD, DKDV, DQ)
 
 
-class _Call:
+class _PrefixLaunch:
     """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: PrefixPlan) -> None:
@@ -291,7 +291,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: PrefixPlan) -> tuple[Tensor, 
     """As `cpu.prefix.eager_forward`."""
     q, k, v = dense_last(q, k, v)
     out, lse = torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(q.shape[1::-1], dtype=torch.float32)
-    call = _Call((q, k, v), plan)
+    call = _PrefixLaunch((q, k, v), plan)
     if q.shape[0] and call.most[0]:
         call.over_queries(FORWARD, (q, k, v, call.table, out, lse))
     return out, lse
@@ -305,7 +305,7 @@ def backward(
     table = plan.table
     dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     dtable = q.new_zeros(0) if table is None else torch.zeros(table.shape, dtype=torch.float32, device=q.device)
-    call = _Call((q, k, v, g), plan)
+    call = _PrefixLaunch((q, k, v, g), plan)
     adds = table is not None and not deterministic()
     if q.shape[0] and min(call.most):
         saved = (q, k, v, g, call.table, lse, delta(g, out))

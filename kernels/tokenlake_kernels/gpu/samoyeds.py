@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .grid import place, programs
-from .launch import Config, Kernel, launch, precision, tiles
+from .launch import Kernel, LaunchConfig, launch, precision, tiles
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def samoyeds_kernel(
     tl.store(Out + at + 1, odd.to(Out.dtype.element_ty), mask=mask)
 
 
-def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     stages = 1 if vendor == "hip" else 2
     return (tiles(4, stages, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64), tiles(4, stages, BLOCK_M=32, BLOCK_N=64, BLOCK_K=32))
 

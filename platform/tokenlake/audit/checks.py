@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.audit.columns import Columns
+from tokenlake.audit.columns import ColumnRoles
 from tokenlake.audit.written import OWN
 from tokenlake.errors import SchemaError
 from tokenlake.reading.kinds import is_list
 from tokenlake.reading.times import as_instants, beyond, is_instant, known_at
 from tokenlake.times import DAY_US, as_micros
-from tokenlake.tokens.batch import TokenBatch, beside
+from tokenlake.tokens.batch import TokenBatch, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 
@@ -48,7 +48,7 @@ class Lists(NamedTuple):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
-def check(table: pa.Table, columns: Columns, store: TokenStore | None) -> Iterator[Leaks]:
+def check(table: pa.Table, columns: ColumnRoles, store: TokenStore | None) -> Iterator[Leaks]:
     """Every rule that a row breaks, row numbers counted from the table's first.
 
     Raises:
@@ -111,7 +111,7 @@ def _leaks(what: str, column: str, rows: NDArray[np.int64], at: NDArray[np.int64
 
 
 def _beside_store(
-    table: pa.Table, columns: Columns, name: str, store: TokenStore, before: NDArray[np.int64]
+    table: pa.Table, columns: ColumnRoles, name: str, store: TokenStore, before: NDArray[np.int64]
 ) -> Iterator[Leaks]:
     """Compare lists with what the store returns now for the same queries."""
     times = lists_of(table, name)
@@ -143,7 +143,7 @@ def _payload(
     store: TokenStore,
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:  # fmt: skip
     rows, count = times.rows[mine], len(table)
-    expected = beside(batch, OWN)
+    expected = side_arrays(batch, OWN)
     for name in [n for n in expected if prefix + n in table.column_names]:
         held = lists_of(table, prefix + name)
         if len(held.values) != len(mine):

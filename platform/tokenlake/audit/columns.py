@@ -17,7 +17,7 @@ _TIMES = ("event_timestamp", "timestamp", "before", "query_time")
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnRoles:
     """What a training set's columns mean.
 
     Attributes:
@@ -54,7 +54,7 @@ class Columns:
         known_at: Mapping[str, str] | None = None,
         targets: Mapping[str, str] | None = None,
         as_of: int | None = None,
-    ) -> Columns:
+    ) -> ColumnRoles:
         """Find out; what is given goes first, then what the table says of itself.
 
         Raises:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenlake.audit.checks import Leaks, check, lists_of
-from tokenlake.audit.columns import Columns
+from tokenlake.audit.columns import ColumnRoles
 from tokenlake.audit.written import read_description
 from tokenlake.errors import SchemaError
 from tokenlake.progress import Progress
@@ -36,7 +36,7 @@ class AuditReport:
         leaks: one line for each row, rule and instant: row, user, time, what, column, instant.
     """
 
-    columns: Columns
+    columns: ColumnRoles
     rows: int = 0
     tokens: int = 0
     parts: list[pa.Table] = field(default_factory=list, repr=False)
@@ -65,7 +65,7 @@ def audit(
         source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, or a table.
         store: compare with what it returns for the same queries; rows in another order or with fewer tokens differ.
         progress: told of the rows that are read.
-        columns: what `Columns.of` takes.
+        columns: what `ColumnRoles.of` takes.
 
     Raises:
         SourceError: files that cannot be read.
@@ -82,7 +82,7 @@ def audit(
     return steady(once)
 
 
-def _told(opened: Source, columns: dict[str, Any]) -> Columns:
+def _told(opened: Source, columns: dict[str, Any]) -> ColumnRoles:
     """What the columns mean; files that tell different things of themselves are not one training set."""
     first = opened.files[0]
     for file in opened.files[1:]:
@@ -90,10 +90,10 @@ def _told(opened: Source, columns: dict[str, Any]) -> Columns:
             raise SchemaError(
                 f"{first.name} and {file.name} were made in different ways, by what they tell; audit each alone"
             )
-    return Columns.of(opened.schema, **columns)
+    return ColumnRoles.of(opened.schema, **columns)
 
 
-def _audited(opened: Source, told: Columns, store: TokenStore | None, progress: Progress | None) -> AuditReport:
+def _audited(opened: Source, told: ColumnRoles, store: TokenStore | None, progress: Progress | None) -> AuditReport:
     if store is not None and told.user is None:
         raise SchemaError(
             f"no column of user ids to ask the store with; name it by --user. There are {opened.schema.names}"
@@ -111,7 +111,7 @@ def _audited(opened: Source, told: Columns, store: TokenStore | None, progress: 
     return report
 
 
-def _lines(part: pa.Table, columns: Columns, found: Leaks, start: int) -> pa.Table:
+def _lines(part: pa.Table, columns: ColumnRoles, found: Leaks, start: int) -> pa.Table:
     index = pa.array(found.rows)
     users = part[columns.user].take(index).cast(pa.string()) if columns.user else pa.nulls(len(index), pa.string())
     times = part[columns.time].take(index)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.tokens.batch import TokenBatch, beside
+from tokenlake.tokens.batch import TokenBatch, side_arrays
 
 KEY = b"tokenlake.training"
 PREFIX = "history_"
@@ -31,7 +31,7 @@ def with_sequences(rows: pa.Table, batch: TokenBatch, prefix: str) -> pa.Table:
     width = batch.values.shape[1]
     columns = {"tokens": _lists(batch.floats().ravel(), batch.offsets * width)}
     columns["timestamps"] = _lists(batch.timestamps, batch.offsets)
-    columns |= {name: _lists(column, batch.offsets) for name, column in beside(batch, OWN).items()}
+    columns |= {name: _lists(column, batch.offsets) for name, column in side_arrays(batch, OWN).items()}
     if taken := [prefix + name for name in columns if prefix + name in rows.column_names]:
         raise SchemaError(f"the rows have columns {taken} already; choose another prefix")
     for name, column in columns.items():

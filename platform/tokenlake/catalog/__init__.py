@@ -11,11 +11,11 @@ reruns                  days that late events touched
 from tokenlake.catalog.catalog import Catalog
 from tokenlake.catalog.records import (
     Artefact,
-    Checkpoint,
+    CheckpointRecord,
     IndexVersion,
     Metric,
     Plan,
-    Rerun,
+    Restatement,
     RunRecord,
     Version,
 )
@@ -24,11 +24,11 @@ from tokenlake.catalog.runs import Run
 __all__ = [
     "Artefact",
     "Catalog",
-    "Checkpoint",
+    "CheckpointRecord",
     "IndexVersion",
     "Metric",
     "Plan",
-    "Rerun",
+    "Restatement",
     "Run",
     "RunRecord",
     "Version",

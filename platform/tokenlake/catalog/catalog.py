@@ -24,18 +24,18 @@ from tokenlake.catalog.models import (
     IndexVersionRow,
     MetricRow,
     PlanRow,
-    RerunRow,
+    RestatementRow,
     RunRow,
     VersionRow,
 )
 from tokenlake.catalog.records import (
-    Checkpoint,
+    CheckpointRecord,
     IndexVersion,
     Metric,
     Plan,
-    Rerun,
+    Restatement,
     RunRecord,
-    Status,
+    RunStatus,
     Version,
     now,
 )
@@ -201,11 +201,11 @@ class Catalog:
 
     # Checkpoints and indexes.
 
-    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def add_checkpoint(self, checkpoint: CheckpointRecord) -> None:
         """Record a checkpoint; the same one again replaces its record."""
         self._put(CheckpointRow, checkpoint)
 
-    def checkpoint(self, version: str, checkpoint: str) -> Checkpoint:
+    def checkpoint(self, version: str, checkpoint: str) -> CheckpointRecord:
         """One checkpoint.
 
         Raises:
@@ -216,14 +216,14 @@ class Catalog:
         if row is None:
             known = [c.checkpoint for c in self.checkpoints(version)]
             raise NotFoundError(f"no checkpoint {checkpoint!r} of version {version!r}; known: {known or 'none yet'}")
-        return _record(Checkpoint, row)
+        return _record(CheckpointRecord, row)
 
-    def checkpoints(self, version: str) -> list[Checkpoint]:
+    def checkpoints(self, version: str) -> list[CheckpointRecord]:
         """All checkpoints of a version, in order of training."""
         query = sa.select(CheckpointRow).where(CheckpointRow.version == version)
         query = query.order_by(CheckpointRow.trained_to, CheckpointRow.created_at)
         with self._read() as session:
-            return _records(Checkpoint, session.scalars(query))
+            return _records(CheckpointRecord, session.scalars(query))
 
     def add_index(self, index: IndexVersion) -> None:
         """Record a derived index of a day; the same one again replaces its record."""
@@ -235,7 +235,7 @@ class Catalog:
         with self._read() as session:
             return _records(IndexVersion, session.scalars(query.order_by(IndexVersionRow.name, IndexVersionRow.day)))
 
-    def _put(self, model: type[Base], record: Checkpoint | IndexVersion) -> None:
+    def _put(self, model: type[Base], record: CheckpointRecord | IndexVersion) -> None:
         values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
         values["stats"] = dict(record.stats)
         with self._write() as session:
@@ -265,7 +265,7 @@ class Catalog:
             raise
         self._end(run, "skipped" if run.skipped is not None else "done", message=run.skipped)
 
-    def _end(self, run: Run, status: Status, *, message: str | None, **values: str | None) -> None:
+    def _end(self, run: Run, status: RunStatus, *, message: str | None, **values: str | None) -> None:
         values["message"] = scrub(message, self.url) if message else message
         with self._write() as session:
             session.add_all(run.rows)
@@ -294,7 +294,7 @@ class Catalog:
         day: dt.date | None = None,
         job: str | None = None,
         version: str | None = None,
-        status: Status | None = None,
+        status: RunStatus | None = None,
     ) -> list[RunRecord]:
         """All runs, or those of a day, job, version or status, oldest first."""
         self._bury()
@@ -360,15 +360,15 @@ class Catalog:
             for day in sorted(set(days)):
                 planned = session.scalars(sa.select(PlanRow.version).where(PlanRow.day == day)).all()
                 for version in planned or [""]:
-                    session.merge(RerunRow(day=day, version=version, reason=reason, marked_at=now()))
+                    session.merge(RestatementRow(day=day, version=version, reason=reason, marked_at=now()))
 
-    def reruns(self, version: str | None = None) -> list[Rerun]:
+    def restatements(self, version: str | None = None) -> list[Restatement]:
         """Days that are pending, of all versions or of one, by day."""
-        query = sa.select(RerunRow).order_by(RerunRow.day, RerunRow.version)
+        query = sa.select(RestatementRow).order_by(RestatementRow.day, RestatementRow.version)
         if version is not None:
-            query = query.where(RerunRow.version.in_([version, ""]))
+            query = query.where(RestatementRow.version.in_([version, ""]))
         with self._read() as session:
-            return [Rerun(r.day, r.version or None, r.reason, r.marked_at) for r in session.scalars(query)]
+            return [Restatement(r.day, r.version or None, r.reason, r.marked_at) for r in session.scalars(query)]
 
     def clear_rerun(self, day: dt.date, version: str | None = None, *, before: dt.datetime | None = None) -> None:
         """Take a day's marks away, of all versions or of one.
@@ -378,11 +378,11 @@ class Catalog:
             version: the version that ran it.
             before: the run's start: marks made since then stay, for the run may not have seen those events.
         """
-        query = sa.delete(RerunRow).where(RerunRow.day == day)
+        query = sa.delete(RestatementRow).where(RestatementRow.day == day)
         if version is not None:
-            query = query.where(RerunRow.version.in_([version, ""]))
+            query = query.where(RestatementRow.version.in_([version, ""]))
         if before is not None:
-            query = query.where(RerunRow.marked_at < before)
+            query = query.where(RestatementRow.marked_at < before)
         with self._write() as session:
             session.execute(query)
 

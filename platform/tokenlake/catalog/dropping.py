@@ -12,7 +12,7 @@ from tokenlake.catalog.models import (
     IndexVersionRow,
     MetricRow,
     PlanRow,
-    RerunRow,
+    RestatementRow,
     RunRow,
     VersionRow,
 )
@@ -50,7 +50,7 @@ def begin(catalog: Catalog, version: str) -> None:
         session.execute(sa.update(VersionRow).where(VersionRow.previous == version).values(previous=None))
         for rows in (ArtefactRow, MetricRow):
             session.execute(sa.delete(rows).where(rows.run_id.in_(runs)))
-        for table in (RunRow, PlanRow, CheckpointRow, IndexVersionRow, RerunRow):
+        for table in (RunRow, PlanRow, CheckpointRow, IndexVersionRow, RestatementRow):
             session.execute(sa.delete(table).where(table.version == version))
 
 

@@ -172,7 +172,7 @@ class MetricRow(Base):
     created_at: Mapped[dt.datetime]
 
 
-class RerunRow(Base):
+class RestatementRow(Base):
     """A day whose events changed after it was encoded; an empty `version` stands for none."""
 
     __tablename__ = "reruns"

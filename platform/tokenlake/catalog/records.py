@@ -10,9 +10,9 @@ from typing import Any, Literal
 from tokenlake.errors import NotFoundError
 
 #: `dropping`: its data is being removed, or was when a process ended.
-State = Literal["candidate", "serving", "retired", "dropping"]
+VersionState = Literal["candidate", "serving", "retired", "dropping"]
 #: `killed`: the process of a running run is gone. `skipped`: there was nothing to do.
-Status = Literal["running", "done", "failed", "interrupted", "skipped", "killed"]
+RunStatus = Literal["running", "done", "failed", "interrupted", "skipped", "killed"]
 ErrorKind = Literal["terminal", "transient"]
 
 
@@ -36,7 +36,7 @@ class Version:
     version: str
     encoder: str
     spec: Mapping[str, Any]
-    state: State
+    state: VersionState
     created_at: dt.datetime
     promoted_at: dt.datetime | None
     previous: str | None
@@ -84,7 +84,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointRecord:
     """One state of a version's training; `checkpoint` is the last day that it was trained on."""
 
     version: str
@@ -125,7 +125,7 @@ class RunRecord:
     job: str
     day: dt.date | None
     version: str | None
-    status: Status
+    status: RunStatus
     started_at: dt.datetime
     ended_at: dt.datetime | None
     error_type: str | None
@@ -162,7 +162,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Rerun:
+class Restatement:
     """A day whose events changed after it was encoded; `version` is None when no version had planned it."""
 
     day: dt.date

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from tokenlake.catalog.models import ArtefactRow, MetricRow
-from tokenlake.catalog.records import ErrorKind, Status, now
+from tokenlake.catalog.records import ErrorKind, RunStatus, now
 from tokenlake.errors import TransientError
 
 
@@ -49,7 +49,7 @@ class Run:
         self.skipped = reason
 
 
-def outcome(error: BaseException) -> tuple[Status, ErrorKind | None]:
+def outcome(error: BaseException) -> tuple[RunStatus, ErrorKind | None]:
     """Status and kind of error of a run that raised."""
     if not isinstance(error, Exception):  # Ctrl-C, or a scheduler that ends its worker
         return "interrupted", "transient"

@@ -18,7 +18,7 @@ from tokenlake.times import as_day
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
-    from tokenlake.scheduling.client import Run
+    from tokenlake.scheduling.client import DagRun
 
 
 @click.command()
@@ -156,11 +156,11 @@ def _backfill(lake: Lake, days: list[dt.date]) -> None:
 
 
 def _airflow(lake: Lake, days: list[dt.date]) -> None:
-    from tokenlake.features.lineage import finished
-    from tokenlake.pipeline.backfill import lineages
+    from tokenlake.features.versions import finished
+    from tokenlake.pipeline.backfill import daily_versions
     from tokenlake.scheduling.services import Services
 
-    done = [finished(lake, version) for version in lineages(lake)]
+    done = [finished(lake, version) for version in daily_versions(lake)]
     todo = [day for day in days if any(day not in each for each in done)]
     if not todo:
         console.print("all done before")
@@ -173,5 +173,5 @@ def _airflow(lake: Lake, days: list[dt.date]) -> None:
             console.print(f"{day}:\n{states}", highlight=False)
 
 
-def _state(run: Run | None) -> str:
+def _state(run: DagRun | None) -> str:
     return "not started" if run is None else run.state

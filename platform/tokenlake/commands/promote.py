@@ -37,7 +37,7 @@ def command(lake: Path, version: str, *, incomplete: bool) -> None:
 
 
 def _require_complete(lake: Lake, version: str) -> None:
-    days, again = missing(lake, lake.published(version)), [mark.day for mark in lake.catalog.reruns(version)]
+    days, again = missing(lake, lake.published(version)), [mark.day for mark in lake.catalog.restatements(version)]
     if not (days or again):
         return
     told = [f"{len(days)} days with events are missing, the first {days[0]}"] if days else []

@@ -110,7 +110,7 @@ def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
         "bootstrap": [plan.day for plan in catalog.plans(name) if plan.bootstrap],
         "published": len(published),
         "missing": [day for day in days if day not in published],
-        "rerun": [mark.day for mark in catalog.reruns(name)],
+        "rerun": [mark.day for mark in catalog.restatements(name)],
         "store": _store(lake, name),
     }
 
@@ -118,7 +118,7 @@ def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
 def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
     """How far the user and item embeddings are, and what is derived of them."""
     from tokenlake.catalog.catalog import EMBED
-    from tokenlake.features.lineage import finished
+    from tokenlake.features.versions import finished
     from tokenlake.retrieval.artefacts import graph_is_current, index_is_current
 
     catalog, name = lake.catalog, lake.config.embedding_version
@@ -135,7 +135,7 @@ def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
         "bootstrap": [plan.day for plan in catalog.plans(name) if plan.bootstrap],
         "embedded": len(embedded),
         "missing": [day for day in days if day not in embedded],
-        "rerun": [mark.day for mark in catalog.reruns(name)],
+        "rerun": [mark.day for mark in catalog.restatements(name)],
         "last_embedded_day": last,
         "last_embedded_at": max(ended, default=None),
         "index_day": users.day if users else None,
@@ -172,9 +172,9 @@ def _store(lake: Lake, version: str) -> Facts | None:
 def _feast(lake: Lake) -> Facts | None:
     """How far Feast's online store is; None for a lake without a feature repository."""
     from tokenlake.feast import repository
-    from tokenlake.pipeline.materialization import held_until
+    from tokenlake.pipeline.materialization import materialized_until
 
-    return {"last_day": held_until(lake)} if repository.exists(lake.root) else None
+    return {"last_day": materialized_until(lake)} if repository.exists(lake.root) else None
 
 
 def _last_errors(lake: Lake, n: int = 5) -> list[RunRecord]:

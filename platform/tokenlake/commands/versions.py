@@ -63,7 +63,7 @@ def facts_of(lake: Lake, version: Version) -> dict[str, Any]:
         "state": version.state,
         "published": len(published),
         "missing": missing(lake, published),
-        "rerun": [mark.day for mark in lake.catalog.reruns(name)],
+        "rerun": [mark.day for mark in lake.catalog.restatements(name)],
         "created_at": version.created_at,
         "promoted_at": version.promoted_at,
         "previous": version.previous,

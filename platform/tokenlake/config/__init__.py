@@ -6,9 +6,9 @@ override single fields. Each block of the file has a module of its own.
 
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
 from tokenlake.config.events import Events, Feature, FeatureKind, Label
+from tokenlake.config.model import Config
 from tokenlake.config.tokens import Encoder, Scheme, Tokens
 from tokenlake.config.values import Duration, is_zone
-from tokenlake.config.whole import Config
 
 FILE_NAME = "tokenlake.yaml"
 

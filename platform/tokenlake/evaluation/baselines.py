@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.config import Retrieval
-from tokenlake.features.activity import taken
+from tokenlake.features.activity import take_ranges
 from tokenlake.features.keys import Ints
-from tokenlake.retrieval.pools import Pools
+from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import Day, day_start
 
 #: Positives of a user that item-kNN starts from, the latest.
@@ -28,12 +28,12 @@ class ItemKnn:
         settings: the rules that the candidates obey: window, half-life, what was seen.
     """
 
-    def __init__(self, pools: Pools, settings: Retrieval) -> None:
+    def __init__(self, pools: ItemPools, settings: Retrieval) -> None:
         self._pools, self._settings = pools, settings
         self._day: Day | None = None
 
     def scores(self, users: Ints, now: Ints, day: Day) -> NDArray[np.float64]:
-        """Score every item for users at moments of one day: (q, items)."""
+        """Score every item for users at query times of one day: (q, items)."""
         if day != self._day:
             self._start(day)
         out = np.zeros((len(users), len(self._pools.ids)))
@@ -66,7 +66,7 @@ class ItemKnn:
             users, begins = self._users_of
             who = users[begins[item] : begins[item + 1]]
             items, starts = self._items_of
-            together = np.bincount(taken(items, starts[who], starts[who + 1])[0], minlength=len(self._norm))
+            together = np.bincount(take_ranges(items, starts[who], starts[who + 1])[0], minlength=len(self._norm))
             found = np.flatnonzero(together)
             cosines = together[found] / (self._norm[item] * self._norm[found])
             if len(found) > _SIMILAR:
@@ -77,7 +77,7 @@ class ItemKnn:
         return self._kept[item]
 
 
-def own_past(pools: Pools, users: Ints, now: Ints) -> NDArray[np.float64]:
+def own_past(pools: ItemPools, users: Ints, now: Ints) -> NDArray[np.float64]:
     """What users were positive on before, by the rules' decay: (q, items). A control where things are consumed again."""
     items, decay, offsets = pools.votes(users, now)
     cells = np.repeat(np.arange(len(users)), np.diff(offsets)) * len(pools.ids) + items

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
-from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.day_features import DayFeatureCache, DayFeatures
 from tokenlake.features.token_history import fetch_history
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
@@ -88,10 +88,10 @@ def run_control(lake: Project, control: Control, plans: list[Plan], progress: Pr
     with tempfile.TemporaryDirectory(prefix="tokenlake-control-") as folder:
         model = _Progressive(lake, control, Path(folder) / "tokens")
         for i, plan in enumerate(plans):
-            frame = lake.shared(Frames).read(plan.day, plan.watermark)
-            scores = model.score(plan, frame)
+            features = lake.shared(DayFeatureCache).read(plan.day, plan.watermark)
+            scores = model.score(plan, features)
             if not plan.bootstrap:
-                scored.append(predictions_table(lake, frame.events, scores, control.name, version))
+                scored.append(predictions_table(lake, features.events, scores, control.name, version))
             if progress:
                 progress(control.name, i + 1, len(plans))
     if scored:
@@ -125,15 +125,15 @@ class _Progressive:
         if control.kind == "compressor" and self._encoder.scheme == "user-order" and self._encoder.history:
             self._store = TokenStore.create(store, dim=self._encoder.dim, dtype=self._dtype)
 
-    def score(self, plan: Plan, frame: Frame) -> NDArray[np.float32]:
+    def score(self, plan: Plan, features: DayFeatures) -> NDArray[np.float32]:
         if plan.checkpoint != self._checkpoint:
             self._trainer.fit(plan, self._history)
             self._checkpoint = plan.checkpoint
         learner = self._trainer.learner
-        history = self._history(frame.events, plan.day)
-        scores: NDArray[np.float32] = learner.score(self._trainer.instances(frame), history).numpy()
+        history = self._history(features.events, plan.day)
+        scores: NDArray[np.float32] = learner.score(self._trainer.instances(features), history).numpy()
         if self._store is not None:
-            real = frame.real()
+            real = features.without_negatives()
             tokens = round_to(learner.encode(self._trainer.instances(real)).numpy(), self._dtype)
             self._store.write_day(plan.day, real.events["user_id"], real.events["timestamp"], tokens)
         return scores

@@ -24,16 +24,16 @@ from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.controls import title
 from tokenlake.evaluation.tokens import TokenReport, read, report_on
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer, label_names
-from tokenlake.features.label_maturity import outcomes_of
-from tokenlake.features.lineage import encoder_of, finished
+from tokenlake.features.label_maturity import event_labels
+from tokenlake.features.versions import encoder_of, finished
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.encoding import predictions_table
 from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, NEVER, as_micros, day_start
 from tokenlake.tokens.quantize import round_to
-from tokenlake_models.hstu import HstuConfig, Questions
+from tokenlake_models.hstu import HstuConfig, RankingBatch
 from tokenlake_models.hstu_training import HstuLearner
 
 #: What the predictions are called in the `predictions` table.
@@ -156,7 +156,7 @@ def _plans(lake: Project, version: str) -> list[Plan]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _CandidateRows:
     """Candidates, one a row.
 
     Attributes:
@@ -171,55 +171,55 @@ class _Rows:
     timestamps: NDArray[np.int64]
     tokens: NDArray[np.float32]
     targets: NDArray[np.float32]
-    when: NDArray[np.int64]
+    known_from: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.timestamps)
 
-    def take(self, index: NDArray[np.int64]) -> _Rows:
-        return _Rows(
+    def take(self, index: NDArray[np.int64]) -> _CandidateRows:
+        return _CandidateRows(
             self.users.take(pa.array(index)),
             self.timestamps[index],
             self.tokens[index],
             self.targets[index],
-            self.when[index],
+            self.known_from[index],
         )
 
-    def followed_by(self, other: _Rows) -> _Rows:
-        return _Rows(
+    def followed_by(self, other: _CandidateRows) -> _CandidateRows:
+        return _CandidateRows(
             pa.concat_arrays([self.users, other.users]),
             np.concatenate([self.timestamps, other.timestamps]),
             np.concatenate([self.tokens, other.tokens]),
             np.concatenate([self.targets, other.targets]),
-            np.concatenate([self.when, other.when]),
+            np.concatenate([self.known_from, other.known_from]),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Day:
+class _CandidateDay:
     events: pa.Table
-    rows: _Rows
+    rows: _CandidateRows
 
 
-def _read_day(lake: Project, version: str, plan: Plan) -> _Day:
+def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
     """A day's events as the nightly job encodes them, sampled negatives included."""
-    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
+    features = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, complete=True)
     checkpoint = checkpoints.load(lake, version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder_of(lake, version))(
-        frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen
+        features.events, features.counts, checkpoint.vocabulary, seen=features.visible
     )
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
-    timestamps = as_micros(frame.events["timestamp"], "timestamp")
-    outcomes = [outcomes_of(frame.events, label, timestamps) for label in label_names(lake.config)]
-    users = frame.events["user_id"]
-    rows = _Rows(
+    timestamps = as_micros(features.events["timestamp"], "timestamp")
+    values_by_label = [event_labels(features.events, label, timestamps) for label in label_names(lake.config)]
+    users = features.events["user_id"]
+    rows = _CandidateRows(
         users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users,
         timestamps,
         tokens,
-        np.stack([outcome.positive for outcome in outcomes], 1).astype(np.float32),
-        np.stack([np.where(outcome.known, outcome.when, NEVER) for outcome in outcomes], 1),
+        np.stack([outcome.positive for outcome in values_by_label], 1).astype(np.float32),
+        np.stack([np.where(outcome.matures, outcome.known_from, NEVER) for outcome in values_by_label], 1),
     )
-    return _Day(frame.events, rows)
+    return _CandidateDay(features.events, rows)
 
 
 class _Stream:
@@ -232,11 +232,11 @@ class _Stream:
         shape = {field: getattr(options, field) for field in ("history", "dim", "layers", "heads", "preset", "seed")}
         config = HstuConfig(self._store.schema.dim, self._labels, **shape)
         self._learner = HstuLearner(config, learning_rate=options.learning_rate)
-        self._pending: _Rows | None = None
+        self._pending: _CandidateRows | None = None
         # One positive of two to begin with, which a handful of labels outweighs.
         self._positive, self._learned = np.full(len(self._labels), 0.5), np.ones(len(self._labels))
 
-    def take(self, rows: _Rows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def take(self, rows: _CandidateRows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict a day's rows, batch after batch; labels known before `until`, the end of the day, are learned.
 
         Returns:
@@ -251,21 +251,19 @@ class _Stream:
             scores[part] = self._step(rows.take(part), end)
         return scores, running
 
-    def _step(self, rows: _Rows, until: int) -> NDArray[np.float32]:
+    def _step(self, rows: _CandidateRows, until: int) -> NDArray[np.float32]:
         """Predict some rows, learn from what is known before `until`, and keep the others for later."""
-        learn = rows.when < until
-        later = ~learn & (rows.when < NEVER)
+        learn = rows.known_from < until
+        later = ~learn & (rows.known_from < NEVER)
         if later.any():
             waiting = np.flatnonzero(later.any(1))
             # What is learned now must not be learned again.
-            kept = dataclasses.replace(rows.take(waiting), when=np.where(later, rows.when, NEVER)[waiting])
+            kept = dataclasses.replace(rows.take(waiting), known_from=np.where(later, rows.known_from, NEVER)[waiting])
             self._pending = kept if self._pending is None else self._pending.followed_by(kept)
         self._positive += (rows.targets * learn).sum(0)
         self._learned += learn.sum(0)
-        questions, order = self._ask(rows)
-        probabilities = self._learner.step(
-            questions, torch.from_numpy(rows.targets[order]), torch.from_numpy(learn[order])
-        )
+        batch, order = self._ranking_batch(rows)
+        probabilities = self._learner.step(batch, torch.from_numpy(rows.targets[order]), torch.from_numpy(learn[order]))
         out = np.empty_like(rows.targets)
         out[order] = probabilities.numpy()
         return out
@@ -273,23 +271,23 @@ class _Stream:
     def _learn_matured(self, now: int) -> None:
         """Learn from earlier rows whose labels became known before `now`."""
         pending = self._pending
-        if pending is None or not (due := (pending.when < now).any(1)).any():
+        if pending is None or not (due := (pending.known_from < now).any(1)).any():
             return
         self._pending = pending.take(np.flatnonzero(~due)) if not due.all() else None
         ready = pending.take(np.flatnonzero(due))
         for part in _batches(ready.timestamps, self._options.batch):
             self._step(ready.take(part), now)
 
-    def _ask(self, rows: _Rows) -> tuple[Questions, NDArray[np.int64]]:
-        """One question a user and moment, with all of its candidates; and the order in which the rows come."""
+    def _ranking_batch(self, rows: _CandidateRows) -> tuple[RankingBatch, NDArray[np.int64]]:
+        """One query for each user and time, with all of its candidates; and the order in which the rows come."""
         codes = rows.users.dictionary_encode().indices.to_numpy()
         order = np.lexsort((codes, rows.timestamps))
-        moments, codes = rows.timestamps[order], codes[order]
+        times, codes = rows.timestamps[order], codes[order]
         fresh = np.ones(len(order), bool)
-        fresh[1:] = (moments[1:] != moments[:-1]) | (codes[1:] != codes[:-1])
+        fresh[1:] = (times[1:] != times[:-1]) | (codes[1:] != codes[:-1])
         first = np.flatnonzero(fresh)
         batch = self._store.fetch(
-            rows.users.take(pa.array(order[first])), before=moments[first], length=self._options.history
+            rows.users.take(pa.array(order[first])), before=times[first], length=self._options.history
         ).torch()
         scale = 1.0 if batch.scales is None else batch.scales[:, None]
         known = [
@@ -298,16 +296,16 @@ class _Stream:
             else torch.zeros_like(batch.timestamps)
             for name in self._labels
         ]
-        questions = Questions(
+        ranking_batch = RankingBatch(
             tokens=batch.values.float() * scale,
             timestamps=batch.timestamps,
             labels=torch.stack(known, 1),
             offsets=batch.offsets,
-            moments=torch.from_numpy(moments[first]),
+            as_of=torch.from_numpy(times[first]),
             candidates=torch.from_numpy(rows.tokens[order]),
             candidate_offsets=torch.from_numpy(np.append(first, len(order))),
         )
-        return questions, order
+        return ranking_batch, order
 
 
 def _batches(timestamps: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

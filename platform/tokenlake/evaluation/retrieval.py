@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from tokenlake.errors import NotFoundError
 from tokenlake.evaluation.baselines import ItemKnn, own_past
 from tokenlake.evaluation.variants import embed, variants
-from tokenlake.features.activity import Instants, taken
+from tokenlake.features.activity import Instants, take_ranges
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.indexing import index_days
 from tokenlake.progress import Progress
 from tokenlake.retrieval.candidates import Ablation, Retriever
-from tokenlake.retrieval.pools import POPULAR, Pools, ranks
+from tokenlake.retrieval.pools import POPULAR, ItemPools, ranks
 from tokenlake.times import DAY_US, Day, day_of, day_start
 from tokenlake_models.metrics import Interval
 
@@ -38,7 +38,7 @@ DAYS = 28
 #: Queries of one step of a baseline.
 _STEP = 128
 #: Places of each query's targets among its candidates, from 0; -1 where they are not.
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Queries:
     a vector the day before.
     """
 
-    pools: Pools
+    pools: ItemPools
     first: Day
     last: Day
     who: Ints
@@ -149,7 +149,7 @@ class _Queries:
             )
         last = embedded[-1]
         first = max(last - dt.timedelta(days=days - 1), served[0] + _ONE_DAY)
-        pools = Pools(lake, last)
+        pools = ItemPools(lake, last)
         rows = pools.log.positives.rows
         rows = rows[
             (pools.log.timestamps[rows] >= day_start(first)) & (pools.log.timestamps[rows] < day_start(last + _ONE_DAY))
@@ -163,7 +163,7 @@ class _Queries:
         return cls(pools, first, last, distinct[:, 1], distinct[:, 0], query.ravel(), pools.items[rows], codes, warm)
 
 
-def _warm(lake: Project, pools: Pools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
+def _warm(lake: Project, pools: ItemPools, codes: Ints, now: Instants) -> NDArray[np.bool_]:
     embedded, days = lake.user_embeddings.days(lake.config.embedding_version), [day_of(int(t)) for t in now]
     newest = {day: max((d for d in embedded if d < day), default=Day.min) for day in set(days)}
     served, warm = np.array([newest[day] for day in days]), np.zeros(len(codes), bool)
@@ -186,7 +186,7 @@ def _index_missing(lake: Project, queries: _Queries, stale: int, progress: Progr
 
 def _places(
     lake: Project, queries: _Queries, k: int, ours: dict[str, tuple[Project, Ablation]], progress: Progress
-) -> Iterator[tuple[str, Places]]:
+) -> Iterator[tuple[str, Positions]]:
     pools, settings = queries.pools, lake.config.retrieval
     knn = ItemKnn(pools, settings)
 
@@ -217,7 +217,7 @@ def _baseline(
     exclude_seen: bool,
     progress: Progress,
     span: dt.timedelta | None = POPULAR,
-) -> Places:
+) -> Positions:
     def scored() -> Iterator[tuple[Ints, NDArray[np.float64]]]:
         days = queries.now // DAY_US
         for day in np.unique(days):
@@ -239,13 +239,13 @@ def _ranked(
     scored: Iterator[tuple[Ints, NDArray[np.float64]]],
     progress: Progress,
     span: dt.timedelta | None = POPULAR,
-) -> Places:
+) -> Positions:
     """Places of the targets among the k best by scores, then popularity: those of `lake.candidates`."""
     places, done = np.full(len(queries.target), -1), 0
     order = np.argsort(queries.query, kind="stable")
     bounds = np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1))
     for part, scores in scored:
-        targets, offsets = taken(order, bounds[part], bounds[part + 1])
+        targets, offsets = take_ranges(order, bounds[part], bounds[part + 1])
         rows = np.repeat(np.arange(len(part)), np.diff(offsets))
         days = queries.now[part][rows] // DAY_US
         for day in np.unique(days):
@@ -259,7 +259,13 @@ def _ranked(
 
 
 def _score(
-    method: str, group: str, places: Places, baseline: Places, users: Ints, chosen: NDArray[np.bool_], resamples: int
+    method: str,
+    group: str,
+    places: Positions,
+    baseline: Positions,
+    users: Ints,
+    chosen: NDArray[np.bool_],
+    resamples: int,
 ) -> RetrievalScore:
     found, other = places[chosen], baseline[chosen]
     gain = np.where(found >= 0, 1 / np.log2(np.maximum(found, 0) + 2), 0.0)

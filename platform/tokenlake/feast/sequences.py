@@ -14,13 +14,14 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, Ints
+from tokenlake.feast.offline.asof import Ints
 from tokenlake.feast.offline.instants import nanos_of
 from tokenlake.feast.offline.keys import aligned
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMP, TIMESTAMPS, TOKENS, USER, TokenSource
 from tokenlake.reading.arrays import valid
 from tokenlake.reading.kinds import is_list
-from tokenlake.tokens.batch import TokenBatch, beside
+from tokenlake.times import EARLIEST
+from tokenlake.tokens.batch import TokenBatch, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def fetch_columns(
     """The columns of a token source as of some times: tokens strictly before them.
 
     Args:
-        source: it.
+        source: the token source to read.
         store: where its tokens are, as `store_of` opens it.
         users: (n,) ids; null: no sequence. One of another kind than the store's is a user without tokens.
-        times: (n,) int64 nanoseconds, `asof.NONE` for no sequence.
+        times: (n,) int64 nanoseconds, `EARLIEST` for no sequence.
         columns: those that are wanted.
 
     Returns:
@@ -53,11 +54,11 @@ def fetch_columns(
         SchemaError: a column that the source lacks.
     """
     kind = pa.string() if store.ids == "string" else pa.int64()
-    asked = valid(users) & (times != NONE)
+    asked = valid(users) & (times != EARLIEST)
     users = aligned(users, kind)
     ids = pc.fill_null(users, pa.scalar("" if store.ids == "string" else 0, kind)).to_numpy(zero_copy_only=False)
     # A token of microsecond m is before nanosecond t when m is before t, rounded up.
-    before = np.where(asked & valid(users), -(-times // 1000), np.iinfo(np.int64).min)
+    before = np.where(asked & valid(users), -(-times // 1000), EARLIEST)
     parts: list[list[pa.Array]] = [[] for _ in columns]
     for part in _slices(len(ids), _LIST_LIMIT // (source.length * store.schema.dim)):
         batch = store.fetch(ids[part], before=before[part], length=source.length, available=source.available)
@@ -246,7 +247,7 @@ def _column(batch: TokenBatch, name: str, missing: NDArray[np.bool_], source: To
         return _lists(batch.offsets * dim, pa.array(batch.floats().reshape(-1)), missing)
     if name == TIMESTAMPS:
         return _lists(batch.offsets, pa.array(batch.timestamps), missing)
-    columns = beside(batch, OWN_COLUMNS) if source.side else {}
+    columns = side_arrays(batch, OWN_COLUMNS) if source.side else {}
     if name not in columns:
         raise SchemaError(f"{source.name} has no column {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
     values = pa.array(columns[name])

@@ -50,7 +50,7 @@ def _value_type(name: str) -> ValueType:
     return ValueType.UNIX_TIMESTAMP if name.startswith("date") else type_map.pa_to_feast_value_type(name)
 
 
-class _Source(DataSource):
+class _SettingsSource(DataSource):
     """What our two sources share: their own settings travel in the proto as JSON."""
 
     def source_type(self) -> DataSourceProto.SourceType.ValueType:
@@ -96,7 +96,7 @@ class _Source(DataSource):
         raise SchemaError(f"{self.name} is no SQL table; read it through offline_store: TokenlakeOfflineStore")
 
 
-class LakeSource(_Source):
+class LakeSource(_SettingsSource):
     """One version of a Delta table of the lake.
 
     Args:
@@ -191,7 +191,7 @@ class LakeSource(_Source):
         return [(field.name, str(field.type)) for field in table.schema]
 
 
-class TokenSource(_Source):
+class TokenSource(_SettingsSource):
     """Token sequences: of each query the last tokens of its user, always strictly before its time.
 
     Its columns are `tokens`, one list of n * dim floats, oldest first; `timestamps`, a list of n times in microseconds

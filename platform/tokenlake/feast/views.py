@@ -18,12 +18,12 @@ STRICT_TAG = "strict"
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class RequestedView:
     """One feature view of a retrieval.
 
     Attributes:
-        name: as features are called after it.
-        source: it.
+        name: the view's name, or its alias: the first part of the full names of its features.
+        source: the feature view's data source.
         keys: column of the entity dataframe -> column of the source.
         features: column of the result -> column of the source.
         timestamp: column of the source.
@@ -55,11 +55,11 @@ class View:
         return next(iter(self.keys))
 
     @classmethod
-    def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> View:
+    def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> RequestedView:
         """What some features of a feature view ask.
 
         Args:
-            view: it.
+            view: the feature view.
             features: their names.
             full_names: call them `view__feature`.
             strict: what holds unless the source's tags say otherwise.

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tokenlake.errors import NotFoundError
-from tokenlake.features.lineage import path_of
+from tokenlake.features.versions import path_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.storage import atomic
@@ -24,8 +24,8 @@ _CODEBOOKS = "semantic_ids.safetensors"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What one training left behind."""
+class TokenCheckpoint:
+    """A checkpoint of a token encoder: its learner (weights and optimizer state) and vocabulary."""
 
     learner: Learner
     vocabulary: Vocabulary
@@ -33,7 +33,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class UserCheckpoint:
-    """The same of the user encoder."""
+    """A checkpoint of the user encoder: learner, vocabulary, and the quantizers that give items their semantic ids."""
 
     learner: AlureLearner
     vocabulary: Vocabulary
@@ -58,7 +58,7 @@ def save(
     return path
 
 
-def load(lake: Project, version: str, checkpoint: str) -> Checkpoint:
+def load(lake: Project, version: str, checkpoint: str) -> TokenCheckpoint:
     """Load a checkpoint, to read from it; training loads its own with `load_fresh`.
 
     Raises:
@@ -67,20 +67,20 @@ def load(lake: Project, version: str, checkpoint: str) -> Checkpoint:
     return _load_frozen(path_of(lake, version, checkpoint))
 
 
-def load_fresh(lake: Project, version: str, checkpoint: str) -> Checkpoint:
+def load_fresh(lake: Project, version: str, checkpoint: str) -> TokenCheckpoint:
     """Load a checkpoint that the caller may train on."""
     return _load(path_of(lake, version, checkpoint), frozen=False)
 
 
 # A day's jobs and its neighbours use the same one; two versions may take turns.
 @lru_cache(maxsize=4)
-def _load_frozen(path: Path) -> Checkpoint:
+def _load_frozen(path: Path) -> TokenCheckpoint:
     return _load(path, frozen=True)
 
 
-def _load(path: Path, *, frozen: bool) -> Checkpoint:
+def _load(path: Path, *, frozen: bool) -> TokenCheckpoint:
     _require(path)
-    return Checkpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
+    return TokenCheckpoint(Learner.load(path / "model", frozen=frozen), Vocabulary.load(path / "vocabulary.arrow"))
 
 
 def load_users(lake: Project, version: str, checkpoint: str) -> UserCheckpoint:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tokenlake.config import Config
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.features.keys import Ints, exploded, factorize, flat
-from tokenlake.features.label_maturity import Outcomes, outcomes_of
-from tokenlake.features.running_totals import Occurrences, Tally
+from tokenlake.features.label_maturity import EventLabels, event_labels
+from tokenlake.features.running_totals import Occurrences, RunningTotals
 from tokenlake.storage.arrays import read_arrays, write_arrays
 from tokenlake.times import Day, as_day, as_micros, day_of, day_start
 
-#: A mean counts the global one as this many labels of its own.
+#: Means are smoothed: the global mean counts as this many labels.
 STRENGTH = 10.0
 #: The group of all events, which gives the global means.
 _ALL = "*"
@@ -38,7 +38,7 @@ def count_names(config: Config) -> tuple[str, ...]:
     """Name the features that `Counts` of a config gives, in their order.
 
     `user_count` is log1p of the user's events so far; with labels there are also, per label, `user_clicked_known`,
-    log1p of those whose label is known, and `user_clicked_mean`, the share of positives among these, drawn towards the
+    log1p of those whose label is known, and `user_clicked_mean`, the share of positives among these, smoothed towards the
     share among all events. So for `item` and for every multi-valued feature, whose values are pooled.
     """
     return _names(("user", "item", *config.events.of_kind("multi")), tuple(config.events.labels))
@@ -60,7 +60,7 @@ class Counts:
     def __init__(self, multi: tuple[str, ...], labels: tuple[str, ...]) -> None:
         self._multi = multi
         self._labels = labels
-        self._tallies = {group: Tally(len(labels)) for group in (*_SINGLE, *map(_group, multi))}
+        self._totals = {group: RunningTotals(len(labels)) for group in (*_SINGLE, *map(_group, multi))}
         self.day: Day | None = None
         self.names = _names(("user", "item", *multi), labels)
 
@@ -83,13 +83,13 @@ class Counts:
         Raises:
             SchemaError: rows of several days, or of a day that the state holds already.
         """
-        past = _Batch.of(events, self._multi, self._labels)
-        asked = past if queries is None else _Batch.of(queries, self._multi, ())
-        out = np.zeros((len(asked.timestamps), len(self.names)), np.float32)
-        if not len(asked.timestamps):
+        past = _CountBatch.of(events, self._multi, self._labels)
+        asked_batch = past if queries is None else _CountBatch.of(queries, self._multi, ())
+        out = np.zeros((len(asked_batch.timestamps), len(self.names)), np.float32)
+        if not len(asked_batch.timestamps):
             return out
-        start = day_start(self._one_day(past, asked))
-        before = {group: self._before(group, past, asked, start) for group in self._tallies}
+        start = day_start(self._one_day(past, asked_batch))
+        before = {group: self._before(group, past, asked_batch, start) for group in self._totals}
         everything = before.pop(_ALL)
         priors = (everything[:, 2::2] + 1) / (everything[:, 1::2] + 2)
         for i, totals in enumerate(before.values()):
@@ -106,27 +106,27 @@ class Counts:
             SchemaError: events of another day, or a day that the state holds already.
         """
         day = as_day(day)
-        batch = _Batch.of(events, self._multi, self._labels)
+        batch = _CountBatch.of(events, self._multi, self._labels)
         if len(batch.timestamps) and self._one_day(batch) != day:
             raise SchemaError(f"events of {day_of(batch.timestamps[0])} given for {day}; pass the events of that day")
         self._require_new(day)
         self._add(batch, day + _ONE_DAY)
 
-    def absorb(self, events: pa.Table) -> None:
+    def add_late(self, events: pa.Table) -> None:
         """Add events that came late, of any earlier days.
 
         Days after the state's own are taken as well, as long as all that was added before is earlier: they are days
         that were left out because they had no events then.
         """
-        batch = _Batch.of(events, self._multi, self._labels)
+        batch = _CountBatch.of(events, self._multi, self._labels)
         if len(batch.timestamps):
             after = day_of(batch.timestamps.max()) + _ONE_DAY
             self._add(batch, max(self.day or after, after))
 
     def copy(self) -> Counts:
-        """The same state, to be changed on its own."""
+        """An independent copy."""
         counts = Counts(self._multi, self._labels)
-        counts._tallies = {group: tally.copy() for group, tally in self._tallies.items()}
+        counts._totals = {group: totals.copy() for group, totals in self._totals.items()}
         counts.day = self.day
         return counts
 
@@ -134,8 +134,8 @@ class Counts:
         """Write the state to a file, atomically."""
         arrays = {
             f"{group}.{name}": array
-            for group, tally in self._tallies.items()
-            for name, array in tally.to_arrays().items()
+            for group, totals in self._totals.items()
+            for name, array in totals.to_arrays().items()
         }
         day = self.day.isoformat() if self.day else None
         header = {"format": _FORMAT, "day": day, "multi": self._multi, "labels": self._labels}
@@ -154,19 +154,19 @@ class Counts:
             raise CorruptionError(f"{path} is no count state of this release; delete it: the job makes it again")
         counts = cls(tuple(header["multi"]), tuple(header["labels"]))
         counts.day = as_day(header["day"]) if header["day"] else None
-        for group in counts._tallies:
+        for group in counts._totals:
             mine = {name.removeprefix(f"{group}."): a for name, a in arrays.items() if name.startswith(f"{group}.")}
-            counts._tallies[group] = Tally.from_arrays(mine, len(counts._labels))
+            counts._totals[group] = RunningTotals.from_arrays(mine, len(counts._labels))
         return counts
 
-    def _add(self, batch: _Batch, day: Day) -> None:
-        for group, tally in self._tallies.items():
+    def _add(self, batch: _CountBatch, day: Day) -> None:
+        for group, totals in self._totals.items():
             rows, values = batch.keys[group]
             codes, distinct = factorize(values)
-            tally.add(distinct, Occurrences(rows, codes), batch.outcomes, day_start(day))
+            totals.add(distinct, Occurrences(rows, codes), batch.labels, day_start(day))
         self.day = day
 
-    def _before(self, group: str, past: _Batch, asked: _Batch, start: int) -> Ints:
+    def _before(self, group: str, past: _CountBatch, asked: _CountBatch, start: int) -> Ints:
         """Totals of the key, or of all the keys together, of each query; int64 (queries, columns)."""
         rows, values = past.keys[group]
         asked_rows, asked_values = asked.keys[group]
@@ -174,12 +174,12 @@ class Counts:
         codes, distinct = factorize(both)
         occurrences = Occurrences(rows, codes[: len(rows)])
         queries = Occurrences(asked_rows, codes[-len(asked_rows) :] if len(asked_rows) else codes[:0])
-        totals = self._tallies[group].before(
-            distinct, occurrences, past.timestamps, past.outcomes, queries, asked.timestamps, start
+        totals = self._totals[group].before(
+            distinct, occurrences, past.timestamps, past.labels, queries, asked.timestamps, start
         )
         return totals if group in _SINGLE else _pooled(totals, asked_rows, len(asked.timestamps))
 
-    def _one_day(self, *batches: _Batch) -> Day:
+    def _one_day(self, *batches: _CountBatch) -> Day:
         stamps = np.concatenate([batch.timestamps for batch in batches])
         first, last = day_of(stamps.min()), day_of(stamps.max())
         if first != last:
@@ -191,20 +191,20 @@ class Counts:
         if self.day is not None and day < self.day:
             raise SchemaError(
                 f"{day} is in the state already, which is at the start of {self.day}; take an earlier state, or "
-                "`absorb` events that came late"
+                "`add_late` events that came late"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _CountBatch:
     """A table as counting needs it: instants, per group the row and value of each key, and labels."""
 
     timestamps: Ints
     keys: dict[str, tuple[Ints, pa.Array]]
-    outcomes: list[Outcomes]
+    labels: list[EventLabels]
 
     @classmethod
-    def of(cls, table: pa.Table, multi: Iterable[str], labels: Sequence[str]) -> _Batch:
+    def of(cls, table: pa.Table, multi: Iterable[str], labels: Sequence[str]) -> _CountBatch:
         rows = np.arange(table.num_rows)
         timestamps = as_micros(table["timestamp"], "timestamp")
         keys = {
@@ -213,7 +213,7 @@ class _Batch:
             "item_id": (rows, _ids(table, "item_id")),
         }
         keys |= {_group(name): exploded(table[name]) for name in multi}
-        return cls(timestamps, keys, [outcomes_of(table, label, timestamps) for label in labels])
+        return cls(timestamps, keys, [event_labels(table, label, timestamps) for label in labels])
 
 
 def _group(multi: str) -> str:
@@ -240,7 +240,7 @@ def _pooled(totals: Ints, rows: Ints, size: int) -> Ints:
 
 
 def _write(totals: Ints, priors: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-    """Features of one group: log1p(events), then per label the drawn mean and log1p(known)."""
+    """Features of one group: log1p(events), then per label the smoothed mean and log1p(known)."""
     known, positives = totals[:, 1::2], totals[:, 2::2]
     out[:, 0] = np.log1p(totals[:, 0])
     out[:, 1::2] = (positives + STRENGTH * priors) / (known + STRENGTH)

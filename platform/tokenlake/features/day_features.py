@@ -31,86 +31,86 @@ from tokenlake.storage.locks import hold
 from tokenlake.times import Day, as_day
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
-#: Frames kept in memory: a back-fill trains on the chunk that it has just encoded.
-_KEPT_FRAMES = 32
+#: Days kept in memory: a back-fill trains on the chunk that it has just encoded.
+_CACHED_DAYS = 32
 _KEPT_SNAPSHOTS = 8
-#: Days that were counted in one go, from which on the state is worth a snapshot.
-_WORTH_KEEPING = 7
+#: A state is saved when at least so many days were added to it at once.
+_SAVE_AFTER_DAYS = 7
 
 
 @dataclass(frozen=True)
-class Frame:
+class DayFeatures:
     """One day's events, by (user, timestamp, event id), and the running counts of each row.
 
     Attributes:
         events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
             no event id, and all have the `observed_label`.
         counts: float32 `(rows, counts)`, strictly before each row's timestamp.
-        seen: bool `(rows,)`, whether later rows may see the row; not so for sampled negatives.
+        visible: bool `(rows,)`, whether later rows may see the row; False for sampled negatives.
     """
 
     events: pa.Table
     counts: NDArray[np.float32]
-    seen: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
 
-    def real(self) -> Frame:
-        """What did happen: the rows that were not sampled."""
+    def without_negatives(self) -> DayFeatures:
+        """The rows without the sampled negatives."""
         if self.events["event_id"].null_count == 0:
             return self
         rows = np.flatnonzero(self.events["event_id"].is_valid())
-        return Frame(self.events.take(rows), self.counts[rows], self.seen[rows])
+        return DayFeatures(self.events.take(rows), self.counts[rows], self.visible[rows])
 
 
-class Frames:
-    """Reads frames of a lake, rolling one count state forward over the days."""
+class DayFeatureCache:
+    """Reads day features of a lake, rolling one count state forward over the days."""
 
     def __init__(self, lake: Project) -> None:
         self._lake = lake
         made_of = lake.config.events.model_dump_json().encode()
         self._folder = lake.data / "counts" / hashlib.sha256(made_of).hexdigest()[:8]
-        self._state: _State | None = None
-        self._frames: LRUCache[tuple[Day, int, int], Frame] = LRUCache(_KEPT_FRAMES)
+        self._state: _CountState | None = None
+        self._days: LRUCache[tuple[Day, int, int], DayFeatures] = LRUCache(_CACHED_DAYS)
 
-    def read(self, day: Day, watermark: int, *, late: bool = False) -> Frame:
+    def read(self, day: Day, watermark: int, *, complete: bool = False) -> DayFeatures:
         """Read a day as of a watermark.
 
         Args:
             day: the day.
             watermark: bound on `ingested_at` (us) of the earlier days' events, and of the day's own.
-            late: take all of the day's own events, also those that were ingested after the watermark.
+            complete: take all of the day's own events, also those that were ingested after the watermark.
         """
         events = self._lake.events.read(day=day).sort_by(_ORDER)
-        if not late:
-            events = _known_at(events, watermark)
+        if not complete:
+            events = _ingested_until(events, watermark)
         key = (day, watermark, events.num_rows)
-        if key in self._frames:
-            return self._frames[key]
+        if key in self._days:
+            return self._days[key]
         state = self._state_at(day, watermark)
         rows = self._with_negatives(events, day, state.items)
-        frame = Frame(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
-        self._frames[key] = frame
-        return frame
+        features = DayFeatures(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
+        self._days[key] = features
+        return features
 
     def counts_at(self, day: Day, watermark: int) -> Counts:
-        """Count state at the start of a day; not to be changed by the caller."""
+        """Count state at the start of a day; the caller must not change it."""
         return self._state_at(day, watermark).counts
 
-    def _state_at(self, day: Day, watermark: int) -> _State:
-        state = self._nearest(day, watermark)
+    def _state_at(self, day: Day, watermark: int) -> _CountState:
+        state = self._nearest_state(day, watermark)
         self._state = None  # a failure half-way must not leave a half-rolled state behind
         if state.watermark < watermark:
-            self._absorb_late(state, watermark)
+            self._add_late_events(state, watermark)
         missing = [earlier for earlier in self._lake.events.days() if state.day <= earlier < day]
         for earlier in missing:
-            state.advance(self._lake.config, earlier, _known_at(self._lake.events.read(day=earlier), watermark))
+            state.advance(self._lake.config, earlier, _ingested_until(self._lake.events.read(day=earlier), watermark))
         state.day = max(state.day, day)
         self._state = state
-        if len(missing) >= _WORTH_KEEPING:
-            self.keep()
+        if len(missing) >= _SAVE_AFTER_DAYS:
+            self.save_state()
         return state
 
-    def keep(self) -> None:
-        """Write the rolling state to disk, where the next process begins to count."""
+    def save_state(self) -> None:
+        """Write the rolling state to disk, from which the next process goes on counting."""
         state = self._state
         if state is None or state.day <= max((s.day for s in self._snapshots()), default=Day.min):
             return
@@ -126,43 +126,45 @@ class Frames:
         items = item_table(self._lake.config, events, earlier)
         return sample(events, self._lake.config.tokens.negatives, 0, day, items=items)
 
-    def _nearest(self, day: Day, watermark: int) -> _State:
+    def _nearest_state(self, day: Day, watermark: int) -> _CountState:
         rolling = self._state
         if rolling is not None and rolling.day <= day and rolling.watermark <= watermark:
             return rolling
         kept = [s for s in self._snapshots() if s.day <= day and s.watermark <= watermark]
         for newest in sorted(kept, key=lambda s: (s.day, s.watermark), reverse=True):
             with suppress(NotFoundError, FileNotFoundError):  # another process may just have dropped it
-                return _State.load(newest.path, newest.day, newest.watermark)
-        return _State(Counts.empty(self._lake.config), None, Day.min, watermark)
+                return _CountState.load(newest.path, newest.day, newest.watermark)
+        return _CountState(Counts.empty(self._lake.config), None, Day.min, watermark)
 
-    def _absorb_late(self, state: _State, watermark: int) -> None:
+    def _add_late_events(self, state: _CountState, watermark: int) -> None:
         span = [dt.datetime.fromtimestamp(micros / 1e6, dt.UTC) for micros in (state.watermark, watermark)]
         for day in self._lake.events.days_with("ingested_at", *span):
             if day < state.day:
-                self._absorb_day(state, day, watermark)
+                self._add_late_of_day(state, day, watermark)
         state.watermark = watermark
 
-    def _absorb_day(self, state: _State, day: Day, watermark: int) -> None:
-        late = _known_at(self._lake.events.read(day=day), watermark)
+    def _add_late_of_day(self, state: _CountState, day: Day, watermark: int) -> None:
+        late = _ingested_until(self._lake.events.read(day=day), watermark)
         late = late.filter(pc.field("ingested_at") > pa.scalar(state.watermark, pa.timestamp("us", "UTC")))
         if late.num_rows:
-            state.counts.absorb(late)
+            state.counts.add_late(late)
             state.add_items(self._lake.config, late)
 
-    def _snapshots(self) -> list[_Snapshot]:
-        return [_Snapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))]
+    def _snapshots(self) -> list[_CountSnapshot]:
+        return [
+            _CountSnapshot(as_day(p.name[:10]), int(p.name[11:]), p) for p in sorted(self._folder.glob("????-??-??_*"))
+        ]
 
 
 @dataclass(frozen=True)
-class _Snapshot:
+class _CountSnapshot:
     day: Day
     watermark: int
     path: Path
 
 
 @dataclass
-class _State:
+class _CountState:
     """Counts, and for logs without labels the items that negatives are drawn from, of all events with ds < day."""
 
     counts: Counts
@@ -184,12 +186,12 @@ class _State:
             feather.write_feather(self.items, folder / "items.arrow")
 
     @classmethod
-    def load(cls, folder: Path, day: Day, watermark: int) -> _State:
+    def load(cls, folder: Path, day: Day, watermark: int) -> _CountState:
         items = folder / "items.arrow"
         return cls(
             Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark
         )
 
 
-def _known_at(events: pa.Table, watermark: int) -> pa.Table:
+def _ingested_until(events: pa.Table, watermark: int) -> pa.Table:
     return events.filter(pc.field("ingested_at") <= pa.scalar(watermark, pa.timestamp("us", "UTC")))

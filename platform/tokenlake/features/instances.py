@@ -14,7 +14,7 @@ from tokenlake.config import Config, Encoder
 from tokenlake.errors import SchemaError
 from tokenlake.features.counts import count_names
 from tokenlake.features.keys import exploded, factorize, flat
-from tokenlake.features.label_maturity import outcomes_of
+from tokenlake.features.label_maturity import event_labels
 from tokenlake.features.negatives import observed_label
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
@@ -142,9 +142,9 @@ class Featurizer:
             return labels, known
         first, end = (0 if targets[0] is None else targets[0]), (NEVER if targets[1] is None else targets[1])
         for i, name in enumerate(names):
-            outcomes = outcomes_of(events, name, timestamps)
-            known[:, i] = outcomes.known & (first <= outcomes.when) & (outcomes.when < end)
-            labels[:, i] = outcomes.positive & known[:, i]
+            label_values = event_labels(events, name, timestamps)
+            known[:, i] = label_values.matures & (first <= label_values.known_from) & (label_values.known_from < end)
+            labels[:, i] = label_values.positive & known[:, i]
         return labels, known
 
 

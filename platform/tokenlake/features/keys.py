@@ -62,10 +62,10 @@ def factorize(values: pa.Array) -> tuple[Ints, pa.Array]:
     return codes, encoded.dictionary
 
 
-class Keys:
+class KeyIndex:
     """Distinct values, numbered 0, 1, ... in the order in which they were added.
 
-    Values are all integers or all strings. `"7"` and `7` are different values, and never meet in one `Keys`.
+    Values are all integers or all strings. `"7"` and `7` are different values, and never stand in one `KeyIndex`.
     """
 
     def __init__(self, values: pa.Array | None = None) -> None:
@@ -78,9 +78,9 @@ class Keys:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def copy(self) -> Keys:
-        """The same, to be grown on its own."""
-        keys = Keys()
+    def copy(self) -> KeyIndex:
+        """An independent copy."""
+        keys = KeyIndex()
         keys._type, keys._codes = self._type, self._codes.copy()
         return keys
 

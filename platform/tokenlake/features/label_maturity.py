@@ -1,4 +1,4 @@
-"""When labels of events become known, and those that have not yet."""
+"""Label maturity: when the label of an event becomes known, and the labels that are pending."""
 
 from __future__ import annotations
 
@@ -15,82 +15,82 @@ from tokenlake.features.keys import Ints
 from tokenlake.times import NEVER
 
 Bools: TypeAlias = NDArray[np.bool_]
-#: Runs of a backlog before they are made one.
+#: Most sorted runs of pending labels before they are merged into one.
 _RUNS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class EventLabels:
     """One label of n events.
 
     Attributes:
-        known: bool (n,), whether the label is ever known.
-        when: int64 (n,), the instant (us) after which a query sees it; at least the event's own.
+        matures: bool (n,), whether the label ever becomes known.
+        known_from: int64 (n,), the instant (us) after which a query sees the label; never before the event's own.
         positive: bool (n,).
     """
 
-    known: Bools
-    when: Ints
+    matures: Bools
+    known_from: Ints
     positive: Bools
 
 
-def outcomes_of(table: pa.Table, label: str, timestamps: Ints) -> Outcomes:
+def event_labels(table: pa.Table, label: str, timestamps: Ints) -> EventLabels:
     """Read a label of the rows of the `events` table; a label is never known before its event."""
     value, known_at = table[label], table[f"{label}_known_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
     when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
-    return Outcomes(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
+    return EventLabels(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLabels:
-    """Labels of keys: the code of the key, the instant (us) after which the label is seen, its value. One length."""
+    """Labels by key: the key's code, the instant (us) after which the label is known, and its value; arrays of one length."""
 
     codes: Ints
-    when: Ints
+    known_from: Ints
     positive: Bools
 
-    def take(self, chosen: Bools | Ints | slice) -> KeyLabels:
-        """Select some."""
-        return KeyLabels(self.codes[chosen], self.when[chosen], self.positive[chosen])
+    def take(self, index: Bools | Ints | slice) -> KeyLabels:
+        """The labels at an index."""
+        return KeyLabels(self.codes[index], self.known_from[index], self.positive[index])
 
     @staticmethod
     def concat(parts: Sequence[KeyLabels]) -> KeyLabels:
-        """All of them; none at all of no parts."""
+        """Concatenate; no labels when there are no parts."""
         return KeyLabels(
             np.concatenate([np.empty(0, np.int64), *(part.codes for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.when for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.known_from for part in parts)]),
             np.concatenate([np.empty(0, np.bool_), *(part.positive for part in parts)]),
         )
 
 
-class Backlog:
-    """Labels that will be known some day: a few runs, each by instant, so that adding a day touches no older one."""
+class PendingLabels:
+    """Labels that will become known later, in a few runs sorted by instant, so that adding a day rewrites no older run."""
 
     def __init__(self, runs: Sequence[KeyLabels] = ()) -> None:
         self._runs = list(runs)
 
-    def copy(self) -> Backlog:
-        """The same, to be changed on its own."""
-        return Backlog(self._runs)
+    def copy(self) -> PendingLabels:
+        """An independent copy."""
+        return PendingLabels(self._runs)
 
     def add(self, labels: KeyLabels) -> None:
         """Add labels in any order."""
-        if len(labels.when):
-            self._runs.append(labels.take(np.argsort(labels.when)))
+        if len(labels.known_from):
+            self._runs.append(labels.take(np.argsort(labels.known_from)))
         if len(self._runs) > _RUNS:
             everything = self.all()
-            self._runs = [everything.take(np.argsort(everything.when))]
+            self._runs = [everything.take(np.argsort(everything.known_from))]
 
-    def until(self, instant: int) -> KeyLabels:
-        """Labels that are seen at an instant."""
+    def known_before(self, instant: int) -> KeyLabels:
+        """Labels that become known before an instant."""
         return KeyLabels.concat([run.take(slice(_before(run, instant))) for run in self._runs])
 
-    def pop(self, instant: int) -> KeyLabels:
-        """Take out the labels that are seen at an instant."""
-        due = self.until(instant)
+    def pop_known_before(self, instant: int) -> KeyLabels:
+        """Remove and return the labels that become known before an instant."""
+        due = self.known_before(instant)
         rest = [run.take(slice(_before(run, instant), None)) for run in self._runs]
-        self._runs = [run for run in rest if len(run.when)]
+        self._runs = [run for run in rest if len(run.known_from)]
         return due
 
     def all(self) -> KeyLabels:
@@ -99,4 +99,4 @@ class Backlog:
 
 
 def _before(run: KeyLabels, instant: int) -> int:
-    return int(np.searchsorted(run.when, instant))
+    return int(np.searchsorted(run.known_from, instant))

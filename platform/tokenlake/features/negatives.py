@@ -23,7 +23,7 @@ UNIFORM = 0.5
 _EVENTS = "events"
 _KEPT = ("item_id", "event_id", "timestamp")
 #: Place of the number of events among the columns of an `item_table`.
-EVENTS_PLACE = len(_KEPT)
+EVENTS_COLUMN = len(_KEPT)
 
 
 def observed_label(features: Collection[str]) -> str:
@@ -46,15 +46,15 @@ def item_table(config: Config, events: pa.Table, earlier: pa.Table | None = None
     features = [name for name, feature in config.events.features.items() if feature.of == "item"]
     ones = pa.array(np.ones(events.num_rows, np.int64))
     counted = unlike(_EVENTS, features)
-    rows = events.select([*_KEPT, *features]).add_column(EVENTS_PLACE, counted, ones)
+    rows = events.select([*_KEPT, *features]).add_column(EVENTS_COLUMN, counted, ones)
     if earlier is not None:
         rows = pa.concat_tables([earlier, rows])
     rows = rows.sort_by([("item_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
     codes, items = factorize(flat(rows["item_id"]))
     latest = np.searchsorted(codes, np.arange(len(items)), side="right") - 1
     sums = np.zeros(len(items), np.int64)
-    np.add.at(sums, codes, rows.column(EVENTS_PLACE).to_numpy())
-    return rows.take(latest).set_column(EVENTS_PLACE, counted, pa.array(sums))
+    np.add.at(sums, codes, rows.column(EVENTS_COLUMN).to_numpy())
+    return rows.take(latest).set_column(EVENTS_COLUMN, counted, pa.array(sums))
 
 
 def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table) -> pa.Table:
@@ -81,11 +81,11 @@ def sample(events: pa.Table, n: int, seed: int, day: DayLike, *, items: pa.Table
     turn = np.tile(np.arange(n, dtype=np.uint64), events.num_rows)
     own = pc.index_in(flat(events["item_id"]), value_set=flat(items["item_id"])).fill_null(-1).to_numpy()[rows]
     which, where = _uniform(key[rows], 2 * turn), _uniform(key[rows], 2 * turn + np.uint64(1))
-    popularity = items.column(EVENTS_PLACE).to_numpy()
+    popularity = items.column(EVENTS_COLUMN).to_numpy()
     chosen = np.where(which < UNIFORM, _drawn(np.ones_like(popularity), own, where), _drawn(popularity, own, where))
     rows, chosen = rows[chosen >= 0], chosen[chosen >= 0]
     negatives = events.take(rows)
-    for name in ("item_id", *items.column_names[EVENTS_PLACE + 1 :]):
+    for name in ("item_id", *items.column_names[EVENTS_COLUMN + 1 :]):
         column = items[name].take(pa.array(chosen))
         negatives = negatives.set_column(negatives.column_names.index(name), events.schema.field(name), column)
     nobody = pa.nulls(len(rows), events.schema.field("event_id").type)

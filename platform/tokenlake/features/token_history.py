@@ -12,7 +12,7 @@ from tokenlake.tokens.store import TokenStore
 from tokenlake_models.instances import History
 
 
-def history_of(lake: Project, version: str, events: pa.Table, *, before: Day, length: int) -> History | None:
+def token_history(lake: Project, version: str, events: pa.Table, *, before: Day, length: int) -> History | None:
     """Fetch the last tokens of every user of `events` from the days before `before`.
 
     Args:

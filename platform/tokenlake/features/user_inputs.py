@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import torch
 
 from tokenlake.config import Config, Embeddings
-from tokenlake.features.activity import Chosen, Instants, Log
+from tokenlake.features.activity import EventLog, Instants, Selection
 from tokenlake.features.keys import Ints, exploded
-from tokenlake.features.negatives import EVENTS_PLACE
+from tokenlake.features.negatives import EVENTS_COLUMN
 from tokenlake.features.vectors import matrix
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US
-from tokenlake_models.activity import Activity, Items, Moments, Multi, Stream
+from tokenlake_models.activity import Activity, Items, Multi, Stream, UserQueries
 from tokenlake_models.alure import AlureConfig
 from tokenlake_models.semantic_ids import ResidualQuantizer
 
@@ -26,7 +26,7 @@ Quantizers = Mapping[str, ResidualQuantizer]
 
 
 class UserFeaturizer:
-    """Makes `Activity`, `Moments` and `Items` of a log.
+    """Makes `Activity`, `UserQueries` and `Items` of a log.
 
     Content vectors of items enter as their semantic ids; vectors of events and users are not among the inputs.
     """
@@ -40,21 +40,21 @@ class UserFeaturizer:
         of_item = {name for name, feature in config.events.features.items() if feature.of == "item"}
         self._of_item = of_item | {"item_id"}
         self._vectors = tuple(name for name in config.events.of_kind("vector") if name in of_item)
-        # What stands between a vector's name and the number of a code: no feature is called as a code.
-        self._mark = "#"
+        # Separates a vector feature's name from a code's number; chosen so that no feature has the name of a code.
+        self._code_separator = "#"
         while not {name for vector in self._vectors for name in self._code_names(vector)}.isdisjoint(
             config.events.features
         ):
-            self._mark += "#"
+            self._code_separator += "#"
 
-    def grow(self, vocabulary: Vocabulary, log: Log) -> None:
+    def grow(self, vocabulary: Vocabulary, log: EventLog) -> None:
         """Add the log's values to the vocabulary."""
         for name in self._categorical:
             vocabulary.grow(name, log.events[name])
         for name in self._multi:
             vocabulary.grow(name, exploded(log.events[name])[1])
 
-    def quantizers(self, known: Quantizers, log: Log, seed: int) -> dict[str, ResidualQuantizer]:
+    def quantizers(self, known: Quantizers, log: EventLog, seed: int) -> dict[str, ResidualQuantizer]:
         """The codebooks known so far, and new ones of features whose vectors are met for the first time."""
         out = dict(known)
         for name in self._vectors:
@@ -90,7 +90,7 @@ class UserFeaturizer:
             seed=spec.seed,
         )
 
-    def activity(self, log: Log, vocabulary: Vocabulary, quantizers: Quantizers) -> Activity:
+    def activity(self, log: EventLog, vocabulary: Vocabulary, quantizers: Quantizers) -> Activity:
         """The log's events, row by row, with all features."""
         times = self.times(log)
         return Activity(
@@ -104,17 +104,17 @@ class UserFeaturizer:
             self._numbers(self._numeric, log.events),
         )
 
-    def times(self, log: Log) -> Activity:
-        """The same without features and streams: what pooling of encoded events reads."""
-        labels, known_at = (torch.from_numpy(values) for values in log.outcomes)
+    def times(self, log: EventLog) -> Activity:
+        """The activity without features and streams: all that pooling of encoded events reads."""
+        labels, known_at = (torch.from_numpy(values) for values in log.labels)
         return Activity({}, {}, labels, known_at, torch.from_numpy(log.timestamps), ())
 
-    def moments(self, log: Log, users: Ints, now: Instants) -> Moments:
-        """What each user, by its code, had done strictly before each moment."""
+    def queries(self, log: EventLog, users: Ints, as_of: Instants) -> UserQueries:
+        """The queries' histories: what each user, by its code, had done strictly before each query time."""
         reach = dt.timedelta(days=self._spec.retention_days)
-        found = [histories.before(users, now, self._spec.history, reach) for histories in log.histories]
-        return Moments(
-            torch.from_numpy(np.asarray(now, np.int64)),
+        found = [histories.before(users, as_of, self._spec.history, reach) for histories in log.histories]
+        return UserQueries(
+            torch.from_numpy(np.asarray(as_of, np.int64)),
             tuple((torch.from_numpy(rows), torch.from_numpy(offsets)) for rows, offsets in found),
             torch.from_numpy(users),
         )
@@ -125,7 +125,7 @@ class UserFeaturizer:
             {name: self._lookup(name, table, vocabulary) for name in self._categorical if name in self._of_item}
             | self._codes(table, quantizers),
             self._bags(tuple(name for name in self._multi if name in self._of_item), table, vocabulary),
-            torch.from_numpy(table.column(EVENTS_PLACE).to_numpy().astype(np.float64)),
+            torch.from_numpy(table.column(EVENTS_COLUMN).to_numpy().astype(np.float64)),
             self._numbers(tuple(name for name in self._numeric if name in self._of_item), table),
         )
 
@@ -147,7 +147,7 @@ class UserFeaturizer:
         return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
     def _code_names(self, feature: str) -> Iterator[str]:
-        return (f"{feature}{self._mark}{level}" for level in range(self._spec.code_levels))
+        return (f"{feature}{self._code_separator}{level}" for level in range(self._spec.code_levels))
 
     def _codes(self, table: pa.Table, quantizers: Quantizers) -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}
@@ -160,7 +160,7 @@ class UserFeaturizer:
         return out
 
 
-def stream(log: Log, source: Chosen) -> Stream:
+def stream(log: EventLog, source: Selection) -> Stream:
     """Lay out the events of a source as what each user did on each day, instant by instant."""
     codes, days = log.codes[source.rows], log.timestamps[source.rows] // DAY_US
     order = np.lexsort((source.rows, source.when, days, codes))
@@ -172,6 +172,6 @@ def stream(log: Log, source: Chosen) -> Stream:
     return Stream(torch.from_numpy(source.rows[order]), torch.from_numpy(ties), torch.from_numpy(offsets))
 
 
-def places(ids: pa.Array, items: pa.Array) -> Ints:
-    """Place of each item id among `items`; all of them are there."""
+def positions_of(ids: pa.Array, items: pa.Array) -> Ints:
+    """Position of each item id in `items`; every id must be there."""
     return np.asarray(pc.index_in(ids, value_set=items).to_numpy(), np.int64)

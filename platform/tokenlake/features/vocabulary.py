@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
-from tokenlake.features.keys import Ints, Keys, factorize, flat
+from tokenlake.features.keys import Ints, KeyIndex, factorize, flat
 from tokenlake.storage.arrays import read_arrays, write_arrays
 
 _FORMAT = 1
@@ -31,7 +31,7 @@ class Vocabulary:
     """
 
     def __init__(self) -> None:
-        self._keys: dict[str, Keys] = {}
+        self._keys: dict[str, KeyIndex] = {}
         self.widths: dict[str, int] = {}
 
     def sizes(self) -> dict[str, int]:
@@ -52,7 +52,7 @@ class Vocabulary:
         Raises:
             SchemaError: values of another type than before.
         """
-        keys = self._keys.setdefault(name, Keys())
+        keys = self._keys.setdefault(name, KeyIndex())
         codes, distinct = factorize(flat(values))
         if min_count > 1:
             frequent = np.bincount(codes[codes >= 0], minlength=len(distinct)) >= min_count
@@ -110,6 +110,6 @@ class Vocabulary:
                 f"{path} is no vocabulary of this release; the checkpoint beside it must be trained again"
             )
         vocabulary = cls()
-        vocabulary._keys = {name: Keys(values) for name, values in arrays.items()}
+        vocabulary._keys = {name: KeyIndex(values) for name, values in arrays.items()}
         vocabulary.widths = header["widths"]
         return vocabulary

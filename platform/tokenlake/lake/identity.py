@@ -62,7 +62,7 @@ def derived_ids(content: _Hashes) -> pa.Array:
     return pa.array((content >> np.uint64(1)).astype(np.int64))
 
 
-class Ledger:
+class Deduplicator:
     """All well rows of one call by id, to tell new events from known ones.
 
     Holds 24 bytes a row (40 for string ids) and sorts them once; of the lake it reads the ids of those days alone

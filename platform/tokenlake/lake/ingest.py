@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError, SourceError, StorageError
-from tokenlake.lake.identity import Ledger, Verdict, content_hash, derived_ids
+from tokenlake.lake.identity import Deduplicator, Verdict, content_hash, derived_ids
 from tokenlake.lake.profile import Profile, profile
 from tokenlake.lake.rejects import Rejects, as_json
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema
 from tokenlake.lake.sources import event_files, listed
-from tokenlake.lake.staging import Spill, Staged, accepted, as_date
+from tokenlake.lake.staging import Spill, StagedFiles, accepted, as_date
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, Validator, days_of
 from tokenlake.progress import Progress
@@ -132,7 +132,7 @@ def ingest(
                 with _unchanged():
                     files, notes = event_files(given, lake.config, dialect)
                 attempt = Path(tempfile.mkdtemp(dir=scratch))
-                report = _Call(lake, files, attempt, dry_run=dry_run, progress=progress).run()
+                report = _IngestCall(lake, files, attempt, dry_run=dry_run, progress=progress).run()
                 return replace(report, notes=(*report.notes, *notes))
 
             return steady(once)
@@ -174,7 +174,7 @@ def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
     return pa.concat_tables(batches).combine_chunks()
 
 
-class _Call:
+class _IngestCall:
     """One ingest."""
 
     def __init__(
@@ -186,7 +186,7 @@ class _Call:
         self._dry_run = dry_run
         self._tell: Progress = progress or (lambda _what, _done, _total: None)
         self._columns = Columns.of(lake.config)
-        self._ledger = Ledger(lake.config)
+        self._ledger = Deduplicator(lake.config)
         self._rejects = Rejects(lake.quarantine, None if dry_run else scratch / "rejects.parquet")
         #: Of every batch of well rows: its source, the rows' numbers there, and their days.
         self._origin: list[tuple[int, NDArray[np.int64], NDArray[np.int32]]] = []
@@ -288,8 +288,8 @@ class _Call:
         at = _instant(self._lake.events.newest("ingested_at"))
         keep = verdicts == Verdict.ACCEPT
         schema = events_schema(self._config, ids)
-        events = Staged(self._lake.events.path, schema, self._scratch)
-        quarantine = Staged(self._lake.quarantine.path, self._lake.quarantine.schema, self._scratch)
+        events = StagedFiles(self._lake.events.path, schema, self._scratch)
+        quarantine = StagedFiles(self._lake.quarantine.path, self._lake.quarantine.schema, self._scratch)
         for done, day in enumerate(spill.days(), 1):
             events.write(as_date(day), accepted(spill, day, keep, at))
             self._tell("writing", done, len(spill.days()))

@@ -1,6 +1,6 @@
 """Reading time columns: which unit integers have, which zone text has, and whether the instant is believable.
 
-A `Clock` is settled for one column of one source before any of its rows is read, so that a row's fate never
+A `TimeReader` is settled for one column of one source before any of its rows is read, so that a row's fate never
 depends on the rows that happened to come before it.
 """
 
@@ -35,7 +35,7 @@ _END_OF_NS = 9_223_372_036_854_775
 
 
 @dataclass
-class Clock:
+class TimeReader:
     """How one time column of one source is read."""
 
     name: str
@@ -48,7 +48,7 @@ class Clock:
     zone_given: bool = False
 
     @classmethod
-    def of(cls, events: Events, name: str) -> Clock:
+    def of(cls, events: Events, name: str) -> TimeReader:
         """A clock that knows what the config says."""
         return cls(
             name=name,

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError
-from tokenlake.lake.instants import Clock
+from tokenlake.lake.instants import TimeReader
 from tokenlake.lake.schema import INT64, IdTypes
 from tokenlake.lake.tables import Table
 from tokenlake.lake.validate import Columns, vectors
@@ -37,7 +37,7 @@ class Profile:
 
     ids: IdTypes = field(default_factory=IdTypes)
     dims: dict[str, int] = field(default_factory=dict)
-    clocks: list[dict[str, Clock]] = field(default_factory=list)
+    clocks: list[dict[str, TimeReader]] = field(default_factory=list)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class _Look:
 
     def __init__(self, source: File, config: Config, columns: Columns) -> None:
         self._source = source
-        self.clocks = {name: Clock.of(config.events, name) for name in columns.times}
+        self.clocks = {name: TimeReader.of(config.events, name) for name in columns.times}
         self.times = [name for name in columns.times if self._vague(source.schema.field(name).type, config.events.unit)]
 
     @staticmethod
@@ -115,7 +115,7 @@ class _Look:
                     for name in wanted:
                         yield name, [flat(chunk.rows.column(name))]
 
-    def settled(self) -> dict[str, Clock]:
+    def settled(self) -> dict[str, TimeReader]:
         for clock in self.clocks.values():
             clock.settle()
         return self.clocks

@@ -1,4 +1,4 @@
-"""Files of one ingest that nobody sees yet: rows by day on disk, then Parquet files that one commit makes visible."""
+"""Files of one ingest before its commit: rows by day on disk, then Parquet files that one commit makes visible."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Spill:
         self._runs.append(pa.ipc.open_file(pa.OSFile(str(path))))
 
 
-class Staged:
+class StagedFiles:
     """Parquet files for one table, written in a scratch folder, moved into the table and committed at once.
 
     Args:
@@ -139,7 +139,7 @@ class Staged:
             self._files.append((path, action))
 
     def commit(self, table: Table) -> None:
-        """Make all files visible in one commit; until then they are strangers in the folder."""
+        """Make all files visible in one commit; until then the Delta log does not name them, so no reader sees them."""
         if not self._files:
             return
         moved: list[Path] = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Label
 from tokenlake.errors import SchemaError
-from tokenlake.lake.instants import Clock
+from tokenlake.lake.instants import TimeReader
 from tokenlake.lake.schema import TIMESTAMP, TOKEN, IdTypes
 from tokenlake.reading.arrays import Mask, cast_rows, flat, floats, numpy, stripped, true, valid, where
 from tokenlake.reading.files import INTEGER
@@ -99,7 +99,7 @@ class Validator:
 
     config: Config
     ids: IdTypes
-    clocks: dict[str, Clock]
+    clocks: dict[str, TimeReader]
     dims: dict[str, int]
     labels: bool = True
 

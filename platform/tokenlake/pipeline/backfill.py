@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias, get_args
 from tokenlake.config import EMBEDDINGS
 from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
-from tokenlake.features.day_features import Frames
-from tokenlake.features.lineage import finished, is_embeddings, register
+from tokenlake.features.day_features import DayFeatureCache
+from tokenlake.features.versions import finished, is_embeddings, register
 from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.indexing import index_days
@@ -41,11 +41,11 @@ class Report:
 
 
 def run(lake: Project, day: Day, *, force: bool = False, progress: Progress | None = None) -> Report:
-    """Run all jobs of one day for every lineage of the config; done days are left alone unless forced."""
+    """Run all jobs of one day for every version of the config; done days are left alone unless forced."""
     began = time.monotonic()
     report = Report([jobs.ingest(lake, day)])
     if report.results[0].status == "done":
-        for version in lineages(lake):
+        for version in daily_versions(lake):
             _run_day(lake, version, day, report, force=force)
             if is_embeddings(version):
                 report.results += index_days(lake, [day])
@@ -66,12 +66,12 @@ def backfill(
     index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
-    """Run all jobs of a range of days, for one version or for every lineage, training once per chunk.
+    """Run all jobs of a range of days, for one version or for all of them, training once per chunk.
 
     `index` tells which days' embeddings are indexed and linked: the "last" day's, or "all" days'.
 
     Raw files of `landing` are ingested for days of the range that have no events yet. Interrupted, it resumes where it
-    stopped: days that are done and not marked for a re-run are left alone.
+    stopped: days that are done and not marked for a restatement are left alone.
     """
     began = time.monotonic()
     report = Report()
@@ -80,12 +80,12 @@ def backfill(
     _ingest_missing(lake, first, last, report)
     days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
-    for name in [_resolve(lake, version)] if version else lineages(lake):
+    for name in [_resolve(lake, version)] if version else daily_versions(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)
         if is_embeddings(name):
             report.results += index_days(lake, days if index == "all" else days[-1:], progress=progress)
-    lake.shared(Frames).keep()
+    lake.shared(DayFeatureCache).save_state()
     if version is None:
         to_feast(lake, days, report, progress)
     report.seconds = time.monotonic() - began
@@ -131,8 +131,8 @@ def all_versions(lake: Project) -> list[str]:
     return sorted(versions, key=lambda version: version != serving)
 
 
-def lineages(lake: Project) -> list[str]:
-    """What the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
+def daily_versions(lake: Project) -> list[str]:
+    """Every version that the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
     return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
 
 
@@ -143,18 +143,18 @@ def _resolve(lake: Project, version: str) -> str:
 
 
 def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, str], jobs.JobResult]]:
-    """The jobs of a lineage; a day is done when the last of them is."""
+    """The jobs of a version; a day is done when the last of them is."""
     return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
 
 
 def _backfill_version(
     lake: Project, version: str, days: list[Day], chunk: int, report: Report, progress: Progress | None
 ) -> None:
-    untouched = _finished(lake, version)
+    up_to_date = _up_to_date(lake, version)
     done = 0
     for plans in plan_chunks(lake, version, days, chunk):
         for plan in plans:
-            if plan.day in untouched:
+            if plan.day in up_to_date:
                 report.skipped.append((version, plan.day))
             else:
                 _run_day(lake, version, plan.day, report, force=True)
@@ -164,14 +164,14 @@ def _backfill_version(
 
 
 def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:
-    if not force and day in _finished(lake, version):
+    if not force and day in _up_to_date(lake, version):
         report.skipped.append((version, day))
         return
     report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
 
 
-def _finished(lake: Project, version: str) -> set[Day]:
-    stale = {rerun.day for rerun in lake.catalog.reruns() if rerun.version in (None, version)}
+def _up_to_date(lake: Project, version: str) -> set[Day]:
+    stale = {rerun.day for rerun in lake.catalog.restatements() if rerun.version in (None, version)}
     return finished(lake, version) - stale
 
 

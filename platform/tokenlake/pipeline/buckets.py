@@ -1,7 +1,7 @@
-"""A day's embedding shared out: each bucket stages the vectors of its users, and they are put together when all are there.
+"""A day's embedding in buckets: each stages the vectors of its users, and `gather` puts them together when all are there.
 
 Staging: `<data>/staging/<version>/<day>/<bucket>-of-<buckets>.arrow`, written whole or not at all, each with what it was
-made of (checkpoint, state of the events). What was made of anything else is never mixed in, but made anew.
+made of (checkpoint, state of the events). A file made from anything else is never used, but made again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenlake.catalog import Plan
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.embedding import JobSummary, Task, Vectors, events_read
+from tokenlake.pipeline.embedding import EmbeddingInputs, JobSummary, Vectors, events_fingerprint
 from tokenlake.storage.arrays import as_ints, read_arrays, write_arrays
 
 
@@ -30,11 +30,11 @@ def stage(lake: Project, plan: Plan, bucket: int, buckets: int) -> JobSummary:
     if not 0 <= bucket < buckets:
         raise SchemaError(f"bucket {bucket} of {buckets} given; buckets are numbered from 0")
     path = _path(lake, plan, bucket, buckets)
-    found = _staged(path, _stamp(plan, events_read(lake, plan)))
+    found = _staged(path, _origin(plan, events_fingerprint(lake, plan)))
     if found is None:
-        task, stamp = _read(lake, plan)
-        found = places, vectors = task.vectors(bucket, buckets)
-        write_arrays(path, {"places": pa.array(places), "vectors": pa.array(vectors.ravel())}, stamp)
+        inputs, origin = _read(lake, plan)
+        found = places, vectors = inputs.vectors(bucket, buckets)
+        write_arrays(path, {"places": pa.array(places), "vectors": pa.array(vectors.ravel())}, origin)
     return {"rows": len(found[0]), "bucket": bucket, "buckets": buckets, "checkpoint": plan.checkpoint}
 
 
@@ -45,16 +45,16 @@ def gather(lake: Project, plan: Plan, buckets: int) -> JobSummary:
     """
     if buckets < 1:
         raise SchemaError(f"buckets={buckets} given; at least 1 is needed")
-    task, stamp = _read(lake, plan)
-    out = np.zeros((len(task.users), task.width), np.float32)
-    made = 0
+    inputs, origin = _read(lake, plan)
+    out = np.zeros((len(inputs.users), inputs.width), np.float32)
+    missing = 0
     for bucket in range(buckets):
-        found = _staged(_path(lake, plan, bucket, buckets), stamp)
+        found = _staged(_path(lake, plan, bucket, buckets), origin)
         if found is None:
-            made += 1
-        places, vectors = found or task.vectors(bucket, buckets)
+            missing += 1
+        places, vectors = found or inputs.vectors(bucket, buckets)
         out[places] = vectors.reshape(-1, out.shape[1])
-    return task.save(out) | {"buckets": buckets, "made_here": made}
+    return inputs.save(out) | {"buckets": buckets, "made_here": missing}
 
 
 def discard(lake: Project, plan: Plan) -> None:
@@ -62,25 +62,25 @@ def discard(lake: Project, plan: Plan) -> None:
     shutil.rmtree(_folder(lake, plan), ignore_errors=True)
 
 
-def _read(lake: Project, plan: Plan) -> tuple[Task, dict[str, str]]:
-    """Read the events, and tell their state; again where more arrived meanwhile."""
+def _read(lake: Project, plan: Plan) -> tuple[EmbeddingInputs, dict[str, str]]:
+    """Read the events and their fingerprint; again where more events arrived meanwhile."""
     while True:
-        state = events_read(lake, plan)
-        task = Task(lake, plan)
-        if events_read(lake, plan) == state:
-            return task, _stamp(plan, state)
+        state = events_fingerprint(lake, plan)
+        inputs = EmbeddingInputs(lake, plan)
+        if events_fingerprint(lake, plan) == state:
+            return inputs, _origin(plan, state)
 
 
-def _stamp(plan: Plan, events: str) -> dict[str, str]:
+def _origin(plan: Plan, events: str) -> dict[str, str]:
     return {"checkpoint": plan.checkpoint, "watermark": str(plan.watermark), "events": events}
 
 
-def _staged(path: Path, stamp: dict[str, str]) -> tuple[Ints, Vectors] | None:
+def _staged(path: Path, origin: dict[str, str]) -> tuple[Ints, Vectors] | None:
     try:
         arrays, header = read_arrays(path)
     except (NotFoundError, CorruptionError):
         return None
-    if header != stamp:
+    if header != origin:
         return None
     places = as_ints(arrays["places"])
     vectors: NDArray[np.float32] = arrays["vectors"].to_numpy()

@@ -10,13 +10,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from tokenlake.catalog import Checkpoint as CheckpointRecord
+from tokenlake.catalog import CheckpointRecord as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.features import checkpoints
-from tokenlake.features.activity import Days, questions
-from tokenlake.features.encoding_cache import encoded_days, whole_block
+from tokenlake.features.activity import EventDayCache, training_queries
+from tokenlake.features.encoding_cache import block_start, encoding_cache
 from tokenlake.features.keys import Ints
-from tokenlake.features.user_inputs import UserFeaturizer, places
+from tokenlake.features.user_inputs import UserFeaturizer, positions_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
@@ -38,10 +38,10 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     parent = checkpoints.load_users_fresh(lake, plan.version, plan.parent) if plan.parent else None
     vocabulary = parent.vocabulary if parent else Vocabulary()
 
-    first = train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _lookback(lake)
-    log = lake.shared(Days).read(first, train_to, plan.watermark)
+    first = train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _label_lookback(lake)
+    log = lake.shared(EventDayCache).read(first, train_to, plan.watermark)
     since = None if parent is None else day_start(train_from - dt.timedelta(days=spec.replay_days))
-    users, now, positives, offsets = questions(log, since, day_start(train_to + _ONE_DAY), spec.group)
+    users, now, positives, offsets = training_queries(log, since, day_start(train_to + _ONE_DAY), spec.group)
 
     featurizer.grow(vocabulary, log)
     quantizers = featurizer.quantizers(parent.quantizers if parent else {}, log, spec.seed)
@@ -52,10 +52,10 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
         learner.grow(vocabulary.sizes())
     table = log.item_table()
     items = featurizer.items(table, vocabulary, quantizers)
-    wanted = places(log.column("item_id").take(pa.array(positives)), table["item_id"].combine_chunks())
+    wanted = positions_of(log.column("item_id").take(pa.array(positives)), table["item_id"].combine_chunks())
     stats = learner.fit(
         featurizer.activity(log, vocabulary, quantizers),
-        featurizer.moments(log, users, now),
+        featurizer.queries(log, users, now),
         Targets(torch.from_numpy(wanted), torch.from_numpy(offsets)),
         items,
         batch=spec.batch,
@@ -68,49 +68,51 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
         plan.version, plan.checkpoint, plan.parent, train_from, train_to, str(path), rows=len(positives)
     )
     lake.catalog.add_checkpoint(record)
-    return {"moments": stats.moments, "targets": stats.targets, "loss": stats.loss}
+    return {"moments": stats.queries, "targets": stats.targets, "loss": stats.loss}
 
 
-class Task:
-    """What a day's vectors are made of, read and laid out.
+class EmbeddingInputs:
+    """The inputs of a day's embedding, read from the lake: the log, and a query for each active user.
 
     Args:
-        lake: that holds the events.
-        plan: the day's.
+        lake: the lake that holds the events.
+        plan: the plan of the day.
 
     Attributes:
-        users: who is embedded: active in the last `retention_days` by what the sources read.
+        users: the users to embed: those with an event of some source in the last `retention_days`.
     """
 
     def __init__(self, lake: Project, plan: Plan) -> None:
         self._lake, self._plan = lake, plan
-        self._days = encoded_days(lake, plan.version, plan.checkpoint)
+        self._cache = encoding_cache(lake, plan.version, plan.checkpoint)
         self._first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
-        self._log = lake.shared(Days).read(whole_block(self._first), plan.day, plan.watermark, late=plan.day)
+        self._log = lake.shared(EventDayCache).read(
+            block_start(self._first), plan.day, plan.watermark, complete=plan.day
+        )
         everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
-        moments = self._days.featurizer.moments(self._log, everyone, np.full(len(everyone), end))
-        there = moments.lengths() > 0
+        queries = self._cache.featurizer.queries(self._log, everyone, np.full(len(everyone), end))
+        there = queries.lengths() > 0
         self.users: pa.Array = self._log.users.filter(pa.array(there.numpy()))
-        self._moments = moments.select(there.nonzero()[:, 0])
+        self._queries = queries.select(there.nonzero()[:, 0])
 
     @property
     def width(self) -> int:
-        """Of a vector."""
-        return self._days.checkpoint.learner.config.dim
+        """Width of a vector."""
+        return self._cache.checkpoint.learner.config.dim
 
     def vectors(self, bucket: int = 0, buckets: int = 1) -> tuple[Ints, Vectors]:
-        """Places among `users` that are a bucket's, and their vectors: every `buckets`-th batch is, from the first on."""
-        mine = batches(self._moments)[bucket::buckets]
-        places = torch.cat([torch.zeros(0, dtype=torch.int64), *mine])
-        if not mine:
+        """Positions in `users` of a bucket's users, and their vectors. A bucket has every `buckets`-th batch, from number `bucket` on."""
+        own_batches = batches(self._queries)[bucket::buckets]
+        places = torch.cat([torch.zeros(0, dtype=torch.int64), *own_batches])
+        if not own_batches:
             return places.numpy(), np.zeros((0, self.width), np.float32)
-        encoded, times = self._days.events(self._log), self._days.featurizer.times(self._log)
-        found = self._days.checkpoint.learner.pool(times, self._moments, encoded, mine)
+        encoded, times = self._cache.events(self._log), self._cache.featurizer.times(self._log)
+        found = self._cache.checkpoint.learner.pool(times, self._queries, encoded, own_batches)
         return places.numpy(), found[places].numpy()
 
     def save(self, users: Vectors) -> JobSummary:
         """Replace the day's `user_embeddings` by these vectors of `users`, and its `item_embeddings`."""
-        ids, items = self._days.items(self._log, self._first)
+        ids, items = self._cache.items(self._log, self._first)
         write(self._lake.user_embeddings, self.users, users, self._plan)
         write(self._lake.item_embeddings, ids, items, self._plan)
         return {
@@ -126,15 +128,15 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 
     Everyone who did something in the last `retention_days` is embedded as of the day's end, and so is every item met.
     """
-    task = Task(lake, plan)
+    task = EmbeddingInputs(lake, plan)
     places, vectors = task.vectors()
     return task.save(vectors[np.argsort(places)])
 
 
-def events_read(lake: Project, plan: Plan) -> str:
-    """Tell apart the states of the events that a day's embedding reads."""
+def events_fingerprint(lake: Project, plan: Plan) -> str:
+    """A fingerprint of the events that a day's embedding reads: it changes when any of them does."""
     first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
-    return lake.shared(Days).state(whole_block(first), plan.day)
+    return lake.shared(EventDayCache).fingerprint(block_start(first), plan.day)
 
 
 def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
@@ -152,6 +154,6 @@ def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
     table.replace_day(plan.day, pa.table(rows), version=plan.version)
 
 
-def _lookback(lake: Project) -> dt.timedelta:
+def _label_lookback(lake: Project) -> dt.timedelta:
     late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
     return max(late, default=dt.timedelta())

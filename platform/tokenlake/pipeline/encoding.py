@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from tokenlake.catalog import Plan
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer, label_names
-from tokenlake.features.lineage import encoder_of
-from tokenlake.features.token_history import history_of
+from tokenlake.features.token_history import token_history
+from tokenlake.features.versions import encoder_of
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import label_columns
 from tokenlake.tokens.quantize import round_to
@@ -22,16 +22,18 @@ JobSummary = dict[str, int | float | str | None]
 def encode_day(lake: Project, plan: Plan) -> JobSummary:
     """Write `instance_tokens` and `predictions` of a plan's day, replacing what stood there."""
     encoder = encoder_of(lake, plan.version)
-    frame = lake.shared(Frames).read(plan.day, plan.watermark, late=True)
+    features = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, complete=True)
     checkpoint = checkpoints.load(lake, plan.version, plan.checkpoint)
-    instances = Featurizer(lake.config, encoder)(frame.events, frame.counts, checkpoint.vocabulary, seen=frame.seen)
+    instances = Featurizer(lake.config, encoder)(
+        features.events, features.counts, checkpoint.vocabulary, seen=features.visible
+    )
     tokens = round_to(checkpoint.learner.encode(instances).numpy(), lake.config.tokens.dtype)
-    history = history_of(lake, plan.version, frame.events, before=plan.day, length=encoder.history)
+    history = token_history(lake, plan.version, features.events, before=plan.day, length=encoder.history)
     scores = checkpoint.learner.score(instances, history).numpy()
 
-    rows = np.flatnonzero(frame.seen)
-    written = tokens_table(lake, frame.events.take(rows), tokens[rows], plan)
-    predicted = predictions_table(lake, frame.events, scores, encoder.scheme, plan.version)
+    rows = np.flatnonzero(features.visible)
+    written = tokens_table(lake, features.events.take(rows), tokens[rows], plan)
+    predicted = predictions_table(lake, features.events, scores, encoder.scheme, plan.version)
     lake.instance_tokens.replace_day(plan.day, written, version=plan.version)
     lake.predictions.replace_day(plan.day, predicted, version=plan.version)
     return {

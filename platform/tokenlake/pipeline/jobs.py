@@ -1,6 +1,6 @@
 """The daily jobs, one function each: ingest; train, encode, publish of instance tokens; those of the embeddings.
 
-The DAGs, the command line and `lake.run` call these very functions. Each may be run again at any time, after a kill at
+The DAGs, the command line and `lake.run` all call these functions. Each may be run again at any time, after a kill at
 any point too: it finds its work done, or does it again with the recorded plan and writes the same.
 """
 
@@ -16,7 +16,7 @@ from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
-from tokenlake.features import lineage
+from tokenlake.features import versions
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
@@ -30,7 +30,7 @@ from tokenlake_models.errors import CheckpointError, ModelError
 #: Seconds that a job waits for another that materializes.
 _FEAST_PATIENCE = 120.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_NOBODY = "no user had done anything that the sources read"
+_NO_ACTIVE_USERS = "no user had done anything that the sources read"
 Value: TypeAlias = int | float | str | None
 
 
@@ -81,19 +81,19 @@ def train(lake: Project, day: Day, version: str) -> JobResult:
     """
     if not _has_events(lake, day):
         return _skipped(lake, "train", day, version)
-    lineage.register(lake, version)
+    versions.register(lake, version)
     require_order(lake, version, day)
     with (
         _job(lake, "train", day, version) as (run, summary),
         hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
     ):
-        drawn = plan(lake, version, day)
-        summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not lineage.exists(lake, version, drawn.checkpoint):
+        day_plan = plan(lake, version, day)
+        summary |= {"checkpoint": day_plan.checkpoint, "bootstrap": int(day_plan.bootstrap)}
+        if not versions.exists(lake, version, day_plan.checkpoint):
             from tokenlake.pipeline.training import train_checkpoint
 
-            summary |= train_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
+            summary |= train_checkpoint(lake, day_plan)
+            run.artefact("checkpoint", str(versions.path_of(lake, version, day_plan.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train", day, version, "done", summary)
 
@@ -126,7 +126,7 @@ def publish(lake: Project, day: Day, version: str) -> JobResult:
     with _job(lake, "publish", day, version) as (run, summary):
         summary |= publish_day(lake, day, version)
         run.artefact("tokens", f"{lake.store_path(version)}?ds={day}", rows=int(summary["rows"] or 0))
-    lake.catalog.clear_rerun(day, version, before=_read_at(lake, day, version))
+    lake.catalog.clear_rerun(day, version, before=_encoding_started_at(lake, day, version))
     if lake.catalog.serving() is None and version == lake.resolve():
         lake.catalog.promote(version)
     return JobResult("publish", day, version, "done", summary)
@@ -150,13 +150,13 @@ def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
         _job(lake, "train-embeddings", day, version) as (run, summary),
         hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
     ):
-        drawn = plan(lake, version, day)
-        summary |= {"checkpoint": drawn.checkpoint, "bootstrap": int(drawn.bootstrap)}
-        if not lineage.exists(lake, version, drawn.checkpoint):
+        day_plan = plan(lake, version, day)
+        summary |= {"checkpoint": day_plan.checkpoint, "bootstrap": int(day_plan.bootstrap)}
+        if not versions.exists(lake, version, day_plan.checkpoint):
             from tokenlake.pipeline.embedding import train_user_checkpoint
 
-            summary |= train_user_checkpoint(lake, drawn)
-            run.artefact("checkpoint", str(lineage.path_of(lake, version, drawn.checkpoint)))
+            summary |= train_user_checkpoint(lake, day_plan)
+            run.artefact("checkpoint", str(versions.path_of(lake, version, day_plan.checkpoint)))
         _measure(run, summary, "loss")
     return JobResult("train-embeddings", day, version, "done", summary)
 
@@ -170,7 +170,7 @@ def embed(lake: Project, day: Day, version: str) -> JobResult:
         from tokenlake.pipeline.embedding import embed_day
 
         summary |= embed_day(lake, plan(lake, version, day))
-        _embedded(lake, run, summary)
+        _note_embedded(lake, run, summary)
     lake.catalog.clear_rerun(day, version, before=run.started_at)
     return JobResult(EMBED, day, version, "done", summary)
 
@@ -202,12 +202,12 @@ def gather(lake: Project, day: Day, version: str, buckets: int) -> JobResult:
     from tokenlake.pipeline import buckets as staging
 
     require_order(lake, version, day)
-    drawn = plan(lake, version, day)
+    day_plan = plan(lake, version, day)
     with _job(lake, EMBED, day, version) as (run, summary):
-        summary |= staging.gather(lake, drawn, buckets)
-        _embedded(lake, run, summary)
+        summary |= staging.gather(lake, day_plan, buckets)
+        _note_embedded(lake, run, summary)
     lake.catalog.clear_rerun(day, version, before=run.started_at)
-    staging.discard(lake, drawn)
+    staging.discard(lake, day_plan)
     return JobResult(EMBED, day, version, "done", summary)
 
 
@@ -225,12 +225,12 @@ def index(lake: Project, day: Day, version: str) -> JobResult:
         return _skipped(lake, "index", day, version)
     _require_embedded(lake, day, version)
     if day not in lake.user_embeddings.days(version):
-        return _skipped(lake, "index", day, version, reason=_NOBODY)
+        return _skipped(lake, "index", day, version, reason=_NO_ACTIVE_USERS)
     with _job(lake, "index", day, version) as (run, summary):
         from tokenlake.retrieval import build
 
         summary |= {"built": len(build.ensure_indexes(lake, [day]))}
-        for made in _made(lake, day, version, "users", "items"):
+        for made in _built(lake, day, version, "users", "items"):
             summary |= {made.name: made.rows, f"recall@10 of {made.name}": made.stats.get("recall@10")}
             run.artefact(f"index-{made.name}", f"{made.path}/{made.name}", rows=made.rows)
             run.metric("recall@10", made.stats.get("recall@10"), index=made.name)
@@ -243,12 +243,12 @@ def graph(lake: Project, day: Day, version: str) -> JobResult:
         return _skipped(lake, "graph", day, version)
     _require_embedded(lake, day, version)
     if day not in lake.user_embeddings.days(version):
-        return _skipped(lake, "graph", day, version, reason=_NOBODY)
+        return _skipped(lake, "graph", day, version, reason=_NO_ACTIVE_USERS)
     with _job(lake, "graph", day, version) as (run, summary):
         from tokenlake.retrieval import build
 
         summary |= {"built": len(build.ensure_graphs(lake, [day]))}
-        for made in _made(lake, day, version, "graph"):
+        for made in _built(lake, day, version, "graph"):
             summary |= {"users": made.rows, "edges": made.stats["edges"], "weights": made.stats["weights"]}
             run.artefact("graph", f"{made.path}/graph.arrow", rows=made.rows)
             run.artefact("edges", f"{lake.edges.path}?version={version}&ds={day}", rows=made.stats["edges"])
@@ -263,7 +263,7 @@ def _require_embedded(lake: Project, day: Day, version: str) -> None:
     require_order(lake, version, day + ONE_DAY)
 
 
-def _made(lake: Project, day: Day, version: str, *names: str) -> list[IndexVersion]:
+def _built(lake: Project, day: Day, version: str, *names: str) -> list[IndexVersion]:
     return [made for made in lake.catalog.indexes(version) if made.day == day and made.name in names]
 
 
@@ -315,15 +315,15 @@ def materialize(lake: Project, day: Day, progress: Progress | None = None) -> Jo
 @contextmanager
 def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
     summary: dict[str, Value] = {}
-    with lake.catalog.run(job, day, version) as run, _in_our_words():
+    with lake.catalog.run(job, day, version) as run, _translated_errors():
         yield run, summary
         for name in ("rows", "accepted", "duplicates", "quarantined", "predictions"):
             _measure(run, summary, name)
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
-    """Say for what the disk, the models or the kernels refused whether a scheduler should try again."""
+def _translated_errors() -> Iterator[None]:
+    """Translate errors of the disk, the models and the kernels into Tokenlake's, which tell a scheduler whether to try again."""
     try:
         yield
     except CheckpointError as error:
@@ -340,7 +340,7 @@ def _in_our_words() -> Iterator[None]:
         raise storage_error(error) from error
 
 
-def _embedded(lake: Project, run: Run, summary: dict[str, Value]) -> None:
+def _note_embedded(lake: Project, run: Run, summary: dict[str, Value]) -> None:
     for table, rows in ((lake.user_embeddings, summary["rows"]), (lake.item_embeddings, summary["items"])):
         run.artefact(table.path.name, f"{table.path}?version={run.version}&ds={run.day}", rows=int(rows or 0))
 
@@ -351,8 +351,8 @@ def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
         run.metric(name, value)
 
 
-def _read_at(lake: Project, day: Day, version: str) -> dt.datetime:
-    """When the encoding of what is published now began: events that came since are not in it, and their mark stays."""
+def _encoding_started_at(lake: Project, day: Day, version: str) -> dt.datetime:
+    """When the encoding of what is published now began: events that came since are not in it, so the day stays marked for a restatement."""
     runs = lake.catalog.runs(job="encode", day=day, version=version, status="done")
     return max((run.started_at for run in runs), default=_EPOCH)
 

@@ -1,4 +1,4 @@
-"""What has to reach Feast's online store: told from the catalog alone, so that asking imports no Feast."""
+"""Which days have to be written to Feast's online store; read from the catalog alone, so that this imports no Feast."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def materialize_day(
     since = None
     if last is not None and last.day is not None:
         since = _end(min({day, last.day + dt.timedelta(days=1), *_written(lake, last.started_at)}))
-    # Other views may be further already: nobody gets an older value than those.
-    until = _end(max(day, held_until(lake) or day))
+    # Other views may hold later days already: never write an older value over a newer one.
+    until = _end(max(day, materialized_until(lake) or day))
     outcome = materialize(folder, since, until, progress)
     for view, written in outcome.rows.items():
         run.artefact("feast", f"{folder}?view={view}&ds={day}", rows=written)
@@ -59,11 +59,11 @@ def materialize_day(
 def is_current(lake: Project, day: Day) -> bool:
     """Whether the day, and every day written since, is in the online store of the repository as it stands."""
     last = _last(lake)
-    held = held_until(lake)
+    held = materialized_until(lake)
     return last is not None and held is not None and held >= day and not _written(lake, last.started_at)
 
 
-def held_until(lake: Project) -> Day | None:
+def materialized_until(lake: Project) -> Day | None:
     """The last day that the registry and online store of the repository hold; None where they hold nothing yet.
 
     Raises:

@@ -18,9 +18,9 @@ from tokenlake.pipeline.backfill import (
     Report,
     backfill,
     count_statistics,
+    daily_versions,
     days_of,
     has_work,
-    lineages,
     to_feast,
 )
 from tokenlake.pipeline.statistics import stale_days
@@ -50,7 +50,7 @@ def backfill_parallel(
     began = time.monotonic()
     here: list[Callable[[Progress], Report]] = []
     parts: list[Callable[[Progress], Report]] = []
-    for version in lineages(lake):
+    for version in daily_versions(lake):
         part = partial(_backfill, lake, version, first, last, chunk_days, index)
         (parts if has_work(lake, version, first, last) else here).append(part)
     if repository.exists(lake.root) and stale_days(lake, days_of(lake, first, last)):
@@ -77,17 +77,17 @@ def each_in_its_process(parts: Sequence[Callable[[Progress], _Result]], progress
     workers = min(len(parts), _CORES + 1)
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        news: Queue[Any] = manager.Queue()
-        running = [pool.submit(_call, part, max(1, _CORES // workers), news) for part in parts]
-        _relay(running, news, progress)
+        messages: Queue[Any] = manager.Queue()
+        running = [pool.submit(_call, part, max(1, _CORES // workers), messages) for part in parts]
+        _relay(running, messages, progress)
         return [future.result() for future in running]
 
 
-def _call(part: Callable[[Progress], _Result], threads: int, news: Queue[Any]) -> _Result:
+def _call(part: Callable[[Progress], _Result], threads: int, messages: Queue[Any]) -> _Result:
     import torch
 
     torch.set_num_threads(threads)
-    return part(lambda *what: news.put(what))
+    return part(lambda *what: messages.put(what))
 
 
 def _nobody(*_: object) -> None:
@@ -112,13 +112,13 @@ def _statistics(lake: Project, first: Day | None, last: Day | None, progress: Pr
     return report
 
 
-def _relay(running: Sequence[Future[Any]], news: Queue[Any], progress: Progress | None) -> None:
+def _relay(running: Sequence[Future[Any]], messages: Queue[Any], progress: Progress | None) -> None:
     pending: set[Future[Any]] = set(running)
     while pending:
         _, pending = wait(pending, timeout=0.2)
         while True:
             try:
-                what = news.get_nowait()
+                what = messages.get_nowait()
             except Empty:
                 break
             if progress:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError
-from tokenlake.features.lineage import finished
+from tokenlake.features.versions import finished
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
 
@@ -21,9 +21,9 @@ ONE_DAY = dt.timedelta(days=1)
 
 
 def plan(lake: Project, version: str, day: Day) -> Plan:
-    """Return the recorded plan of a day; draw and record one when there is none."""
-    standing = lake.catalog.plan(version, day)
-    return standing or lake.catalog.record_plan(_draw(lake, version, day, day))
+    """Return the recorded plan of a day; make and record one when there is none."""
+    recorded = lake.catalog.plan(version, day)
+    return recorded or lake.catalog.record_plan(_new_plan(lake, version, day, day))
 
 
 def plan_chunks(lake: Project, version: str, days: Sequence[Day], chunk_days: int) -> Iterator[list[Plan]]:
@@ -32,19 +32,19 @@ def plan_chunks(lake: Project, version: str, days: Sequence[Day], chunk_days: in
     Days with a plan keep it. New days are grouped, `chunk_days` calendar days together, and trained for once.
 
     Raises:
-        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan drawn too early
-            would stand: the days before it could never be trained on.
+        OrderError: before a chunk whose turn has not come. Nothing is recorded for it, since a plan recorded too early
+            could not be changed: the days before it could never be trained on.
     """
     todo = sorted(days)
     while todo:
         first = todo[0]
-        standing = lake.catalog.plan(version, first)
-        if standing is None:
+        recorded = lake.catalog.plan(version, first)
+        if recorded is None:
             require_order(lake, version, first)
-        end = standing.chunk_end if standing else _chunk_end(lake, version, first, todo[-1], chunk_days)
+        end = recorded.chunk_end if recorded else _chunk_end(lake, version, first, todo[-1], chunk_days)
         chunk = [day for day in todo if day <= end]
-        drawn = standing or _draw(lake, version, first, end)
-        yield [lake.catalog.record_plan(_for_day(drawn, day)) for day in chunk]
+        chunk_plan = recorded or _new_plan(lake, version, first, end)
+        yield [lake.catalog.record_plan(_for_day(chunk_plan, day)) for day in chunk]
         todo = todo[len(chunk) :]
 
 
@@ -71,28 +71,28 @@ def _chunk_end(lake: Project, version: str, first: Day, last: Day, chunk_days: i
 
 
 def _for_day(plan: Plan, day: Day) -> Plan:
-    return replace(plan, day=day, bootstrap=_sees_itself(plan, day))
+    return replace(plan, day=day, bootstrap=_trained_on(plan, day))
 
 
-def _sees_itself(plan: Plan, day: Day) -> bool:
+def _trained_on(plan: Plan, day: Day) -> bool:
     return plan.train_to is None or plan.train_to >= day
 
 
-def _draw(lake: Project, version: str, start: Day, end: Day) -> Plan:
+def _new_plan(lake: Project, version: str, start: Day, end: Day) -> Plan:
     plans = lake.catalog.plans(version)
     watermark = lake.watermark()
     if not plans:
         return Plan(version, start, end.isoformat(), None, start, end, start, end, bootstrap=True, watermark=watermark)
     earlier = [p for p in plans if p.day < start]
     newest = max(earlier, key=_day) if earlier else min(plans, key=_day)
-    standing = _for_day(replace(newest, chunk_start=start, chunk_end=end, watermark=watermark), start)
+    current = _for_day(replace(newest, chunk_start=start, chunk_end=end, watermark=watermark), start)
     came_late = len(earlier) < len(plans)
     if came_late or not _untrained(lake, newest, start):
-        return standing
+        return current
     train_from = newest.train_to + ONE_DAY if newest.train_to else start
     train_to = start - ONE_DAY
     return replace(
-        standing,
+        current,
         checkpoint=train_to.isoformat(),
         parent=newest.checkpoint,
         train_from=train_from,

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenlake.errors import OrderError
-from tokenlake.features.lineage import encoder_of
 from tokenlake.features.vectors import token_matrix
+from tokenlake.features.versions import encoder_of
 from tokenlake.lake.project import Project
 from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day

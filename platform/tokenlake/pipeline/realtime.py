@@ -1,4 +1,4 @@
-"""Tokens of new events, now: what `lake.encode` does."""
+"""Tokens of new events in real time: the implementation of `lake.encode`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
 from tokenlake.features import checkpoints
-from tokenlake.features.day_features import Frames
+from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.instances import Featurizer
-from tokenlake.features.lineage import encoder_of, exists
+from tokenlake.features.versions import encoder_of, exists
 from tokenlake.lake.ingest import canonical
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
@@ -32,11 +32,11 @@ def encode(lake: Project, events: pa.Table, version: str) -> NDArray[np.float32]
 def _encode_day(lake: Project, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
     plan = lake.catalog.plan(version, day)
     checkpoint = checkpoints.load(lake, version, _checkpoint_for(lake, version, day))
-    counts = lake.shared(Frames).counts_at(day, plan.watermark if plan else lake.watermark())
+    counts = lake.shared(DayFeatureCache).counts_at(day, plan.watermark if plan else lake.watermark())
     earlier = new.filter(pc.field("ds") < pa.scalar(day))
     if earlier.num_rows:
         counts = counts.copy()
-        counts.absorb(earlier)
+        counts.add_late(earlier)
     of_day = pa.concat_tables([lake.events.read(day=day), new.filter(pc.field("ds") == pa.scalar(day))])
     featurizer = Featurizer(lake.config, encoder_of(lake, version))
     instances = featurizer(rows, counts.features(of_day, rows), checkpoint.vocabulary)

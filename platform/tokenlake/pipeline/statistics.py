@@ -10,7 +10,7 @@ import pyarrow as pa
 from cachetools import LRUCache
 
 from tokenlake.features.keys import Ints, factorize, flat
-from tokenlake.features.label_maturity import Bools, outcomes_of
+from tokenlake.features.label_maturity import Bools, event_labels
 from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, available_at
 
@@ -21,7 +21,7 @@ _DEFAULT_WINDOW = 90
 _KEPT_DAYS = 512
 
 
-class Summaries:
+class EventSummaries:
     """Days of events with what statistics need of them; kept in memory, since a back-fill reads each many times."""
 
     def __init__(self, lake: Project) -> None:
@@ -50,9 +50,9 @@ class Summaries:
         timestamps = np.array(as_micros(events["timestamp"], "timestamp"))
         columns = {"user_id": events["user_id"], "timestamp": pa.array(timestamps)}
         for name in self._labels:
-            outcomes = outcomes_of(events, name, timestamps)
-            columns[f"when_{name}"] = pa.array(np.where(outcomes.known, outcomes.when, NEVER))
-            columns[f"positive_{name}"] = pa.array(outcomes.positive)
+            label_values = event_labels(events, name, timestamps)
+            columns[f"when_{name}"] = pa.array(np.where(label_values.matures, label_values.known_from, NEVER))
+            columns[f"positive_{name}"] = pa.array(label_values.positive)
         return pa.table(columns)
 
     @property
@@ -72,7 +72,7 @@ def statistics_of(lake: Project, day: Day) -> tuple[pa.Table, int]:
         Rows of `user_statistics`, and how many events they were counted from.
     """
     window, end = window_of(lake), available_at(day)
-    events = lake.shared(Summaries).read(day - dt.timedelta(days=window - 1), day)
+    events = lake.shared(EventSummaries).read(day - dt.timedelta(days=window - 1), day)
     codes, users = factorize(flat(events["user_id"]))
     timestamps, n = events["timestamp"].to_numpy(), len(users)
     last = np.zeros(n, np.int64)

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenlake.catalog import Checkpoint as CheckpointRecord
+from tokenlake.catalog import CheckpointRecord as CheckpointRecord
 from tokenlake.catalog import Plan
 from tokenlake.config import Encoder
 from tokenlake.features import checkpoints
-from tokenlake.features.checkpoints import Checkpoint
-from tokenlake.features.day_features import Frame, Frames
+from tokenlake.features.checkpoints import TokenCheckpoint
+from tokenlake.features.day_features import DayFeatureCache, DayFeatures
 from tokenlake.features.instances import Featurizer, Targets, label_names
-from tokenlake.features.lineage import encoder_of
-from tokenlake.features.token_history import history_of
+from tokenlake.features.token_history import token_history
+from tokenlake.features.versions import encoder_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
@@ -40,7 +40,7 @@ def train_checkpoint(lake: Project, plan: Plan) -> dict[str, int | float | str |
     trainer = Trainer(lake, encoder, parent=parent)
 
     def stored(events: pa.Table, before: Day) -> History | None:
-        return history_of(lake, plan.version, events, before=before, length=encoder.history)
+        return token_history(lake, plan.version, events, before=before, length=encoder.history)
 
     stats = trainer.fit(plan, stored)
     path = checkpoints.save(lake, plan.version, plan.checkpoint, trainer.learner, trainer.vocabulary)
@@ -67,7 +67,7 @@ class Trainer:
         encoder: Encoder,
         *,
         kind: ModelKind = "compressor",
-        parent: Checkpoint | None = None,
+        parent: TokenCheckpoint | None = None,
     ) -> None:
         self.vocabulary = parent.vocabulary if parent else Vocabulary()
         if parent:
@@ -86,8 +86,8 @@ class Trainer:
         """
         train_from, train_to = plan.training
         targets = (None if self._fresh else day_start(train_from), day_start(train_to + _ONE_DAY))
-        frame = _training_frame(self._lake, plan, targets)
-        self._featurizer.grow(self.vocabulary, frame.events)
+        features = _training_features(self._lake, plan, targets)
+        self._featurizer.grow(self.vocabulary, features.events)
         if self._fresh:
             config = self._featurizer.compressor_config(self.vocabulary)
             self.learner = Learner.create(config, model=self._kind, learning_rate=self._encoder.learning_rate)
@@ -95,46 +95,48 @@ class Trainer:
             self.learner.grow(self.vocabulary.sizes())
         self._fresh = False
         return self.learner.fit(
-            self.instances(frame, targets),
-            history(frame.events, train_from),
+            self.instances(features, targets),
+            history(features.events, train_from),
             batch=self._encoder.batch,
             passes=self._encoder.passes,
             seed=self._encoder.seed + train_to.toordinal(),
         )
 
-    def instances(self, frame: Frame, targets: Targets | None = None) -> Instances:
-        """Rows of a frame as tensors."""
-        return self._featurizer(frame.events, frame.counts, self.vocabulary, targets=targets, seen=frame.seen)
+    def instances(self, features: DayFeatures, targets: Targets | None = None) -> Instances:
+        """Rows of day features as tensors."""
+        return self._featurizer(
+            features.events, features.counts, self.vocabulary, targets=targets, seen=features.visible
+        )
 
 
-def _training_frame(lake: Project, plan: Plan, targets: Targets) -> Frame:
+def _training_features(lake: Project, plan: Plan, targets: Targets) -> DayFeatures:
     train_from, train_to = plan.training
-    first = train_from - _lookback(lake)
-    frames = []
+    first = train_from - _label_lookback(lake)
+    days = []
     for day in lake.events.days():
         if train_from <= day <= train_to:
-            frames.append(lake.shared(Frames).read(day, plan.watermark))
+            days.append(lake.shared(DayFeatureCache).read(day, plan.watermark))
         elif first <= day < train_from:
-            frames.append(_matured(lake, lake.shared(Frames).read(day, plan.watermark), targets))
-    return Frame(
-        pa.concat_tables([frame.events for frame in frames]),
-        np.concatenate([frame.counts for frame in frames]),
-        np.concatenate([frame.seen for frame in frames]),
+            days.append(_newly_matured(lake, lake.shared(DayFeatureCache).read(day, plan.watermark), targets))
+    return DayFeatures(
+        pa.concat_tables([day.events for day in days]),
+        np.concatenate([day.counts for day in days]),
+        np.concatenate([day.visible for day in days]),
     )
 
 
-def _lookback(lake: Project) -> dt.timedelta:
+def _label_lookback(lake: Project) -> dt.timedelta:
     late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
     return max(late, default=dt.timedelta())
 
 
-def _matured(lake: Project, frame: Frame, targets: Targets) -> Frame:
+def _newly_matured(lake: Project, features: DayFeatures, targets: Targets) -> DayFeatures:
     """Rows of an earlier day whose label becomes known within the target window only."""
     begin, end = (pa.scalar(bound, pa.timestamp("us", "UTC")) for bound in targets)
-    fresh = pa.array(np.zeros(frame.events.num_rows, bool))
+    fresh = pa.array(np.zeros(features.events.num_rows, bool))
     for label in label_names(lake.config):
-        known_at = frame.events[f"{label}_known_at"]
+        known_at = features.events[f"{label}_known_at"]
         within = pc.and_(pc.greater_equal(known_at, begin), pc.less(known_at, end))
         fresh = pc.or_(fresh, pc.fill_null(within, False))  # noqa: FBT003  # Arrow's fill value is positional
     rows = np.flatnonzero(fresh)
-    return Frame(frame.events.take(rows), frame.counts[rows], np.zeros(len(rows), bool))
+    return DayFeatures(features.events.take(rows), features.counts[rows], np.zeros(len(rows), bool))

@@ -67,10 +67,10 @@ class File(Protocol):
         """Stream some columns, in the types of the schema, `rows` at a time."""
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did.
+            ChangedError: it did.
         """
 
 

@@ -13,7 +13,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tokenlake.errors import DamagedSourceError, MissingSourceError, SourceError
 from tokenlake.reading.chunks import File
-from tokenlake.reading.handles import HELD, Handle
+from tokenlake.reading.handles import HELD, FileHandle
 from tokenlake.reading.memory import TableFile
 from tokenlake.reading.parquet import ParquetFile
 
@@ -73,7 +73,7 @@ def version_files(
         return [TableFile(schema.empty_table(), place)]
     return [
         ParquetFile(
-            Handle(str(Path(place) / unquote(file)), filesystem, keep=len(paths) <= HELD),
+            FileHandle(str(Path(place) / unquote(file)), filesystem, keep=len(paths) <= HELD),
             above | {n: pa.scalar(v).cast(schema.field(n).type) for n, v in zip(names, row, strict=True)},
             schema,
         )

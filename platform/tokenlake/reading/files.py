@@ -16,13 +16,13 @@ import pyarrow.fs as pafs
 
 from tokenlake.errors import DamagedSourceError, MissingSourceError, SourceError
 from tokenlake.reading.arrays import cast_rows, true
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 
-Kind = Literal["parquet", "csv", "tsv", "delta"]
+FileKind = Literal["parquet", "csv", "tsv", "delta"]
 
 #: An integer and nothing else: 007, +7 and 7.0 are not.
 INTEGER = r"^(0|-?[1-9]\d{0,18})$"
-_ENDINGS: dict[str, Kind] = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv"}
+_ENDINGS: dict[str, FileKind] = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv"}
 _PACKED = (".gz", ".bz2", ".zst")
 _MAGIC = b"PAR1"
 _LOG = "_delta_log"
@@ -30,7 +30,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceFile:
     """A file, or the folder of a Delta table.
 
     Attributes:
@@ -40,11 +40,11 @@ class Found:
     """
 
     path: str
-    kind: Kind
+    kind: FileKind
     parts: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def find(given: str, filesystem: pafs.FileSystem | None = None) -> list[Found]:
+def find(given: str, filesystem: pafs.FileSystem | None = None) -> list[SourceFile]:
     """Everything that a path stands for, in a fixed order.
 
     Args:
@@ -61,21 +61,21 @@ def find(given: str, filesystem: pafs.FileSystem | None = None) -> list[Found]:
     if path.is_dir():
         return _folder(str(path), str(path))
     if path.exists():
-        return [Found(_real(path), _known(str(path)))]
+        return [SourceFile(_real(path), _known(str(path)))]
     if not glob.has_magic(str(path)):
         raise MissingSourceError(f"{path} does not exist; check the path")
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
     if not matches:
         raise MissingSourceError(f"{path} matches no file; check the pattern")
     base = _base(path)
-    found: dict[str, Found] = {}
+    found: dict[str, SourceFile] = {}
     for match in matches:
         for one in _folder(match, base) if Path(match).is_dir() else [_file(match, base)]:
             found.setdefault(one.path, one)
     return list(found.values())
 
 
-def typed_parts(found: Iterable[Found]) -> dict[str, pa.DataType]:
+def typed_parts(found: Iterable[SourceFile]) -> dict[str, pa.DataType]:
     """The type of each Hive partition's column: int64 where the values of all files are plain integers, else string."""
     values: dict[str, list[str | None]] = {}
     for one in found:
@@ -90,34 +90,34 @@ def _type_of(texts: pa.Array) -> pa.DataType:
     return pa.int64() if whole and not cast_rows(told, pa.int64())[1].any() else pa.string()
 
 
-def _folder(path: str, base: str) -> list[Found]:
+def _folder(path: str, base: str) -> list[SourceFile]:
     """The files below a folder by their names; hidden ones (`.x`, `_x`) and those of other kinds are left out."""
-    found: dict[str, Found] = {}
+    found: dict[str, SourceFile] = {}
     for place, folders, files in os.walk(path):
         if _LOG in folders:
             folders.clear()
-            found[place] = Found(_real(place), "delta", _parts(place, base, whole=True))
+            found[place] = SourceFile(_real(place), "delta", _parts(place, base, whole=True))
             continue
         folders[:] = [name for name in folders if not _hidden(name)]
         for name in files:
             file = str(Path(place) / name)
             if not _hidden(name) and (kind := _kind(file)):
-                found[file] = Found(_real(file), kind, _parts(file, base))
+                found[file] = SourceFile(_real(file), kind, _parts(file, base))
     if not found:
         raise MissingSourceError(f"{path} holds no .parquet, .csv or .tsv file")
     return [found[file] for file in sorted(found, key=lambda file: Path(file).parts)]
 
 
-def _file(path: str, base: str) -> Found:
-    return Found(_real(path), _known(path), _parts(path, base))
+def _file(path: str, base: str) -> SourceFile:
+    return SourceFile(_real(path), _known(path), _parts(path, base))
 
 
-def _find_remote(path: str, filesystem: pafs.FileSystem) -> list[Found]:
+def _find_remote(path: str, filesystem: pafs.FileSystem) -> list[SourceFile]:
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
         raise MissingSourceError(f"{path} does not exist; check the path")
     if info.type == pafs.FileType.File:
-        return [Found(path, _by_name(path) or "parquet")]
+        return [SourceFile(path, _by_name(path) or "parquet")]
     inside = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     files = sorted(one.path for one in inside if one.type == pafs.FileType.File)
     prefix = len(path.rstrip("/")) + 1
@@ -125,8 +125,8 @@ def _find_remote(path: str, filesystem: pafs.FileSystem) -> list[Found]:
     if not shown:
         raise MissingSourceError(f"{path} holds no .parquet, .csv or .tsv file")
     if any(f"/{_LOG}/" in p[prefix - 1 :] for p in files):
-        return [Found(path, "delta")]
-    return [Found(p, _by_name(p) or "parquet", _parts(p, path.rstrip("/"))) for p in shown]
+        return [SourceFile(path, "delta")]
+    return [SourceFile(p, _by_name(p) or "parquet", _parts(p, path.rstrip("/"))) for p in shown]
 
 
 def _base(path: Path) -> str:
@@ -143,7 +143,7 @@ def _parts(path: str, base: str, *, whole: bool = False) -> dict[str, str | None
     return {unquote(name): None if value == _NULL else unquote(value) for name, _, value in pairs if name}
 
 
-def _known(path: str) -> Kind:
+def _known(path: str) -> FileKind:
     kind = _kind(path)
     if kind is None:
         raise SourceError(
@@ -152,17 +152,17 @@ def _known(path: str) -> Kind:
     return kind
 
 
-def _kind(path: str) -> Kind | None:
+def _kind(path: str) -> FileKind | None:
     """What the first bytes say, else the ending; None for a file of another kind."""
     kind = _by_name(path)
-    with Handle(path).reading(kind or "a file"), open(path, "rb") as file:  # noqa: PTH123  # a plain path
+    with FileHandle(path).reading(kind or "a file"), open(path, "rb") as file:  # noqa: PTH123  # a plain path
         head = file.read(len(_MAGIC))
     if kind and not head:
         raise DamagedSourceError(f"{path} is empty (0 bytes); write it anew, or leave it out")
     return "parquet" if head == _MAGIC else kind
 
 
-def _by_name(path: str) -> Kind | None:
+def _by_name(path: str) -> FileKind | None:
     name = Path(path)
     ending = name.with_suffix("").suffix if name.suffix.lower() in _PACKED else name.suffix
     return _ENDINGS.get(ending.lower())

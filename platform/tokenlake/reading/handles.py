@@ -28,7 +28,7 @@ _TRIES = 5
 _MOMENT = 0.02
 
 
-class Handle:
+class FileHandle:
     """One file of a local disk or of another file system.
 
     Args:
@@ -65,10 +65,10 @@ class Handle:
         return handle
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did.
+            ChangedError: it did.
         """
         if self._identity is not None:
             with self._gone():

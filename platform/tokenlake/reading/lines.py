@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from tokenlake.errors import SourceError
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 
 #: Bytes of lines that are handled at once, and bytes that are looked at before anything is read.
 _BLOCK, _HEAD = 8 << 20, 1 << 20
@@ -38,7 +38,7 @@ class Lines:
         SourceError: there is no such encoding.
     """
 
-    def __init__(self, handle: Handle, encoding: str | None = None) -> None:
+    def __init__(self, handle: FileHandle, encoding: str | None = None) -> None:
         self._handle = handle
         self._encoding = encoding
         if encoding is not None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tokenlake.reading.arrays import numpy
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.chunks import CHUNK_ROWS, Chunk, numbered
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.schema import plain_schema
 
 #: Bytes of a column that are read from a disk at a time: one row group may be the whole file.
@@ -26,7 +26,7 @@ class ParquetFile:
     """A Parquet file, and what its place says of all its rows.
 
     Args:
-        handle: of it.
+        handle: the file, opened.
         constants: columns that are not in the file, and their value in all rows.
         declared: the columns of the table that the file is part of; None: those that it has itself.
     """
@@ -34,7 +34,7 @@ class ParquetFile:
     text = False
 
     def __init__(
-        self, handle: Handle, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
+        self, handle: FileHandle, constants: Mapping[str, pa.Scalar] | None = None, declared: pa.Schema | None = None
     ) -> None:
         self.name = handle.path
         self._handle = handle
@@ -80,7 +80,7 @@ class ParquetFile:
         yield from numbered(fitted(b, schema, self.name, self.constants) for b in self.batches(columns, rows=rows))
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._handle.check()
 
     def batches(

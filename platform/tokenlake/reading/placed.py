@@ -15,7 +15,7 @@ class PlacedFile:
     """A file with columns that have one value in all rows; a column that the file has itself is its own.
 
     Args:
-        file: it.
+        file: the file without those columns.
         constants: name -> value; as text where the file's are.
     """
 
@@ -45,5 +45,5 @@ class PlacedFile:
             yield replace(chunk, rows=fitted(chunk.rows, schema, self.name, self._constants))
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._file.check()

@@ -16,8 +16,8 @@ from tokenlake.errors import ChangedError, SchemaError, SourceError
 from tokenlake.reading.casting import fitted
 from tokenlake.reading.chunks import CHUNK_ROWS, File
 from tokenlake.reading.delta import delta_files, version_files
-from tokenlake.reading.files import Found, find, typed_parts
-from tokenlake.reading.handles import HELD, Handle
+from tokenlake.reading.files import SourceFile, find, typed_parts
+from tokenlake.reading.handles import HELD, FileHandle
 from tokenlake.reading.memory import memory_file
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.reading.placed import PlacedFile
@@ -75,10 +75,10 @@ class Source:
         return pa.schema([self.schema.field(name) for name in dict.fromkeys(columns)], self.schema.metadata)
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did; see `steady`.
+            ChangedError: it did; see `steady`.
         """
         for file in self.files:
             file.check()
@@ -133,7 +133,7 @@ def open_source(
 
 
 def _files(
-    one: Found,
+    one: SourceFile,
     parts: Mapping[str, pa.Scalar],
     filesystem: pafs.FileSystem | None,
     dialect: Dialect | None,
@@ -143,7 +143,7 @@ def _files(
 ) -> list[File]:
     if one.kind == "delta":
         return delta_files(one.path, one.path, filesystem, parts=parts)
-    handle = Handle(one.path, filesystem, keep=keep)
+    handle = FileHandle(one.path, filesystem, keep=keep)
     if one.kind == "parquet":
         return [ParquetFile(handle, parts)]
     text = TextFile(handle, "\t" if one.kind == "tsv" else ",", dialect)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import SourceError
 from tokenlake.reading.arrays import true
 from tokenlake.reading.chunks import CHUNK_ROWS, Broken, Chunk
-from tokenlake.reading.handles import Handle
+from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.lines import Lines, not_utf8
 
 #: Unquoted words that stand for a missing value.
@@ -57,7 +57,7 @@ class TextFile:
 
     text = True
 
-    def __init__(self, handle: Handle, delimiter: str, dialect: Dialect | None = None) -> None:
+    def __init__(self, handle: FileHandle, delimiter: str, dialect: Dialect | None = None) -> None:
         dialect = dialect or Dialect()
         self.name = handle.path
         self.delimiter = delimiter
@@ -78,7 +78,7 @@ class TextFile:
             return self._lines.estimate()
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._handle.check()
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:

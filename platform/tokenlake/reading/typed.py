@@ -73,7 +73,7 @@ class TypedText:
                 first += part.num_rows
 
     def check(self) -> None:
-        """See that nobody wrote what was read."""
+        """Check that the file did not change while it was read."""
         self._file.check()
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

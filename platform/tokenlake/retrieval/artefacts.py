@@ -1,7 +1,7 @@
-"""Where a day's indexes and graph lie, what they were made of, and whether that still stands.
+"""Where a day's indexes and graph lie, the build info beside them, and whether they are current.
 
 A day's folder holds `users/`, `items/` and `made.json`, then `graph.arrow` and `graph.json`. The two JSON files are
-written last: each tells what its part was made of, and the checksum of every file.
+written last: each holds the build info (what the files were built from) and the checksum of every file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tokenlake.storage import atomic
 from tokenlake.times import Day
 
 NAMES = ("users", "items")
-MADE, GRAPH, GRAPH_MADE = "made.json", "graph.arrow", "graph.json"
+INDEX_INFO, GRAPH, GRAPH_INFO = "made.json", "graph.arrow", "graph.json"
 _CHUNK = 1 << 20
-Stamp: TypeAlias = dict[str, Any]
+BuildInfo: TypeAlias = dict[str, Any]
 
 
 def folder_of(lake: Project, day: Day) -> Path:
@@ -41,7 +41,7 @@ def tables(lake: Project) -> dict[str, Table]:
     return {"users": lake.user_embeddings, "items": lake.item_embeddings}
 
 
-def stamp(lake: Project, day: Day) -> Stamp:
+def build_info(lake: Project, day: Day) -> BuildInfo:
     """Changes whenever the day's embeddings were written again, or the settings changed."""
     version = lake.config.embedding_version
     return {
@@ -52,38 +52,38 @@ def stamp(lake: Project, day: Day) -> Stamp:
 
 def index_is_current(lake: Project, day: Day) -> bool:
     """Whether a day's indexes are of the embeddings that stand."""
-    return _standing(folder_of(lake, day) / MADE, stamp(lake, day)) is not None
+    return _current_info(folder_of(lake, day) / INDEX_INFO, build_info(lake, day)) is not None
 
 
 def graph_is_current(lake: Project, day: Day) -> bool:
     """Whether a day's graph is of the embeddings that stand, and its rows of `edges` are there."""
-    made = _standing(folder_of(lake, day) / GRAPH_MADE, stamp(lake, day))
+    made = _current_info(folder_of(lake, day) / GRAPH_INFO, build_info(lake, day))
     return made is not None and made["edges"] == lake.edges.count(day=day, version=lake.config.embedding_version)
 
 
 def index_is_published(lake: Project, day: Day) -> bool:
     """Whether a day's indexes are there and whole, of the present embeddings or of earlier ones."""
-    return _whole(folder_of(lake, day) / MADE) is not None
+    return _complete_info(folder_of(lake, day) / INDEX_INFO) is not None
 
 
 def graph_is_published(lake: Project, day: Day) -> bool:
     """Whether a day's graph is there and whole, of the present embeddings or of earlier ones."""
-    return _whole(folder_of(lake, day) / GRAPH_MADE) is not None
+    return _complete_info(folder_of(lake, day) / GRAPH_INFO) is not None
 
 
-def _standing(path: Path, of: Stamp) -> Stamp | None:
+def _current_info(path: Path, of: BuildInfo) -> BuildInfo | None:
     """What a note says, if it is of that stamp and every file that it names is there."""
-    made = _whole(path)
+    made = _complete_info(path)
     return made if made is not None and made["stamp"] == of else None
 
 
-def _whole(path: Path) -> Stamp | None:
+def _complete_info(path: Path) -> BuildInfo | None:
     """What a note says, if every file that it names is there."""
-    made = read_made(path)
+    made = read_info(path)
     return made if made is not None and all((path.parent / name).exists() for name in made["sums"]) else None
 
 
-def read_made(path: Path) -> Stamp | None:
+def read_info(path: Path) -> BuildInfo | None:
     """What a `made.json` or `graph.json` says; None where there is none, or only a part of one."""
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def read_made(path: Path) -> Stamp | None:
     return made if isinstance(made, dict) and "stamp" in made and "sums" in made else None
 
 
-def write_made(path: Path, content: Mapping[str, Any], files: Iterable[Path]) -> None:
+def write_info(path: Path, content: Mapping[str, Any], files: Iterable[Path]) -> None:
     """Write a `made.json` beside what it tells of, whole or not at all."""
     sums = {str(file.relative_to(path.parent)): checksum(file) for file in sorted(files)}
     atomic.write(path, json.dumps({**content, "sums": sums}))

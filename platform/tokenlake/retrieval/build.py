@@ -1,4 +1,4 @@
-"""Makes a day's indexes and graph of its embeddings: what the jobs call. Readers load what is there (`load`)."""
+"""Builds a day's indexes and graph from its embeddings; only jobs call this. Readers load what is published (`load`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
 from tokenlake.retrieval.artefacts import (
-    MADE,
+    INDEX_INFO,
     NAMES,
+    build_info,
     folder_of,
     graph_is_current,
     index_is_current,
     read_vectors,
-    stamp,
 )
 from tokenlake.retrieval.faiss_build import build, require_faiss
 from tokenlake.retrieval.index import Index, request
@@ -76,12 +76,14 @@ def _build_indexes(lake: Project, days: Sequence[Day]) -> None:
         return
     with ExitStack() as stack:
         parts = {day: stack.enter_context(atomic.folder(folder_of(lake, day))) for day in days}
-        stamps = {day: stamp(lake, day) for day in days}  # before the reading: what is written since makes it stale
+        stamps = {
+            day: build_info(lake, day) for day in days
+        }  # before the reading: what is written since makes it stale
         for day, part in parts.items():
             _request(lake, day, part)
         build([part / name for part in parts.values() for name in NAMES])
         for day, part in parts.items():
-            artefacts.write_made(part / MADE, {"stamp": stamps[day]}, (f for f in part.rglob("*") if f.is_file()))
+            artefacts.write_info(part / INDEX_INFO, {"stamp": stamps[day]}, (f for f in part.rglob("*") if f.is_file()))
             for name in NAMES:
                 index = Index(part / name)
                 artefacts.record(lake, name, index.identity, len(index), index.stats)

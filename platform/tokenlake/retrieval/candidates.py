@@ -21,15 +21,15 @@ from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.features.activity import Instants
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
-from tokenlake.retrieval.edges import EdgeModel, Edges, Neighborhood, shares
+from tokenlake.retrieval.edges import EdgeFeatures, EdgeModel, Edges, shares
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.identity import Identity
 from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.load import load_graph, load_index, serving_day
-from tokenlake.retrieval.pools import Pools, best
-from tokenlake.retrieval.queries import encode, others
+from tokenlake.retrieval.pools import ItemPools, best
+from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, as_micros, day_of
-from tokenlake.tokens.ids import asked_ids
+from tokenlake.tokens.ids import query_ids
 
 #: Queries of one step, and numbers in one table of scores, at most.
 _STEP, _CELLS = 128, 1 << 22
@@ -80,14 +80,16 @@ class Retriever:
         ablation: defaults to none.
     """
 
-    def __init__(self, lake: Project, last: Day, ablation: Ablation | None = None, pools: Pools | None = None) -> None:
+    def __init__(
+        self, lake: Project, last: Day, ablation: Ablation | None = None, pools: ItemPools | None = None
+    ) -> None:
         self._lake = lake
         self._settings: Retrieval = lake.config.retrieval
         self._ablation = ablation or Ablation()
-        self.pools = pools or Pools(lake, last)
+        self.pools = pools or ItemPools(lake, last)
         self._days = lake.user_embeddings.days(lake.config.embedding_version)
         self._served: dict[Day, Day | None] = {}
-        self._kept: _OneDay | None = None
+        self._serving: _ServingDay | None = None
 
     def available(self, now: int) -> Day | None:
         """The newest day whose index and graph were available at an instant, or None: `load.serving_day`."""
@@ -118,16 +120,16 @@ class Retriever:
             at: int64 (q,), microseconds.
             k: candidates a query, at most.
         """
-        chosen: list[Ints] = [np.zeros(0, np.int64)] * len(users)
-        told: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
+        best_of: list[Ints] = [np.zeros(0, np.int64)] * len(users)
+        scores_of: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
         for queries, scores in self.scores(users, at):
             for i, row in zip(queries.tolist(), scores, strict=True):
-                chosen[i] = best(row, self.pools.popularity(day_of(int(at[i]))), k)
-                told[i] = row[chosen[i]]
-        offsets = np.cumsum([0, *(len(c) for c in chosen)])
-        flat = np.concatenate([np.zeros(0, np.int64), *chosen])
+                best_of[i] = best(row, self.pools.popularity(day_of(int(at[i]))), k)
+                scores_of[i] = row[best_of[i]]
+        offsets = np.cumsum([0, *(len(c) for c in best_of)])
+        flat = np.concatenate([np.zeros(0, np.int64), *best_of])
         days = [self.available(int(now)) for now in at]
-        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *told]), offsets, days)
+        return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *scores_of]), offsets, days)
 
     def scores(self, users: pa.Array, at: Instants) -> Iterator[tuple[Ints, NDArray[np.float64]]]:
         """Score every item for each query: which queries, and (queries, items); -1 for what may not be named."""
@@ -147,10 +149,10 @@ class Retriever:
         shape = len(codes), len(self.pools.ids)
         if day == Day.min:
             return np.zeros(shape)
-        if self._kept is None or self._kept.identity.day != day:
-            self._kept = _OneDay(self._lake, self.pools, day)
-        edges = self._kept.edges(users, codes, now, realtime=self._ablation.realtime)
-        model = EdgeModel() if self._ablation.cosine else self._kept.graph.model
+        if self._serving is None or self._serving.identity.day != day:
+            self._serving = _ServingDay(self._lake, self.pools, day)
+        edges = self._serving.edges(users, codes, now, realtime=self._ablation.realtime)
+        model = EdgeModel() if self._ablation.cosine else self._serving.graph.model
         weights = shares(model.weights(edges.features), edges.queries)
         each = np.repeat(weights, np.diff(edges.offsets)) * edges.decay
         cells = edges.owners() * shape[1] + edges.items
@@ -158,36 +160,36 @@ class Retriever:
         return np.asarray(scores, np.float64).reshape(shape)  # without an event, counts of no weight are integers
 
 
-class _OneDay:
+class _ServingDay:
     """Index, graph, encoder and neighbourhood of one day, all of one identity."""
 
-    def __init__(self, lake: Project, pools: Pools, day: Day) -> None:
+    def __init__(self, lake: Project, pools: ItemPools, day: Day) -> None:
         self._lake, self._pools = lake, pools
         self.index: Index = load_index(lake, "users", day)
         self.graph: Graph = load_graph(lake, day)
         self.identity: Identity = self.index.identity
         self.identity.require(self.graph.identity, "the graph")
-        self._near = Neighborhood(self.index, pools, own=not lake.config.retrieval.exclude_seen)
+        self._edge_features = EdgeFeatures(self.index, pools, own=not lake.config.retrieval.exclude_seen)
 
     def edges(self, users: pa.Array, codes: Ints, now: Instants, *, realtime: bool) -> Edges:
-        """Edges of users at moments: by a vector of what each did before, or by its row of the day; else there are none."""
+        """Edges of users at query times: by a vector of what each did before, or by its row of the day; else there are none."""
         places = self.index.places(users)
         if realtime:
             vectors, known = encode(self._lake, self._pools, self.identity, codes, now)
             k = self._lake.config.retrieval.neighbors
-            rows, cosines = others(*self.index.search_rows(vectors, k + 1, identity=self.identity), places)
+            rows, cosines = drop_self(*self.index.search_rows(vectors, k + 1, identity=self.identity), places)
         else:
             known = places >= 0
             rows, cosines = self.index.knn[0][places], self.index.knn[1][places]
-        edges = self._near.edges(codes[known], places[known], now[known], rows[known], cosines[known])
+        edges = self._edge_features.edges(codes[known], places[known], now[known], rows[known], cosines[known])
         counts = np.zeros(len(codes), np.int64)
         counts[known] = np.diff(edges.queries)
         return replace(edges, queries=np.concatenate([[0], np.cumsum(counts)]))
 
 
 def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
-    """What `lake.candidates` does."""
-    ids = asked_ids(users, lake.events.schema.field("user_id").type)
+    """Find candidates of users at times: the implementation of `lake.candidates`."""
+    ids = query_ids(users, lake.events.schema.field("user_id").type)
     when = np.atleast_1d(as_micros(at, "at"))
     if len(when) not in (1, len(ids)):
         raise SchemaError(f"{len(ids)} users and {len(when)} times given; give one time, or one for each user")
@@ -198,4 +200,4 @@ def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
     when = np.broadcast_to(when, len(ids))
     last = day_of(int(when.max())) if len(ids) else Day.min
     first = day_of(int(when.min())) if len(ids) else Day.min
-    return Retriever(lake, last, pools=Pools(lake, last, first)).candidates(ids, when, k)
+    return Retriever(lake, last, pools=ItemPools(lake, last, first)).candidates(ids, when, k)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tokenlake.features.keys import Ints
 from tokenlake.retrieval.index import Index
-from tokenlake.retrieval.pools import Pools
+from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import DAY_US
 
 FEATURES = ("cosine", "overlap", "shared", "size", "age", "degree", "mutual", "own")
@@ -58,7 +58,7 @@ class Edges:
         return np.asarray(ends[self.offsets[1:]] - ends[self.offsets[:-1]], np.float64)
 
 
-class Neighborhood:
+class EdgeFeatures:
     """Describes edges by one day's index and the pools of users.
 
     Args:
@@ -67,7 +67,7 @@ class Neighborhood:
         own: whether a user's own past is one of its neighbours.
     """
 
-    def __init__(self, index: Index, pools: Pools, *, own: bool) -> None:
+    def __init__(self, index: Index, pools: ItemPools, *, own: bool) -> None:
         self.index, self.pools, self._own = index, pools, own
         self._codes = pools.log.codes_of(index.ids)
         near = index.knn[0]
@@ -76,7 +76,7 @@ class Neighborhood:
     def edges(
         self, users: Ints, places: Ints, now: Ints, rows: NDArray[np.int64], cosines: NDArray[np.float32]
     ) -> Edges:
-        """Describe the edges from some users, each at a moment.
+        """Describe the edges from some users, each at a query time.
 
         Args:
             users: int64 (q,), codes in the pools' log; -1 for one who did nothing ever.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
-from tokenlake.features.activity import taken
+from tokenlake.features.activity import take_ranges
 from tokenlake.features.keys import Ints
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.identity import Identity
@@ -89,7 +89,7 @@ class Graph:
                 "retention window"
             )
         start, end = self.offsets[rows], self.offsets[rows + 1]
-        edges, offsets = taken(np.arange(len(self.targets)), start, np.minimum(end, start + k))
+        edges, offsets = take_ranges(np.arange(len(self.targets)), start, np.minimum(end, start + k))
         return Neighbors(self.ids.take(pa.array(self.targets[edges])), self.weights[edges], offsets)
 
     def to_networkx(self) -> Any:

@@ -7,16 +7,16 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from tokenlake.features.activity import questions, taken
+from tokenlake.features.activity import take_ranges, training_queries
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
-from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, folder_of
-from tokenlake.retrieval.edges import FEATURES, EdgeModel, Neighborhood
+from tokenlake.retrieval.artefacts import GRAPH, GRAPH_INFO, folder_of
+from tokenlake.retrieval.edges import FEATURES, EdgeFeatures, EdgeModel
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
-from tokenlake.retrieval.pools import Pools
-from tokenlake.retrieval.queries import encode, others
+from tokenlake.retrieval.pools import ItemPools
+from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, day_start
 
 _ONE_DAY = dt.timedelta(days=1)
@@ -40,27 +40,27 @@ def build_graph(lake: Project, day: Day) -> None:
     A reader of either sees the old one or the new one whole. Killed in between, the day has no note, and is built again.
     The indexes of the day and of `fitted_on` must be there, and the caller holds the lock.
     """
-    stamp, watermark = artefacts.stamp(lake, day), lake.watermark()
+    stamp, watermark = artefacts.build_info(lake, day), lake.watermark()
     graph = make_graph(lake, day)
     folder = folder_of(lake, day)
-    (folder / GRAPH_MADE).unlink(missing_ok=True)
+    (folder / GRAPH_INFO).unlink(missing_ok=True)
     graph.save(folder / GRAPH)
     write_edges(lake, graph)
     source, model = fitted_on(lake, day), graph.model
     stats = {"weights": model.kind, "hits": model.hits, "fitted_on": str(source), "edges": len(graph.targets)}
     artefacts.record(lake, "graph", graph.identity, len(graph), stats)
     made = {"stamp": stamp, "edges": len(graph.targets), "watermark": watermark, "fitted_on": str(source)}
-    artefacts.write_made(folder / GRAPH_MADE, made, [folder / GRAPH])
+    artefacts.write_info(folder / GRAPH_INFO, made, [folder / GRAPH])
 
 
 def make_graph(lake: Project, day: Day) -> Graph:
     """A day's graph, of its indexes and of the events up to its end."""
     source, model = fitted_on(lake, day), EdgeModel()
-    pools, own = Pools(lake, day, source or day), not lake.config.retrieval.exclude_seen
+    pools, own = ItemPools(lake, day, source or day), not lake.config.retrieval.exclude_seen
     if source is not None:
-        model = _fit(lake, pools, Neighborhood(Index(folder_of(lake, source) / "users"), pools, own=own), day)
+        model = _fit(lake, pools, EdgeFeatures(Index(folder_of(lake, source) / "users"), pools, own=own), day)
     index = Index(folder_of(lake, day) / "users")
-    return _graph(Neighborhood(index, pools, own=own), model, day_start(day + _ONE_DAY), own=own)
+    return _graph(EdgeFeatures(index, pools, own=own), model, day_start(day + _ONE_DAY), own=own)
 
 
 def write_edges(lake: Project, graph: Graph) -> None:
@@ -68,22 +68,22 @@ def write_edges(lake: Project, graph: Graph) -> None:
     lake.edges.replace_day(graph.identity.day, graph.edges(), version=graph.identity.version)
 
 
-def _fit(lake: Project, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel:
+def _fit(lake: Project, pools: ItemPools, near: EdgeFeatures, day: Day) -> EdgeModel:
     """Fit edge weights to the positives between the index's day and the end of `day`."""
     since, end = day_start(near.index.identity.day + _ONE_DAY), day_start(day + _ONE_DAY)
-    codes, now, positives, offsets = questions(pools.log, since, end, lake.config.require_embeddings().group)
+    codes, now, positives, offsets = training_queries(pools.log, since, end, lake.config.require_embeddings().group)
     chosen = np.sort(np.random.default_rng(day.toordinal()).permutation(len(codes))[:_QUESTIONS])
     if not len(chosen):
         return EdgeModel()
     codes, now, k = codes[chosen], now[chosen], lake.config.retrieval.neighbors
     vectors, active = encode(lake, pools, near.index.identity, codes, now)
     places = near.index.places(pools.log.users.take(pa.array(codes)))
-    rows, cosines = others(*near.index.search_rows(vectors, k + 1), places)
+    rows, cosines = drop_self(*near.index.search_rows(vectors, k + 1), places)
     features, hits, trials = [np.zeros((0, len(FEATURES)))], [np.zeros(0)], [np.zeros(0)]
     for part in _parts(np.flatnonzero(active), pools):
         edges = near.edges(codes[part], places[part], now[part], rows[part], cosines[part])
         wanted = np.zeros((len(part), len(pools.ids)))
-        questions_of, begins = taken(positives, offsets[chosen[part]], offsets[chosen[part] + 1])
+        questions_of, begins = take_ranges(positives, offsets[chosen[part]], offsets[chosen[part] + 1])
         np.add.at(wanted, (np.repeat(np.arange(len(part)), np.diff(begins)), pools.items[questions_of]), 1)
         can = np.ones(wanted.shape)
         if lake.config.retrieval.exclude_seen:
@@ -96,13 +96,13 @@ def _fit(lake: Project, pools: Pools, near: Neighborhood, day: Day) -> EdgeModel
     return EdgeModel.fit(np.concatenate(features), np.concatenate(hits), np.concatenate(trials))
 
 
-def _parts(queries: Ints, pools: Pools) -> list[Ints]:
+def _parts(queries: Ints, pools: ItemPools) -> list[Ints]:
     """Queries a few at a time: tables of theirs by item stay small."""
     step = max(1, min(_STEP, _CELLS // max(len(pools.ids), 1)))
     return np.array_split(queries, -(-len(queries) // step)) if len(queries) else []
 
 
-def _graph(near: Neighborhood, model: EdgeModel, now: int, *, own: bool) -> Graph:
+def _graph(near: EdgeFeatures, model: EdgeModel, now: int, *, own: bool) -> Graph:
     index = near.index
     codes = near.pools.log.codes_of(index.ids)
     targets, weights, lengths, selves = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0)]

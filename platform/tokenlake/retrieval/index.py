@@ -16,7 +16,7 @@ from tokenlake.errors import ConflictError, CorruptionError, NotFoundError, Sche
 from tokenlake.retrieval.faiss_build import require_faiss
 from tokenlake.retrieval.identity import Identity
 from tokenlake.storage.arrays import read_arrays, write_arrays
-from tokenlake.tokens.ids import asked_ids
+from tokenlake.tokens.ids import query_ids
 
 
 class Index:
@@ -134,7 +134,7 @@ def places_of(ids: Any, among: pa.Array) -> NDArray[np.int64]:
         among: distinct ids, int64 or string.
     """
     plain = isinstance(ids, pa.Array | pa.ChunkedArray) and ids.type == among.type
-    found = pc.index_in(ids if plain else asked_ids(ids, among.type), value_set=among).fill_null(-1)
+    found = pc.index_in(ids if plain else query_ids(ids, among.type), value_set=among).fill_null(-1)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 

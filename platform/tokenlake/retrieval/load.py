@@ -1,4 +1,4 @@
-"""Opens what the jobs published: indexes and graphs. A read never builds; what is missing is told with its job."""
+"""Opens what the jobs published: indexes and graphs. A read never builds: where one is missing, the error names the job that builds it."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.features.activity import Chosen, Days, Histories, Log, taken
-from tokenlake.features.encoding_cache import whole_block
+from tokenlake.features.activity import EventDayCache, EventLog, Histories, Selection, take_ranges
+from tokenlake.features.encoding_cache import block_start
 from tokenlake.features.keys import Ints
-from tokenlake.features.user_inputs import places
+from tokenlake.features.user_inputs import positions_of
 from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
 
@@ -23,7 +23,7 @@ POPULAR = dt.timedelta(days=28)
 _LONG_AGO = dt.timedelta(days=365)
 
 
-class Pools:
+class ItemPools:
     """Positives and all events of a lake up to a day, by user and time.
 
     Args:
@@ -40,13 +40,13 @@ class Pools:
 
     def __init__(self, lake: Project, last: Day, first: Day | None = None) -> None:
         self._config = lake.config
-        self.log: Log = lake.shared(Days).read(self._needed(lake, last, first), last, None)
+        self.log: EventLog = lake.shared(EventDayCache).read(self._needed(lake, last, first), last, None)
         items = self.log.column("item_id")
         ids = pc.unique(items)
         self.ids: pa.Array = ids.take(pc.array_sort_indices(ids))
-        self.items = places(items, self.ids)
+        self.items = positions_of(items, self.ids)
         self.positives = Histories(self.log, self.log.positives)
-        self.everything = Histories(self.log, Chosen(np.arange(len(self.log)), self.log.timestamps))
+        self.everything = Histories(self.log, Selection(np.arange(len(self.log)), self.log.timestamps))
         self._popular: dict[tuple[Day, dt.timedelta | None], Popularity] = {}
 
     @staticmethod
@@ -55,34 +55,34 @@ class Pools:
         if first is None or settings.window is None or settings.exclude_seen:
             return Day.min
         reach = max(dt.timedelta(days=lake.config.require_embeddings().retention_days), settings.window, POPULAR)
-        return whole_block(min(first, last) - reach - dt.timedelta(days=1))
+        return block_start(min(first, last) - reach - dt.timedelta(days=1))
 
     @cached_property
     def _in_time(self) -> tuple[Ints, Ints]:
         order = np.argsort(self.log.positives.when, kind="stable")
         return self.log.positives.when[order], self.items[self.log.positives.rows[order]]
 
-    def votes(self, users: Ints, now: Ints) -> tuple[Ints, NDArray[np.float64], Ints]:
-        """Positives of users, each before a moment, within the window: item codes, decay, and offsets of the users."""
+    def votes(self, users: Ints, as_of: Ints) -> tuple[Ints, NDArray[np.float64], Ints]:
+        """Positives of users, each before its query time, within the window: item codes, decay, and offsets of the users."""
         window, half = self._config.retrieval.window, self._config.retrieval.half_life
-        start, end = self.positives.spans(users, now, reach=window)
-        rows, offsets = taken(np.arange(len(self.positives.rows)), start, end)
+        start, end = self.positives.spans(users, as_of, reach=window)
+        rows, offsets = take_ranges(np.arange(len(self.positives.rows)), start, end)
         decay = np.ones(len(rows))
         if half is not None:
-            age = np.repeat(now, np.diff(offsets)) - self.positives.when[rows]
+            age = np.repeat(as_of, np.diff(offsets)) - self.positives.when[rows]
             decay = 0.5 ** (age / (half / dt.timedelta(microseconds=1)))
         return self.items[self.positives.rows[rows]], decay, offsets
 
-    def seen(self, users: Ints, now: Ints) -> tuple[Ints, Ints]:
-        """Codes of the items that users met at all, each before a moment, and offsets; an item may come twice."""
-        rows, offsets = taken(self.everything.rows, *self.everything.spans(users, now))
+    def seen(self, users: Ints, as_of: Ints) -> tuple[Ints, Ints]:
+        """Codes of the items that users met at all, each before its query time, and offsets; an item may come twice."""
+        rows, offsets = take_ranges(self.everything.rows, *self.everything.spans(users, as_of))
         return self.items[rows], offsets
 
-    def last_seen(self, users: Ints, now: Ints) -> Ints:
-        """Instant of each user's last event before `now`; long ago where there is none."""
-        start, end = self.everything.spans(users, now)
+    def last_seen(self, users: Ints, as_of: Ints) -> Ints:
+        """Instant of each user's last event before `as_of`; a year before it where there is none."""
+        start, end = self.everything.spans(users, as_of)
         when = np.append(self.everything.when, 0)
-        return np.where(end > start, when[end - 1], now - _LONG_AGO // dt.timedelta(microseconds=1))
+        return np.where(end > start, when[end - 1], as_of - _LONG_AGO // dt.timedelta(microseconds=1))
 
     def popularity(self, day: Day, span: dt.timedelta | None = POPULAR) -> Popularity:
         """Positives of each item before a day's start, in a span or in all."""

@@ -1,4 +1,4 @@
-"""Query vectors: users at moments, by the encoder that made a day's index."""
+"""Query vectors: users at query times, by the encoder that made a day's index."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.features.activity import Instants
-from tokenlake.features.encoding_cache import encoded_days
+from tokenlake.features.encoding_cache import encoding_cache
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.retrieval.identity import Identity
-from tokenlake.retrieval.pools import Pools
+from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import day_of
 
 
 def encode(
-    lake: Project, pools: Pools, identity: Identity, codes: Ints, now: Instants
+    lake: Project, pools: ItemPools, identity: Identity, codes: Ints, as_of: Instants
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Vectors of users at moments by an identity's encoder, float32 (q, dim); and who did anything before."""
-    days = encoded_days(lake, identity.version, identity.checkpoint)
-    moments = days.featurizer.moments(pools.log, codes, now)
+    """Vectors of users at query times by an identity's encoder, float32 (q, dim); and who did anything before."""
+    cache = encoding_cache(lake, identity.version, identity.checkpoint)
+    queries = cache.featurizer.queries(pools.log, codes, as_of)
     if not len(codes):
-        return np.zeros((0, days.checkpoint.learner.config.dim), np.float32), np.zeros(0, np.bool_)
+        return np.zeros((0, cache.checkpoint.learner.config.dim), np.float32), np.zeros(0, np.bool_)
     retention = dt.timedelta(days=lake.config.require_embeddings().retention_days)
-    encoded = days.events(pools.log, day_of(int(now.min())) - retention, day_of(int(now.max())))
-    vectors = days.checkpoint.learner.pool(days.featurizer.times(pools.log), moments, encoded)
-    return vectors.numpy(), moments.lengths().numpy() > 0
+    encoded = cache.events(pools.log, day_of(int(as_of.min())) - retention, day_of(int(as_of.max())))
+    vectors = cache.checkpoint.learner.pool(cache.featurizer.times(pools.log), queries, encoded)
+    return vectors.numpy(), queries.lengths().numpy() > 0
 
 
-def others(
+def drop_self(
     rows: NDArray[np.int64], cosines: NDArray[np.float32], places: Ints
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """All but one of the nearest of each query, (q, k + 1) to (q, k): but its own user's row, or else the last."""

@@ -12,16 +12,16 @@ import numpy as np
 from tokenlake.errors import CorruptionError
 from tokenlake.lake.project import Project
 from tokenlake.retrieval import artefacts
-from tokenlake.retrieval.artefacts import GRAPH, GRAPH_MADE, MADE
+from tokenlake.retrieval.artefacts import GRAPH, GRAPH_INFO, INDEX_INFO
 from tokenlake.retrieval.graph import Graph
 from tokenlake.retrieval.index import Index
 from tokenlake.times import as_day
 
-_MEND = "it is derived: delete the folder, and `tokenlake index LAKE DAY` makes it again"
+_REMEDY = "it is derived: delete the folder, and `tokenlake index LAKE DAY` makes it again"
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedDay:
     """One day's indexes and graph, found to be whole.
 
     Attributes:
@@ -38,19 +38,19 @@ class Checked:
     files: int
 
 
-def verify(lake: Project) -> Iterator[Checked]:
+def verify(lake: Project) -> Iterator[CheckedDay]:
     """Check every day's indexes, graph and rows of `edges`.
 
     Raises:
         CorruptionError: the first fault; the message names the file.
     """
     for folder in sorted((lake.data / "retrieval").glob("*/[0-9]*")):
-        made = artefacts.read_made(folder / MADE)
+        made = artefacts.read_info(folder / INDEX_INFO)
         if made is not None:
             yield _day(lake, folder, made)
 
 
-def _day(lake: Project, folder: Path, made: dict[str, Any]) -> Checked:
+def _day(lake: Project, folder: Path, made: dict[str, Any]) -> CheckedDay:
     _sums(folder, made["sums"])
     counts = {name: len(Index(folder / name)) for name in artefacts.NAMES}
     version, day = folder.parent.name, as_day(folder.name)
@@ -64,11 +64,13 @@ def _day(lake: Project, folder: Path, made: dict[str, Any]) -> Checked:
             index = Index(folder / name)
             same = index.identity == identity and index.ids.equals(ids) and np.array_equal(index.vectors, vectors)
             if not same:
-                raise CorruptionError(f"{folder / name} is not of the rows of {table.path.name} of {day}; {_MEND}")
-    linked = artefacts.read_made(folder / GRAPH_MADE)
+                raise CorruptionError(f"{folder / name} is not of the rows of {table.path.name} of {day}; {_REMEDY}")
+    linked = artefacts.read_info(folder / GRAPH_INFO)
     edges = None if linked is None else _graph(lake, folder, linked)
     files = len(made["sums"]) + (0 if linked is None else len(linked["sums"]))
-    return Checked(version, str(day), "current" if stands else "stale", counts["users"], counts["items"], edges, files)
+    return CheckedDay(
+        version, str(day), "current" if stands else "stale", counts["users"], counts["items"], edges, files
+    )
 
 
 def _sums(folder: Path, sums: dict[str, str]) -> None:
@@ -76,9 +78,9 @@ def _sums(folder: Path, sums: dict[str, str]) -> None:
         try:
             found = artefacts.checksum(folder / name)
         except FileNotFoundError as error:
-            raise CorruptionError(f"{folder / name} is missing; {_MEND}") from error
+            raise CorruptionError(f"{folder / name} is missing; {_REMEDY}") from error
         if found != expected:
-            raise CorruptionError(f"{folder / name} is not what was written; {_MEND}")
+            raise CorruptionError(f"{folder / name} is not what was written; {_REMEDY}")
 
 
 def _graph(lake: Project, folder: Path, linked: dict[str, Any]) -> int:
@@ -87,5 +89,7 @@ def _graph(lake: Project, folder: Path, linked: dict[str, Any]) -> int:
     stored = lake.edges.read(day=graph.identity.day, version=graph.identity.version, columns=["src", "dst", "weight"])
     keys = [("src", "ascending"), ("dst", "ascending")]
     if not stored.sort_by(keys).equals(graph.edges().cast(stored.schema).sort_by(keys)):
-        raise CorruptionError(f"the table edges of {graph.identity.day} is not the graph of {folder / GRAPH}; {_MEND}")
+        raise CorruptionError(
+            f"the table edges of {graph.identity.day} is not the graph of {folder / GRAPH}; {_REMEDY}"
+        )
     return len(graph.targets)

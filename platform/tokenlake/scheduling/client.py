@@ -15,7 +15,7 @@ from tokenlake.errors import NotFoundError, ServiceError
 from tokenlake.scheduling import TAG
 
 #: Called with the run (None before there is one) and its task -> state, whenever a state has changed.
-Watch = Callable[["Run | None", Mapping[str, str]], None]
+OnChange = Callable[["DagRun | None", Mapping[str, str]], None]
 #: What needs to be well before Airflow can run anything.
 _PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _ENDED = frozenset({"success", "failed"})
@@ -23,7 +23,7 @@ _POLL = 0.5
 
 
 @dataclass(frozen=True)
-class Run:
+class DagRun:
     """One DAG run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Client:
         self._on_silence = on_silence
         # Our own services on loopback: a proxy from the environment would send these requests, and the password, elsewhere.
         self._http = httpx.Client(
-            base_url=url, auth=_Token(f"{url}/auth/token", user, password), timeout=120, trust_env=False
+            base_url=url, auth=_TokenAuth(f"{url}/auth/token", user, password), timeout=120, trust_env=False
         )
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Client:
         if dags[dag_id]:
             self._ask("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, key: str | None) -> Run:
+    def trigger(self, dag_id: str, key: str | None) -> DagRun:
         """Start a run of one partition; the DAG is unpaused first, else the run would wait for ever.
 
         Args:
@@ -113,32 +113,32 @@ class Client:
         """
         self.unpause(dag_id)
         body = {"logical_date": None, "partition_key": key}
-        return Run.of(self._ask("POST", f"/dags/{dag_id}/dagRuns", json=body))
+        return DagRun.of(self._ask("POST", f"/dags/{dag_id}/dagRuns", json=body))
 
-    def runs(self, dag_id: str, key: str | None = None) -> list[Run]:
+    def runs(self, dag_id: str, key: str | None = None) -> list[DagRun]:
         """A DAG's runs, newest first; of one partition where `key` is given."""
         params: dict[str, Any] = {"limit": 100, "order_by": "-run_after"}
         if key is not None:
             params["partition_key_pattern"] = key
-        runs = [Run.of(run) for run in self._ask("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"]]
+        runs = [DagRun.of(run) for run in self._ask("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"]]
         return [run for run in runs if key in (None, run.key)]
 
-    def tasks(self, run: Run) -> list[dict[str, Any]]:
+    def tasks(self, run: DagRun) -> list[dict[str, Any]]:
         """The task instances of a run: `task_id`, `state`, `try_number`, `start_date`, `end_date` and more."""
         answer = self._ask("GET", f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", params={"limit": 1000})
         tasks: list[dict[str, Any]] = answer["task_instances"]
         return tasks
 
-    def task_states(self, run: Run) -> dict[str, str]:
+    def task_states(self, run: DagRun) -> dict[str, str]:
         """Task id -> state, `none` before it is scheduled; a mapped task's parts are `embed[0]`, `embed[1]`, ..."""
         return {_name(task): task["state"] or "none" for task in self.tasks(run)}
 
-    def result(self, run: Run, task_id: str, part: int = -1) -> Any:
+    def result(self, run: DagRun, task_id: str, part: int = -1) -> Any:
         """What a task returned, or a part of a mapped one."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._ask("GET", path, params={"map_index": part})["value"]
 
-    def log(self, run: Run, task_id: str, attempt: int = 1, part: int = -1) -> str:
+    def log(self, run: DagRun, task_id: str, attempt: int = 1, part: int = -1) -> str:
         """One attempt's log, as text."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
         lines = self._ask("GET", path, params={"full_content": True, "map_index": part})["content"]
@@ -172,10 +172,10 @@ class Client:
         dag_id: str,
         key: str | None,
         *,
-        since: Run | None = None,
+        since: DagRun | None = None,
         timeout: float = 600,
-        progress: Watch | None = None,
-    ) -> Run:
+        progress: OnChange | None = None,
+    ) -> DagRun:
         """Wait until a partition's newest run has ended, well or not.
 
         Args:
@@ -189,7 +189,7 @@ class Client:
             ServiceError: no end within `timeout`; the message gives the tasks' states.
         """
         deadline = time.monotonic() + timeout
-        told: tuple[Run | None, dict[str, str]] | None = None
+        told: tuple[DagRun | None, dict[str, str]] | None = None
         while True:
             runs = [run for run in self.runs(dag_id, key) if since is None or run.queued >= since.queued]
             run = runs[0] if runs else None
@@ -209,8 +209,8 @@ class Client:
             time.sleep(_POLL)
 
     def wait_all(
-        self, key: str, *, since: Run | None = None, timeout: float = 1800, progress: Watch | None = None
-    ) -> dict[str, Run | None]:
+        self, key: str, *, since: DagRun | None = None, timeout: float = 1800, progress: OnChange | None = None
+    ) -> dict[str, DagRun | None]:
         """Wait until all of Tokenlake's DAGs have ended for a partition, in the order in which they start each other.
 
         Args:
@@ -229,7 +229,7 @@ class Client:
         deadline = time.monotonic() + timeout
         sources = self.flow()
         order = TopologicalSorter({dag_id: {above for above, _ in made_by} for dag_id, made_by in sources.items()})
-        ended: dict[str, Run | None] = {}
+        ended: dict[str, DagRun | None] = {}
         for dag_id in order.static_order():
             made_by = sources.get(dag_id, set())
             starts = not made_by or any(self._published(ended.get(above), task) for above, task in made_by)
@@ -238,7 +238,7 @@ class Client:
                 ended[dag_id] = self.wait(dag_id, key, since=since, timeout=left, progress=progress) if starts else None
         return ended
 
-    def _published(self, run: Run | None, task_id: str) -> bool:
+    def _published(self, run: DagRun | None, task_id: str) -> bool:
         return run is not None and self.task_states(run).get(task_id) == "success"
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
@@ -262,7 +262,7 @@ def _told(line: Mapping[str, Any]) -> str:
     return "\n".join([str(line.get("event", "")), *errors])
 
 
-class _Token(httpx.Auth):
+class _TokenAuth(httpx.Auth):
     """Logs in when first needed, and again when the token has run out."""
 
     requires_response_body = True

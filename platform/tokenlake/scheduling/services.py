@@ -24,7 +24,7 @@ from tokenlake.scheduling.client import Client
 HOST = "127.0.0.1"
 USER = "admin"
 _POLL = 0.25
-#: Seconds that the warden needs to stop all services after one has ended.
+#: Seconds that the supervisor needs to stop all services after one has ended.
 _STOPPED_WITHIN = 10.0
 
 
@@ -67,7 +67,7 @@ class Services:
         self._dags = dags
         self._database = database or f"sqlite:///{self.home / 'airflow.db'}?timeout=60"
         self._parallelism = parallelism
-        self._warden: subprocess.Popen[bytes] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -87,7 +87,7 @@ class Services:
     @property
     def pid(self) -> int | None:
         """The process above all services, while they run."""
-        return self._warden.pid if self._warden else None
+        return self._supervisor.pid if self._supervisor else None
 
     def client(self) -> Client:
         """Airflow's REST API as the generated user."""
@@ -116,9 +116,9 @@ class Services:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         environment = self._environment()
-        with (self.logs / "warden.log").open("wb") as log:
-            self._warden = subprocess.Popen(  # noqa: S603  # our own module, by our own interpreter
-                [sys.executable, "-P", "-m", "tokenlake.scheduling.warden", str(os.getpid()), str(self.logs)],
+        with (self.logs / "supervisor.log").open("wb") as log:
+            self._supervisor = subprocess.Popen(  # noqa: S603  # our own module, by our own interpreter
+                [sys.executable, "-P", "-m", "tokenlake.scheduling.supervisor", str(os.getpid()), str(self.logs)],
                 cwd=self.home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -154,21 +154,21 @@ class Services:
         Args:
             patience: seconds to wait for a stop that may be under way.
         """
-        if self._warden is None:
+        if self._supervisor is None:
             return
         try:
-            self._warden.wait(patience)
+            self._supervisor.wait(patience)
         except subprocess.TimeoutExpired:
             return
         raise ServiceError(self._why())
 
     def stop(self) -> None:
         """Stop all services, and wait until no process is left; a running job is cut off, which is safe."""
-        if self._warden is None:
+        if self._supervisor is None:
             return
-        self._warden.send_signal(signal.SIGTERM)
-        self._warden.wait()
-        self._warden = None
+        self._supervisor.send_signal(signal.SIGTERM)
+        self._supervisor.wait()
+        self._supervisor = None
 
     def _await_health(self, progress: Callable[[str], None]) -> None:
         client = self.client()
@@ -187,8 +187,8 @@ class Services:
             client.close()
 
     def _why(self) -> str:
-        said = self._tail("warden", lines=1).split()
-        name, status = said if len(said) == 2 else ("warden", "1")
+        said = self._tail("supervisor", lines=1).split()
+        name, status = said if len(said) == 2 else ("supervisor", "1")
         return f"Airflow's {name} ended with status {status}; its log is {self.logs / name}.log:\n{self._tail(name)}"
 
     def _tail(self, name: str, lines: int = 25) -> str:

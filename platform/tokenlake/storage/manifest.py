@@ -48,7 +48,7 @@ def read(path: Path, newest: int, remedy: str) -> dict[str, Any]:
     return body
 
 
-class Watch:
+class ManifestWatch:
     """Tells whether a newer manifest was published since; open, so that no newer one can get the same inode.
 
     Raises:
@@ -64,7 +64,7 @@ class Watch:
             close(fd)
 
     @property
-    def newest(self) -> bool:
+    def is_current(self) -> bool:
         """Whether this is still the one; False also when there is none any more."""
         try:
             return os.path.samestat(os.fstat(self._fd), self._path.stat())
@@ -72,7 +72,7 @@ class Watch:
             return False
 
 
-def open_files(load: Callable[[], _Manifest], opened: Callable[[_Manifest], _State]) -> _State:
+def open_files(load: Callable[[], _Manifest], open_state: Callable[[_Manifest], _State]) -> _State:
     """Open the files that the newest manifest names; again where a writer replaced them between the two looks.
 
     Raises:
@@ -81,7 +81,7 @@ def open_files(load: Callable[[], _Manifest], opened: Callable[[_Manifest], _Sta
     manifest = load()
     while True:
         try:
-            return opened(manifest)
+            return open_state(manifest)
         except FileNotFoundError:
             newer = load()
             if newer == manifest:

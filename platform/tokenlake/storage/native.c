@@ -1,7 +1,7 @@
 /* The store's inner loops: find the rows that answer each query, copy them, sort rows for writing.
  *
  * A plain C interface without state: Python owns all memory, checks all arguments, and calls with the GIL released.
- * tokens/query.py and loops.py hold the same in NumPy, which is the reference, and what runs without a compiler. */
+ * tokens/query.py and storage/native_ops.py hold the same in NumPy, which is the reference, and what ranges without a compiler. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -14,29 +14,29 @@
 enum { MAX_THREADS = 16, WANT_LOAD = 1, WANT_CHECK = 2, NO_MEMORY = 4 };
 
 typedef struct {            /* one file; all zero until it is loaded */
-    const int64_t *users;   /* by mix(user) */
+    const int64_t *users;   /* by hash64(user) */
     const int32_t *offsets; /* users + 1: rows of each user */
-    const int32_t *cells;   /* (1 << cell_bits) + 1: first user of each cell of the hash's range in this file */
+    const int32_t *directory;   /* (1 << directory_bits) + 1: first user of each cell of the users' hashes in this file */
     const int64_t *times;
-    uint8_t *checked;       /* by block of rows: 0 untouched, 1 good, 2 wanted */
-    int64_t cell_bits;
+    uint8_t *block_states;       /* by block of rows: 0 untouched, 1 good, 2 wanted */
+    int64_t directory_bits;
     int64_t block_shift;
 } segment_t;
 
-typedef struct {            /* a slice of days */
+typedef struct {            /* a slice of a sorted run: some days of it */
     int64_t start, stop;    /* its rows have start <= time < stop */
     int64_t bits;           /* the hash's top bits choose the file */
     int64_t first;          /* number of its first file */
-} piece_t;
+} slice_t;
 
 typedef struct {            /* rows [start, start + count) of a file; of the tail when segment is -1 */
     int32_t segment, start, count;
-} run_t;
+} range_t;
 
 typedef struct {
     const segment_t *segments;
-    const piece_t *pieces;  /* oldest first */
-    int64_t n_pieces;
+    const slice_t *slices;  /* oldest first */
+    int64_t n_slices;
     uint8_t *wanted;        /* by file: WANT_LOAD | WANT_CHECK */
     const uint8_t *present; /* by file: whether it exists */
     /* queries */
@@ -46,8 +46,8 @@ typedef struct {
     /* the tail's rows of each query, by time; NULL when there are none */
     const int64_t *tail_offsets, *tail_rows, *tail_times;
     /* out */
-    run_t *runs;            /* query i: from slot(i), newest first */
-    int32_t *n_runs;
+    range_t *ranges;            /* query i: from slot(i), newest first */
+    int32_t *n_ranges;
     int64_t *offsets;       /* n + 1 */
 } find_t;
 
@@ -57,7 +57,7 @@ typedef struct {
     int status;
 } find_job;
 
-static inline uint64_t mix(int64_t user) {
+static inline uint64_t hash64(int64_t user) {
     uint64_t h = (uint64_t)user;
     h ^= h >> 33;
     h *= 0xFF51AFD7ED558CCDull;
@@ -79,32 +79,32 @@ static inline int64_t lower_bound(const int64_t *times, int64_t low, int64_t hig
 }
 
 static inline int64_t slot(const find_t *f, int64_t query) {
-    return query * (f->n_pieces + 1) + (f->tail_offsets ? 2 * f->tail_offsets[query] : 0);
+    return query * (f->n_slices + 1) + (f->tail_offsets ? 2 * f->tail_offsets[query] : 0);
 }
 
 static int want_blocks(const segment_t *s, int64_t from, int64_t to) {
     int missed = 0;
     if (from < to)
         for (int64_t b = from >> s->block_shift, end = (to - 1) >> s->block_shift; b <= end; b++)
-            if (s->checked[b] != 1) s->checked[b] = 2, missed = WANT_CHECK;
+            if (s->block_states[b] != 1) s->block_states[b] = 2, missed = WANT_CHECK;
     return missed;
 }
 
-/* Merge the query's tail rows into its runs, newest first; at equal times the tail's rows are the newer ones. */
-static int merge_tail(const find_t *f, int64_t query, run_t *runs, int n_runs, run_t *scratch, int64_t *total) {
+/* Merge the query's tail rows into its ranges, newest first; at equal times the tail's rows are the newer ones. */
+static int merge_tail(const find_t *f, int64_t query, range_t *ranges, int n_ranges, range_t *scratch, int64_t *total) {
     int64_t low = f->tail_offsets[query], high = f->tail_offsets[query + 1], left = f->length;
     int made = 0;
-    memcpy(scratch, runs, n_runs * sizeof(run_t));
-    for (int i = 0; left > 0 && (i < n_runs || high > low);) {
-        run_t *day = i < n_runs ? &scratch[i] : NULL;
+    memcpy(scratch, ranges, n_ranges * sizeof(range_t));
+    for (int i = 0; left > 0 && (i < n_ranges || high > low);) {
+        range_t *day = i < n_ranges ? &scratch[i] : NULL;
         const int64_t *times = day ? f->segments[day->segment].times : NULL;
         if (high > low && (!day || f->tail_times[f->tail_rows[high - 1]] >= times[day->start + day->count - 1])) {
             int64_t row = f->tail_rows[--high];
-            if (made && runs[made - 1].segment == -1 && runs[made - 1].start == row + 1) {
-                runs[made - 1].start--;
-                runs[made - 1].count++;
+            if (made && ranges[made - 1].segment == -1 && ranges[made - 1].start == row + 1) {
+                ranges[made - 1].start--;
+                ranges[made - 1].count++;
             } else {
-                runs[made++] = (run_t){-1, (int32_t)row, 1};
+                ranges[made++] = (range_t){-1, (int32_t)row, 1};
             }
             left--;
             continue;
@@ -114,7 +114,7 @@ static int merge_tail(const find_t *f, int64_t query, run_t *runs, int n_runs, r
             from = lower_bound(times, from, end, f->tail_times[f->tail_rows[high - 1]] + 1);
         }
         if (end - from > left) from = end - left;
-        runs[made++] = (run_t){day->segment, (int32_t)from, (int32_t)(end - from)};
+        ranges[made++] = (range_t){day->segment, (int32_t)from, (int32_t)(end - from)};
         left -= end - from;
         day->count = (int32_t)(from - day->start);
         if (day->count == 0) i++;
@@ -125,19 +125,19 @@ static int merge_tail(const find_t *f, int64_t query, run_t *runs, int n_runs, r
 
 typedef struct {            /* a query on its way through the slices */
     uint64_t hash;
-    run_t *runs;
-    int64_t left, cell_start, cell_end, first, last;
-    int n_runs;
+    range_t *ranges;
+    int64_t left, user_start, user_end, first, last;
+    int n_ranges;
     const segment_t *segment;
 } walk_t;
 
 /* Queries walk through a slice together, step by step: each step asks for the memory that the next one reads. */
 enum { TOGETHER = 16 };
 
-static int step_in(const find_t *f, const piece_t *piece, int64_t q, walk_t *w) {
+static int step_in(const find_t *f, const slice_t *slice, int64_t q, walk_t *w) {
     w->segment = NULL;
-    if (w->left <= 0 || piece->start >= f->before[q] || (f->since && piece->stop <= f->since[q])) return 0;
-    int64_t number = piece->first + (piece->bits ? (int64_t)(w->hash >> (64 - piece->bits)) : 0);
+    if (w->left <= 0 || slice->start >= f->before[q] || (f->since && slice->stop <= f->since[q])) return 0;
+    int64_t number = slice->first + (slice->bits ? (int64_t)(w->hash >> (64 - slice->bits)) : 0);
     if (!f->present[number]) return 0;
     const segment_t *s = &f->segments[number];
     if (!s->users) {
@@ -145,21 +145,21 @@ static int step_in(const find_t *f, const piece_t *piece, int64_t q, walk_t *w) 
         return WANT_LOAD;
     }
     w->segment = s;
-    __builtin_prefetch(&s->cells[(w->hash << piece->bits) >> (64 - s->cell_bits)]);
+    __builtin_prefetch(&s->directory[(w->hash << slice->bits) >> (64 - s->directory_bits)]);
     return 0;
 }
 
-static void step_cell(const piece_t *piece, walk_t *w) {
+static void step_directory(const slice_t *slice, walk_t *w) {
     const segment_t *s = w->segment;
-    uint64_t cell = (w->hash << piece->bits) >> (64 - s->cell_bits);
-    w->cell_start = s->cells[cell], w->cell_end = s->cells[cell + 1];
-    __builtin_prefetch(&s->users[w->cell_start]);
-    __builtin_prefetch(&s->offsets[w->cell_start]);
+    uint64_t cell = (w->hash << slice->bits) >> (64 - s->directory_bits);
+    w->user_start = s->directory[cell], w->user_end = s->directory[cell + 1];
+    __builtin_prefetch(&s->users[w->user_start]);
+    __builtin_prefetch(&s->offsets[w->user_start]);
 }
 
 static void step_user(int64_t user, walk_t *w) {
     const segment_t *s = w->segment;
-    for (int64_t at = w->cell_start; at < w->cell_end; at++)
+    for (int64_t at = w->user_start; at < w->user_end; at++)
         if (s->users[at] == user) {
             w->first = s->offsets[at], w->last = s->offsets[at + 1];
             for (int64_t row = w->first; row < w->last && row < w->first + 64; row += 8) __builtin_prefetch(&s->times[row]);
@@ -168,15 +168,15 @@ static void step_user(int64_t user, walk_t *w) {
     w->segment = NULL;
 }
 
-static int step_rows(const find_t *f, const piece_t *piece, int64_t q, walk_t *w) {
+static int step_rows(const find_t *f, const slice_t *slice, int64_t q, walk_t *w) {
     const segment_t *s = w->segment;
     int64_t before = f->before[q], since = f->since ? f->since[q] : INT64_MIN, number = s - f->segments;
-    int64_t until = before < piece->stop ? before : piece->stop, from = since > piece->start ? since : piece->start;
+    int64_t until = before < slice->stop ? before : slice->stop, from = since > slice->start ? since : slice->start;
     int64_t stop = lower_bound(s->times, w->first, w->last, until);
     int64_t start = stop - w->left > w->first ? stop - w->left : w->first;
     if (start < stop && s->times[start] < from) start = lower_bound(s->times, start, stop, from);
     if (start < stop) {
-        w->runs[w->n_runs++] = (run_t){(int32_t)number, (int32_t)start, (int32_t)(stop - start)};
+        w->ranges[w->n_ranges++] = (range_t){(int32_t)number, (int32_t)start, (int32_t)(stop - start)};
         w->left -= stop - start;
     }
     /* The neighbours too: they prove that the search, which may have read bad bytes, ended where it should. */
@@ -188,7 +188,7 @@ static int step_rows(const find_t *f, const piece_t *piece, int64_t q, walk_t *w
 static void *find_some(void *argument) {
     find_job *job = argument;
     const find_t *f = job->find;
-    run_t *scratch = f->tail_offsets ? malloc((f->n_pieces + 1) * sizeof(run_t)) : NULL;
+    range_t *scratch = f->tail_offsets ? malloc((f->n_slices + 1) * sizeof(range_t)) : NULL;
     if (f->tail_offsets && !scratch) {
         job->status = NO_MEMORY;
         return NULL;
@@ -197,22 +197,22 @@ static void *find_some(void *argument) {
     for (int64_t base = job->from; base < job->to; base += TOGETHER) {
         int n = job->to - base < TOGETHER ? (int)(job->to - base) : TOGETHER;
         for (int i = 0; i < n; i++)
-            walks[i] = (walk_t){.hash = mix(f->users[base + i]), .left = f->length, .runs = f->runs + slot(f, base + i)};
-        for (int64_t p = f->n_pieces - 1; p >= 0; p--) {
-            const piece_t *piece = &f->pieces[p];
-            for (int i = 0; i < n; i++) job->status |= step_in(f, piece, base + i, &walks[i]);
+            walks[i] = (walk_t){.hash = hash64(f->users[base + i]), .left = f->length, .ranges = f->ranges + slot(f, base + i)};
+        for (int64_t p = f->n_slices - 1; p >= 0; p--) {
+            const slice_t *slice = &f->slices[p];
+            for (int i = 0; i < n; i++) job->status |= step_in(f, slice, base + i, &walks[i]);
             for (int i = 0; i < n; i++)
-                if (walks[i].segment) step_cell(piece, &walks[i]);
+                if (walks[i].segment) step_directory(slice, &walks[i]);
             for (int i = 0; i < n; i++)
                 if (walks[i].segment) step_user(f->users[base + i], &walks[i]);
             for (int i = 0; i < n; i++)
-                if (walks[i].segment) job->status |= step_rows(f, piece, base + i, &walks[i]);
+                if (walks[i].segment) job->status |= step_rows(f, slice, base + i, &walks[i]);
         }
         for (int i = 0; i < n; i++) {
             int64_t q = base + i, total = f->length - walks[i].left;
             if (scratch && f->tail_offsets[q + 1] > f->tail_offsets[q])
-                walks[i].n_runs = merge_tail(f, q, walks[i].runs, walks[i].n_runs, scratch, &total);
-            f->n_runs[q] = walks[i].n_runs;
+                walks[i].n_ranges = merge_tail(f, q, walks[i].ranges, walks[i].n_ranges, scratch, &total);
+            f->n_ranges[q] = walks[i].n_ranges;
             f->offsets[q + 1] = total;
         }
     }
@@ -260,7 +260,7 @@ typedef struct {
     const find_t *find;
     const column_t *columns;
     int64_t n_columns;
-    const int64_t *moments;       /* by query: labels known before are shown */
+    const int64_t *as_of;       /* by query: labels known before are shown */
     int64_t large;                /* whether the output is larger than the caches */
 } gather_t;
 
@@ -271,13 +271,13 @@ typedef struct {
 
 enum { AHEAD = 1024 };
 
-/* Ask for the first bytes of a run, which is copied next. */
-static void prefetch_run(const gather_t *g, const run_t *run) {
-    if (run->segment < 0) return;
+/* Ask for the first bytes of a range, which is copied next. */
+static void prefetch_range(const gather_t *g, const range_t *range) {
+    if (range->segment < 0) return;
     for (int64_t k = 0; k < g->n_columns; k++) {
         const column_t *c = &g->columns[k];
-        const uint8_t *from = c->bases[run->segment] + run->start * c->width;
-        int64_t size = run->count * c->width < AHEAD ? run->count * c->width : AHEAD;
+        const uint8_t *from = c->bases[range->segment] + range->start * c->width;
+        int64_t size = range->count * c->width < AHEAD ? range->count * c->width : AHEAD;
         for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(from + at);
     }
 }
@@ -313,17 +313,17 @@ static void stream_end(void) {
 #endif
 }
 
-static void gather_label(const column_t *c, const run_t *run, int64_t at, int64_t moment) {
-    const int64_t *known = (run->segment < 0 ? c->tail_known : c->known[run->segment]) + run->start;
-    const uint8_t *from = (run->segment < 0 ? c->tail : c->bases[run->segment]) + run->start * c->width;
+static void gather_label(const column_t *c, const range_t *range, int64_t at, int64_t as_of) {
+    const int64_t *known = (range->segment < 0 ? c->tail_known : c->known[range->segment]) + range->start;
+    const uint8_t *from = (range->segment < 0 ? c->tail : c->bases[range->segment]) + range->start * c->width;
     uint8_t *to = c->out + at * c->width, *flags = c->known_out + at;
-    for (int32_t i = 0; i < run->count; i++) flags[i] = known[i] < moment;
+    for (int32_t i = 0; i < range->count; i++) flags[i] = known[i] < as_of;
     if (c->width == 1) {
-        for (int32_t i = 0; i < run->count; i++) to[i] = from[i] & -flags[i];
+        for (int32_t i = 0; i < range->count; i++) to[i] = from[i] & -flags[i];
         return;
     }
-    memcpy(to, from, run->count * c->width);
-    for (int32_t i = 0; i < run->count; i++)
+    memcpy(to, from, range->count * c->width);
+    for (int32_t i = 0; i < range->count; i++)
         if (!flags[i]) memset(to + i * c->width, 0, c->width);
 }
 
@@ -332,23 +332,23 @@ static void *gather_some(void *argument) {
     const gather_t *g = job->gather;
     const find_t *f = g->find;
     for (int64_t q = job->from; q < job->to; q++) {
-        const run_t *runs = f->runs + slot(f, q);
+        const range_t *ranges = f->ranges + slot(f, q);
         int64_t at = f->offsets[q + 1];
-        for (int r = 0; r < f->n_runs[q]; r++) {
-            const run_t *run = &runs[r];
-            at -= run->count;
-            if (r + 1 < f->n_runs[q])
-                prefetch_run(g, run + 1);
-            else if (q + 1 < job->to && f->n_runs[q + 1])
-                prefetch_run(g, f->runs + slot(f, q + 1));
+        for (int r = 0; r < f->n_ranges[q]; r++) {
+            const range_t *range = &ranges[r];
+            at -= range->count;
+            if (r + 1 < f->n_ranges[q])
+                prefetch_range(g, range + 1);
+            else if (q + 1 < job->to && f->n_ranges[q + 1])
+                prefetch_range(g, f->ranges + slot(f, q + 1));
             for (int64_t k = 0; k < g->n_columns; k++) {
                 const column_t *c = &g->columns[k];
                 if (c->known) {
-                    gather_label(c, run, at, g->moments[q]);
+                    gather_label(c, range, at, g->as_of[q]);
                     continue;
                 }
-                const uint8_t *base = run->segment < 0 ? c->tail : c->bases[run->segment];
-                (g->large ? stream : copy)(c->out + at * c->width, base + run->start * c->width, run->count * c->width);
+                const uint8_t *base = range->segment < 0 ? c->tail : c->bases[range->segment];
+                (g->large ? stream : copy)(c->out + at * c->width, base + range->start * c->width, range->count * c->width);
             }
         }
     }
@@ -411,7 +411,7 @@ static void *sort_some(void *argument) {
     return NULL;
 }
 
-/* The order of rows by (mix(user), time, row). Returns 0, or 1 when there is no memory for it. */
+/* The order of rows by (hash64(user), time, row). Returns 0, or 1 when there is no memory for it. */
 int tl_order(int64_t n, const int64_t *users, const int64_t *times, int64_t *order, int threads) {
     int bits = 1;
     while (bits < 12 && (n >> bits) > 8192) bits++;
@@ -419,11 +419,11 @@ int tl_order(int64_t n, const int64_t *users, const int64_t *times, int64_t *ord
     key_t_ *keys = malloc((n + 1) * sizeof(key_t_)), *spare = malloc((n + 1) * sizeof(key_t_));
     int failed = !cuts || !keys || !spare;
     if (!failed) {
-        for (int64_t i = 0; i < n; i++) cuts[(mix(users[i]) >> (64 - bits)) + 1]++;
+        for (int64_t i = 0; i < n; i++) cuts[(hash64(users[i]) >> (64 - bits)) + 1]++;
         for (int64_t b = 0; b < buckets; b++) cuts[b + 1] += cuts[b];
         memcpy(next, cuts, buckets * sizeof(int64_t));
         for (int64_t i = 0; i < n; i++) {
-            uint64_t hash = mix(users[i]);
+            uint64_t hash = hash64(users[i]);
             keys[next[hash >> (64 - bits)]++] = (key_t_){hash, (uint64_t)times[i] ^ ((uint64_t)1 << 63), i};
         }
         sort_job jobs[MAX_THREADS];
@@ -479,7 +479,7 @@ static void *move_some(void *argument) {
     return NULL;
 }
 
-/* Copy n runs of rows of `width` bytes: count[i] rows, from row start[i] to row place[i]. */
+/* Copy n ranges of rows of `width` bytes: count[i] rows, from row start[i] to row place[i]. */
 void tl_move(const uint8_t *from, uint8_t *to, const int64_t *start, const int64_t *place, const int64_t *count, int64_t n,
              int64_t width, int threads) {
     move_job jobs[MAX_THREADS];
@@ -515,7 +515,7 @@ void tl_behind(const uint8_t *head, int64_t head_size, const uint8_t *rows, int6
     run_jobs(put_some, jobs, sizeof(behind_job), threads);
 }
 
-/* A hash of each piece data[ends[i], ends[i + 1]): `mix` folded over its size and its words, the last one zero-padded. */
+/* A hash of each slice data[ends[i], ends[i + 1]): `hash64` folded over its size and its words, the last one zero-padded. */
 void tl_digest(const uint8_t *data, const int64_t *ends, int64_t n, uint64_t *out) {
     for (int64_t i = 0; i < n; i++) {
         int64_t left = ends[i + 1] - ends[i];
@@ -523,7 +523,7 @@ void tl_digest(const uint8_t *data, const int64_t *ends, int64_t n, uint64_t *ou
         for (const uint8_t *at = data + ends[i]; left > 0; at += 8, left -= 8) {
             int64_t word = 0;
             memcpy(&word, at, left < 8 ? left : 8);
-            state = mix((int64_t)(state ^ (uint64_t)word));
+            state = hash64((int64_t)(state ^ (uint64_t)word));
         }
         out[i] = state;
     }

@@ -60,7 +60,7 @@ class LogReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.at = 0
+        self.position = 0
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
@@ -68,13 +68,13 @@ class LogReader:
             close(fd)
 
     @property
-    def grown(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is something new, perhaps a part of a record."""
-        return os.fstat(self._fd).st_size > self.at
+        return os.fstat(self._fd).st_size > self.position
 
-    def passed(self, data: bytes) -> None:
+    def advance(self, data: bytes) -> None:
         """Go past a record that was just written here."""
-        self.at += len(data)
+        self.position += len(data)
 
     def read(self) -> list[tuple[int, bytes]]:
         """The new whole records: kind and payload.
@@ -82,18 +82,18 @@ class LogReader:
         Raises:
             CorruptionError: a record's bytes are not what was written.
         """
-        found, size, sound = unpack(self._bytes(os.fstat(self._fd).st_size - self.at))
+        found, size, sound = unpack(self._bytes(os.fstat(self._fd).st_size - self.position))
         if not sound:
             raise CorruptionError(
-                f"{self.path}: the checksum of the record at byte {self.at + size} does not match; "
+                f"{self.path}: the checksum of the record at byte {self.position + size} does not match; "
                 f"restore the file, or rebuild the store from its table"
             )
-        self.at += size
+        self.position += size
         return found
 
     def _bytes(self, size: int) -> bytes:
         pieces = []
-        at = self.at
+        at = self.position
         while size > 0 and (piece := os.pread(self._fd, min(size, 1 << 26), at)):
             pieces.append(piece)
             at += len(piece)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenlake.errors import SchemaError
 from tokenlake.names import apart
 from tokenlake.storage import memory
-from tokenlake.storage.loops import widen
+from tokenlake.storage.native_ops import widen
 from tokenlake.tokens.schema import StoreSchema
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def list_columns(
-    side: Iterable[str], known: Iterable[str], own: Collection[str]
+    side: Iterable[str], known: Iterable[str], reserved: Collection[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Names of the columns of a table that has a batch's queries as rows, and lists of what their tokens have beside them.
 
@@ -29,13 +29,13 @@ def list_columns(
     Args:
         side: names of the side columns.
         known: those of them that are labels.
-        own: other columns of the table.
+        reserved: names of the other columns of the table.
 
     Returns:
         Side name -> the column of its values; label -> the column that tells whether it was known.
     """
     side, known = list(side), list(known)
-    names = apart([*side, *(f"{label}_known" for label in known)], own)
+    names = apart([*side, *(f"{label}_known" for label in known)], reserved)
     return dict(zip(side, names, strict=False)), dict(zip(known, names[len(side) :], strict=True))
 
 
@@ -167,9 +167,9 @@ class TensorBatch:
         return len(self.offsets) - 1
 
 
-def beside(batch: TokenBatch, own: Collection[str]) -> dict[str, NDArray[Any]]:
+def side_arrays(batch: TokenBatch, reserved: Collection[str]) -> dict[str, NDArray[Any]]:
     """What a batch's tokens have beside them, (total,) each, by the names of `list_columns`."""
-    side, known = list_columns(batch.side, batch.known, own)
+    side, known = list_columns(batch.side, batch.known, reserved)
     return {side[name]: column for name, column in batch.side.items()} | {
         known[label]: column for label, column in batch.known.items()
     }

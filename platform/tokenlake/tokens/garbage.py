@@ -1,6 +1,6 @@
-"""What a store leaves behind, removed: the store itself, and the streams of stores whose folders are gone.
+"""Garbage collection: remove a whole store, and orphaned streams, those of stores whose folders are gone.
 
-A removal may be cut short, and is ended by another:
+A removal that was cut short is completed by the next one. Its steps:
 
 1. The manifest gets another name: from this instant there is no store, and what is left still says where its logs lie.
 2. The logs go, then the files, that manifest last, and the folder.
@@ -22,7 +22,7 @@ from tokenlake.storage import disk
 from tokenlake.storage.redis.connection import Connection
 from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.handle import locked, refusals, tail_locked
+from tokenlake.tokens.handle import locked, storage_errors, tail_locked
 from tokenlake.tokens.tail import backend_of
 from tokenlake.tokens.wal import LogBackend
 
@@ -37,38 +37,38 @@ def remove_store(folder: Path) -> None:
         LockedError: another process writes.
         ServiceError: its Redis does not answer.
     """
-    there, going = folder / manifests.NAME, folder / manifests.REMOVED
-    if not (there.exists() or going.exists()):
+    manifest_file, removed_file = folder / manifests.NAME, folder / manifests.REMOVED
+    if not (manifest_file.exists() or removed_file.exists()):
         raise NotFoundError(f"{folder} holds no token store to remove")
     with locked(folder, "remove"):
-        if there.exists():
+        if manifest_file.exists():
             manifest = manifests.load(folder)
             backend = backend_of(folder, manifest)
-            mine = backend.owned  # asks a Redis, so that one that is away is met before anything is done
-            with _no_appends(folder, backend):
-                disk.rename(there, going)
+            owned = backend.owned  # asks a Redis, so that one that is away is met before anything is done
+            with _exclude_appends(folder, backend):
+                disk.rename(manifest_file, removed_file)
                 disk.sync_folder(folder)
-        elif going.exists():
+        elif removed_file.exists():
             manifest = manifests.load(folder, manifests.REMOVED)
             backend = backend_of(folder, manifest)
-            mine = (folder / "segments").is_dir() and backend.owned  # they go after the logs
+            owned = (folder / "segments").is_dir() and backend.owned  # they go after the logs
         else:
             raise NotFoundError(f"{folder} holds no token store to remove")
-        if mine:
-            backend.erase(manifest.log)
+        if owned:
+            backend.remove_all(manifest.log)
         for name in ("tail", "segments"):
             _empty(folder / name)
-        for name in (ids.NAME, f"{ids.NAME}.new", f"{manifests.NAME}.new", *LOCKS, going.name):
+        for name in (ids.NAME, f"{ids.NAME}.new", f"{manifests.NAME}.new", *LOCKS, removed_file.name):
             disk.unlink([folder / name])
         with contextlib.suppress(OSError):  # somebody put another file there
             folder.rmdir()
 
 
 @contextlib.contextmanager
-def _no_appends(folder: Path, backend: LogBackend) -> Iterator[None]:
+def _exclude_appends(folder: Path, backend: LogBackend) -> Iterator[None]:
     """A writer of a shared tail looks for the manifest before each try, and adds to no log that is gone."""
     if backend.shared:
-        with refusals():
+        with storage_errors():
             yield
     else:
         with tail_locked(folder):
@@ -83,7 +83,7 @@ def _empty(folder: Path) -> None:
 
 
 _KEY = re.compile(rb"tokenlake:\{(\w+)\}:(?:tail:\d+|owner|sync)")
-State = Literal["in use", "gone", "elsewhere", "unknown"]
+StreamState = Literal["in use", "gone", "elsewhere", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class StoreStreams:
     host: str | None
     entries: int
     idle: int | None
-    state: State
+    state: StreamState
 
 
 def streams_in(url: str) -> list[StoreStreams]:
@@ -130,12 +130,14 @@ def remove_streams(url: str, store: str) -> None:
         NotFoundError: it has nothing there.
         ConfigError: its folder is here and needs it.
     """
-    held = next((held for held in streams_in(url) if held.store == store), None)
-    if held is None:
+    streams = next((held for held in streams_in(url) if held.store == store), None)
+    if streams is None:
         raise NotFoundError(f"{url} holds nothing of a store {store!r}")
-    if held.state == "in use":
-        raise ConfigError(f"the store at {held.folder} needs what {url} holds of it; `TokenStore.remove` removes both")
-    Connection(url, "what stores keep there").run(lambda client: client.unlink(*held.keys))
+    if streams.state == "in use":
+        raise ConfigError(
+            f"the store at {streams.folder} needs what {url} holds of it; `TokenStore.remove` removes both"
+        )
+    Connection(url, "what stores keep there").run(lambda client: client.unlink(*streams.keys))
 
 
 def _streams_of(redis: Connection, store: str, keys: list[bytes]) -> StoreStreams:
@@ -163,7 +165,7 @@ def _streams_of(redis: Connection, store: str, keys: list[bytes]) -> StoreStream
     )
 
 
-def _state(store: str, folder: str | None, host: str | None) -> State:
+def _state(store: str, folder: str | None, host: str | None) -> StreamState:
     if folder is None:
         return "unknown"
     for name in (manifests.NAME, manifests.REMOVED):

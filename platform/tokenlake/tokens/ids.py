@@ -19,7 +19,7 @@ from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 
 NAME = "ids"
-Kind = Literal["int64", "string"]
+IdKind = Literal["int64", "string"]
 _KIND, _STRINGS = 1, 2
 _COUNT = struct.Struct("<Q")
 #: The code of a string that no row has.
@@ -38,7 +38,7 @@ class Ids:
         self._log: LogReader | None = None
         self._lock = Lock()
         self._codes: dict[str, int] = {}
-        self.kind: Kind | None = None
+        self.kind: IdKind | None = None
 
     def refresh(self) -> None:
         """Read what other processes added.
@@ -52,7 +52,7 @@ class Ids:
                     manifests.require(self._path.parent)  # else every string of a removed store would be unknown
                     return
                 self._log = LogReader(self._path)
-            if self._log.grown:
+            if self._log.has_more:
                 for kind, payload in self._log.read():
                     self._take(kind, payload)
 
@@ -71,7 +71,7 @@ class Ids:
             codes = self._lookup(users)
         return codes
 
-    def known(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
+    def existing(self, users: NDArray[Any]) -> NDArray[np.int64] | None:
         """Codes of ids, if none is new to the store.
 
         Raises:
@@ -105,7 +105,7 @@ class Ids:
         if new:
             if self._log is None:
                 raise CorruptionError(f"{self._path} is gone since it was written; rebuild the store from its table")
-            records.append(self._path, self._log.at, records.pack(_STRINGS, _pack(new)))
+            records.append(self._path, self._log.position, records.pack(_STRINGS, _pack(new)))
             self.refresh()
         return self._lookup(users)
 
@@ -118,7 +118,7 @@ class Ids:
         codes = [get(s, UNKNOWN) for s in users.ravel().tolist()]
         return np.array(codes, np.int64).reshape(users.shape)
 
-    def _expect(self, kind: Kind) -> None:
+    def _expect(self, kind: IdKind) -> None:
         if kind != self.kind:
             given, held = ("integers", "strings") if kind == "int64" else ("strings", "integers")
             raise SchemaError(f"users: {given} given, but this store's user ids are {held}; convert them")
@@ -133,7 +133,7 @@ class Ids:
             raise CorruptionError(f"{self._path}: unknown kind of record {kind}; was it written by a later version?")
 
 
-def kind_of(users: NDArray[Any]) -> Kind:
+def kind_of(users: NDArray[Any]) -> IdKind:
     """What a checked array of ids holds."""
     return "int64" if users.dtype == np.int64 else "string"
 
@@ -181,8 +181,8 @@ def as_ids(users: Any) -> NDArray[Any]:
     raise SchemaError(f"users: dtype {array.dtype} given; expected integers or strings, all of one kind, without nulls")
 
 
-def asked_ids(users: object, kind: pa.DataType) -> pa.Array:
-    """Ids that are asked for, as a column of ids of a kind, (n,); null for those of the other kind, which nobody has.
+def query_ids(users: object, kind: pa.DataType) -> pa.Array:
+    """The ids of a query as an Arrow column of a kind, (n,); null for those of the other kind, which no row can have.
 
     Args:
         users: what `as_ids` takes.

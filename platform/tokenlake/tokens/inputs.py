@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.storage import loops
+from tokenlake.storage import native_ops
 from tokenlake.times import DAY_US, NEVER, Day, as_micros, day_of, day_start
 from tokenlake.tokens.ids import as_ids
 from tokenlake.tokens.quantize import quantize
@@ -136,7 +136,7 @@ def _tokens(schema: StoreSchema, tokens: object, count: int) -> dict[str, NDArra
     kind = np.float32 if schema.dtype == "int8" else schema.token_dtype
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
         stored = np.ascontiguousarray(array, kind)
-    if not loops.finite(stored):
+    if not native_ops.all_finite(stored):
         finite = np.isfinite(stored)
         row = int((~finite.all(axis=1)).argmax())
         value = array[row][~finite[row]][0]

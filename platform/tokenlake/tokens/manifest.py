@@ -1,8 +1,9 @@
 """The manifest: the one small file whose swap publishes a new state of a store.
 
-Rows lie in *parts*: files written together, one for each bucket of users. The manifest lists *slices*: disjoint runs
-of days, oldest first, each read from one part. Replacing a day cuts it out of the slice that holds it, whatever else
-that part holds; so a slice's days may be fewer than its part's, and no two slices ever share a day.
+Rows lie in *sorted runs*: segments written together, one for each bucket of users (the JSON calls a sorted run a "part").
+The manifest lists *slices*: ranges of days that no other slice shares, oldest first, each read from one sorted run.
+Replacing a day cuts it out of the slice that holds it and leaves the sorted run as it is; so a slice may show fewer days
+than its sorted run holds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from tokenlake.errors import NotFoundError
 from tokenlake.storage import manifest as manifests
-from tokenlake.storage.manifest import Watch
+from tokenlake.storage.manifest import ManifestWatch
 from tokenlake.times import Day
 from tokenlake.tokens.schema import StoreSchema
 
@@ -50,20 +51,20 @@ class SegmentFile:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Files written together; the top `bits` bits of a user's hash choose the file (None: that bucket is empty)."""
+class SortedRun:
+    """Segments written together; the top `bits` bits of a user's hash choose the segment (None: that bucket is empty)."""
 
     bits: int
     segments: tuple[SegmentFile | None, ...]
 
 
 @dataclass(frozen=True)
-class Slice:
-    """The days `first` to `last`, as read from a part; both days hold rows."""
+class RunSlice:
+    """The days `first` to `last`, as read from the sorted run `run`; both days hold rows."""
 
     first: Day
     last: Day
-    part: str
+    run: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class TailLocation:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StoreManifest:
     """One published state.
 
     Attributes:
@@ -84,73 +85,73 @@ class Manifest:
         log: number of the tail's log.
         days: rows of each day that was written, sorted; an empty day has 0.
         slices: sorted by day.
-        parts: the parts that slices name.
+        runs: name -> the sorted runs that slices name.
         tail: where the tail's logs lie; None: in the store's folder.
-        made: tells this store from others that were in its place before; None: made by an earlier version.
+        store_id: tells this store from others that were at the same path before; None: written by an earlier version.
     """
 
     schema: StoreSchema
     generation: int = 0
     log: int = 1
     days: dict[Day, int] = field(default_factory=dict)
-    slices: tuple[Slice, ...] = ()
-    parts: dict[str, Part] = field(default_factory=dict)
+    slices: tuple[RunSlice, ...] = ()
+    runs: dict[str, SortedRun] = field(default_factory=dict)
     tail: TailLocation | None = None
-    made: str | None = None
+    store_id: str | None = None
 
-    def replace_day(self, day: Day, rows: int, name: str, part: Part | None) -> Manifest:
-        """The next state, in which a day is read from a new part (or is empty)."""
+    def replace_day(self, day: Day, rows: int, name: str, run: SortedRun | None) -> StoreManifest:
+        """The next state, in which a day is read from a new sorted run (or is empty)."""
         days = dict(sorted({**self.days, day: rows}.items()))
-        slices = [piece for piece in self.slices for piece in self._without(piece, day)]
-        if part is not None:
-            slices.append(Slice(day, day, name))
-        return self._next(days=days, slices=slices, parts={**self.parts, **({name: part} if part else {})})
+        slices = [left for run_slice in self.slices for left in self._without(run_slice, day)]
+        if run is not None:
+            slices.append(RunSlice(day, day, name))
+        return self._next(days=days, slices=slices, runs={**self.runs, **({name: run} if run else {})})
 
-    def replace_slices(self, start: int, stop: int, name: str, part: Part, rows: dict[Day, int]) -> Manifest:
-        """The next state, in which the slices [start, stop) are read from one new part that holds these rows."""
+    def replace_slices(self, start: int, stop: int, name: str, run: SortedRun, rows: dict[Day, int]) -> StoreManifest:
+        """The next state, in which the slices [start, stop) are read from one new sorted run that holds these rows."""
         first, last = self.slices[start].first, self.slices[stop - 1].last
         days = {day: rows.get(day, 0) if first <= day <= last else held for day, held in self.days.items()}
-        merged = Slice(min(rows), max(rows), name)
+        merged = RunSlice(min(rows), max(rows), name)
         slices = [*self.slices[:start], merged, *self.slices[stop:]]
-        return self._next(days=days, slices=slices, parts={**self.parts, name: part})
+        return self._next(days=days, slices=slices, runs={**self.runs, name: run})
 
-    def from_day(self, day: Day) -> Manifest:
+    def from_day(self, day: Day) -> StoreManifest:
         """The next state, without the days before one."""
         slices = [replace(s, first=max(s.first, day)) for s in self.slices if s.last >= day]
         days = {d: n for d, n in self.days.items() if d >= day}
-        return self._next(days=days, slices=[self._tight(s, days) for s in slices], parts=self.parts)
+        return self._next(days=days, slices=[self._trim(s, days) for s in slices], runs=self.runs)
 
-    def with_log(self, log: int) -> Manifest:
+    def with_log(self, log: int) -> StoreManifest:
         """The same state with another tail log."""
         return replace(self, log=log)
 
-    def rows(self, piece: Slice) -> int:
+    def rows(self, run_slice: RunSlice) -> int:
         """Rows that a slice shows."""
-        return sum(n for day, n in self.days.items() if piece.first <= day <= piece.last)
+        return sum(n for day, n in self.days.items() if run_slice.first <= day <= run_slice.last)
 
     def segment_files(self) -> list[SegmentFile]:
-        """Every file of every part."""
-        return [s for part in self.parts.values() for s in part.segments if s is not None]
+        """Every segment of every sorted run."""
+        return [s for run in self.runs.values() for s in run.segments if s is not None]
 
-    def _without(self, piece: Slice, day: Day) -> list[Slice]:
-        if not piece.first <= day <= piece.last:
-            return [piece]
-        held = [d for d, n in self.days.items() if n and piece.first <= d <= piece.last]
-        before, after = held[: bisect_left(held, day)], [d for d in held if d > day]
-        return [Slice(days[0], days[-1], piece.part) for days in (before, after) if days]
+    def _without(self, run_slice: RunSlice, day: Day) -> list[RunSlice]:
+        if not run_slice.first <= day <= run_slice.last:
+            return [run_slice]
+        days_with_rows = [d for d, n in self.days.items() if n and run_slice.first <= d <= run_slice.last]
+        before, after = days_with_rows[: bisect_left(days_with_rows, day)], [d for d in days_with_rows if d > day]
+        return [RunSlice(days[0], days[-1], run_slice.run) for days in (before, after) if days]
 
-    def _tight(self, piece: Slice, days: dict[Day, int]) -> Slice:
-        held = [d for d, n in days.items() if n and piece.first <= d <= piece.last]
-        return replace(piece, first=held[0])
+    def _trim(self, run_slice: RunSlice, days: dict[Day, int]) -> RunSlice:
+        days_with_rows = [d for d, n in days.items() if n and run_slice.first <= d <= run_slice.last]
+        return replace(run_slice, first=days_with_rows[0])
 
-    def _next(self, *, days: dict[Day, int], slices: list[Slice], parts: dict[str, Part]) -> Manifest:
-        used = {piece.part for piece in slices}
+    def _next(self, *, days: dict[Day, int], slices: list[RunSlice], runs: dict[str, SortedRun]) -> StoreManifest:
+        used = {run_slice.run for run_slice in slices}
         return replace(
             self,
             generation=self.generation + 1,
             days=days,
             slices=tuple(sorted(slices, key=lambda s: s.first)),
-            parts={name: part for name, part in parts.items() if name in used},
+            runs={name: run for name, run in runs.items() if name in used},
         )
 
     def publish(self, folder: Path) -> None:
@@ -164,12 +165,12 @@ class Manifest:
             "generation": self.generation,
             "log": self.log,
             **({} if self.tail is None else {"tail": asdict(self.tail)}),
-            **({} if self.made is None else {"made": self.made}),
+            **({} if self.store_id is None else {"made": self.store_id}),
             "days": {day.isoformat(): rows for day, rows in self.days.items()},
-            "slices": [[s.first.isoformat(), s.last.isoformat(), s.part] for s in self.slices],
+            "slices": [[s.first.isoformat(), s.last.isoformat(), s.run] for s in self.slices],
             "parts": {
-                name: {"bits": part.bits, "segments": [asdict(s) if s else None for s in part.segments]}
-                for name, part in self.parts.items()
+                name: {"bits": run.bits, "segments": [asdict(s) if s else None for s in run.segments]}
+                for name, run in self.runs.items()
             },
         }
 
@@ -181,14 +182,14 @@ def require(folder: Path) -> None:
         NotFoundError: there is none, or it was removed.
     """
     if not (folder / NAME).exists():
-        raise _nothing(folder)
+        raise _no_store(folder)
 
 
-def _nothing(folder: Path) -> NotFoundError:
+def _no_store(folder: Path) -> NotFoundError:
     return NotFoundError(f"{folder} holds no token store; `TokenStore.create` makes one")
 
 
-def load(folder: Path, name: str = NAME) -> Manifest:
+def load(folder: Path, name: str = NAME) -> StoreManifest:
     """Read a store's manifest, or that of one that is being removed.
 
     Raises:
@@ -198,36 +199,36 @@ def load(folder: Path, name: str = NAME) -> Manifest:
     try:
         return _parse(manifests.read(folder / name, _NEWEST_FORMAT, "restore it, or rebuild the store from its table"))
     except (FileNotFoundError, NotADirectoryError):
-        raise _nothing(folder) from None
+        raise _no_store(folder) from None
 
 
-def watch(folder: Path) -> Watch:
+def watch(folder: Path) -> ManifestWatch:
     """Watch for a newer state of a store.
 
     Raises:
         NotFoundError: there is no store.
     """
     try:
-        return Watch(folder / NAME)
+        return ManifestWatch(folder / NAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise _nothing(folder) from None
+        raise _no_store(folder) from None
 
 
-def _parse(body: dict[str, Any]) -> Manifest:
+def _parse(body: dict[str, Any]) -> StoreManifest:
     schema = body["schema"]
-    return Manifest(
+    return StoreManifest(
         schema=StoreSchema(schema["dim"], schema["dtype"], schema["side"], tuple(schema["known_at"])),
         generation=body["generation"],
         log=body["log"],
         days={Day.fromisoformat(day): rows for day, rows in body["days"].items()},
-        slices=tuple(Slice(Day.fromisoformat(a), Day.fromisoformat(b), part) for a, b, part in body["slices"]),
-        parts={
-            name: Part(
+        slices=tuple(RunSlice(Day.fromisoformat(a), Day.fromisoformat(b), part) for a, b, part in body["slices"]),
+        runs={
+            name: SortedRun(
                 part["bits"],
                 tuple(SegmentFile(**{**s, "data": tuple(s["data"])}) if s else None for s in part["segments"]),
             )
             for name, part in body["parts"].items()
         },
         tail=TailLocation(**body["tail"]) if "tail" in body else None,
-        made=body.get("made"),
+        store_id=body.get("made"),
     )

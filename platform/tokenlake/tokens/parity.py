@@ -1,8 +1,8 @@
-"""Logged fetches: what was asked, of which state, and a checksum of each answer, so that it can be asked again.
+"""A log of fetches: the arguments, the state that was read and a checksum of each answer, so that `replay` can repeat them.
 
 A log is a folder on the store's disk. `<generation>-<time>-<process>.fetches` holds the fetches of one process, as
 records (storage/records.py). `generations/<generation>/` is a store of its own: hard links to the segments and tail logs
-of that state, which cost no bytes until the store itself lets go of them, and stay whatever it merges, drops or writes
+of that state, which cost no bytes until the store itself removes them, and stay whatever it merges, drops or writes
 again. Logs that lie in Redis are copied as far as they were read.
 """
 
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from tokenlake.errors import ConfigError, SchemaError, storage_error
 from tokenlake.names import apart
 from tokenlake.storage import disk, records
-from tokenlake.storage.loops import mix
+from tokenlake.storage.native_ops import hash64
 from tokenlake.tokens import ids
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.view import View
+from tokenlake.tokens.view import StoreView
 
 FETCH, FETCH_AT = 1, 2
 #: A file of a log is closed at this size, and this many are kept of a folder, so that a log is bounded.
@@ -38,21 +38,21 @@ FILE_BYTES = 64 << 20
 FILES = 16
 
 
-class Asked(NamedTuple):
-    """What a fetch was asked.
+class FetchRequest(NamedTuple):
+    """The arguments of one fetch.
 
     Attributes:
         kind: `FETCH` or `FETCH_AT`.
-        users: (queries,) ids; times: (queries,) those before which, or at which.
-        how: the other arguments, as JSON can hold them.
-        moment: (queries,) of `FETCH_AT`: labels as known then.
+        users: (queries,) ids; times: (queries,) the `before` of a fetch, or the `timestamps` of a fetch_at.
+        options: the other arguments, as JSON can hold them.
+        as_of: (queries,) of `FETCH_AT`: labels are shown as they were known then.
     """
 
     kind: int
     users: NDArray[Any]
     times: NDArray[np.int64]
-    how: dict[str, Any]
-    moment: NDArray[np.int64] | None = None
+    options: dict[str, Any]
+    as_of: NDArray[np.int64] | None = None
 
 
 class FetchLog:
@@ -69,15 +69,15 @@ class FetchLog:
         self.keep_bytes = keep_bytes
         self._path = path
         self._fd: int | None = None
-        self._view: View | None = None
+        self._view: StoreView | None = None
         self._linked = 0
-        self._kept = (0, 0)
+        self._mirrored = (0, 0)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # when Python exits, `os` may be gone already
         if (fd := getattr(self, "_fd", None)) is not None:
             close(fd)
 
-    def follow(self, view: View) -> None:
+    def follow(self, view: StoreView) -> None:
         """Keep the state that the handle sees, and begin a file for its fetches; where that is done, do nothing.
 
         Raises:
@@ -87,7 +87,7 @@ class FetchLog:
         if self._view is not view:
             self._begin(view)
 
-    def write(self, asked: Asked, batch: TokenBatch) -> bool:
+    def write(self, request: FetchRequest, batch: TokenBatch) -> bool:
         """Log a fetch of the state that is followed, whose tail did not grow since.
 
         Returns:
@@ -95,10 +95,11 @@ class FetchLog:
         """
         view = self._view
         try:
-            if view is None or not self._keep(view):
+            if view is None or not self._mirror_tail(view):
                 return False
             data = records.pack(
-                asked.kind, _pack(asked, asked.how | {"tail": view.tail.next, "whole": self.keep_bytes}, batch)
+                request.kind,
+                _pack(request, request.options | {"tail": view.tail.next_sequence, "whole": self.keep_bytes}, batch),
             )
             if self._fd is None or os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
                 try:
@@ -112,7 +113,7 @@ class FetchLog:
             raise storage_error(error) from error
         return True
 
-    def _begin(self, view: View) -> int:
+    def _begin(self, view: StoreView) -> int:
         """Begin a file for a state, and keep that state."""
         if self._fd is not None:
             os.close(self._fd)
@@ -132,21 +133,21 @@ class FetchLog:
                     f"choose a folder on the store's disk"
                 ) from error
             raise storage_error(error) from error
-        self._view, self._linked, self._kept = view, view.tail.first, (0, 0)
-        _bound(self.folder)
+        self._view, self._linked, self._mirrored = view, view.tail.first_log, (0, 0)
+        _remove_oldest(self.folder)
         return fd
 
-    def _place(self, view: View) -> Path:
+    def _generation_folder(self, view: StoreView) -> Path:
         """Where a state is kept."""
         return self.folder / "generations" / f"{view.snapshot.manifest.generation:08d}"
 
-    def _link(self, view: View) -> None:
-        place = self._place(view)
+    def _link(self, view: StoreView) -> None:
+        place = self._generation_folder(view)
         for name in ("segments", "tail"):
             (place / name).mkdir(parents=True, exist_ok=True)
         for file in view.snapshot.manifest.segment_files():
             _link(self._path / "segments" / file.name, place / "segments" / file.name)
-        view.tail.backend.keep(view.tail.first, place)
+        view.tail.backend.mirror(view.tail.first_log, place)
         self._link_ids(place)
         if not (place / manifests.NAME).exists():
             replace(view.snapshot.manifest, tail=None).publish(place)  # last: it says that the rest is there
@@ -155,23 +156,23 @@ class FetchLog:
         if not (place / ids.NAME).exists() and (self._path / ids.NAME).exists():
             _link(self._path / ids.NAME, place / ids.NAME)
 
-    def _keep(self, view: View) -> bool:
+    def _mirror_tail(self, view: StoreView) -> bool:
         """Keep the ids, and the tail's logs as far as the handle read them; False: they are gone."""
-        tail, place = view.tail, self._place(view)
-        if self._kept != (tail.number, tail.next):
-            for number in range(self._linked, tail.number + 1):
+        tail, place = view.tail, self._generation_folder(view)
+        if self._mirrored != (tail.log_number, tail.next_sequence):
+            for number in range(self._linked, tail.log_number + 1):
                 try:
-                    tail.backend.keep(number, place)
+                    tail.backend.mirror(number, place)
                 except FileNotFoundError:
                     if tail.backend.shared:
                         return False
-                    continue  # swept away before the handle came to it
-            self._linked, self._kept = tail.number, (tail.number, tail.next)
+                    continue  # removed as garbage before the handle read it
+            self._linked, self._mirrored = tail.log_number, (tail.log_number, tail.next_sequence)
         self._link_ids(place)
         return True
 
 
-def parts(batch: TokenBatch) -> dict[str, NDArray[Any]]:
+def arrays_of(batch: TokenBatch) -> dict[str, NDArray[Any]]:
     """A batch's arrays by name."""
     scales = {} if batch.scales is None else {"scales": batch.scales}
     own = {"timestamps": batch.timestamps, "values": batch.values, **scales}
@@ -180,11 +181,11 @@ def parts(batch: TokenBatch) -> dict[str, NDArray[Any]]:
 
 
 def checksums(batch: TokenBatch) -> NDArray[np.uint64]:
-    """(queries, arrays) XXH3-64 of the bytes of each query in each array of `parts`."""
+    """(queries, arrays) XXH3-64 of the bytes of each query in each array of `arrays_of`."""
     bounds = batch.offsets.tolist()
     digest = xxhash.xxh3_64_intdigest
-    views = [np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in parts(batch).values()]
-    widths = [a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in parts(batch).values()]
+    views = [np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays_of(batch).values()]
+    widths = [a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays_of(batch).values()]
     sums = [
         [digest(view[start * width : stop * width].data) for view, width in zip(views, widths, strict=True)]
         for start, stop in pairwise(bounds)
@@ -200,7 +201,7 @@ def row_sums(array: NDArray[Any]) -> NDArray[np.uint32]:
     width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
     words = np.zeros((len(array), -(-width // 8) * 8), np.uint8)
     words[:, :width] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(len(array), width)
-    factors = mix(np.arange(1, words.shape[1] // 8 + 1)) | np.uint64(1)
+    factors = hash64(np.arange(1, words.shape[1] // 8 + 1)) | np.uint64(1)
     found: NDArray[np.uint64] = (words.view("<u8") * factors).sum(axis=1, dtype=np.uint64)
     return (found >> np.uint64(32)).astype(np.uint32)
 
@@ -210,7 +211,7 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
 
 
-def _bound(folder: Path) -> None:
+def _remove_oldest(folder: Path) -> None:
     """Remove the oldest files, and states that no file names any more."""
     found = sorted(folder.glob("*.fetches"), key=lambda path: int(path.name.split("-")[1]))
     for path in found[:-FILES]:
@@ -221,46 +222,46 @@ def _bound(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _pack(asked: Asked, how: dict[str, Any], batch: TokenBatch) -> bytes:
-    strings = asked.users.tolist() if asked.users.dtype == object else None
-    arrays = {name: [a.dtype.str, list(a.shape)] for name, a in parts(batch).items()}
-    head = how | {"queries": len(asked.users), "users": strings, "arrays": arrays}
+def _pack(request: FetchRequest, head_fields: dict[str, Any], batch: TokenBatch) -> bytes:
+    strings = request.users.tolist() if request.users.dtype == object else None
+    arrays = {name: [a.dtype.str, list(a.shape)] for name, a in arrays_of(batch).items()}
+    head = head_fields | {"queries": len(request.users), "users": strings, "arrays": arrays}
     text = json.dumps(head, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
-    body = [] if strings is not None else [asked.users.tobytes()]
-    body += [asked.times.tobytes(), *([] if asked.moment is None else [asked.moment.tobytes()])]
+    body = [] if strings is not None else [request.users.tobytes()]
+    body += [request.times.tobytes(), *([] if request.as_of is None else [request.as_of.tobytes()])]
     body += [checksums(batch).tobytes(), batch.offsets.tobytes()]
-    body += [row_sums(array).tobytes() for array in parts(batch).values()]
-    if how["whole"]:
-        body += [np.ascontiguousarray(array).tobytes() for array in parts(batch).values()]
+    body += [row_sums(array).tobytes() for array in arrays_of(batch).values()]
+    if head_fields["whole"]:
+        body += [np.ascontiguousarray(array).tobytes() for array in arrays_of(batch).values()]
     return text + b"".join(body)
 
 
-class Logged:
+class LoggedFetch:
     """One logged fetch.
 
     Attributes:
-        users, times, how: what was asked; times are those before which, or at which by `fetch_at`.
-        moment: (queries,) of `fetch_at`: labels as known then; None for a fetch, or where every label was masked.
-        tail: number that the tail's next row would have had.
+        users, times, options: the arguments, as in `FetchRequest`.
+        as_of: (queries,) of `fetch_at`: labels are shown as they were known then; None for a fetch, or where every label was masked.
+        next_sequence: sequence number that the tail's next row would have had.
         names: arrays of the answer; sums: (queries, arrays) their checksums.
-        offsets: of the answer; rows: `row_sums` of each array; arrays: the answer itself, None unless the log keeps bytes.
+        offsets: of the answer; row_checksums: `row_sums` of each array; arrays: the answer itself, None unless the log keeps bytes.
     """
 
     def __init__(self, kind: int, payload: bytes) -> None:
         text, _, body = payload.partition(b"\n")
         head = json.loads(text)
-        self.kind, n, self.tail = kind, head["queries"], head["tail"]
-        self.how = {name: head[name] for name in ("length", "available") if name in head}
+        self.kind, n, self.next_sequence = kind, head["queries"], head["tail"]
+        self.options = {name: head[name] for name in ("length", "available") if name in head}
         self.names = list(head["arrays"])
         self._body, self._at = body, 0
         strings = head["users"]
         self.users = self._take("<i8", (n,)) if strings is None else np.array(strings, object)
         self.times = self._take("<i8", (n,))
         moment = self._take("<i8", (n,)) if kind == FETCH_AT else None
-        self.moment = None if head.get("masked") else moment
+        self.as_of = None if head.get("masked") else moment
         self.sums = self._take("<u8", (n, len(self.names)))
         self.offsets: NDArray[np.int64] = self._take("<i8", (n + 1,))
-        self.rows = {name: self._take("<u4", (int(self.offsets[-1]),)) for name in self.names}
+        self.row_checksums = {name: self._take("<u4", (int(self.offsets[-1]),)) for name in self.names}
         self.arrays: dict[str, NDArray[Any]] | None = None
         if head["whole"]:
             self.arrays = {name: self._take(dtype, tuple(shape)) for name, (dtype, shape) in head["arrays"].items()}

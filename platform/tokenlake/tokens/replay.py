@@ -1,4 +1,4 @@
-"""Ask logged fetches again, of the states that they saw, and find the first answer that is another one."""
+"""Repeat logged fetches on the states that they read, and find the first answer that differs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tokenlake.errors import CorruptionError, NotFoundError
 from tokenlake.storage.records import LogReader
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.parity import FETCH, FETCH_AT, Logged, checksums, parts, row_sums
-from tokenlake.tokens.schema import Rows
+from tokenlake.tokens.parity import FETCH, FETCH_AT, LoggedFetch, arrays_of, checksums, row_sums
+from tokenlake.tokens.schema import TokenRows
 from tokenlake.tokens.store import TokenStore
 from tokenlake.tokens.tail import Tail
-from tokenlake.tokens.view import View, open_view
+from tokenlake.tokens.view import StoreView, open_view
 from tokenlake.tokens.wal import DiskLogs
 
 
 @dataclass
-class Replayed:
-    """What was asked again.
+class ReplayReport:
+    """What a replay did.
 
     Attributes:
         fetches: answers that were equal; queries: of all of them.
-        collected: generation -> logged fetches that cannot be asked again, since the state is not kept any more.
+        collected: generation -> logged fetches that cannot be repeated, since the log no longer keeps the state.
     """
 
     fetches: int = 0
@@ -35,69 +35,69 @@ class Replayed:
     collected: dict[int, int] = field(default_factory=dict)
 
 
-def replay(folder: Path) -> Replayed:
-    """Ask every logged fetch again.
+def replay(folder: Path) -> ReplayReport:
+    """Repeat every logged fetch.
 
     Args:
         folder: the log's.
 
     Raises:
         NotFoundError: there is no log.
-        CorruptionError: an answer is another one; the message says where it first differs.
+        CorruptionError: an answer differs; the message says where first.
     """
     found = sorted(folder.glob("*.fetches"), key=lambda path: int(path.name.split("-")[1]))
     if not found:
         raise NotFoundError(f"{folder} holds no logged fetches; `TokenStore.open(path, log=folder)` writes them")
-    report = Replayed()
+    report = ReplayReport()
     for path in found:
         generation = path.name.split("-")[0]
-        place = folder / "generations" / generation
+        state_folder = folder / "generations" / generation
         for number, (kind, payload) in enumerate(LogReader(path).read()):
             if kind not in (FETCH, FETCH_AT):
                 raise CorruptionError(f"{path}: unknown kind of record {kind}; written by a later version?")
-            if not (place / manifests.NAME).exists():
+            if not (state_folder / manifests.NAME).exists():
                 report.collected[int(generation)] = report.collected.get(int(generation), 0) + 1
                 continue
-            logged = Logged(kind, payload)
-            _compare(logged, place, f"{path}, fetch {number} of generation {int(generation)}")
+            logged = LoggedFetch(kind, payload)
+            _compare(logged, state_folder, f"{path}, fetch {number} of generation {int(generation)}")
             report.fetches += 1
             report.queries += len(logged.times)
     return report
 
 
-def _compare(logged: Logged, place: Path, where: str) -> None:
-    batch = _ask(_at(place, logged.tail), logged)
-    if list(parts(batch)) != logged.names:
-        raise CorruptionError(f"{where}: it had the columns {logged.names}, now {list(parts(batch))}")
+def _compare(logged: LoggedFetch, state_folder: Path, where: str) -> None:
+    batch = _ask(_open_at(state_folder, logged.next_sequence), logged)
+    if list(arrays_of(batch)) != logged.names:
+        raise CorruptionError(f"{where}: it had the columns {logged.names}, now {list(arrays_of(batch))}")
     differs = checksums(batch) != logged.sums
     if not differs.any():
         return
     query = int(differs.any(axis=1).argmax())
     names = [name for name, wrong in zip(logged.names, differs[query], strict=True) if wrong]
-    word, moment = "before" if logged.kind == FETCH else "at", np.datetime64(int(logged.times[query]), "us")
-    asked = f"query {query} (user {logged.users.tolist()[query]!r} {word} {moment})"
+    word, at = "before" if logged.kind == FETCH else "at", np.datetime64(int(logged.times[query]), "us")
+    asked = f"query {query} (user {logged.users.tolist()[query]!r} {word} {at})"
     raise CorruptionError(f"{where}: {asked} has other bytes in {names}{_byte(logged, batch, query, names[0])}")
 
 
-def _ask(store: TokenStore, logged: Logged) -> TokenBatch:
-    """The answer of a store to a logged question."""
+def _ask(store: TokenStore, logged: LoggedFetch) -> TokenBatch:
+    """A store's answer to a logged fetch."""
     if logged.kind == FETCH_AT:
-        return store.fetch_at(logged.users, logged.times, as_of=logged.moment)
-    return store.fetch(logged.users, before=logged.times, **logged.how)
+        return store.fetch_at(logged.users, logged.times, as_of=logged.as_of)
+    return store.fetch(logged.users, before=logged.times, **logged.options)
 
 
-def _at(folder: Path, following: int) -> TokenStore:
-    """A kept state as it was when the tail's next row would have had this number."""
+def _open_at(folder: Path, end: int) -> TokenStore:
+    """Open a kept state, with the tail's rows below this sequence number only."""
     view = open_view(folder)
-    tail = _TailThen(folder, view.snapshot.manifest.schema, view.tail.first, following)
-    return TokenStore(folder, View(view.snapshot, tail, view.watch))
+    tail = _PastTail(folder, view.snapshot.manifest.schema, view.tail.first_log, end)
+    return TokenStore(folder, StoreView(view.snapshot, tail, view.watch))
 
 
-def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
+def _byte(logged: LoggedFetch, batch: TokenBatch, query: int, name: str) -> str:
     """Where the first difference is: the byte, or the row where the log keeps no bytes."""
     span, present = (slice(*offsets[query : query + 2]) for offsets in (logged.offsets, batch.offsets))
-    now = parts(batch)[name][present]
-    then = logged.rows[name][span]
+    now = arrays_of(batch)[name][present]
+    then = logged.row_checksums[name][span]
     if len(then) != len(now):
         return f": {len(then)} rows then, {len(now)} now"
     differs = then != row_sums(now)
@@ -113,21 +113,21 @@ def _byte(logged: Logged, batch: TokenBatch, query: int, name: str) -> str:
     return f": first in row {row}, byte {byte}, {old[byte]:#04x} then and {new[byte]:#04x} now"
 
 
-class _TailThen(Tail):
-    """The tail as it was: rows of all kept logs, up to a number."""
+class _PastTail(Tail):
+    """The tail of an earlier time: the rows of all mirrored logs with sequence numbers below `end`."""
 
-    def __init__(self, folder: Path, schema: Any, number: int, following: int) -> None:
-        self._following = following
+    def __init__(self, folder: Path, schema: Any, number: int, end: int) -> None:
+        self._end = end
         kept = DiskLogs(folder)
         super().__init__(kept, schema, number)
-        self._take(self._log.read())
+        self._apply(self._log.read())
         for later in (n for n in kept.numbers() if n > number):
-            self._take(kept.reader(later).read())
+            self._apply(kept.reader(later).read())
 
-    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
-        then = [(sequence < self._following, sequence, rows) for sequence, rows in fresh]
+    def _add(self, fresh: list[tuple[NDArray[np.int64], TokenRows]]) -> None:
+        then = [(sequence < self._end, sequence, rows) for sequence, rows in fresh]
         if held := [(sequence[old], rows.take(old)) for old, sequence, rows in then if old.any()]:
             super()._add(held)
 
     def poll(self, *, follow: bool = True) -> None:
-        """It does not grow."""
+        """Do nothing: a past tail does not grow."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.names import apart, quotable
-from tokenlake.storage.loops import take
+from tokenlake.storage.native_ops import take
 
 TOKEN_DTYPES = ("float32", "float16", "int8")
 SIDE_DTYPES = (
@@ -140,7 +140,7 @@ def _dtype_name(value: object, allowed: tuple[str, ...], what: str) -> str:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Rows in memory: `users` is (n,) int64, each column (n,) or, for `token`, (n, dim)."""
 
     users: NDArray[np.int64]
@@ -154,7 +154,7 @@ class Rows:
         """The time of each row, (n,) int64 microseconds."""
         return self.columns["timestamp"]
 
-    def take(self, index: NDArray[Any]) -> Rows:
+    def take(self, index: NDArray[Any]) -> TokenRows:
         """The rows at an integer or boolean index."""
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index
-        return Rows(take(self.users, index), {name: take(column, index) for name, column in self.columns.items()})
+        return TokenRows(take(self.users, index), {name: take(column, index) for name, column in self.columns.items()})

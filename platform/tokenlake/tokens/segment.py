@@ -1,8 +1,8 @@
 """Segments: immutable Arrow IPC files, memory-mapped.
 
 A segment is one record batch with one record per user: `user: int64, rows: list<struct<timestamp, token, ...>>`. Users
-are sorted by `mix(user)`, a user's rows by (timestamp, input order). The list's offsets are the user index, and the
-struct's children the jagged columns. `docs/store.md` tells the rest.
+are sorted by `hash64(user)`, a user's rows by (timestamp, input order). The list's offsets are the user index, and the
+struct's children the jagged columns. `docs/store.md` describes the rest.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenlake.errors import CorruptionError
-from tokenlake.storage import blocks, disk, loops
-from tokenlake.tokens.manifest import Part, SegmentFile
-from tokenlake.tokens.schema import Rows, StoreSchema
+from tokenlake.storage import blocks, disk, native_ops
+from tokenlake.tokens.manifest import SegmentFile, SortedRun
+from tokenlake.tokens.schema import StoreSchema, TokenRows
 
 #: About this many bytes of rows share a checksum.
 BLOCK_BYTES = 1 << 17
 #: About this many rows, or bytes, go into one file: they bound the memory that writing takes.
 SEGMENT_ROWS = 1 << 20
 SEGMENT_BYTES = 1 << 28
-#: States of a block in this process: nobody looked, its checksum is right, a fetch is about to read it.
-UNTOUCHED, GOOD, WANTED = 0, 1, 2
+#: States of a block in this process: not read yet, its checksum is right, a fetch asks to check it.
+UNTOUCHED, GOOD, REQUESTED = 0, 1, 2
 
 
-def write_segment(path: Path, schema: StoreSchema, rows: Rows) -> SegmentFile:
-    """Write rows that are sorted by (mix(user), timestamp) as a new file, durably.
+def write_segment(path: Path, schema: StoreSchema, rows: TokenRows) -> SegmentFile:
+    """Write rows that are sorted by (hash64(user), timestamp) as a new file, durably.
 
     Args:
-        path: a name that nobody reads.
+        path: a file name that no manifest names yet.
         schema: columns of the store.
         rows: at least one row.
     """
@@ -113,29 +113,29 @@ def bits_for(schema: StoreSchema, rows: int) -> int:
     return min(16, max(0, int(np.ceil(np.log2(max(files_, 1))))))
 
 
-def write_part(folder: Path, schema: StoreSchema, name: str, rows: Rows) -> Part | None:
-    """Sort rows by (mix(user), timestamp, input order) and write them; None for no rows."""
+def write_sorted_run(folder: Path, schema: StoreSchema, name: str, rows: TokenRows) -> SortedRun | None:
+    """Sort rows by (hash64(user), timestamp, input order) and write them; None for no rows."""
     if not len(rows):
         return None
-    order = loops.order(rows.users, rows.timestamps)
+    order = native_ops.sort_order(rows.users, rows.timestamps)
     bits = bits_for(schema, len(rows))
 
-    def hash_at(place: int) -> int:
-        return int(loops.mix(rows.users[order[place : place + 1]])[0])
+    def hash_at(position: int) -> int:
+        return int(native_ops.hash64(rows.users[order[position : position + 1]])[0])
 
     edges = [bucket << (64 - bits) for bucket in range(1, 1 << bits)]
     cuts = [0, *(bisect_left(range(len(order)), edge, key=hash_at) for edge in edges), len(order)]
     return write_buckets(folder, schema, name, bits, (rows.take(order[a:b]) for a, b in pairwise(cuts)))
 
 
-def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[Rows]) -> Part:
+def write_buckets(folder: Path, schema: StoreSchema, name: str, bits: int, buckets: Iterator[TokenRows]) -> SortedRun:
     """Write one file for each bucket that has rows, durably."""
     segments = [
         write_segment(folder / f"{name}-{bucket:05d}.arrow", schema, rows) if len(rows) else None
         for bucket, rows in enumerate(buckets)
     ]
     disk.sync_folder(folder)
-    return Part(bits, tuple(segments))
+    return SortedRun(bits, tuple(segments))
 
 
 class Segment:
@@ -144,13 +144,13 @@ class Segment:
     Attributes:
         file: what the manifest says of it.
         path: where it was.
-        users: (users,) int64, sorted by `mix`.
+        users: (users,) int64, sorted by `hash64`.
         offsets: (users + 1,) int32: the rows of each user.
         columns: name -> (rows,) or (rows, dim), memory-mapped, read-only.
         block_rows: rows that share a checksum.
         sums: (blocks,) uint64, the checksums.
-        checked: (blocks,) uint8, what this process knows of each block.
-        cells: see `fast.directory`; None before the first use.
+        block_states: (blocks,) uint8, what this process knows of each block.
+        directory: see `query_native.hash_directory`; None before the first use.
     """
 
     users: NDArray[np.int64]
@@ -158,7 +158,7 @@ class Segment:
     columns: dict[str, NDArray[Any]]
     block_rows: int
     sums: NDArray[np.uint64]
-    checked: NDArray[np.uint8]
+    block_states: NDArray[np.uint8]
 
     def __init__(self, path: str, schema: StoreSchema, file: SegmentFile) -> None:
         self.file = file
@@ -166,14 +166,14 @@ class Segment:
         self._schema = schema
         self._map = blocks.map_file(path, file.size, "rebuild the store")
         self.loaded = False
-        self.cells: NDArray[np.int32] | None = None
+        self.directory: NDArray[np.int32] | None = None
         self._lock = Lock()
 
     def load(self) -> Segment:
-        """Check the frame and find the columns; only the first call does anything.
+        """Check everything but the row columns and find these; only the first call does anything.
 
         Raises:
-            CorruptionError: the frame's bytes are not what was written.
+            CorruptionError: those bytes are not what was written.
         """
         if not self.loaded:
             with self._lock:
@@ -193,7 +193,7 @@ class Segment:
         self.columns = {name: self._column(lists.values, name) for name in self._schema.columns}
         self.block_rows = int(meta["block_rows"])
         self.sums = blocks.sums_from_hex(meta["sums"])
-        self.checked = np.zeros(len(self.sums), np.uint8)
+        self.block_states = np.zeros(len(self.sums), np.uint8)
 
     def _column(self, struct: pa.StructArray, name: str) -> NDArray[Any]:
         rows, dtype = self.file.rows, self._schema.columns[name]
@@ -202,16 +202,16 @@ class Segment:
 
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
-        """(users,) uint64: `mix(users)`, ascending."""
-        return loops.mix(self.users)
+        """(users,) uint64: `hash64(users)`, ascending."""
+        return native_ops.hash64(self.users)
 
     def check(self, numbers: NDArray[np.int64]) -> None:
-        """Check the checksums of those blocks that nobody looked at in this process yet.
+        """Check the checksums of those blocks that this process has not checked yet.
 
         Raises:
             CorruptionError: bytes of a block are not what was written.
         """
-        new = numbers[self.checked[numbers] != GOOD]
+        new = numbers[self.block_states[numbers] != GOOD]
         if not len(new):
             return
         sums = block_sums(self.columns, self.block_rows, new.tolist())
@@ -221,7 +221,7 @@ class Segment:
                 f"{self.path}: the checksum of rows {first} to {first + self.block_rows - 1} does not match; "
                 f"rebuild the store from its table"
             )
-        self.checked[new] = GOOD
+        self.block_states[new] = GOOD
 
     def check_whole(self) -> None:
         """Check every byte of the file.

@@ -14,13 +14,13 @@ from tokenlake.errors import CorruptionError
 from tokenlake.storage.manifest import open_files
 from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
-from tokenlake.tokens.manifest import Manifest, SegmentFile
+from tokenlake.tokens.manifest import SegmentFile, StoreManifest
 from tokenlake.tokens.segment import Segment
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A slice with its files: the rows of a part with start <= timestamp < stop."""
+class MappedSlice:
+    """A slice with its segments mapped: the rows of a sorted run with start <= timestamp < stop."""
 
     start: int
     stop: int
@@ -30,7 +30,7 @@ class Piece:
     def split(
         self, index: NDArray[np.int64], hashes: NDArray[np.uint64]
     ) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
-        """Sort queries by the segment that holds their user: yields a segment and its part of `index`."""
+        """Split queries by the segment that holds their user: yields a segment and the queries of `index` that it answers."""
         if self.bits == 0:
             if self.segments[0] is not None and len(index):
                 yield self.segments[0], index
@@ -42,19 +42,21 @@ class Piece:
 
 
 class Snapshot:
-    """A manifest and its open files."""
+    """A manifest and its segments, mapped into memory."""
 
-    def __init__(self, folder: Path, manifest: Manifest, known: dict[str, Segment] | None = None) -> None:
+    def __init__(self, folder: Path, manifest: StoreManifest, opened: dict[str, Segment] | None = None) -> None:
         self.manifest = manifest
         self.segments: dict[str, Segment] = {}
-        self._known = known or {}
-        place = str(folder / "segments")
-        parts = {
-            name: (part.bits, tuple(self._open(place, file) for file in part.segments))
-            for name, part in manifest.parts.items()
+        self._opened = opened or {}
+        folder_name = str(folder / "segments")
+        runs = {
+            name: (run.bits, tuple(self._open(folder_name, file) for file in run.segments))
+            for name, run in manifest.runs.items()
         }
-        self._known = {}
-        self.pieces = [Piece(day_start(s.first), day_start(s.last) + DAY_US, *parts[s.part]) for s in manifest.slices]
+        self._opened = {}
+        self.slices = [
+            MappedSlice(day_start(s.first), day_start(s.last) + DAY_US, *runs[s.run]) for s in manifest.slices
+        ]
 
     @cached_property
     def rows(self) -> int:
@@ -64,19 +66,19 @@ class Snapshot:
     def _open(self, folder: str, file: SegmentFile | None) -> Segment | None:
         if file is None:
             return None
-        segment = self._known.get(file.name) or Segment(f"{folder}/{file.name}", self.manifest.schema, file)
+        segment = self._opened.get(file.name) or Segment(f"{folder}/{file.name}", self.manifest.schema, file)
         self.segments[file.name] = segment
         return segment
 
 
-def open_snapshot(folder: Path, known: Snapshot | None = None) -> Snapshot:
-    """Open the newest state; files that `known` has open are not opened again.
+def open_snapshot(folder: Path, previous: Snapshot | None = None) -> Snapshot:
+    """Open the newest state; files that `previous` has open are not opened again.
 
     Raises:
         NotFoundError: there is no store.
         CorruptionError: a file is missing, or not of the size that the manifest says.
     """
-    known_files = known.segments if known else None
+    known_files = previous.segments if previous else None
     try:
         return open_files(lambda: manifests.load(folder), lambda manifest: Snapshot(folder, manifest, known_files))
     except FileNotFoundError as error:

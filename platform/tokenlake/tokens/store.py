@@ -17,25 +17,24 @@ from numpy.typing import NDArray
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.storage import disk
 from tokenlake.storage.redis.address import check_address
-from tokenlake.times import DAY_US, Day, DayLike, as_day
+from tokenlake.times import DAY_US, EARLIEST, Day, DayLike, as_day
 from tokenlake.tokens import compaction, garbage, verify
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.handle import Handle, locked
+from tokenlake.tokens.handle import StoreHandle, locked
 from tokenlake.tokens.inputs import as_instants, check_day, check_length, check_queries, check_rows
-from tokenlake.tokens.manifest import Manifest, TailLocation
-from tokenlake.tokens.parity import FETCH, FETCH_AT, Asked, FetchLog
-from tokenlake.tokens.query import ALL, Window
-from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.segment import write_part
+from tokenlake.tokens.manifest import StoreManifest, TailLocation
+from tokenlake.tokens.parity import FETCH, FETCH_AT, FetchLog, FetchRequest
+from tokenlake.tokens.query import ALL, RangeQueries
+from tokenlake.tokens.schema import StoreSchema, TokenRows
+from tokenlake.tokens.segment import write_sorted_run
 from tokenlake.tokens.tail import backend_of, create_log
 from tokenlake.tokens.view import StoreStatus
 
 Available = Literal["realtime", "daily"]
-_START_OF_TIME = np.iinfo(np.int64).min
 
 
-class TokenStore(Handle):
+class TokenStore(StoreHandle):
     """A timestamp-keyed store of tokens: many readers and one writer, across processes.
 
     A handle keeps the state of days that it opened until `refresh`, or until it writes; appended rows are seen by the
@@ -76,8 +75,8 @@ class TokenStore(Handle):
         """
         schema = StoreSchema.of(dim, dtype, side, known_at)
         folder = Path(path)
-        elsewhere = None if tail is None else TailLocation(check_address(tail))
-        manifest = Manifest(schema, tail=elsewhere, made=uuid.uuid4().hex)
+        tail_location = None if tail is None else TailLocation(check_address(tail))
+        manifest = StoreManifest(schema, tail=tail_location, store_id=uuid.uuid4().hex)
         with locked(folder, "create"):
             if cls.exists(folder):
                 raise ConfigError(f"{folder} is a token store already; open it, or choose another folder")
@@ -180,8 +179,10 @@ class TokenStore(Handle):
         ids, times = check_queries(users, before, "before")
         until = times - times % DAY_US if available == "daily" else times
         length = check_length(length)
-        window = self._window(ids, None, until, length)
-        return self._read(window, times, out, Asked(FETCH, ids, times, {"length": length, "available": available}))
+        queries = self._range_queries(ids, None, until, length)
+        return self._read(
+            queries, times, out, FetchRequest(FETCH, ids, times, {"length": length, "available": available})
+        )
 
     def fetch_at(self, users: object, timestamps: object, *, as_of: object = None) -> TokenBatch:
         """All rows with exactly these keys: those of the day, then those of the tail.
@@ -198,17 +199,19 @@ class TokenStore(Handle):
             CorruptionError: bytes on disk are not what was written.
         """
         ids, times = check_queries(users, timestamps, "timestamps")
-        moment = np.full(len(ids), _START_OF_TIME)
+        label_times = np.full(len(ids), EARLIEST)
         if as_of is not None:
             given = as_instants(as_of, "as_of")
             if given.size not in (1, len(ids)):
                 raise SchemaError(
                     f"as_of: shape {given.shape} given; expected one instant, or one for each of {len(ids)}"
                 )
-            moment = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
+            label_times = np.ascontiguousarray(np.broadcast_to(given.reshape(-1), len(ids)))
         after = times + (times < np.iinfo(np.int64).max)
-        window = self._window(ids, times, after, ALL)
-        batch = self._read(window, moment, None, Asked(FETCH_AT, ids, times, {"masked": as_of is None}, moment))
+        queries = self._range_queries(ids, times, after, ALL)
+        batch = self._read(
+            queries, label_times, None, FetchRequest(FETCH_AT, ids, times, {"masked": as_of is None}, label_times)
+        )
         batch.missing = np.diff(batch.offsets) == 0
         return batch
 
@@ -241,13 +244,13 @@ class TokenStore(Handle):
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         check_day(day, columns["timestamp"])
         with self._writing(f"write_day {day}"):
-            rows = Rows(self._codes(ids) if len(ids) else ids, columns)
+            rows = TokenRows(self._codes(ids) if len(ids) else ids, columns)
             name = f"{self.generation + 1:08d}"
-            part = write_part(self.path / "segments", self.schema, name, rows)
-            with self._alone():
-                self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, part))
+            run = write_sorted_run(self.path / "segments", self.schema, name, rows)
+            with self._exclude_appends():
+                self._publish(self._view.snapshot.manifest.replace_day(day, len(rows), name, run))
             try:
-                self._merge(compaction.due)
+                self._merge(compaction.next_merge)
             except OSError as error:
                 warnings.warn(f"{self.path}: {day} is written, but merging days failed ({error})", stacklevel=2)
 
@@ -275,7 +278,7 @@ class TokenStore(Handle):
         ids, columns = check_rows(self.schema, users, timestamps, tokens, side, known_at)
         if not len(ids):
             return 0
-        return self._append(Rows(self._codes(ids), columns))
+        return self._append(TokenRows(self._codes(ids), columns))
 
     def compact(self, *, keep_days: int | None = None, keep_rows: int | None = None) -> None:
         """Merge all days into one slice; readers go on meanwhile.
@@ -295,10 +298,10 @@ class TokenStore(Handle):
                 newest = manifest.slices[-1].last
                 first = newest - dt.timedelta(days=min(days, (newest - Day.min).days) - 1)
                 if first > min(manifest.days):
-                    self._swap(manifest.from_day(first))
-            if rows is not None and self._view.snapshot.pieces:
-                self._merge_span((0, len(self._view.snapshot.pieces)), rows)
-            self._merge(compaction.everything)
+                    self._publish_days(manifest.from_day(first))
+            if rows is not None and self._view.snapshot.slices:
+                self._merge_span((0, len(self._view.snapshot.slices)), rows)
+            self._merge(compaction.full_merge)
 
     def fork(self) -> None:
         """Give a copied folder, whose tail lies in Redis, streams of its own; its original goes on as if there were no copy.
@@ -342,13 +345,13 @@ class TokenStore(Handle):
         """What this handle's state holds."""
         return self._view.status()
 
-    def _window(
+    def _range_queries(
         self, ids: NDArray[Any], since: NDArray[np.int64] | None, before: NDArray[np.int64], length: int
-    ) -> Window:
+    ) -> RangeQueries:
         codes = self._ids.find(ids)
-        if codes is None:  # nobody has such ids, and nothing lies before the first instant
-            return Window(np.zeros(len(ids), np.int64), None, np.full(len(ids), _START_OF_TIME), 1)
-        return Window(codes, since, before, length)
+        if codes is None:  # no row has such ids; a query that ends at the first instant finds nothing
+            return RangeQueries(np.zeros(len(ids), np.int64), None, np.full(len(ids), EARLIEST), 1)
+        return RangeQueries(codes, since, before, length)
 
 
 _OWN_NAMES = {"segments", "tail", *garbage.LOCKS, f"{manifests.NAME}.new"}

@@ -1,11 +1,11 @@
 """The realtime tail: rows appended since their day was last written, in a log and in memory.
 
 Each row has a sequence number for life. When a day is written, its tail rows with the same (user, timestamp) go: the
-others are carried to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
+others are written to a new log, and the old one is sealed with the new one's number. A reader that keeps an older
 snapshot follows the seal, and takes only the numbers that it has not seen.
 
 Where no lock keeps appends out (wal_redis.py), a publication fences the log: nobody appends behind a fence, until it is
-lifted, or the log is sealed.
+removed, or the log is sealed.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from numpy.typing import NDArray
 from tokenlake.errors import CorruptionError
 from tokenlake.storage import records
 from tokenlake.storage.native import address
-from tokenlake.tokens.manifest import Manifest
-from tokenlake.tokens.schema import Rows, StoreSchema
-from tokenlake.tokens.wal import FENCE, LIFT, ROWS, SEAL, START, DiskLogs, LogBackend
+from tokenlake.tokens.manifest import StoreManifest
+from tokenlake.tokens.schema import StoreSchema, TokenRows
+from tokenlake.tokens.wal import FENCE, ROWS, SEAL, START, UNFENCE, DiskLogs, LogBackend
 
 _NUMBER = struct.Struct("<Q")
-#: Most rows and bytes of one record when a log is carried over.
-_CARRY = 1 << 16
-_CARRY_BYTES = 64 << 20
+#: Most rows and bytes of one record when the tail's rows are written to a new log.
+_RECORD_ROWS = 1 << 16
+_RECORD_BYTES = 64 << 20
 _NONE = np.empty(0, np.int64)
 
 
-class Mark(NamedTuple):
-    """Where a log ended when it was looked at: what is appended there has missed nothing.
+class LogPosition(NamedTuple):
+    """The end of a log when it was last read: an append there comes directly after everything that was read.
 
     Attributes:
-        number: the log; at: its next position; next: number of the next row.
+        log: the log's number; position: where its next record goes; next_sequence: sequence number of the next row.
     """
 
-    number: int
-    at: int
-    next: int
+    log: int
+    position: int
+    next_sequence: int
 
 
 class Buffers(NamedTuple):
-    """Columns with room behind the rows: name -> array, and name -> address, which takes a microsecond to ask for."""
+    """Columns with room behind the rows: name -> array, and name -> its address (kept, since NumPy takes a microsecond to give it)."""
 
     columns: dict[str, NDArray[Any]]
-    places: dict[str, int]
+    pointers: dict[str, int]
 
     @classmethod
     def of(cls, columns: dict[str, NDArray[Any]]) -> Buffers:
-        """Of these columns."""
+        """Make buffers of these columns."""
         return cls(columns, {name: address(column) for name, column in columns.items()})
 
 
@@ -62,23 +62,23 @@ class Tail:
 
     Attributes:
         backend: keeps the logs.
-        first: number of the log that it began with; number: of the one that it reads.
+        first_log: number of the log that it began with; log_number: of the one that it reads now.
         sealed: that log has a successor; fenced: a publication keeps appends out of it.
-        next: number of the next row.
+        next_sequence: sequence number of the next row.
         count: rows.
         users: (count,) int64; columns: name -> (count, ...), in order of arrival.
         buffers: the columns, with room behind the rows; swapped whole, for fetches of other threads.
     """
 
     @classmethod
-    def open(cls, backend: LogBackend, schema: StoreSchema, number: int, known: Tail | None = None) -> Tail:
-        """Open the log of a snapshot; a `known` tail that holds just that is used on.
+    def open(cls, backend: LogBackend, schema: StoreSchema, number: int, previous: Tail | None = None) -> Tail:
+        """Open the log of a snapshot; a `previous` tail that holds just that log is used again.
 
         Raises:
             FileNotFoundError: the log is gone, with the snapshot that named it.
         """
-        if known is not None and known.first == known.number == number:
-            return known
+        if previous is not None and previous.first_log == previous.log_number == number:
+            return previous
         return cls(backend, schema, number)
 
     def __init__(self, backend: LogBackend, schema: StoreSchema, number: int) -> None:
@@ -86,13 +86,13 @@ class Tail:
         self._schema = schema
         self._lock = Lock()
         self._log = backend.reader(number)
-        self.first = number
-        self.number = number
+        self.first_log = number
+        self.log_number = number
         self.sealed = False
         self.fenced = False
         self._successor = number
-        self.next = 0
-        self._seen = 0
+        self.next_sequence = 0
+        self._next_unseen = 0
         self.count = 0
         self._users = np.empty(0, np.int64)
         self._sequence = np.empty(0, np.int64)
@@ -115,25 +115,25 @@ class Tail:
         Raises:
             CorruptionError: a record's bytes are not what was written.
         """
-        if not self.sealed and not self._log.grown:
+        if not self.sealed and not self._log.has_more:
             return
         with self._lock:
             while True:
                 try:
-                    self._take(self._log.read())
+                    self._apply(self._log.read())
                 except FileNotFoundError:
-                    # Swept away while this handle slept; the next log holds what is left of it.
-                    self.sealed, self._successor = True, self.number + 1
+                    # Removed since this handle last read it; the next log holds the rows of it that are still in the tail.
+                    self.sealed, self._successor = True, self.log_number + 1
                 if not self.sealed or not follow:
                     return
-                self._follow()
+                self._follow_seal()
 
     def find(
         self, users: NDArray[np.int64], since: NDArray[np.int64] | None, before: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
         """For each query the row numbers of its user with since <= timestamp < before, by (timestamp, arrival)."""
-        index, times = self._index, self.buffers.columns["timestamp"]
-        found = [index.get(user, _NONE) for user in users.tolist()]
+        found = [self._index.get(user, _NONE) for user in users.tolist()]
+        times = self.buffers.columns["timestamp"]  # after the row numbers: another thread's append may add both
         for i, rows in enumerate(found):
             if len(rows):
                 own = times[rows]
@@ -141,107 +141,110 @@ class Tail:
                 found[i] = rows[first : own.searchsorted(before[i])]
         return found
 
-    def mark(self) -> Mark | None:
-        """The end of the log as far as it was read; None: nothing may be appended there, or nothing was read yet."""
+    def position(self) -> LogPosition | None:
+        """The end of the log as far as it was read; None: the log is fenced or sealed, or nothing was read yet."""
         with self._lock:
-            if self.sealed or self.fenced or not self._log.at:
+            if self.sealed or self.fenced or not self._log.position:
                 return None
-            return Mark(self.number, self._log.at, self.next)
+            return LogPosition(self.log_number, self._log.position, self.next_sequence)
 
-    def append(self, rows: Rows, mark: Mark) -> bool:
-        """Add rows at a mark, durably; False: somebody else added something there, so look again.
+    def append(self, rows: TokenRows, position: LogPosition) -> bool:
+        """Append rows at a position, durably; False: another writer appended there first, so read on and try again.
 
         Where the backend is not shared, the caller holds the tail's lock and has polled.
         """
-        sequence = np.arange(mark.next, mark.next + len(rows), dtype=np.int64)
-        return self._put(mark, ROWS, _pack(sequence, rows))
+        sequence = np.arange(position.next_sequence, position.next_sequence + len(rows), dtype=np.int64)
+        return self._append_record(position, ROWS, _pack(sequence, rows))
 
     def fence(self) -> None:
         """Keep appends out of the log from here on, all of which was read then; the caller is the one writer.
 
         A fence that a killed writer left gets another: what it had sent last may still be on its way, and must not
-        lift this one.
+        remove this one.
         """
-        while not self.sealed and not self._put_here(FENCE, b""):
+        while not self.sealed and not self._append_at_end(FENCE, b""):
             self.poll(follow=False)
 
-    def lift(self) -> None:
-        """Let appends in again, if there is a fence; the caller is the one writer, and publishes nothing."""
-        while self.fenced and not self.sealed and not self._put_here(LIFT, b""):
+    def unfence(self) -> None:
+        """Remove the fence, if there is one, so that appends go on; the caller is the one writer, and publishes nothing."""
+        while self.fenced and not self.sealed and not self._append_at_end(UNFENCE, b""):
             self.poll(follow=False)
 
     def seal(self, successor: int) -> None:
-        """Point readers of this log to its successor, which is published; nobody appends meanwhile."""
+        """Point readers of this log to its successor, which is published; the caller keeps appends out meanwhile."""
         self.poll(follow=False)
-        while not self.sealed and not self._put_here(SEAL, _NUMBER.pack(successor)):
+        while not self.sealed and not self._append_at_end(SEAL, _NUMBER.pack(successor)):
             self.poll(follow=False)
 
-    def carry(self, keep: NDArray[np.bool_]) -> int:
+    def rewrite(self, keep: NDArray[np.bool_]) -> int:
         """Write the next log with only the rows to keep; the caller publishes its number and then calls `seal`."""
-        self.backend.write(self.number + 1, self._carried(np.flatnonzero(keep)))
-        return self.number + 1
+        self.backend.write(self.log_number + 1, self._packed_rows(np.flatnonzero(keep)))
+        return self.log_number + 1
 
     def copy(self, backend: LogBackend, keep: NDArray[np.bool_]) -> None:
         """Write the rows to keep as the log of the first one's number in another backend."""
-        backend.write(self.first, self._carried(np.flatnonzero(keep)))
+        backend.write(self.first_log, self._packed_rows(np.flatnonzero(keep)))
 
-    def _carried(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        yield records.pack(START, _NUMBER.pack(self.next))
-        step = max(1, min(_CARRY, _CARRY_BYTES // (16 + self._schema.row_bytes)))
+    def _packed_rows(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        yield records.pack(START, _NUMBER.pack(self.next_sequence))
+        step = max(1, min(_RECORD_ROWS, _RECORD_BYTES // (16 + self._schema.row_bytes)))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            yield records.pack(ROWS, _pack(self._sequence[part], Rows(self.users, self.columns).take(part)))
+            yield records.pack(ROWS, _pack(self._sequence[part], TokenRows(self.users, self.columns).take(part)))
 
-    def _put_here(self, kind: int, payload: bytes) -> bool:
-        return self._put(Mark(self.number, self._log.at, self.next), kind, payload)
+    def _append_at_end(self, kind: int, payload: bytes) -> bool:
+        return self._append_record(LogPosition(self.log_number, self._log.position, self.next_sequence), kind, payload)
 
-    def _put(self, mark: Mark, kind: int, payload: bytes) -> bool:
+    def _append_record(self, position: LogPosition, kind: int, payload: bytes) -> bool:
         data = records.pack(kind, payload)
-        if not self.backend.append(mark.number, mark.at, data):
+        if not self.backend.append(position.log, position.position, data):
             return False
         with self._lock:
-            if (self.number, self._log.at) == (mark.number, mark.at):  # else another thread has read it meanwhile
-                self._log.passed(data)
-                self._take([(kind, payload)])
+            if (self.log_number, self._log.position) == (
+                position.log,
+                position.position,
+            ):  # else another thread has read it meanwhile
+                self._log.advance(data)
+                self._apply([(kind, payload)])
         return True
 
-    def _take(self, fresh_records: list[tuple[int, bytes]]) -> None:
-        fresh: list[tuple[NDArray[np.int64], Rows]] = []
+    def _apply(self, fresh_records: list[tuple[int, bytes]]) -> None:
+        fresh: list[tuple[NDArray[np.int64], TokenRows]] = []
         for kind, payload in fresh_records:
             if kind == ROWS:
                 sequence, rows = _unpack(payload, self._schema)
-                new = sequence >= self._seen
+                new = sequence >= self._next_unseen
                 if new.any():
                     fresh.append((sequence[new], rows if new.all() else rows.take(new)))
-                    self._seen = int(sequence[-1]) + 1
-                    self.next = max(self.next, self._seen)
+                    self._next_unseen = int(sequence[-1]) + 1
+                    self.next_sequence = max(self.next_sequence, self._next_unseen)
             elif kind == START:
-                self.next = max(self.next, *_NUMBER.unpack(payload))
+                self.next_sequence = max(self.next_sequence, *_NUMBER.unpack(payload))
             elif kind == SEAL:
                 self.sealed = True
                 (self._successor,) = _NUMBER.unpack(payload)
-            elif kind in (FENCE, LIFT):
+            elif kind in (FENCE, UNFENCE):
                 self.fenced = kind == FENCE
             else:
                 raise CorruptionError(
-                    f"{self.backend.name(self.number)}: unknown kind of record {kind}; written by a later version?"
+                    f"{self.backend.name(self.log_number)}: unknown kind of record {kind}; written by a later version?"
                 )
         if fresh:
             self._add(fresh)
 
-    def _follow(self) -> None:
-        # A reader that slept through several days' writes finds its successor gone, and goes on with the next one.
+    def _follow_seal(self) -> None:
+        # A reader that did not read while several days were written finds the successor removed, and goes on with the next log.
         while True:
-            number = self.backend.later(self._successor)
+            number = self.backend.next_published(self._successor)
             try:
                 self._log = self.backend.reader(number)
             except FileNotFoundError:
                 self._successor = number + 1
                 continue
-            self.number, self.sealed, self.fenced = number, False, False
+            self.log_number, self.sealed, self.fenced = number, False, False
             return
 
-    def _add(self, fresh: list[tuple[NDArray[np.int64], Rows]]) -> None:
+    def _add(self, fresh: list[tuple[NDArray[np.int64], TokenRows]]) -> None:
         start, stop = self.count, self.count + sum(len(rows) for _, rows in fresh)
         self._users = _grown(self._users, stop)
         self._sequence = _grown(self._sequence, stop)
@@ -269,7 +272,7 @@ class Tail:
         self.count = stop
 
 
-def backend_of(folder: Path, manifest: Manifest) -> LogBackend:
+def backend_of(folder: Path, manifest: StoreManifest) -> LogBackend:
     """Where the tail of a store lies.
 
     Raises:
@@ -285,19 +288,19 @@ def backend_of(folder: Path, manifest: Manifest) -> LogBackend:
 
 def create_log(backend: LogBackend) -> None:
     """Make the empty first log of a store."""
-    backend.sweep(1)  # of a folder that held one whose making was cut short
+    backend.collect_garbage(1)  # of a folder that held one whose making was cut short
     backend.write(1, [records.pack(START, _NUMBER.pack(0))])
 
 
 def seal_log(backend: LogBackend, number: int, successor: int) -> None:
-    """Do what a writer that was killed after its publication left undone; nobody appends to this log any more."""
+    """Seal the log of a writer that was killed between publishing its manifest and sealing; no append goes there any more."""
     try:
         reader = backend.reader(number)
         while all(kind != SEAL for kind, _ in reader.read()):
-            if backend.append(number, reader.at, records.pack(SEAL, _NUMBER.pack(successor))):
+            if backend.append(number, reader.position, records.pack(SEAL, _NUMBER.pack(successor))):
                 return
     except FileNotFoundError:
-        return  # swept away, long after it was sealed
+        return  # removed as garbage, long after it was sealed
 
 
 def _grown(array: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -308,12 +311,12 @@ def _grown(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return bigger
 
 
-def _pack(sequence: NDArray[np.int64], rows: Rows) -> bytes:
+def _pack(sequence: NDArray[np.int64], rows: TokenRows) -> bytes:
     columns = [sequence, rows.users, *rows.columns.values()]
     return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 
 
-def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], Rows]:
+def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], TokenRows]:
     count = len(payload) // (16 + schema.row_bytes)
     sequence = np.frombuffer(payload, np.int64, count)
     users = np.frombuffer(payload, np.int64, count, 8 * count)
@@ -322,4 +325,4 @@ def _unpack(payload: bytes, schema: StoreSchema) -> tuple[NDArray[np.int64], Row
         shape = schema.shape(name, count)
         columns[name] = np.frombuffer(payload, dtype, int(np.prod(shape)), at).reshape(shape)
         at += columns[name].nbytes
-    return sequence, Rows(users, columns)
+    return sequence, TokenRows(users, columns)

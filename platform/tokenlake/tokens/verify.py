@@ -11,7 +11,7 @@ from tokenlake.times import DAY_US, day_start
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.ids import Ids
 from tokenlake.tokens.segment import Segment
-from tokenlake.tokens.snapshot import Piece
+from tokenlake.tokens.snapshot import MappedSlice
 from tokenlake.tokens.view import open_view
 
 
@@ -26,14 +26,14 @@ def verify(folder: Path) -> None:
     for segment in snapshot.segments.values():
         _check_segment(segment)
     counts: dict[int, int] = {}
-    for piece in snapshot.pieces:
-        _count(piece, counts)
+    for run_slice in snapshot.slices:
+        _count(run_slice, counts)
     path = folder / manifests.NAME
-    told = {day_start(day) // DAY_US: rows for day, rows in snapshot.manifest.days.items() if rows}
-    if told != counts:
-        day = min(day for day in told.keys() | counts.keys() if told.get(day) != counts.get(day))
+    expected = {day_start(day) // DAY_US: rows for day, rows in snapshot.manifest.days.items() if rows}
+    if expected != counts:
+        day = min(day for day in expected.keys() | counts.keys() if expected.get(day) != counts.get(day))
         raise CorruptionError(
-            f"{path}: {np.datetime64(day, 'D')} should have {told.get(day, 0)} rows, its files hold {counts.get(day, 0)}"
+            f"{path}: {np.datetime64(day, 'D')} should have {expected.get(day, 0)} rows, its files hold {counts.get(day, 0)}"
         )
     Ids(folder).refresh()
     view.tail.poll()
@@ -54,10 +54,12 @@ def _check_segment(segment: Segment) -> None:
         raise CorruptionError(f"{segment.path}: row {int(later.argmax()) + 1} is earlier than the row before it")
 
 
-def _count(piece: Piece, counts: dict[int, int]) -> None:
-    for segment in piece.segments:
+def _count(run_slice: MappedSlice, counts: dict[int, int]) -> None:
+    for segment in run_slice.segments:
         if segment is not None:
             times = segment.columns["timestamp"]
-            days, rows = np.unique(times[(times >= piece.start) & (times < piece.stop)] // DAY_US, return_counts=True)
+            days, rows = np.unique(
+                times[(times >= run_slice.start) & (times < run_slice.stop)] // DAY_US, return_counts=True
+            )
             for day, n in zip(days.tolist(), rows.tolist(), strict=True):
                 counts[day] = counts.get(day, 0) + n

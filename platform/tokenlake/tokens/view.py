@@ -1,4 +1,4 @@
-"""What one handle of a store sees: a published state of the days, and the tail beside it."""
+"""`StoreView`: what one handle of a store sees, a published state of the days and the tail beside it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError
-from tokenlake.storage.manifest import Watch
+from tokenlake.storage.manifest import ManifestWatch
 from tokenlake.storage.native import library
 from tokenlake.times import DAY_US, Day
 from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens import query_native
 from tokenlake.tokens.batch import TokenBatch
-from tokenlake.tokens.query import Window, find, gather
-from tokenlake.tokens.query_native import Table
+from tokenlake.tokens.query import RangeQueries, copy_ranges, find_ranges
+from tokenlake.tokens.query_native import NativeSnapshot
 from tokenlake.tokens.snapshot import Snapshot, open_snapshot
 from tokenlake.tokens.tail import Tail, backend_of
 
@@ -32,7 +32,7 @@ class StoreStatus:
         rows: rows of all days.
         tail_rows: rows of the realtime tail.
         unmatched: those of them whose day was written without them.
-        slices: runs of days that a fetch may have to look into.
+        slices: ranges of days that a fetch may have to look into.
         segments: files; bytes: their size.
         tail: where the tail lies: `disk`, or the URL of a Redis.
     """
@@ -49,35 +49,35 @@ class StoreStatus:
 
 
 @dataclass(frozen=True)
-class View:
-    """Swapped whole by its handle, so that threads never meet half of it."""
+class StoreView:
+    """A snapshot of the days, the tail, and a watch on the manifest; replaced as a whole, so that threads never see half of it."""
 
     snapshot: Snapshot
     tail: Tail
-    watch: Watch
+    watch: ManifestWatch
 
     @cached_property
-    def table(self) -> Table:
+    def native(self) -> NativeSnapshot:
         """The snapshot as native.c sees it."""
-        return Table(self.snapshot, self.snapshot.manifest.schema)
+        return NativeSnapshot(self.snapshot, self.snapshot.manifest.schema)
 
-    def read(self, window: Window, moment: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
-        """Answer a window, with what the tail holds now."""
+    def read(self, queries: RangeQueries, as_of: NDArray[np.int64], out: TokenBatch | None) -> TokenBatch:
+        """Answer range queries, with what the tail holds now."""
         self.tail.poll()
         schema = self.snapshot.manifest.schema
         if (lib := library()) is not None:
-            return query_native.read(lib, schema, self.table, self.tail, window, moment, out)
-        return gather(schema, find(self.snapshot, self.tail, window), self.tail, moment, out)
+            return query_native.read(lib, schema, self.native, self.tail, queries, as_of, out)
+        return copy_ranges(schema, find_ranges(self.snapshot, self.tail, queries), self.tail, as_of, out)
 
     def holds(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these keys the days hold."""
-        window = Window(users, times, times + 1, 1)
+        queries = RangeQueries(users, times, times + 1, 1)
         if (lib := library()) is not None:
-            return np.diff(query_native.Found(lib, self.table, None, window).offsets) > 0
-        return find(self.snapshot, None, window).counts() > 0
+            return np.diff(query_native.NativeRanges(lib, self.native, None, queries).offsets) > 0
+        return find_ranges(self.snapshot, None, queries).counts() > 0
 
     def status(self) -> StoreStatus:
-        """What there is, the newest tail rows included."""
+        """Counts and sizes, the newest tail rows included."""
         self.tail.poll()
         manifest = self.snapshot.manifest
         segments = manifest.segment_files()
@@ -96,27 +96,27 @@ class View:
         )
 
 
-def open_view(folder: Path, known: View | None = None) -> View:
-    """Open the newest state; what `known` has open and in memory is used on.
+def open_view(folder: Path, previous: StoreView | None = None) -> StoreView:
+    """Open the newest state; what `previous` has open and in memory is used again.
 
     Raises:
-        NotFoundError: there is no store, or not the one that `known` is of.
+        NotFoundError: there is no store, or not the one that `previous` is of.
         CorruptionError: a file is missing, or not of the size that the manifest says.
     """
-    snapshot, tail = (known.snapshot, known.tail) if known else (None, None)
+    snapshot, tail = (previous.snapshot, previous.tail) if previous else (None, None)
     while True:
         watch = manifests.watch(folder)
         snapshot = open_snapshot(folder, snapshot)
         manifest = snapshot.manifest
-        if known is not None and manifest.made != known.snapshot.manifest.made:
+        if previous is not None and manifest.store_id != previous.snapshot.manifest.store_id:
             raise NotFoundError(
                 f"the store that was opened at {folder} is gone, and another was made there; open it again"
             )
-        if known is not None and manifest.tail != known.snapshot.manifest.tail:
+        if previous is not None and manifest.tail != previous.snapshot.manifest.tail:
             tail = None  # it got logs of its own
         try:
             backend = tail.backend if tail is not None else backend_of(folder, manifest)
-            return View(snapshot, Tail.open(backend, manifest.schema, manifest.log, tail), watch)
+            return StoreView(snapshot, Tail.open(backend, manifest.schema, manifest.log, tail), watch)
         except FileNotFoundError:
             if manifests.load(folder).log == manifest.log:
-                raise backend.lost(manifest.log) from None
+                raise backend.missing_error(manifest.log) from None

@@ -1,4 +1,4 @@
-"""The write-ahead log of a store, which is its tail: appended rows, durable before anybody hears of them.
+"""The write-ahead log of a store, which is its tail: appended rows, durable before the append returns.
 
 A backend keeps logs by number: files beside the segments (here), or streams of a Redis that many writers share
 (wal_redis.py). A log is a sequence of records (storage/records.py), and a position in it is where its next record goes:
@@ -16,22 +16,22 @@ from filelock import FileLock
 from tokenlake.errors import CorruptionError
 from tokenlake.storage import disk, records
 
-#: Kinds of records: rows, the log's end, its beginning, and what keeps appends out and lets them in again.
-ROWS, SEAL, START, FENCE, LIFT = 1, 2, 3, 4, 5
+#: Kinds of records: rows, the log's end, its beginning, and a fence that keeps appends out, and its removal.
+ROWS, SEAL, START, FENCE, UNFENCE = 1, 2, 3, 4, 5
 
 
-class Reader(Protocol):
+class WalReader(Protocol):
     """The records of one log, as far as they were not read yet.
 
     Attributes:
         at: position behind the records that were read.
     """
 
-    at: int
+    position: int
 
     @property
-    def grown(self) -> bool:
-        """Whether it is worth to read."""
+    def has_more(self) -> bool:
+        """Whether there may be records that were not read yet."""
 
     def read(self) -> list[tuple[int, bytes]]:
         """The new records: kind and payload.
@@ -41,8 +41,8 @@ class Reader(Protocol):
             CorruptionError: a record's bytes are not what was written.
         """
 
-    def passed(self, data: bytes) -> None:
-        """Go past a record that was just written at `at`."""
+    def advance(self, data: bytes) -> None:
+        """Move behind a record that was just written at `position`."""
 
 
 class LogBackend(Protocol):
@@ -55,16 +55,16 @@ class LogBackend(Protocol):
     shared: bool
 
     def __str__(self) -> str:
-        """Where it is, for people; without secrets."""
+        """Where the logs lie, for messages; without passwords."""
 
     def name(self, number: int) -> str:
-        """What a log is called there, for messages."""
+        """The log's name in the backend, for messages."""
 
     def claim(self, *, again: bool = False) -> None:
-        """See that it is this folder that writes these logs, and not one that it was copied from; the first one does.
+        """Claim these logs for this folder. The first folder to claim them owns them; a copy of that folder is refused.
 
         Args:
-            again: look though it was seen before.
+            again: ask the backend even if this object has claimed them before.
 
         Raises:
             ConfigError: another folder does; nothing was written.
@@ -72,9 +72,9 @@ class LogBackend(Protocol):
 
     @property
     def owned(self) -> bool:
-        """Whether `claim` would go through."""
+        """Whether `claim` would succeed."""
 
-    def reader(self, number: int) -> Reader:
+    def reader(self, number: int) -> WalReader:
         """Read a log from its start.
 
         Raises:
@@ -84,29 +84,29 @@ class LogBackend(Protocol):
     def append(self, number: int, at: int, data: bytes) -> bool:
         """Write one record at position `at`, durably; False: something else is there already, or the log is gone.
 
-        One that is not shared is written under the store's tail lock, by whoever has read all of the log.
+        One that is not shared is written under the store's tail lock, by a writer that has read all of the log.
         """
 
     def write(self, number: int, packed: Iterable[bytes]) -> None:
         """Make a log of just these records, durably."""
 
-    def later(self, number: int) -> int:
+    def next_published(self, number: int) -> int:
         """The first log of this number or a later one that is published.
 
         Raises:
             CorruptionError: there is none.
         """
 
-    def lost(self, number: int) -> CorruptionError:
-        """That a published log is not there."""
+    def missing_error(self, number: int) -> CorruptionError:
+        """The error for a published log that is missing."""
 
-    def sweep(self, newest: int) -> None:
+    def collect_garbage(self, newest: int) -> None:
         """Remove every log but the newest and the two before it."""
 
-    def erase(self, newest: int) -> None:
-        """Remove every log, for good; what is gone already is fine."""
+    def remove_all(self, newest: int) -> None:
+        """Remove every log; logs that are gone already are no error."""
 
-    def keep(self, number: int, folder: Path) -> None:
+    def mirror(self, number: int, folder: Path) -> None:
         """Make a log stay readable as a file of another store's folder, however this one goes on.
 
         Raises:
@@ -132,7 +132,7 @@ class DiskLogs:
         return self._folder / f"{number:08d}.log"
 
     def name(self, number: int) -> str:
-        """Its path."""
+        """The file's path."""
         return str(self.path(number))
 
     def numbers(self) -> list[int]:
@@ -140,7 +140,7 @@ class DiskLogs:
         return sorted(int(path.stem) for path in self._folder.glob("*.log"))
 
     def claim(self, *, again: bool = False) -> None:
-        """A copied folder has copied files."""
+        """Do nothing: a copied folder has its own copies of the files."""
 
     def reader(self, number: int) -> records.LogReader:
         """Open the file."""
@@ -158,34 +158,34 @@ class DiskLogs:
         disk.create(self.path(number), packed)
         disk.sync_folder(self._folder)
 
-    def later(self, number: int) -> int:
+    def next_published(self, number: int) -> int:
         """Look for the files: those that are not published yet come after one that is."""
         found = [n for n in self.numbers() if n >= number]
         if not found:
-            raise self.lost(number)
+            raise self.missing_error(number)
         return found[0]
 
-    def lost(self, number: int) -> CorruptionError:
-        """That a file is gone."""
+    def missing_error(self, number: int) -> CorruptionError:
+        """The error for a missing file."""
         return CorruptionError(f"{self.name(number)}: this file of the store is missing; rebuild the store")
 
-    def sweep(self, newest: int) -> None:
+    def collect_garbage(self, newest: int) -> None:
         """Remove the files."""
         disk.unlink(self.path(n) for n in self.numbers() if not newest - 2 <= n <= newest)
 
-    def erase(self, newest: int) -> None:
+    def remove_all(self, newest: int) -> None:
         """Remove the files."""
         disk.unlink(self.path(n) for n in self.numbers())
 
-    def keep(self, number: int, folder: Path) -> None:
-        """Link it, which costs no bytes until this store lets go of it."""
+    def mirror(self, number: int, folder: Path) -> None:
+        """Make a hard link, which takes no space until this store removes the log."""
         target = DiskLogs(folder).path(number)
         if not target.exists():
             target.hardlink_to(self.path(number))
 
 
 class MirroredLog:
-    """The copy of one log.
+    """A copy of one log, kept up to date in another folder.
 
     Attributes:
         folder: the store that keeps it; number: the log's.
@@ -196,8 +196,8 @@ class MirroredLog:
         self.number = number
         self._path = DiskLogs(folder).path(number)
         self._reader: records.LogReader | None = None
-        self._held = 0
-        self._whole = False
+        self._count = 0
+        self._sealed = False
 
     def extend(self, read: Callable[[int], list[tuple[int, bytes]]]) -> None:
         """Add what the copy does not hold yet.
@@ -209,19 +209,19 @@ class MirroredLog:
             FileNotFoundError: the log is gone, and the copy does not hold its end.
         """
         with FileLock(self.folder / "tail.lock"):
-            self._look()
-            if self._whole:
+            self._read_copy()
+            if self._sealed:
                 return
-            if fresh := read(self._held):
-                at = 0 if self._reader is None else self._reader.at
+            if fresh := read(self._count):
+                at = 0 if self._reader is None else self._reader.position
                 records.append(self._path, at, b"".join(records.pack(kind, payload) for kind, payload in fresh))
 
-    def _look(self) -> None:
+    def _read_copy(self) -> None:
         """Count what this and other processes have copied."""
         if self._reader is None or not self._path.exists():
             self._reader = records.LogReader(self._path) if self._path.exists() else None
-            self._held = 0
+            self._count = 0
         if self._reader is not None:
             found = self._reader.read()
-            self._held += len(found)
-            self._whole = self._whole or any(kind == SEAL for kind, _ in found)
+            self._count += len(found)
+            self._sealed = self._sealed or any(kind == SEAL for kind, _ in found)

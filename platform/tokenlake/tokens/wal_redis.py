@@ -21,7 +21,7 @@ from tokenlake.tokens import manifest as manifests
 from tokenlake.tokens.manifest import TailLocation
 from tokenlake.tokens.wal import MirroredLog
 
-#: Entries of one answer, so that a long log comes in pieces.
+#: Entries of one answer, so that a long log comes in several answers.
 _ENTRIES = 64
 #: Redis takes no value above 512 MB.
 _LARGEST = 256 << 20
@@ -39,13 +39,13 @@ class RedisLogs:
 
     shared = True
 
-    def __init__(self, folder: Path, where: TailLocation) -> None:
+    def __init__(self, folder: Path, location: TailLocation) -> None:
         self._folder = folder
-        self._store = where.store
-        self._prefix = prefix(where.store)
-        self.redis = Connection(where.url, f"the tail of the store at {folder}")
-        self._kept: MirroredLog | None = None
-        self._owner = Owner(self.redis, f"{self._prefix}:owner", folder)
+        self._store = location.store
+        self._prefix = prefix(location.store)
+        self.redis = Connection(location.url, f"the tail of the store at {folder}")
+        self._mirrored: MirroredLog | None = None
+        self._ownership = Ownership(self.redis, f"{self._prefix}:owner", folder)
 
     def __str__(self) -> str:
         """The URL, which holds no password."""
@@ -56,18 +56,18 @@ class RedisLogs:
         return f"{self._prefix}:tail:{number}"
 
     def claim(self, *, again: bool = False) -> None:
-        """Be the folder that writes these streams."""
-        self._owner.claim(again=again)
+        """Claim the streams for this folder."""
+        self._ownership.claim(again=again)
 
     @property
     def owned(self) -> bool:
-        """Whether this folder writes them, or none does yet."""
-        return self._owner.other is None
+        """Whether this folder owns the streams, or none does yet."""
+        return self._ownership.other_folder is None
 
     def reader(self, number: int) -> StreamReader:
         """Read a stream from its start."""
         if not self.redis.run(lambda client: client.exists(self.name(number))):
-            raise self.gone(number)
+            raise self.not_found_error(number)
         return StreamReader(self, number)
 
     def append(self, number: int, at: int, data: bytes) -> bool:
@@ -81,7 +81,7 @@ class RedisLogs:
             if not self._add(number, at, data, make=at == 0):
                 raise StorageError(f"{self.name(number)} of {self}: somebody else writes it too; do the same again")
 
-    def later(self, number: int) -> int:
+    def next_published(self, number: int) -> int:
         """Look among the logs that the newest manifest and the two before it named."""
 
         def ask(client: Any) -> list[int]:
@@ -99,9 +99,9 @@ class RedisLogs:
             if found := self.redis.run(ask):
                 return found[0]
             if manifests.load(self._folder).log == newest:
-                raise self.lost(newest)
+                raise self.missing_error(newest)
 
-    def sweep(self, newest: int) -> None:
+    def collect_garbage(self, newest: int) -> None:
         """Remove the log that a killed writer did not publish, and old ones as far back as there are any."""
         self.redis.run(lambda client: client.unlink(self.name(newest + 1)))
         for stop in range(newest - 2, 1, -16):
@@ -109,26 +109,26 @@ class RedisLogs:
             if not self.redis.run(lambda client, names=names: client.unlink(*names)):  # type: ignore[misc]  # bound here
                 return
 
-    def erase(self, newest: int) -> None:
-        """Remove every stream that there may be, then the note of whose they were."""
+    def remove_all(self, newest: int) -> None:
+        """Remove every stream that there may be, then the record of their owner."""
         for start in range(1, newest + 2, _NAMES):
             names = [self.name(n) for n in range(start, min(start + _NAMES, newest + 2))]
             self.redis.run(lambda client, names=names: client.unlink(*names))  # type: ignore[misc]  # bound here
-        self._owner.forget()
+        self._ownership.forget()
 
-    def keep(self, number: int, folder: Path) -> None:
+    def mirror(self, number: int, folder: Path) -> None:
         """Copy what is not copied yet."""
-        if self._kept is None or (self._kept.folder, self._kept.number) != (folder, number):
-            self._kept = MirroredLog(folder, number)
-        self._kept.extend(lambda at: StreamReader(self, number, at).read())
+        if self._mirrored is None or (self._mirrored.folder, self._mirrored.number) != (folder, number):
+            self._mirrored = MirroredLog(folder, number)
+        self._mirrored.extend(lambda at: StreamReader(self, number, at).read())
 
-    def gone(self, number: int) -> FileNotFoundError:
-        """That a log is not there, which may be right."""
+    def not_found_error(self, number: int) -> FileNotFoundError:
+        """The error for a log that is missing, which is right for one that was removed."""
         return FileNotFoundError(errno.ENOENT, f"no such stream in {self}", self.name(number))
 
-    def lost(self, number: int) -> CorruptionError:
-        """That a log is not there, or not whole, which is wrong."""
-        if (other := self._owner.other) is not None:
+    def missing_error(self, number: int) -> CorruptionError:
+        """The error for a log that is missing or incomplete, and should not be."""
+        if (other := self._ownership.other_folder) is not None:
             return CorruptionError(
                 f"{self.name(number)}: {self} does not hold this stream any more, since {other} went on with it, of which "
                 f"the store at {self._folder} is a copy; make a new copy, or rebuild the store"
@@ -146,7 +146,7 @@ class RedisLogs:
         from redis import exceptions as refused
 
         # An answer that does not come leaves open whether the entry is there. The same entry is sent again: its id
-        # lets it in only once, and its mark tells whether it is ours.
+        # lets it in only once, and its field `by` tells whether it is ours.
         entry = {b"f": data, b"by": os.urandom(16)}
         name = f"{at + 1}-0"
 
@@ -169,40 +169,40 @@ class RedisLogs:
 
 
 class StreamReader:
-    """The entries of a stream; `at` counts those that were read."""
+    """The entries of a stream; `position` counts those that were read."""
 
     def __init__(self, logs: RedisLogs, number: int, at: int = 0) -> None:
         self._logs = logs
         self._number = number
         self._key = logs.name(number)
-        self.at = at
+        self.position = at
 
     @property
-    def grown(self) -> bool:
+    def has_more(self) -> bool:
         """Whether the stream's length is another one; that of a stream that is gone is 0."""
         length: int = self._logs.redis.run(lambda client: client.xlen(self._key))
-        return length != self.at or not length
+        return length != self.position or not length
 
-    def passed(self, data: bytes) -> None:
-        """Go past an entry."""
-        self.at += 1
+    def advance(self, data: bytes) -> None:
+        """Move behind an entry."""
+        self.position += 1
 
     def read(self) -> list[tuple[int, bytes]]:
         """The new records."""
         found: list[tuple[int, bytes]] = []
         while True:
-            at = self.at + len(found)
+            at = self.position + len(found)
             length, entries = self._ask(at)
             if not length:
-                raise self._logs.gone(self._number)
+                raise self._logs.not_found_error(self._number)
             if length < at:
-                raise self._logs.lost(self._number)
+                raise self._logs.missing_error(self._number)
             for number, (name, fields) in enumerate(entries, start=at + 1):
                 if name != b"%d-0" % number:
-                    raise self._logs.lost(self._number)
+                    raise self._logs.missing_error(self._number)
                 found.append(self._record(name, fields))
             if len(entries) < _ENTRIES:
-                self.at += len(found)
+                self.position += len(found)
                 return found
 
     def _ask(self, at: int) -> tuple[int, list[tuple[bytes, dict[bytes, bytes]]]]:
@@ -228,8 +228,8 @@ class StreamReader:
         return found[0]
 
 
-class Owner:
-    """The note in Redis of the folder that writes a store's streams.
+class Ownership:
+    """The record in Redis of which folder owns a store's streams, that is, writes them.
 
     A copy of that folder would name the same streams, and publish what it never held. A folder is told from its copies by
     the inode numbers of itself and of its `segments/`: they stay when it is renamed, and when owners and rights are
@@ -243,10 +243,10 @@ class Owner:
         self._claimed = False
 
     @property
-    def other(self) -> str | None:
+    def other_folder(self) -> str | None:
         """The folder that writes them, if it is not this one."""
         data: bytes | None = self._redis.run(lambda client: client.get(self._key))
-        return None if data is None else self._other(json.loads(data))
+        return None if data is None else self._other_than_this(json.loads(data))
 
     def claim(self, *, again: bool = False) -> None:
         """Write the note where there is none; see that it is of this folder.
@@ -257,36 +257,36 @@ class Owner:
         if self._claimed and not again:
             return
         self._redis.require_durable()
-        mine = self._mine()
+        identity = self._identity()
 
         def ask(client: Any) -> bytes:
             with client.pipeline() as pipe:
-                pipe.set(self._key, json.dumps(mine), nx=True)
+                pipe.set(self._key, json.dumps(identity), nx=True)
                 pipe.get(self._key)
                 answer: bytes = pipe.execute()[1]
                 return answer
 
         noted = json.loads(self._redis.run(ask))
-        if (other := self._other(noted)) is not None:
+        if (other := self._other_than_this(noted)) is not None:
             raise ConfigError(
                 f"{self._folder} is a copy of the store at {other}, or was brought here from another disk, and the rows "
                 f"appended to that one lie in {self._redis.url} under the same name: two stores would lose each other's. "
                 f"`tokenlake.TokenStore.open({str(self._folder)!r}).fork()` copies them to a name of its own; until then it "
                 f"can only be read"
             )
-        if noted != mine:  # renamed
-            self._redis.run(lambda client: client.set(self._key, json.dumps(mine)))
+        if noted != identity:  # renamed
+            self._redis.run(lambda client: client.set(self._key, json.dumps(identity)))
         self._claimed = True
 
     def forget(self) -> None:
         """Remove the note."""
         self._redis.run(lambda client: client.unlink(self._key))
 
-    def _mine(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         inodes = [path.stat().st_ino for path in (self._folder, self._folder / "segments")]
         return {"folder": str(self._folder.resolve()), "host": socket.gethostname(), "inodes": inodes}
 
-    def _other(self, noted: dict[str, Any]) -> str | None:
-        if noted["inodes"] == self._mine()["inodes"]:
+    def _other_than_this(self, noted: dict[str, Any]) -> str | None:
+        if noted["inodes"] == self._identity()["inodes"]:
             return None
         return f"{noted['folder']} on {noted['host']}"

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.storage.native import address, load
+from tokenlake.times import EARLIEST
 
 Ints = NDArray[np.int64]
-#: A missing time.
-NONE = np.iinfo(np.int64).min
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -52,8 +51,8 @@ class AsOf:
     """One join under way.
 
     Args:
-        codes: (n,) int32 keys of the questions, 0 to `keys` - 1; -1: no row can match.
-        times: (n,) int64 nanoseconds of the questions; `NONE` matches no row.
+        codes: (n,) int32 keys of the queries, 0 to `keys` - 1; -1: no row can match.
+        times: (n,) int64 nanoseconds of the queries; `EARLIEST` matches no row.
         keys: number of keys.
         strict: see rows of times before the question's own, else also at it.
         known: a row is not seen before its created time either, and never when that is missing.
@@ -62,7 +61,7 @@ class AsOf:
     def __init__(
         self, codes: NDArray[np.int32], times: Ints, keys: int, *, strict: bool = False, known: bool = False
     ) -> None:
-        asked = np.flatnonzero((codes >= 0) & (times != NONE))
+        asked = np.flatnonzero((codes >= 0) & (times != EARLIEST))
         self._order = asked[_order(codes[asked], times[asked])]
         self._count = len(codes)
         self._codes = codes[self._order]
@@ -70,7 +69,7 @@ class AsOf:
         self._starts = np.searchsorted(self._codes, np.arange(keys + 1)).astype(np.int64)
         self._strict, self._known = strict, known
         n = len(self._order)
-        self._best_time, self._best_created = np.full(n, NONE), np.full(n, NONE)
+        self._best_time, self._best_created = np.full(n, EARLIEST), np.full(n, EARLIEST)
         self._best_row = np.full(n, -1, np.int64)
         self._guard = threading.Lock()
 
@@ -79,7 +78,7 @@ class AsOf:
 
         Args:
             codes: (n,) int32 keys; -1: nobody asks for it.
-            times: (n,) int64 nanoseconds; a row at `NONE` is never seen.
+            times: (n,) int64 nanoseconds; a row at `EARLIEST` is never seen.
             created: (n,) likewise: of equal times the later created row is seen, missing ones last; of equal ones
                 that of the larger number.
             first: number of the first row.
@@ -107,7 +106,7 @@ class AsOf:
             library.tl_asof_finish(ctypes.byref(self._struct()), len(self._starts) - 1)
         rows = self._best_row
         if ttl is not None:
-            oldest = np.where(self._times >= NONE + ttl, self._times - ttl, NONE)
+            oldest = np.where(self._times >= EARLIEST + ttl, self._times - ttl, EARLIEST)
             rows = np.where(self._best_time >= oldest, rows, -1)
         found = np.full(self._count, -1, np.int64)
         found[self._order] = rows
@@ -120,9 +119,9 @@ class AsOf:
     def _feed_slowly(self, codes: NDArray[np.int32], times: Ints, created: Ints | None, first: int) -> None:
         made = np.zeros(len(codes), np.int64) if created is None else created
         since = np.maximum(times, made) if self._known and created is not None else times
-        usable = (codes >= 0) & (times != NONE)
+        usable = (codes >= 0) & (times != EARLIEST)
         if self._known and created is not None:
-            usable &= made != NONE
+            usable &= made != EARLIEST
         local = np.flatnonzero(usable)
         instants = np.unique(self._times)
         wide = len(instants) + 1

@@ -105,7 +105,7 @@ def _read(text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _datetime(moment: pa.Scalar) -> dt.datetime:
-    """A moment to the microsecond, as near as Python's years from 1 to 9999 come to it."""
+    """An instant to the microsecond, as near as Python's years from 1 to 9999 come to it."""
     micros = moment.value * 1_000_000 // {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[moment.type.unit]
     within = min(max(micros, day_start(Day.min)), day_start(Day.max) + DAY_US - 1)
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=within)

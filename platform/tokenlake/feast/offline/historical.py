@@ -13,13 +13,13 @@ from feast.repo_config import RepoConfig
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.entities import Entities
-from tokenlake.feast.offline.job import Retrieval
+from tokenlake.feast.offline.job import TokenlakeRetrievalJob
 from tokenlake.feast.offline.join import join
 from tokenlake.feast.offline.opening import read_rows
 from tokenlake.feast.offline.snapshot import entities_at, limited
 from tokenlake.feast.sequences import fetch_columns, store_of
 from tokenlake.feast.sources import TokenSource, open_lake
-from tokenlake.feast.views import View, on_demand_views, requested, strict_by_default
+from tokenlake.feast.views import RequestedView, on_demand_views, requested, strict_by_default
 
 
 def historical(
@@ -34,11 +34,11 @@ def historical(
     known: bool,
     start: dt.datetime | None,
     end: dt.datetime | None,
-) -> Retrieval:
+) -> TokenlakeRetrievalJob:
     """What `TokenlakeOfflineStore.get_historical_features` does."""
     strict = strict_by_default(config)
     views = [
-        View.of(view, features, full_names=full_names, strict=strict)
+        RequestedView.of(view, features, full_names=full_names, strict=strict)
         for view, features in requested(feature_refs, feature_views, registry, project).items()
     ]
     if entity_df is None:
@@ -53,7 +53,7 @@ def historical(
                 f"{entities.table.column_names}"
             )
 
-    def features_of(view: View) -> list[pa.ChunkedArray]:
+    def features_of(view: RequestedView) -> list[pa.ChunkedArray]:
         if isinstance(view.source, TokenSource):
             users = entities.table[view.user].combine_chunks()
             tokens = store_of(view.source, open_lake(config))
@@ -69,7 +69,7 @@ def historical(
                 table = add(table, name, column)
         return table
 
-    return Retrieval(
+    return TokenlakeRetrievalJob(
         compute,
         config,
         full_feature_names=full_names,

@@ -1,4 +1,4 @@
-"""Time columns of any kind as int64 nanoseconds UTC, `asof.NONE` where they are null."""
+"""Time columns of any kind as int64 nanoseconds UTC, `EARLIEST` where they are null."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, Ints
+from tokenlake.feast.offline.asof import Ints
 from tokenlake.reading.times import is_instant, sayable_nanos
+from tokenlake.times import EARLIEST
 
 
 def as_nanos(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
@@ -21,11 +22,11 @@ def as_nanos(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
         SchemaError: neither.
     """
     if pa.types.is_null(column.type):
-        return np.full(len(column), NONE)
+        return np.full(len(column), EARLIEST)
     if not is_instant(column.type):
         raise SchemaError(f"time column {name!r} is {column.type}; expected timestamps or dates")
     nanos, has = sayable_nanos(column)
-    return nanos if has.all() else np.where(has, nanos, NONE)
+    return nanos if has.all() else np.where(has, nanos, EARLIEST)
 
 
 def nanos_of(moment: dt.datetime) -> int:

@@ -14,7 +14,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from typing_extensions import override
 
 
-class Retrieval(RetrievalJob):
+class TokenlakeRetrievalJob(RetrievalJob):
     """A retrieval.
 
     Args:

@@ -9,18 +9,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, AsOf, Ints
-from tokenlake.feast.offline.keys import Keys, aligned
-from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.asof import AsOf, Ints
+from tokenlake.feast.offline.keys import JoinKeys, aligned
+from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.offline.select import pick
-from tokenlake.feast.views import View
+from tokenlake.feast.views import RequestedView
+from tokenlake.times import EARLIEST
 
 
-def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
+def join(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
     """The features of a view as of some times.
 
     Args:
-        view: it.
+        view: the feature view to join.
         rows: of its source.
         questions: a table of n rows with the view's keys.
         times: (n,) int64 nanoseconds.
@@ -33,14 +34,14 @@ def join(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: boo
     return gather(rows, list(view.features.values()), found)
 
 
-def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
+def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
     """The (n,) numbers of the rows that questions see, -1 for none; the arguments are those of `join`."""
     missing = [c for c in (*view.keys.values(), view.timestamp, view.created) if c and c not in rows.schema.names]
     if missing:
         raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
     columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
-    keys = Keys(columns, len(times))
-    state = AsOf(keys.asked, times, keys.count, strict=view.strict, known=known and view.created is not None)
+    keys = JoinKeys(columns, len(times))
+    state = AsOf(keys.queries, times, keys.count, strict=view.strict, known=known and view.created is not None)
     instants = [view.timestamp, *([view.created] if view.created else [])]
 
     def reader(first: int, batch: pa.RecordBatch) -> None:
@@ -49,13 +50,13 @@ def see(view: View, rows: Rows, questions: pa.Table, times: Ints, *, known: bool
         codes = keys.codes(batch.columns[:count], batch.num_rows)
         state.feed(codes, batch.column(count).to_numpy(), made, first)
 
-    asked = times[(keys.asked >= 0) & (times != NONE)]
+    asked = times[(keys.queries >= 0) & (times != EARLIEST)]
     if len(asked):
         rows.read_keys(list(view.keys.values()), instants, _promising(view, rows, keys, asked), reader)
     return state.finish(view.ttl)
 
 
-def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
+def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
     """Columns of rows by their numbers, null for -1."""
     if not columns:
         return []
@@ -65,15 +66,15 @@ def gather(rows: Rows, columns: Sequence[str], found: NDArray[np.int64]) -> list
     return [pick(taken[column], place.ravel() - absent) for column in columns]
 
 
-def _promising(view: View, rows: Rows, keys: Keys, asked: Ints) -> list[Group]:
+def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, asked: Ints) -> list[Group]:
     """The groups that may hold rows that are seen, by what their files tell of them."""
     latest = int(asked.max())
-    oldest = NONE + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, NONE + 1)
+    oldest = EARLIEST + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, EARLIEST + 1)
     near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]
     return [group for group in near if _holds_keys(view, group, keys)]
 
 
-def _holds_keys(view: View, group: Group, keys: Keys) -> bool:
+def _holds_keys(view: RequestedView, group: Group, keys: JoinKeys) -> bool:
     for i, column in enumerate(view.keys.values()):
         bounds = group.bounds(column)
         if bounds is not None and isinstance(bounds[0], int | str) and not keys.may_hold(i, *bounds):

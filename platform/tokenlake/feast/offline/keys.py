@@ -1,4 +1,4 @@
-"""Join keys as numbers: which question's key, if any, a row has."""
+"""Join keys as numbers: for each row of a source, the number of the query key that it matches, or -1."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ Codes = NDArray[np.int32]
 _TABLE = 1 << 22
 
 
-class Keys:
-    """The distinct keys that some questions have, over any number of columns of any plain type.
+class JoinKeys:
+    """The distinct keys that some queries have, over any number of columns of any plain type.
 
     A null matches nothing. Without columns there is one key, which all rows have.
 
     Args:
-        columns: of the questions, in the types that the rows have: see `aligned`.
+        columns: key columns of the queries, in the types that the rows have: see `aligned`.
 
     Attributes:
-        asked: (n,) int32 key of each question, -1 for one with a null.
+        asked: (n,) int32 key of each query, -1 for one with a null.
         count: number of keys.
     """
 
     def __init__(self, columns: Sequence[pa.Array], rows: int) -> None:
         self._values = [pc.unique(pc.drop_null(column)) for column in columns]
-        self._tables = [_Table.of(values) for values in self._values]
+        self._tables = [_PositionTable.of(values) for values in self._values]
         self._pairs: list[pa.Array] = []
         self.count = len(self._values[0]) if columns else 1
         codes = [_positions(c, v) for c, v in zip(columns, self._values, strict=True)]
-        self.asked = np.zeros(rows, np.int32) if not columns else codes[0]
+        self.queries = np.zeros(rows, np.int32) if not columns else codes[0]
         for i, more in enumerate(codes[1:], 1):
-            pairs = _pair(self.asked, more, len(self._values[i]))
+            pairs = _pair(self.queries, more, len(self._values[i]))
             self._pairs.append(pc.unique(pa.array(pairs[pairs >= 0])))
-            self.asked = _positions(pa.array(pairs), self._pairs[-1])
+            self.queries = _positions(pa.array(pairs), self._pairs[-1])
             self.count = len(self._pairs[-1])
 
     def codes(self, columns: Sequence[pa.Array], rows: int) -> Codes:
-        """The (rows,) int32 keys of some rows, -1 for those that nobody asks for."""
+        """The (rows,) int32 keys of some rows, -1 for keys that no query has."""
         if not columns:
             return np.zeros(rows, np.int32)
         first, *rest = (self._codes(i, column) for i, column in enumerate(columns))
@@ -70,7 +70,7 @@ class Keys:
         return bool(first.as_py() <= high and low <= last.as_py())
 
 
-class _Table:
+class _PositionTable:
     """Positions of integers by their value, where they lie close together: no row is hashed."""
 
     def __init__(self, plain: NDArray[Any], low: int, span: int) -> None:
@@ -79,7 +79,7 @@ class _Table:
         self._places[_unsigned(plain) - self._low] = np.arange(len(plain), dtype=np.int32)
 
     @classmethod
-    def of(cls, values: pa.Array) -> _Table | None:
+    def of(cls, values: pa.Array) -> _PositionTable | None:
         """None where they are no integers, or lie too far apart."""
         if not pa.types.is_integer(values.type) or not len(values):
             return None
@@ -95,7 +95,7 @@ class _Table:
 
 
 def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A question's key column in the type that the source's values have, null where none of them can equal it.
+    """A query's key column in the type that the source's values have, null where none of them can equal it.
 
     So it is with a fraction where the source has integers, with a number too large for them, with text where it has
     numbers, and with NaN.

@@ -13,20 +13,20 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
 from tokenlake.errors import ConfigError
-from tokenlake.feast.offline.rows import Rows
+from tokenlake.feast.offline.rows import SourceRows
 from tokenlake.feast.sources import LakeSource, open_lake
 from tokenlake.lake.tables import Table
 from tokenlake.reading.chunks import File
 from tokenlake.reading.delta import delta_files
-from tokenlake.reading.handles import HELD, Handle, steady
+from tokenlake.reading.handles import HELD, FileHandle, steady
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.reading.source import Source, open_source
 
 T = TypeVar("T")
 
 
-def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[Rows], T]) -> T:
-    """What `use` makes of the rows of one instant: begun anew where somebody writes them meanwhile.
+def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[SourceRows], T]) -> T:
+    """What `use` makes of the rows of one instant: started again where another process writes them meanwhile.
 
     Raises:
         ChangedError: somebody does, again and again.
@@ -42,7 +42,7 @@ def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[Rows
     return steady(once)
 
 
-def open_rows(source: DataSource | None, config: RepoConfig) -> Rows:
+def open_rows(source: DataSource | None, config: RepoConfig) -> SourceRows:
     """The rows of a `LakeSource` or a `FileSource` as they are now.
 
     Raises:
@@ -67,7 +67,7 @@ def open_rows(source: DataSource | None, config: RepoConfig) -> Rows:
         opened = Source(delta_files(path, place, filesystem, delta_options(source)))
     else:
         raise ConfigError(f"{source.name}: {source.file_format} given; TokenlakeOfflineStore reads Parquet and Delta")
-    return Rows(_parquet(opened.files), opened.schema)
+    return SourceRows(_parquet(opened.files), opened.schema)
 
 
 def delta_options(source: FileSource) -> dict[str, str]:
@@ -78,14 +78,15 @@ def delta_options(source: FileSource) -> dict[str, str]:
     return options
 
 
-def _lake_rows(table: Table, version: str | None) -> Rows:
+def _lake_rows(table: Table, version: str | None) -> SourceRows:
     data = table.dataset(version=version)
     fragments = [] if data is None else list(data.get_fragments())
     keep = len(fragments) <= HELD
     files = [
-        ParquetFile(Handle(part.path, keep=keep), _constants(part, table.schema), table.schema) for part in fragments
+        ParquetFile(FileHandle(part.path, keep=keep), _constants(part, table.schema), table.schema)
+        for part in fragments
     ]
-    return Rows(files, table.schema)
+    return SourceRows(files, table.schema)
 
 
 def _constants(part: pds.ParquetFileFragment, schema: pa.Schema) -> dict[str, pa.Scalar]:

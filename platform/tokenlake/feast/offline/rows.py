@@ -25,7 +25,7 @@ _KEY_BATCH = 1 << 16
 #: Bytes of other columns that are decoded at a time, about.
 _BATCH_BYTES = 2 << 20
 #: Reads a batch of some rows: the number of the first one, and their columns.
-Reader = Callable[[int, pa.RecordBatch], None]
+BatchReader = Callable[[int, pa.RecordBatch], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class Group:
     """One row group of one file.
 
     Attributes:
-        file: it.
-        number: its place in the file.
+        file: the Parquet file that holds it.
+        number: its number in the file, from 0.
         first: number of its first row among all rows of the source.
         rows: how many it has.
     """
@@ -58,7 +58,7 @@ class Group:
         return bool(low - 1000 <= last and high + 1000 >= first)
 
 
-class Rows:
+class SourceRows:
     """All rows of a source, numbered in the order of its files.
 
     Args:
@@ -82,7 +82,9 @@ class Rows:
                 first += rows
         return groups
 
-    def read_keys(self, columns: Sequence[str], times: Sequence[str], groups: Sequence[Group], reader: Reader) -> None:
+    def read_keys(
+        self, columns: Sequence[str], times: Sequence[str], groups: Sequence[Group], reader: BatchReader
+    ) -> None:
         """Hand some narrow columns of some groups to `reader`, from several threads, in no order.
 
         Args:
@@ -111,16 +113,16 @@ class Rows:
         return pa.Table.from_batches([found[first] for first in sorted(found)], schema)
 
     def check(self) -> None:
-        """See that nobody wrote what was read.
+        """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: somebody did.
+            ChangedError: it did.
         """
         for file in self._files:
             file.check()
 
     def _read(
-        self, columns: Sequence[str], times: Sequence[str], groups: Sequence[Group], reader: Reader, rows: int
+        self, columns: Sequence[str], times: Sequence[str], groups: Sequence[Group], reader: BatchReader, rows: int
     ) -> None:
         schema = self._selected(columns)
         self._selected(times)
@@ -150,7 +152,7 @@ class Rows:
         return max(1024, min(_KEY_BATCH, _BATCH_BYTES * count // max(size, 1)))
 
 
-def _read_ahead(batches: Iterable[tuple[int, pa.RecordBatch]], reader: Reader) -> None:
+def _read_ahead(batches: Iterable[tuple[int, pa.RecordBatch]], reader: BatchReader) -> None:
     """Decode the next batch while one is read: a row group is decoded by one thread, however many there are."""
     with ThreadPoolExecutor(1) as pool:
         before: Future[None] | None = None

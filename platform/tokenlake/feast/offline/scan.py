@@ -11,16 +11,17 @@ import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from tokenlake.errors import SchemaError
-from tokenlake.feast.offline.asof import NONE, AsOf, Ints
+from tokenlake.feast.offline.asof import AsOf, Ints
 from tokenlake.feast.offline.instants import as_nanos, nanos_of
-from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.offline.select import pick
+from tokenlake.times import EARLIEST
 
 _LAST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class Pull:
+class ScanRequest:
     """Which rows and columns, in the source's own names.
 
     Attributes:
@@ -46,7 +47,7 @@ class Pull:
         """Names of the time columns."""
         return [self.timestamp, *([self.created] if self.created else [])]
 
-    def columns(self, rows: Rows) -> list[str]:
+    def columns(self, rows: SourceRows) -> list[str]:
         """Names of the result.
 
         Raises:
@@ -63,17 +64,17 @@ class Pull:
     @property
     def range(self) -> tuple[int, int]:
         """First and last nanosecond."""
-        first = NONE + 1 if self.start is None else nanos_of(self.start)
+        first = EARLIEST + 1 if self.start is None else nanos_of(self.start)
         return first, _LAST if self.end is None else nanos_of(self.end) + 999
 
-    def groups(self, rows: Rows) -> list[Group]:
+    def groups(self, rows: SourceRows) -> list[Group]:
         """The groups that may hold rows of the range."""
         if self.start is None and self.end is None:
             return rows.groups
         return [group for group in rows.groups if group.overlaps(self.timestamp, *self.range)]
 
 
-def pull_all(rows: Rows, pull: Pull) -> pa.Table:
+def pull_all(rows: SourceRows, pull: ScanRequest) -> pa.Table:
     """All rows of the range."""
     names, (first, last) = pull.columns(rows), pull.range
     found: list[Ints] = []
@@ -83,7 +84,7 @@ def pull_all(rows: Rows, pull: Pull) -> pa.Table:
         inside = (times >= first) & (times <= last)
         # Rows without a time are of no range, but of all rows.
         if pull.start is None and pull.end is None:
-            inside |= times == NONE
+            inside |= times == EARLIEST
         found.append(np.flatnonzero(inside) + start)
 
     rows.read_keys([], [pull.timestamp], pull.groups(rows), reader)
@@ -92,7 +93,7 @@ def pull_all(rows: Rows, pull: Pull) -> pa.Table:
     return _finished(_standing(table, pull) if pull.standing else table, pull)
 
 
-def _standing(table: pa.Table, pull: Pull) -> pa.Table:
+def _standing(table: pa.Table, pull: ScanRequest) -> pa.Table:
     """The rows that no later one replaces; those of no entity by their time, since who writes them keeps the last."""
     times = as_nanos(table[pull.timestamp], pull.timestamp)
     made = as_nanos(table[pull.created], pull.created) if pull.created else np.zeros(len(times), np.int64)
@@ -108,7 +109,7 @@ def _standing(table: pa.Table, pull: Pull) -> pa.Table:
     return pa.table({name: pick(table[name], kept) for name in table.column_names})
 
 
-def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
+def pull_latest(rows: SourceRows, pull: ScanRequest) -> pa.Table:
     """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
     names, (first, last) = pull.columns(rows), pull.range
     parts: dict[int, pa.RecordBatch] = {}
@@ -120,7 +121,7 @@ def pull_latest(rows: Rows, pull: Pull) -> pa.Table:
     codes, count = _group(table, pull.keys)
     state = AsOf(np.arange(count, dtype=np.int32), np.full(count, last), count)
     times = table.column(len(pull.keys)).to_numpy()
-    times = np.where(times < first, NONE, times)
+    times = np.where(times < first, EARLIEST, times)
     made = table.column(len(pull.keys) + 1).to_numpy() if pull.created else None
     state.feed(codes, times, made, 0)
     found = state.finish()
@@ -145,7 +146,7 @@ def _number(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), len(encoded.dictionary)
 
 
-def _finished(table: pa.Table, pull: Pull) -> pa.Table:
+def _finished(table: pa.Table, pull: ScanRequest) -> pa.Table:
     """Times in UTC, and the key that Feast gives to views without entities."""
     for name in pull.times:
         column = table[name]

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
-from tokenlake.storage.loops import move
+from tokenlake.storage.native_ops import copy_ranges
 
 Ints = NDArray[np.int64]
 #: Bytes of a number -> what stands for its bits.
@@ -61,7 +61,7 @@ def _pick_vectors(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
     out = np.empty(offsets[-1], _BITS[column.type.value_type.bit_width // 8])
     for values, here in parts:
         if len(values):
-            move(_bits(values), out, start[here], offsets[here], count[here])
+            copy_ranges(_bits(values), out, start[here], offsets[here], count[here])
     return _lists(column.type, offsets.astype(kind), out, there)
 
 

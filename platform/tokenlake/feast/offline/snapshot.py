@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import threading
 
-import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL as EVENT_TIMESTAMP
@@ -17,15 +16,16 @@ from tokenlake.errors import SchemaError
 from tokenlake.feast.offline.entities import Entities
 from tokenlake.feast.offline.instants import nanos_of
 from tokenlake.feast.offline.opening import read_rows
-from tokenlake.feast.offline.rows import Group, Rows
+from tokenlake.feast.offline.rows import Group, SourceRows
 from tokenlake.feast.sequences import active
 from tokenlake.feast.sources import TokenSource, open_lake
-from tokenlake.feast.views import View
+from tokenlake.feast.views import RequestedView
+from tokenlake.times import EARLIEST
 
 
 def limited(
-    views: list[View], feature_views: list[FeatureView], start: dt.datetime | None, end: dt.datetime | None
-) -> tuple[list[View], dt.datetime, dt.datetime]:
+    views: list[RequestedView], feature_views: list[FeatureView], start: dt.datetime | None, end: dt.datetime | None
+) -> tuple[list[RequestedView], dt.datetime, dt.datetime]:
     """The views that see no row before `start`, and the range; without `start` only their own TTL limits them."""
     first, last = compute_non_entity_date_range(feature_views, start, end)
     if start is None:
@@ -36,7 +36,7 @@ def limited(
     return [dataclasses.replace(v, ttl=age if v.ttl is None else min(age, v.ttl)) for v in views], first, last
 
 
-def entities_at(views: list[View], config: RepoConfig, start: dt.datetime, end: dt.datetime) -> Entities:
+def entities_at(views: list[RequestedView], config: RepoConfig, start: dt.datetime, end: dt.datetime) -> Entities:
     """The entities that the views have rows of, sorted, at `end`.
 
     Raises:
@@ -65,7 +65,7 @@ def entities_at(views: list[View], config: RepoConfig, start: dt.datetime, end: 
     return Entities(pa.table({EVENT_TIMESTAMP: pa.array([end], pa.timestamp("us", "UTC"))}))
 
 
-def _entities(view: View, config: RepoConfig, start: dt.datetime, end: dt.datetime) -> pa.Table:
+def _entities(view: RequestedView, config: RepoConfig, start: dt.datetime, end: dt.datetime) -> pa.Table:
     """Distinct keys of the rows of a view's range, with nulls."""
     if not view.keys:
         return pa.table({})
@@ -74,9 +74,9 @@ def _entities(view: View, config: RepoConfig, start: dt.datetime, end: dt.dateti
     return read_rows(view.source, config, lambda rows: _distinct(view, rows, nanos_of(end)))
 
 
-def _distinct(view: View, rows: Rows, end: int) -> pa.Table:
+def _distinct(view: RequestedView, rows: SourceRows, end: int) -> pa.Table:
     last = end - 1 if view.strict else end
-    first = np.iinfo(np.int64).min + 1 if view.ttl is None else end - view.ttl
+    first = EARLIEST + 1 if view.ttl is None else end - view.ttl
     names = list(view.keys)
     schema = pa.schema([pa.field(n, rows.schema.field(c).type) for n, c in view.keys.items()])
     parts = [schema.empty_table()]

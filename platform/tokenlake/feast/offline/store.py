@@ -19,9 +19,9 @@ from pydantic import StrictStr
 from typing_extensions import override
 
 from tokenlake.feast.offline.historical import historical
-from tokenlake.feast.offline.job import Retrieval
+from tokenlake.feast.offline.job import TokenlakeRetrievalJob
 from tokenlake.feast.offline.opening import read_rows
-from tokenlake.feast.offline.scan import Pull, pull_all, pull_latest
+from tokenlake.feast.offline.scan import ScanRequest, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
 
@@ -85,7 +85,7 @@ class TokenlakeOfflineStore(OfflineStore):
 
         Of a `TokenSource` the sequence before `end_date` of each user who has a token since `start_date`.
         """
-        pull = Pull(
+        pull = ScanRequest(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
@@ -95,7 +95,9 @@ class TokenlakeOfflineStore(OfflineStore):
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_latest(rows, pull)), config)
+        return TokenlakeRetrievalJob(
+            lambda: read_rows(data_source, config, lambda rows: pull_latest(rows, pull)), config
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -114,7 +116,7 @@ class TokenlakeOfflineStore(OfflineStore):
         rows that a later one of equal keys and times replaces are left out: Feast would take any of them.
         """
         told = created_timestamp_column != _NOT_TOLD
-        pull = Pull(
+        pull = ScanRequest(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
@@ -125,7 +127,7 @@ class TokenlakeOfflineStore(OfflineStore):
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
-        return Retrieval(lambda: read_rows(data_source, config, lambda rows: pull_all(rows, pull)), config)
+        return TokenlakeRetrievalJob(lambda: read_rows(data_source, config, lambda rows: pull_all(rows, pull)), config)
 
     @staticmethod
     def offline_write_batch(
@@ -155,6 +157,6 @@ class TokenlakeOfflineStore(OfflineStore):
         write_logs(config, data, source.get_schema(registry), logging_config.destination)
 
 
-def _sequences(config: RepoConfig, source: TokenSource, pull: Pull) -> Retrieval:
+def _sequences(config: RepoConfig, source: TokenSource, pull: ScanRequest) -> TokenlakeRetrievalJob:
     columns = [*pull.keys, *pull.features]
-    return Retrieval(lambda: latest(source, open_lake(config), columns, pull.start, pull.end), config)
+    return TokenlakeRetrievalJob(lambda: latest(source, open_lake(config), columns, pull.start, pull.end), config)

@@ -21,7 +21,8 @@ from tokenlake.errors import CorruptionError
 from tokenlake.feast.online import wire
 from tokenlake.storage import blocks
 from tokenlake.storage import manifest as manifests
-from tokenlake.storage.loops import digests
+from tokenlake.storage.native_ops import hash_bytes
+from tokenlake.times import EARLIEST
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -30,17 +31,15 @@ BLOCK = 1 << 16
 #: What a row takes beside its key and values, about.
 ROW_BYTES = 64
 _TIME = pa.timestamp("us", tz="UTC")
-#: A created time that was not given: older than any other.
-NO_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
-class Rows:
+class OnlineRows:
     """Rows of one feature view, oldest write first.
 
     Attributes:
         keys: (n,) large_binary, entity keys as Feast serializes them.
-        event: (n,) int64 microseconds UTC; created: likewise, `NO_TIME` where there is none.
+        event: (n,) int64 microseconds UTC; created: likewise, `EARLIEST` where there is none.
         values: feature -> (n,) large_binary: wire bytes of a Feast `Value`, null where the row says nothing of it.
     """
 
@@ -74,23 +73,23 @@ class Rows:
         sizes: list[int] = [column.nbytes for column in (self.keys, *self.values.values())]
         return sum(sizes) + ROW_BYTES * len(self)
 
-    def take(self, index: NDArray[np.int64]) -> Rows:
+    def take(self, index: NDArray[np.int64]) -> OnlineRows:
         """Some of the rows, in the order of the index."""
         places = pa.array(index)
         values = {name: column.take(places) for name, column in self.values.items()}
-        return Rows(self.keys.take(places), self.event[index], self.created[index], values)
+        return OnlineRows(self.keys.take(places), self.event[index], self.created[index], values)
 
 
-def concat(parts: list[Rows]) -> Rows:
+def concat(parts: list[OnlineRows]) -> OnlineRows:
     """All rows, one part after the other; a feature that a part lacks is null there."""
     if len(parts) == 1:
         return parts[0]
     names = list(dict.fromkeys(name for part in parts for name in part.values))
 
-    def column(part: Rows, name: str) -> pa.Array:
+    def column(part: OnlineRows, name: str) -> pa.Array:
         return part.values[name] if name in part.values else pa.nulls(len(part), pa.large_binary())
 
-    return Rows(
+    return OnlineRows(
         pa.concat_arrays([part.keys for part in parts]),
         np.concatenate([part.event for part in parts]),
         np.concatenate([part.created for part in parts]),
@@ -99,8 +98,8 @@ def concat(parts: list[Rows]) -> Rows:
 
 
 def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """(n,) a hash of each key: see `digests`."""
-    return digests(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
+    """(n,) a hash of each key: see `hash_bytes`."""
+    return hash_bytes(np.frombuffer(keys.buffers()[2] or b"", np.uint8), wire.ends_of(keys))
 
 
 @dataclass(frozen=True)
@@ -126,14 +125,14 @@ class RunFile:
         return sum(stop - start for start, stop in self.regions) + ROW_BYTES * self.rows
 
 
-def write_run(path: Path, rows: Rows) -> RunFile:
+def write_run(path: Path, rows: OnlineRows) -> RunFile:
     """Write rows as a new file, durably; each column's bytes start at its buffer's beginning."""
     names = list(rows.values)
     data = [_compact(rows.keys), *(_compact(column) for column in rows.values.values())]
     sums = [_sums(memoryview(column.buffers()[2] or b"")) for column in data]
     meta = json.dumps({"block": BLOCK, "sums": [blocks.sums_to_hex(s) for s in sums]}).encode()
     struct = pa.StructArray.from_arrays(data[1:], names=names) if names else pa.array([{}] * len(rows), pa.struct([]))
-    created = pa.array(rows.created, mask=rows.created == NO_TIME).view(_TIME)
+    created = pa.array(rows.created, mask=rows.created == EARLIEST).view(_TIME)
     columns = {
         "hash": pa.array(rows.hashes[rows.order]),
         "row": pa.array(rows.order.astype(np.uint32)),
@@ -182,7 +181,7 @@ def _children(batch: pa.RecordBatch) -> list[pa.LargeBinaryArray]:
     return [batch["values"].field(i) for i in range(batch["values"].type.num_fields)]
 
 
-class Run:
+class MappedRun:
     """A run, memory-mapped, its frame checked; the bytes of keys and values are checked when first read.
 
     Attributes:
@@ -207,7 +206,7 @@ class Run:
         self.hashes = batch["hash"].to_numpy()
         self.order = batch["row"].to_numpy()
         self.event = batch["event_timestamp"].view(pa.int64()).to_numpy()
-        self.created = batch["created_timestamp"].view(pa.int64()).fill_null(NO_TIME).to_numpy()
+        self.created = batch["created_timestamp"].view(pa.int64()).fill_null(EARLIEST).to_numpy()
         self.features = [field.name for field in batch["values"].type]
         columns = [batch["key"], *_children(batch)]
         meta = json.loads(batch.schema.metadata[blocks.META])
@@ -237,11 +236,11 @@ class Run:
         place = self._places.get(feature)
         return None if place is None else self._columns[place].get(row)
 
-    def rows(self) -> Rows:
+    def rows(self) -> OnlineRows:
         """Everything, checked."""
         self.check()
         values = dict(zip(self.features, _children(self._batch), strict=True))
-        return Rows(self._batch["key"], self.event, self.created, values)
+        return OnlineRows(self._batch["key"], self.event, self.created, values)
 
     def check(self) -> None:
         """Check every byte that was not read yet.
@@ -260,7 +259,9 @@ class Run:
 class _Column:
     """Bytes of one column, checked block by block as they are touched."""
 
-    def __init__(self, run: Run, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]) -> None:
+    def __init__(
+        self, run: MappedRun, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]
+    ) -> None:
         self._run, self._start, self.size = run, region[0], region[1] - region[0]
         self._ends = wire.ends_of(column)
         self._valid = None if not column.null_count else column.is_valid().to_numpy(zero_copy_only=False)
@@ -290,7 +291,7 @@ _REMEDY = "restore the file, or remove the view's folder and materialize it agai
 
 
 @dataclass(frozen=True)
-class Manifest:
+class TableManifest:
     """One published state.
 
     Attributes:
@@ -307,7 +308,7 @@ class Manifest:
         manifests.publish(folder / MANIFEST, body)
 
 
-def load(folder: Path) -> Manifest | None:
+def load(folder: Path) -> TableManifest | None:
     """Read a view's manifest; None where nothing was published.
 
     Raises:
@@ -317,7 +318,7 @@ def load(folder: Path) -> Manifest | None:
         body = manifests.read(folder / MANIFEST, FORMAT, _REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Manifest(
+    return TableManifest(
         body["generation"],
         tuple(RunFile(**{**run, "regions": tuple(map(tuple, run["regions"]))}) for run in body["runs"]),
     )

@@ -9,7 +9,7 @@ from feast import FeatureView, metrics
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from tokenlake.feast.online import wire
-from tokenlake.feast.online.table import Found
+from tokenlake.feast.online.table import KeyValues
 
 
 def describe(response: Any, view: FeatureView, names: list[str], full: bool, versions: bool) -> None:  # noqa: FBT001
@@ -23,18 +23,18 @@ def describe(response: Any, view: FeatureView, names: list[str], full: bool, ver
 
 
 def respond(
-    response: Any, names: list[str], found: Sequence[Found | None], places: Iterable[list[int]], count: int
+    response: Any, names: list[str], found: Sequence[KeyValues | None], places: Iterable[list[int]], count: int
 ) -> None:
     """Add some features of a view, for `count` asked entities.
 
     Args:
-        response: it.
+        response: the response to fill.
         names: the features.
         found: what the store holds of each distinct entity.
         places: which of the asked entities each of these is.
         count: how many were asked for.
     """
-    rows: list[Found | None] = [None] * count
+    rows: list[KeyValues | None] = [None] * count
     for row, own in zip(found, places, strict=True):
         for place in own:
             rows[place] = row
@@ -52,7 +52,7 @@ def respond(
                 into.MergeFromString(wire.whole(value))
 
 
-def count(view: FeatureView, found: Sequence[Found | None], places: Iterable[list[int]], total: int) -> None:
+def count(view: FeatureView, found: Sequence[KeyValues | None], places: Iterable[list[int]], total: int) -> None:
     """Tell Feast's metrics."""
     there = sum(len(own) * len(row.values) for row, own in zip(found, places, strict=True) if row is not None)
     metrics.track_feature_statuses(view.name, there, total - there)

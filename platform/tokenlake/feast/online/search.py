@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError
 from tokenlake.feast.online import wire
-from tokenlake.feast.online.files import Rows
+from tokenlake.feast.online.files import OnlineRows
 from tokenlake.feast.online.table import OnlineTable, reduce
 from tokenlake.feast.sources import LakeSource
 from tokenlake.lake.project import Project
@@ -75,7 +75,7 @@ class Vectors:
     """The vectors of one table, as a matrix; made again when the table changes."""
 
     def __init__(self) -> None:
-        self._made: tuple[Rows, str, pa.LargeBinaryArray, Floats] | None = None
+        self._made: tuple[OnlineRows, str, pa.LargeBinaryArray, Floats] | None = None
 
     def of(self, table: OnlineTable, feature: str) -> tuple[pa.LargeBinaryArray, Floats]:
         """Keys (n,) and vectors (n, dim) of all entities that have one.
@@ -91,10 +91,10 @@ class Vectors:
         return self._made[2:]
 
 
-def _matrix(rows: Rows, feature: str) -> tuple[pa.LargeBinaryArray, Floats]:
+def _matrix(rows: OnlineRows, feature: str) -> tuple[pa.LargeBinaryArray, Floats]:
     column = rows.values[feature]
     said = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    newest = reduce(Rows(rows.keys, rows.event, rows.created, {feature: column}).take(said))
+    newest = reduce(OnlineRows(rows.keys, rows.event, rows.created, {feature: column}).take(said))
     column = newest.values[feature]
     full = np.flatnonzero(np.diff(wire.ends_of(column)) > 0)
     keys, column = newest.keys.take(pa.array(full)), column.take(pa.array(full))

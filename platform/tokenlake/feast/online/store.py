@@ -34,13 +34,13 @@ from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.feast.kinds import source_of, tokens_of
 from tokenlake.feast.online import encode, response, wire
-from tokenlake.feast.online.files import NO_TIME, Rows
+from tokenlake.feast.online.files import OnlineRows
 from tokenlake.feast.online.keys import of_columns, of_entity
 from tokenlake.feast.online.search import LakeIndex, Vectors, distances, metric_of, nearest, vector_field
-from tokenlake.feast.online.table import Found, OnlineTable
-from tokenlake.feast.online.tokens import Tokens, user_ids
+from tokenlake.feast.online.table import KeyValues, OnlineTable
+from tokenlake.feast.online.tokens import TokenStores, user_ids
 from tokenlake.feast.sources import LakeSource
-from tokenlake.times import as_micros
+from tokenlake.times import EARLIEST, as_micros
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
@@ -71,7 +71,7 @@ class TokenlakeOnlineStore(OnlineStore):
 
     def __init__(self) -> None:
         self._tables: dict[Path, OnlineTable] = {}
-        self._lakes: dict[Path, Tokens] = {}
+        self._lakes: dict[Path, TokenStores] = {}
         self._indexes: dict[Path, LakeIndex] = {}
         self._vectors: dict[Path, Vectors] = {}
 
@@ -122,10 +122,10 @@ class TokenlakeOnlineStore(OnlineStore):
             for name in names
         }
         event = [_micros(time) for _, _, time, _ in data]
-        if NO_TIME in event:
-            raise SchemaError(f"{table.name}: {event.count(NO_TIME)} rows without an event time; every row needs one")
+        if EARLIEST in event:
+            raise SchemaError(f"{table.name}: {event.count(EARLIEST)} rows without an event time; every row needs one")
         created = [_micros(time) for _, _, _, time in data]
-        rows = Rows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
+        rows = OnlineRows(pa.array(keys, pa.large_binary()), as_micros(event), as_micros(created), columns)
         self._table(config, table).write(rows)
         if progress is not None:
             progress(len(data))
@@ -166,12 +166,12 @@ class TokenlakeOnlineStore(OnlineStore):
         values = encode.columns_of(data, [field.name for field in view.features])
         times = encode.columns_of(data, [t for t in (source.timestamp_field, source.created_timestamp_column) if t])
         event = encode.micros(times[source.timestamp_field], source.timestamp_field)
-        created = as_micros([NO_TIME]).repeat(len(event))
+        created = as_micros([EARLIEST]).repeat(len(event))
         if source.created_timestamp_column:
             name = source.created_timestamp_column
-            created = encode.micros(times[name], name, nulls=NO_TIME)
+            created = encode.micros(times[name], name, nulls=EARLIEST)
         encoded: dict[str, pa.LargeBinaryArray] = {}
-        rows = Rows(of_columns(keys, types), event, created, encoded)
+        rows = OnlineRows(of_columns(keys, types), event, created, encoded)
         with ThreadPoolExecutor(1) as pool:
             indexed = pool.submit(lambda: rows.order)  # takes as long as the values do
             for field in view.features:
@@ -239,7 +239,7 @@ class TokenlakeOnlineStore(OnlineStore):
 
     def _found(
         self, config: RepoConfig, view: FeatureView, entities: Sequence[Mapping[str, ValueProto]], names: Sequence[str]
-    ) -> Sequence[Found | None]:
+    ) -> Sequence[KeyValues | None]:
         if (source := tokens_of(view)) is not None:
             return self._tokens(config, view).read(source, view, user_ids(entities), names)
         keys = [of_entity(entity, config.entity_key_serialization_version) for entity in entities]
@@ -355,10 +355,10 @@ class TokenlakeOnlineStore(OnlineStore):
         for view in tables:
             self._table(config, view).drop()
 
-    def _tokens(self, config: RepoConfig, view: FeatureView) -> Tokens:
+    def _tokens(self, config: RepoConfig, view: FeatureView) -> TokenStores:
         if (lake := _lake_of(config)) is None:
             raise ConfigError(f"view {view.name!r} reads token sequences; set `lake:` of online_store to their lake")
-        return self._lakes.get(lake) or self._lakes.setdefault(lake, Tokens(lake))
+        return self._lakes.get(lake) or self._lakes.setdefault(lake, TokenStores(lake))
 
     def _table(self, config: RepoConfig, view: FeatureView) -> OnlineTable:
         name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
@@ -383,7 +383,7 @@ def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
 
 def _micros(time: Any) -> int:
     if time is None or time is pd.NaT:  # Feast leaves pandas' missing times as they are
-        return NO_TIME
+        return EARLIEST
     return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
 
 

@@ -12,10 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from tokenlake.errors import CorruptionError, storage_error
-from tokenlake.feast.online.files import MANIFEST, Manifest, Rows, Run, RunFile, concat, hashes, load, write_run
+from tokenlake.feast.online.files import (
+    MANIFEST,
+    MappedRun,
+    OnlineRows,
+    RunFile,
+    TableManifest,
+    concat,
+    hashes,
+    load,
+    write_run,
+)
 from tokenlake.feast.online.wire import Pieces
 from tokenlake.storage import disk, locks
-from tokenlake.storage.manifest import Watch, open_files
+from tokenlake.storage.manifest import ManifestWatch, open_files
 
 #: A write takes in the newest runs while they are not larger than so many times what it has so far.
 GROWTH = 2
@@ -24,7 +34,7 @@ PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Found:
+class KeyValues:
     """What a table holds of a key.
 
     Attributes:
@@ -37,11 +47,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _State:
+class _OpenTable:
     """Swapped whole, so that threads never meet half of it."""
 
-    watch: Watch | None
-    runs: tuple[Run, ...]
+    watch: ManifestWatch | None
+    runs: tuple[MappedRun, ...]
 
 
 class OnlineTable:
@@ -56,11 +66,11 @@ class OnlineTable:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._state = _State(None, ())
-        self._rows: tuple[_State, Rows] | None = None
+        self._state = _OpenTable(None, ())
+        self._rows: tuple[_OpenTable, OnlineRows] | None = None
         self._lock = Lock()
 
-    def read(self, keys: Sequence[bytes], features: Sequence[str]) -> list[Found | None]:
+    def read(self, keys: Sequence[bytes], features: Sequence[str]) -> list[KeyValues | None]:
         """The values of some features for each key; None for a key never written.
 
         Raises:
@@ -72,9 +82,9 @@ class OnlineTable:
         wanted = list(keys)
         hashed = hashes(pa.array(wanted, pa.large_binary()))
         places = [run.find(hashed, wanted) for run in runs]
-        return [_pick(runs, [own[i] for own in places], features) for i in range(len(wanted))]
+        return [_newest_values(runs, [own[i] for own in places], features) for i in range(len(wanted))]
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> OnlineRows | None:
         """Every key's newest rows, checked, and kept until the table changes; None for an empty table."""
         state = self._newest()
         if not state.runs:
@@ -83,7 +93,7 @@ class OnlineTable:
             self._rows = (state, reduce(concat([run.rows() for run in state.runs])))
         return self._rows[1]
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: OnlineRows) -> None:
         """Add rows, durably and atomically; those that are older than what stands change nothing.
 
         Raises:
@@ -93,16 +103,16 @@ class OnlineTable:
         if not len(rows):
             return
         with self._writing("write"):
-            manifest = load(self.folder) or Manifest()
+            manifest = load(self.folder) or TableManifest()
             self._sweep(manifest)
-            kept, small = _split(manifest.runs, rows.weight)
-            parts = [Run(self._path(run), run).rows() for run in small]
+            kept, small = _runs_to_merge(manifest.runs, rows.weight)
+            parts = [MappedRun(self._path(run), run).rows() for run in small]
             merged = reduce(concat([*parts, rows]))
             name = f"{manifest.generation + 1:08d}.arrow"
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             run = write_run(self.folder / "runs" / name, merged)
             disk.sync_folder(self.folder / "runs")
-            after = Manifest(manifest.generation + 1, (*kept, run))
+            after = TableManifest(manifest.generation + 1, (*kept, run))
             after.publish(self.folder)
             if not manifest.generation:
                 disk.sync_folder(self.folder.parent)
@@ -116,46 +126,48 @@ class OnlineTable:
             disk.unlink([self.folder / "manifest"])
             disk.remove(self.folder)
 
-    def verify(self) -> Manifest:
+    def verify(self) -> TableManifest:
         """Check every byte on disk.
 
         Raises:
             CorruptionError: one is not what was written; the message names the file.
         """
-        manifest = load(self.folder) or Manifest()
+        manifest = load(self.folder) or TableManifest()
         for run in manifest.runs:
             try:
-                Run(self._path(run), run).check()
+                MappedRun(self._path(run), run).check()
             except FileNotFoundError as error:
                 raise _missing(error) from None
         return manifest
 
-    def _newest(self) -> _State:
+    def _newest(self) -> _OpenTable:
         state = self._state
-        if state.watch is None or not state.watch.newest:
+        if state.watch is None or not state.watch.is_current:
             with self._lock:
                 state = self._state = self._open(self._state)
         return state
 
-    def _open(self, known: _State) -> _State:
+    def _open(self, known: _OpenTable) -> _OpenTable:
         opened = {run.file.name: run for run in known.runs}
         try:
-            watch = Watch(self.folder / MANIFEST)  # before the look at the manifest: a newer one will be noticed
+            watch = ManifestWatch(
+                self.folder / MANIFEST
+            )  # before the look at the manifest: a newer one will be noticed
         except (FileNotFoundError, NotADirectoryError):
-            return _State(None, ())
+            return _OpenTable(None, ())
         try:
             runs = open_files(
-                lambda: load(self.folder) or Manifest(),
+                lambda: load(self.folder) or TableManifest(),
                 lambda manifest: tuple(self._reuse(opened, run) for run in manifest.runs),
             )
         except FileNotFoundError as error:
             raise _missing(error) from None
-        return _State(watch, runs)
+        return _OpenTable(watch, runs)
 
-    def _reuse(self, opened: dict[str, Run], file: RunFile) -> Run:
+    def _reuse(self, opened: dict[str, MappedRun], file: RunFile) -> MappedRun:
         known = opened.get(file.name)
         # A table that was dropped and made again uses names again.
-        return known if known is not None and known.file == file else Run(self._path(file), file)
+        return known if known is not None and known.file == file else MappedRun(self._path(file), file)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -168,7 +180,7 @@ class OnlineTable:
             except OSError as error:
                 raise storage_error(error) from error
 
-    def _sweep(self, manifest: Manifest) -> None:
+    def _sweep(self, manifest: TableManifest) -> None:
         """Remove files that the state does not name: those it replaced, and those of a killed writer."""
         used = {run.name for run in manifest.runs}
         if (folder := self.folder / "runs").is_dir():
@@ -182,7 +194,7 @@ def _missing(error: FileNotFoundError) -> CorruptionError:
     return CorruptionError(f"{error.filename}: this file is missing; materialize the view again")
 
 
-def _split(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
+def _runs_to_merge(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
     """The runs that stay as they are, and the newest ones that a write takes in."""
     at = len(runs)
     while at and runs[at - 1].weight <= GROWTH * weight:
@@ -191,7 +203,7 @@ def _split(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...],
     return runs[:at], runs[at:]
 
 
-def reduce(rows: Rows) -> Rows:
+def reduce(rows: OnlineRows) -> OnlineRows:
     """Only the rows that still say the newest of something, in the order given."""
     if rows.distinct:
         return rows
@@ -207,7 +219,7 @@ def reduce(rows: Rows) -> Rows:
     return rows.take(np.flatnonzero(keep))
 
 
-def _pick(runs: tuple[Run, ...], places: list[list[int]], features: Sequence[str]) -> Found | None:
+def _newest_values(runs: tuple[MappedRun, ...], places: list[list[int]], features: Sequence[str]) -> KeyValues | None:
     rows = [(int(run.event[row]), int(run.created[row]), i, row) for i, run in enumerate(runs) for row in places[i]]
     if not rows:
         return None
@@ -219,4 +231,4 @@ def _pick(runs: tuple[Run, ...], places: list[list[int]], features: Sequence[str
             if (value := runs[i].value(feature, row)) is not None:
                 values[feature] = (value,)
                 break
-    return Found(rows[0][0], values)
+    return KeyValues(rows[0][0], values)

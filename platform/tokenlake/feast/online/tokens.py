@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SchemaError
 from tokenlake.feast.online import wire
-from tokenlake.feast.online.table import Found
+from tokenlake.feast.online.table import KeyValues
 from tokenlake.feast.sources import OWN_COLUMNS, TIMESTAMPS, TOKENS, TokenSource
 from tokenlake.lake.project import Project
 from tokenlake.storage import locks
-from tokenlake.storage.loops import widener
-from tokenlake.tokens.batch import TokenBatch, beside, list_columns
+from tokenlake.storage.native_ops import float32_writer
+from tokenlake.times import EARLIEST
+from tokenlake.tokens.batch import TokenBatch, list_columns, side_arrays
 from tokenlake.tokens.store import TokenStore
 
 #: How long a push waits for another one, in seconds.
@@ -35,7 +36,7 @@ _VARINTS = {ValueType.INT32_LIST, ValueType.INT64_LIST, ValueType.BOOL_LIST, Val
 _FIXED = {ValueType.FLOAT_LIST: np.float32, ValueType.DOUBLE_LIST: np.float64}
 
 
-class _Room(threading.local):
+class _ThreadBuffers(threading.local):
     """Memory that each thread fills anew, since fresh pages cost more than what is written to them."""
 
     batch: TokenBatch | None = None
@@ -51,17 +52,17 @@ class _Room(threading.local):
         return made
 
 
-class Tokens:
+class TokenStores:
     """The token stores of one lake, kept open."""
 
     def __init__(self, lake: Path) -> None:
         self._lake: Project = Project.open(lake)
         self._stores: dict[str, TokenStore] = {}
-        self._room = _Room()
+        self._room = _ThreadBuffers()
 
     def read(
         self, source: TokenSource, view: FeatureView, users: Sequence[Any], names: Sequence[str]
-    ) -> list[Found | None]:
+    ) -> list[KeyValues | None]:
         """The last tokens of each user strictly before now; None for a user without any, or an id that is none of the store's.
 
         The values lie in buffers that the thread's next call fills again.
@@ -74,14 +75,14 @@ class Tokens:
         kind, dtype, nobody = (str, object, "") if store.ids == "string" else (int, np.int64, 0)
         meant = [type(user) is kind for user in users]
         ids = np.array([user if own else nobody for user, own in zip(users, meant, strict=True)], dtype)
-        before = np.where(meant, time.time_ns() // 1000, np.iinfo(np.int64).min)
+        before = np.where(meant, time.time_ns() // 1000, EARLIEST)
         batch = store.fetch(ids, before=before, length=source.length, available=source.available, out=room.batch)
         room.batch = batch if batch.values.nbytes <= _KEPT_BYTES else None
         fields, back = {field.name: field for field in view.features}, _columns(source)
         columns = {name: _encode(store, batch, fields[name], back.get(name, name), room) for name in names}
         last = batch.timestamps[batch.offsets[1:] - 1].tolist() if len(batch.timestamps) else []
         return [
-            Found(last[i], {name: column[i] for name, column in columns.items()}) if count else None
+            KeyValues(last[i], {name: column[i] for name, column in columns.items()}) if count else None
             for i, count in enumerate(batch.lengths.tolist())
         ]
 
@@ -153,7 +154,7 @@ def user_ids(entities: Sequence[Mapping[str, Any]]) -> list[Any]:
     return plain
 
 
-def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room: _Room) -> list[wire.Pieces]:
+def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room: _ThreadBuffers) -> list[wire.Pieces]:
     """Wire bytes of one list per query."""
     kind = field.dtype.to_value_type()
     if name == TOKENS and kind == ValueType.FLOAT_LIST and batch.values.dtype == np.float16:
@@ -169,12 +170,12 @@ def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room:
     raise SchemaError(f"feature {field.name!r} is of type {field.dtype}; token sequences are lists of numbers")
 
 
-def _widened(batch: TokenBatch, room: _Room) -> list[wire.Pieces]:
+def _widened(batch: TokenBatch, room: _ThreadBuffers) -> list[wire.Pieces]:
     """Half precision, widened one query at a time, when it is asked for: its bytes are then read from the cache."""
     prefix = wire.packed_list(wire.FIELDS["FLOAT_LIST"])
     sizes = (batch.lengths * (batch.values.shape[1] * 4)).tolist()
     out = room.of(_HEAD_BYTES + max(sizes, default=0))
-    widen, view = widener(batch.values, out[_HEAD_BYTES:]), out.data
+    widen, view = float32_writer(batch.values, out[_HEAD_BYTES:]), out.data
 
     def late(run: tuple[int, int], size: int) -> Callable[[], memoryview]:
         def whole() -> memoryview:
@@ -199,7 +200,7 @@ def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) ->
         return batch.timestamps // _MICRO if kind == ValueType.UNIX_TIMESTAMP_LIST else batch.timestamps
     if name == TOKENS:
         return batch.floats()
-    columns = beside(batch, OWN_COLUMNS)
+    columns = side_arrays(batch, OWN_COLUMNS)
     if name not in columns:
         raise SchemaError(f"the token store {store.path} has no {name!r}; it has {[TOKENS, TIMESTAMPS, *columns]}")
     return columns[name]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.storage.loops import behind
+from tokenlake.storage.native_ops import prepend
 
 #: Field numbers of `Value`, by the name of Feast's `ValueType`.
 FIELDS = {
@@ -118,7 +118,7 @@ def prefixed(payload: pa.LargeBinaryArray, prefix: Callable[[int], bytes]) -> pa
     sizes = pc.binary_length(payload).fill_null(0).to_numpy()
     if sizes.min() == sizes.max() and not payload.null_count:
         width = int(sizes[0])
-        return fixed(behind(prefix(width), rows_of(payload, width)))
+        return fixed(prepend(prefix(width), rows_of(payload, width)))
     lengths, which = np.unique(sizes, return_inverse=True)
     head = pa.array([prefix(int(length)) for length in lengths], pa.large_binary()).take(pa.array(which))
     return pc.binary_join_element_wise(head, payload, pa.scalar(b"", pa.large_binary()))

@@ -1,4 +1,4 @@
-"""What a version is: its encoder, and where its checkpoints lie. Imports no torch, so a waiting job costs nothing."""
+"""Versions of encoders: what defines one, and where its checkpoints lie. Imports no torch, so that a waiting job costs nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tokenlake.times import Day
 
 
 def is_embeddings(version: str) -> bool:
-    """Whether a version is one of the user and item embeddings; no encoder of tokens may bear their name."""
+    """Whether a version is one of the user and item embeddings; no token encoder may be called `alure`."""
     return version.startswith(f"{EMBEDDINGS}-")
 
 
 def finished(lake: Project, version: str) -> set[Day]:
-    """Days that the last job of a lineage has done, and whose result is there."""
+    """Days that the last job of a version has done, and whose result is there."""
     if is_embeddings(version):
         # A day on which no user had done anything that the sources read has no rows, and is done all the same.
         empty = lake.catalog.empty(version, EMBED, lake.user_embeddings.path.name)
@@ -36,7 +36,7 @@ def exists(lake: Project, version: str, checkpoint: str) -> bool:
 
 
 def encoder_of(lake: Project, version: str) -> Encoder:
-    """How a version's tokens are made: from the config, or for an older lineage from the catalog.
+    """How a version's tokens are made: from the config, or for an older version from the catalog.
 
     Raises:
         NotFoundError: no such version.

@@ -1,4 +1,4 @@
-"""The loops of writing, in C where it is at hand, else in NumPy."""
+"""Operations on arrays that the store needs often: in C (`native.c`) where it could be compiled, else in NumPy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FEW = 4096
 _MANY_BYTES = 1 << 20
 
 
-def mix(users: NDArray[np.int64]) -> NDArray[np.uint64]:
+def hash64(users: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The 64-bit finalizer of MurmurHash3: a bijection, by whose value segments are sorted and split in buckets."""
     h = users.astype(np.uint64)
     h ^= h >> np.uint64(33)
@@ -29,15 +29,15 @@ def mix(users: NDArray[np.int64]) -> NDArray[np.uint64]:
     return h
 
 
-def order(users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The order of rows by (mix(user), timestamp, row)."""
+def sort_order(users: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The order of rows by (hash64(user), timestamp, row)."""
     lib = library() if len(users) > _FEW else None
     if lib is not None:
         users, times = np.ascontiguousarray(users), np.ascontiguousarray(times)
         out = np.empty(len(users), np.int64)
         if not lib.tl_order(len(users), address(users), address(times), address(out), THREADS):
             return out
-    return np.lexsort((times, mix(users)))
+    return np.lexsort((times, hash64(users)))
 
 
 def take(column: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
@@ -51,27 +51,27 @@ def take(column: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
     return out
 
 
-def expand(start: Ints, count: Ints) -> Ints:
+def expand_ranges(start: Ints, count: Ints) -> Ints:
     """The numbers of all ranges [start, start + count), one after the other."""
     ends = np.cumsum(count)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(start - (ends - count), count) + np.arange(total)
 
 
-def move(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, count: Ints) -> None:
+def copy_ranges(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, count: Ints) -> None:
     """Copy runs of rows: `out[place[i] : place[i] + count[i]] = column[start[i] : start[i] + count[i]]`.
 
     Both arrays are contiguous and of one dtype; all runs lie within them.
     """
     lib = library() if count.sum() > _FEW else None
     if lib is None:
-        out[expand(place, count)] = column[expand(start, count)]
+        out[expand_ranges(place, count)] = column[expand_ranges(start, count)]
         return
     runs = [np.ascontiguousarray(array, np.int64) for array in (start, place, count)]
     lib.tl_move(address(column), address(out), *map(address, runs), len(start), column.strides[0], THREADS)
 
 
-def behind(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def prepend(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The (n, len(head) + width) rows of an (n, width) array, each behind the same head."""
     out = np.empty((len(rows), len(head) + rows.shape[1]), np.uint8)
     lib = library() if rows.size > _FEW else None
@@ -85,10 +85,10 @@ def behind(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return out
 
 
-def digests(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+def hash_bytes(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(n,) a hash of each piece `data[ends[i]:ends[i + 1]]`.
 
-    `mix` folded over its length and its little-endian words, the last one zero-padded.
+    `hash64` folded over its length and its little-endian words, the last one zero-padded.
     """
     out = np.empty(len(ends) - 1, np.uint64)
     if (lib := library()) is not None and sys.byteorder == "little":
@@ -102,12 +102,12 @@ def digests(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint
         words[:, :size] = data[ends[:-1][own][:, None] + np.arange(size)]
         state = np.full(len(own), size, np.int64)
         for word in words.view("<i8").T:
-            state = mix(state ^ word).view(np.int64)
+            state = hash64(state ^ word).view(np.int64)
         out[own] = state.view(np.uint64)
     return out
 
 
-def finite(values: NDArray[Any]) -> bool:
+def all_finite(values: NDArray[Any]) -> bool:
     """Whether all values of a contiguous float16 or float32 array are finite."""
     lib = library() if values.size > _FEW else None
     if lib is None:
@@ -126,7 +126,7 @@ def widen(values: NDArray[np.float16]) -> NDArray[np.float32]:
     return out
 
 
-def widener(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[int, int], None]:
+def float32_writer(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[int, int], None]:
     """A callable that writes rows `start` to `stop` as float32 to the beginning of some bytes.
 
     Args:

@@ -1,9 +1,9 @@
 """A process that starts Airflow's services, and takes every one of their processes with it when it ends.
 
 Airflow puts each task into a process group of its own, so a group signal misses tasks; and killing the process that
-started the services leaves all of them running. So the warden adopts orphans (Linux's child subreaper), and watches the
+started the services leaves all of them running. So the supervisor adopts orphans (Linux's child subreaper), and watches the
 process that started it. It works in a child of its own, and the two watch each other: whichever is killed, the other
-ends everything. Started as `python -m tokenlake.scheduling.warden PARENT LOGS` in Airflow's home, with Airflow's
+ends everything. Started as `python -m tokenlake.scheduling.supervisor PARENT LOGS` in Airflow's home, with Airflow's
 settings in its environment; nothing here imports Airflow.
 """
 
@@ -38,7 +38,7 @@ _TICK = 0.1
 _GRACE = 5.0
 
 
-class Warden:
+class Supervisor:
     """Starts services, watches them, stops all.
 
     Args:
@@ -89,7 +89,7 @@ class Warden:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_end_with_parent,  # the warden has one thread
+                preexec_fn=_end_with_parent,  # the supervisor has one thread
             )
 
     def _wanted(self) -> bool:
@@ -100,22 +100,22 @@ class Warden:
 
 
 def guard(parent: int, logs: Path) -> int:
-    """Run a warden in a child process, and end what it leaves behind should it be killed.
+    """Run a supervisor in a child process, and end what it leaves behind should it be killed.
 
     Args:
         parent: the process that must live.
         logs: folder of the services' logs.
 
     Returns:
-        The warden's exit status.
+        The supervisor's exit status.
     """
     here = os.getpid()
-    if not (warden := os.fork()):
-        return Warden(here, logs).run()
+    if not (supervisor := os.fork()):
+        return Supervisor(here, logs).run()
 
     def stop(*_: object) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            os.kill(warden, signal.SIGTERM)
+            os.kill(supervisor, signal.SIGTERM)
 
     for number in _STOPS:
         signal.signal(number, stop)
@@ -125,10 +125,10 @@ def guard(parent: int, logs: Path) -> int:
         if os.getppid() != parent:
             stop()
         time.sleep(_TICK)
-        ended, status = os.waitpid(warden, os.WNOHANG)
+        ended, status = os.waitpid(supervisor, os.WNOHANG)
     end_all()
     if os.WIFSIGNALED(status):
-        return _report("warden", -os.WTERMSIG(status))
+        return _report("supervisor", -os.WTERMSIG(status))
     return os.waitstatus_to_exitcode(status)
 
 
@@ -166,7 +166,7 @@ def _reap() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask for SIGTERM should even the warden be killed."""
+    """Ask for SIGTERM should even the supervisor be killed."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

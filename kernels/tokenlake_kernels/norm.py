@@ -19,7 +19,7 @@ def _forward_cpu(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float,
 
 
 def _forward_cuda(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, concat: int) -> Tensor:
-    from .gpu import layer as gpu
+    from .gpu import norm as gpu
 
     return gpu.gated_norm(a, u, weight, bias, eps, concat=bool(concat))
 
@@ -38,7 +38,7 @@ def _backward_cpu(
 def _backward_cuda(
     g: Tensor, a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, concat: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from .gpu import layer as gpu
+    from .gpu import norm as gpu
 
     return gpu.gated_norm_backward(g, a, u, weight, bias, eps, concat=bool(concat))
 
@@ -143,7 +143,7 @@ def gated_norm(
     checks.rank("a", a, ("total", "dim"))
     checks.rank("u", u, ("total", "dim"))
     checks.dtype("a", a)
-    checks.same("u", u, "a", a)
+    checks.same_dtype("u", u, "a", a)
     for axis, meaning in enumerate(("the values of a", "the width of a")):
         checks.size("u", u, axis, a.shape[axis], meaning)
     for name, x in (("weight", weight), ("bias", bias)):
@@ -155,7 +155,7 @@ def gated_norm(
         y: Tensor = _forward(a, u, weight, bias, float(eps), int(concat))
         return y
     checks.rank("out_weight", out_weight, ("outer", "inner"))
-    checks.same("out_weight", out_weight, "a", a)
+    checks.same_dtype("out_weight", out_weight, "a", a)
     checks.size("out_weight", out_weight, 1, a.shape[1] * (3 if concat else 1), "the width of y")
     out: Tensor = _projected(a, u, weight, bias, out_weight, float(eps), int(concat))
     return out

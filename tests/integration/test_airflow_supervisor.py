@@ -1,4 +1,4 @@
-"""The warden ends every process, whatever happens to whom; with a stand-in for Airflow, so that it takes seconds."""
+"""The supervisor ends every process, whatever happens to whom; with a stand-in for Airflow, so that it takes seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SECONDS = 30.0
 
 
 class Home:
-    """A folder for the warden; every process below it has this as its current folder."""
+    """A folder for the supervisor; every process below it has this as its current folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Home:
         self.environment = os.environ | {"PYTHONPATH": str(folder / "path"), "AIRFLOW_HOME": str(folder)}
 
     def command(self, parent: int | str) -> list[str]:
-        return [sys.executable, "-P", "-m", "tokenlake.scheduling.warden", str(parent), str(self.logs)]
+        return [sys.executable, "-P", "-m", "tokenlake.scheduling.supervisor", str(parent), str(self.logs)]
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -74,7 +74,7 @@ class Home:
         return found
 
     def running(self) -> bool:
-        return len(self.processes()) >= 14  # the warden and its guard, four services, two below each
+        return len(self.processes()) >= 14  # the supervisor and its guard, four services, two below each
 
 
 @pytest.fixture
@@ -94,25 +94,25 @@ def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all(home: Home, number: signal.Signals) -> None:
-    warden = home.start()
+    supervisor = home.start()
     wait_for(home.running)
-    warden.send_signal(number)
-    assert warden.communicate(timeout=SECONDS)[0] == ""
-    assert warden.returncode == 0
+    supervisor.send_signal(number)
+    assert supervisor.communicate(timeout=SECONDS)[0] == ""
+    assert supervisor.returncode == 0
     assert home.processes() == []
 
 
 def test_a_service_that_ends_is_named_and_takes_all_with_it(home: Home) -> None:
-    warden = home.start(DIES="dag-processor")
-    assert warden.communicate(timeout=SECONDS)[0] == "dag-processor 7\n"
-    assert warden.returncode == 1
+    supervisor = home.start(DIES="dag-processor")
+    assert supervisor.communicate(timeout=SECONDS)[0] == "dag-processor 7\n"
+    assert supervisor.returncode == 1
     assert (home.logs / "dag-processor.log").read_text() == "it said why\n"
     assert home.processes() == []
 
 
 def test_a_migration_that_fails_is_named(home: Home) -> None:
-    warden = home.start(MIGRATION="3")
-    assert warden.communicate(timeout=SECONDS)[0] == "db-migrate 3\n"
+    supervisor = home.start(MIGRATION="3")
+    assert supervisor.communicate(timeout=SECONDS)[0] == "db-migrate 3\n"
     assert home.processes() == []
 
 
@@ -135,17 +135,17 @@ def test_when_the_guard_is_killed_all_end(home: Home) -> None:
     wait_for(lambda: not home.processes())
 
 
-def test_when_the_warden_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
+def test_when_the_supervisor_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
     guard = home.start()
     wait_for(home.running)
-    (warden,) = psutil.Process(guard.pid).children()
-    warden.kill()
-    assert guard.communicate(timeout=SECONDS)[0] == "warden -9\n"
+    (supervisor,) = psutil.Process(guard.pid).children()
+    supervisor.kill()
+    assert guard.communicate(timeout=SECONDS)[0] == "supervisor -9\n"
     assert guard.returncode == 1
     assert home.processes() == []
 
 
-def test_a_second_warden_in_the_same_home_is_refused(home: Home) -> None:
+def test_a_second_supervisor_in_the_same_home_is_refused(home: Home) -> None:
     first = home.start()
     wait_for(home.running)
     second = home.start()

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .grid import programs
-from .launch import Config, Kernel, launch, tiles
+from .launch import Kernel, LaunchConfig, launch, tiles
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def _sizes(dim: int) -> dict[str, int]:
     return {"BLOCK_D": max(16, triton.next_power_of_2(dim))}
 
 
-def _configs(dim: int, vendor: str) -> tuple[Config, ...]:
+def _configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
     width = max(16, triton.next_power_of_2(dim))
     return (tiles(min(16, max(4, width // 256)), 1, BLOCK_M=max(1, min(16, 2048 // width))),)
 
