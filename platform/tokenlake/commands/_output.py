@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import decimal
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from tokenlake.commands._answers import ENDLESS, WholeTable, plain
 from tokenlake.errors import SchemaError, StorageError
 from tokenlake.storage import atomic
 
@@ -65,14 +64,14 @@ def _whole(path: Path, *, binary: bool) -> Iterator[IO[Any]]:
 
 
 def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:
-    table = Table(*(escape(name) for name in reader.schema.names), row_styles=["", "dim"])
+    table = WholeTable(*reader.schema.names, row_styles=["", "dim"])
     count = 0
     for row in _rows(reader):
         if count < _SHOWN:
             table.add_row(*(_cell(value) for value in row.values()))
         count += 1
     # A file, or another program, is given the lines whole.
-    console = Console(file=file, width=None if file.isatty() else 200)
+    console = Console(file=file, width=None if file.isatty() else ENDLESS)
     console.print(table)
     more = f" (the first {_SHOWN} shown; --format csv gives all)" if count > _SHOWN else ""
     console.print(f"{count} row{'' if count == 1 else 's'}{more}", style="dim", highlight=False)
@@ -88,7 +87,7 @@ def _csv(reader: pa.RecordBatchReader, file: IO[str]) -> None:
 def _json(reader: pa.RecordBatchReader, file: IO[str]) -> None:
     between = "[\n"
     for row in _rows(reader):
-        file.write(between + json.dumps(row, default=_plain, ensure_ascii=False))
+        file.write(between + json.dumps(plain(row), ensure_ascii=False))
         between = ",\n"
     file.write("\n]\n" if between == ",\n" else "[]\n")
 
@@ -109,20 +108,15 @@ def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _plain(value: object) -> object:
-    """What JSON has no type for: decimals are numbers, instants and the rest are text."""
-    return float(value) if isinstance(value, decimal.Decimal) else str(value)
-
-
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, default=_plain, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text | str:
     if value is None:
-        return "[dim]null[/dim]"
+        return Text("null", "dim")
     if isinstance(value, list) and len(value) > 8:
         value = [*(round(v, 4) if isinstance(v, float) else v for v in value[:6]), f"... {len(value)} in all"]
-    return escape(f"{value:.6g}" if isinstance(value, float) else _text(value))
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)
