@@ -91,7 +91,7 @@ def command(folder: Path, sample: Path | None, *, force: bool, feast: bool, as_j
         atomic.write(target, render(folder.resolve().name, guessed))
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
-    written = [target, *repository.write(folder)]
+    written = [target.resolve(), *repository.write(folder)]
     if as_json:
         print_json({"written": written})
         return
