@@ -33,7 +33,7 @@ retrieval: {neighbors: 3, window: 3d, half_life: 2d, edge_days: 2}
 
 def make(folder: Path) -> Lake:
     """An empty lake `shop` in a folder, and beside it the files that the examples name."""
-    events = make_events(days=4).select(["event_id", "user_id", "item_id", "timestamp", "genre", "clicked"])
+    events = make_events(days=3).select(["event_id", "user_id", "item_id", "timestamp", "genre", "clicked"])
     pq.write_table(events, folder / "events.parquet")
     pq.write_table(training_set(), folder / "training.parquet")
     write(folder, releases.ml_1m(), as_zip=True).rename(folder / "ml-1m.zip")

@@ -45,7 +45,7 @@ def examples() -> list[Example]:
     for section in re.split(r"^### ", PAGE, flags=re.M)[1:]:
         command = re.match(r"`tokenlake (.+)`", section)
         assert command is not None, section[:40]
-        for line, answer in re.findall(r"```console\n\$ tokenlake (.+)\n```\n\n```json\n(.+?)```", section, re.S):
+        for line, answer in re.findall(r"```console\n\$ tokenlake ([^\n]+)\n```\n\n```json\n(.+?)```", section, re.S):
             found.append(Example(command[1], tuple(shlex.split(line)), json.loads(answer)))
     return found
 
@@ -55,7 +55,7 @@ def shapes() -> dict[str, TypeAdapter[Any]]:
     names: dict[str, Any] = {"Annotated": Annotated, "Any": Any, "Field": Field, "Literal": Literal}
     names |= {"NotRequired": NotRequired, "TypedDict": TypedDict}
     for block in re.findall(r"```python\n(.+?)```", PAGE, re.S):
-        exec(block, names)
+        exec(compile(block, "docs/cli.md", "exec", dont_inherit=True), names)
     for each in names.values():
         if is_typeddict(each):
             each.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)

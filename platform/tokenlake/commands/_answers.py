@@ -100,7 +100,7 @@ class WholeTable(Table):
     def _records(self) -> Table:
         """Two columns: a name, and the cell of that name."""
         records = Table.grid(padding=(0, 2))
-        records.add_column(no_wrap=True, style="bold")
+        records.add_column(overflow="fold", style="bold")
         records.add_column(overflow="fold")
         for row in zip(*(column.cells for column in self.columns), strict=True):
             records.add_row()
