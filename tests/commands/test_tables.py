@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import datetime as dt
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -15,20 +16,22 @@ from rich.console import Console
 
 import tokenlake.commands
 from tests.pipeline.lakes import make_lake
-from tests.tokens.helpers import make
+from tests.tokens.helpers import arguments, make
+from tests.tokens.oracle import Row
+from tests.tokens.test_store import T0
 from tokenlake import cli
 from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands.neighbors import table_of_neighbors
-from tokenlake.features.identity import Identity
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.graph import Graph
+from tokenlake.retrieval.identity import Identity
 
 LONG = "a-name-that-is-longer-than-the-terminal-is-wide-and-so-must-be-broken-somewhere-"
 NARROW = pytest.mark.parametrize("columns", [40, 80])
 
 
 def drawn(table: WholeTable, width: int) -> str:
-    console = Console(width=width, record=True, file=None, quiet=False)
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
@@ -76,7 +79,11 @@ def test_a_pipe_gets_every_line_whole(capsys: pytest.CaptureFixture[str], monkey
 
 def test_every_table_is_one_of_these() -> None:
     folder = Path(tokenlake.commands.__file__).parent
-    made = {path.name for path in folder.glob("*.py") if re.search(r"rich\.table import|(?<!Whole)Table\(", path.read_text())}
+    made = {
+        path.name
+        for path in folder.glob("*.py")
+        if re.search(r"rich\.table import|(?<!Whole)Table\(", path.read_text())
+    }
     assert made == {"_answers.py"}
 
 
@@ -94,9 +101,28 @@ def test_versions_and_status(columns: int, tmp_path: Path) -> None:
 
 @NARROW
 def test_fetch(columns: int, tmp_path: Path) -> None:
-    store = make(tmp_path / "store", ids="str")
-    said = CliRunner().invoke(
-        cli.app, ["fetch", str(store.path), f"{LONG}Ω", "--before", "2024-01-01"], env={"COLUMNS": str(columns)}
-    )
+    store = make(tmp_path / "store")
+    store.write_day(dt.date(2017, 3, 1), **arguments([Row(LONG + "Ω", T0 + 1, 1, 1, T0 + 2)]))
+    asked = ["fetch", str(store.path), LONG + "Ω", "--before", "2024-01-01"]
+    said = CliRunner().invoke(cli.app, asked, env={"COLUMNS": str(columns)})
     assert said.exit_code == 0, said.output
-    assert f"{LONG}Ω" in re.sub(r"\s", "", said.output)
+    whole = re.sub(r"\s", "", said.output)
+    assert LONG + "Ω" in whole
+
+
+@NARROW
+def test_neighbors(columns: int) -> None:
+    """Of three users, each like the two others."""
+    users = pa.array([LONG + last for last in "ΩΨΦ"])
+    targets = np.array([1, 2, 0, 2, 0, 1])
+    graph = Graph(
+        Identity("v", "c", dt.date(2024, 3, 1)),
+        users,
+        np.arange(0, 7, 2),
+        targets,
+        np.full(6, 0.5),
+        np.ones(3),
+        EdgeModel(),
+    )
+    text = re.sub(r"[\s│]", "", drawn(table_of_neighbors(graph, users[:1], 2), columns))
+    assert all(LONG + last in text for last in "ΩΨΦ")
