@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.table import Table
 
-from tokenlake.commands._answers import WholeTable
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 from tokenlake.commands.evaluate import as_table, missing_controls
@@ -76,7 +76,7 @@ def next_steps(lake: Lake, folder: Path) -> None:
 
 
 def _tables(lake: Lake) -> None:
-    table = WholeTable("table", "rows", "days", title="Rows per table")
+    table = Table("table", "rows", "days", title="Rows per table")
     for name in ("events", "quarantine", "instance_tokens", "predictions"):
         delta = getattr(lake, name)
         table.add_row(name, f"{delta.count():,}", str(len(delta.days())))
@@ -100,7 +100,7 @@ def _tokens(lake: Lake) -> None:
     before = last - _TAIL
     user = lake.sql("SELECT mode(user_id) FROM events").fetchall()[0][0]
     batch = store.fetch([user], before=[day_start(before)], length=5)
-    table = WholeTable("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
+    table = Table("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
     for i in range(len(batch.timestamps)):
         labels = [str(values[i]) if batch.known[name][i] else "unknown" for name, values in batch.side.items()]
         numbers = " ".join(f"{x:+.2f}" for x in batch.values[i, :6])
@@ -138,7 +138,7 @@ def _saved_query(lake: Lake, name: str) -> None:
 
     query = queries()[name]
     result = lake.sql(query.sql, query.bind({"n": "8"} if "n" in query.bind() else None))
-    table = WholeTable(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
+    table = Table(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
     for row in result.limit(12).fetchall():
         table.add_row(*("" if value is None else str(value) for value in row))
     console.print(table)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from tokenlake.commands import evaluate, neighbors
-from tokenlake.commands._answers import WholeTable
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
@@ -44,9 +45,7 @@ def _recall(lake: Lake) -> None:
 def _indexes(lake: Lake) -> None:
     """The newest index of each kind, with its recall against an exact search."""
     newest = {made.name: made for made in sorted(lake.catalog.indexes(lake.config.embedding_version), key=_day)}
-    table = WholeTable(
-        "index", "kind", "day", "rows", "recall@10 against exact", title="Indexes (SQL: index_versions())"
-    )
+    table = Table("index", "kind", "day", "rows", "recall@10 against exact", title="Indexes (SQL: index_versions())")
     for name, made in newest.items():
         recall = made.stats.get("recall@10")
         kind = str(made.stats.get("kind", ""))
@@ -82,9 +81,7 @@ def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
     asked = pd.DataFrame({"user_id": [user] * 2, "event_timestamp": [at.replace(tzinfo=dt.UTC), now]})
     past = store.get_historical_features(asked, features).to_arrow().to_pylist()
     online = {name: values[0] for name, values in _online(store, features, user).items()}
-    table = WholeTable(
-        "read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}"
-    )
+    table = Table("read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}")
     for row in sorted(past, key=lambda row: row["event_timestamp"]):
         table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_told(row))
     table.add_row("online", "now", *_told(online))
