@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:
     count = 0
     for row in _rows(reader):
         if count < _SHOWN:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_row(*(_cell(value) for value in row))
         count += 1
     # A file, or another program, is given the lines whole.
     console = Console(file=file, width=None if file.isatty() else ENDLESS)
@@ -81,13 +82,14 @@ def _csv(reader: pa.RecordBatchReader, file: IO[str]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(reader.schema.names)
     for row in _rows(reader):
-        writer.writerow("" if value is None else _text(value) for value in row.values())
+        writer.writerow("" if value is None else _text(value) for value in row)
 
 
 def _json(reader: pa.RecordBatchReader, file: IO[str]) -> None:
+    names = _distinct(reader.schema.names)
     between = "[\n"
     for row in _rows(reader):
-        file.write(between + json.dumps(plain(row), ensure_ascii=False))
+        file.write(between + json.dumps(plain(dict(zip(names, row, strict=True))), ensure_ascii=False))
         between = ",\n"
     file.write("\n]\n" if between == ",\n" else "[]\n")
 
@@ -103,9 +105,18 @@ def _parquet(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
 _WRITERS: dict[str, Writer] = {"table": _table, "csv": _csv, "json": _json, "parquet": _parquet}
 
 
-def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
     for batch in reader:
-        yield from batch.to_pylist()
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Column names as keys: one that was there already gets a number, as in `a, a_1`."""
+    keys: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        keys.append(next(key for key in itertools.chain([name], numbered) if key not in keys))
+    return keys
 
 
 def _text(value: object) -> str:
