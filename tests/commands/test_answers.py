@@ -21,6 +21,7 @@ from typing_extensions import TypedDict, is_typeddict
 from tests.commands import shop
 from tests.tokens.servers import Server
 from tokenlake import cli
+from tokenlake.tokens.store import TokenStore
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 #: What has no one result: said on the page.
@@ -95,6 +96,7 @@ class Shop:
     """The folder that the examples run in, and what each of them said."""
 
     folder: Path
+    redis: str
     said: list[Result]
 
     def call(self, *words: object, columns: int | None = None) -> Result:
@@ -109,7 +111,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     shop.make(folder)
     (folder / "redis").mkdir()
     server = Server(folder / "redis")
-    session = Shop(folder, [])
+    session = Shop(folder, server.url, [])
     for example in EXAMPLES:
         said = session.call(*(word.replace("redis://localhost:6379/0", server.url) for word in example.words))
         session.said.append(said)
@@ -182,6 +184,21 @@ def test_verify_tells_the_fault_and_fails(session: Shop, tmp_path: Path) -> None
     told = SHAPES["Verify"].validate_json(said.stdout)
     assert told["fault"]["error"] == "CorruptionError"
     assert segment.name in told["fault"]["message"]
+
+
+def test_neighbors_tells_places_beside_weights(session: Shop) -> None:
+    told = SHAPES["Neighbors"].validate_json(session.call("neighbors", "shop", 3, "--explore", "--json").stdout)
+    assert {"community", "centrality", "followers"} <= set(told["similar"]) & set(told["similar"]["neighbors"][0])
+
+
+def test_tails_tells_what_is_there_and_what_is_left(session: Shop, tmp_path: Path) -> None:
+    store = TokenStore.create(tmp_path / "store", dim=1, tail=session.redis)
+    store.append([1], [0], [[0.5]])
+    (held,) = SHAPES["Tails"].validate_json(session.call("tails", session.redis, "--json").stdout)["stores"]
+    assert (held["state"], held["folder"]) == ("in use", str(store.path))
+    shutil.rmtree(store.path)
+    said = session.call("tails", session.redis, "--remove", held["store"], "--yes", "--json")
+    assert SHAPES["Tails"].validate_json(said.stdout) == {"removed": held["store"], "stores": []}
 
 
 def test_an_error_leaves_standard_output_empty(session: Shop) -> None:

@@ -38,7 +38,7 @@ def drawn(table: WholeTable, width: int) -> str:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_every_letter_of_every_cell_is_shown(data: st.DataObject) -> None:
     """Each name and each cell is a letter of its own, so many times."""
     columns = data.draw(st.integers(1, 9), label="columns")
