@@ -152,6 +152,6 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", str(lake.root), "--part", "ranker", "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     report = json.loads(result.output)
-    assert {score["model"] for score in report["scores"]} >= {RANKER, RUNNING}
+    assert {row["model"] for row in report["ranker"]["rows"]} >= {RANKER, RUNNING}
     again = CliRunner().invoke(app, ["evaluate", str(lake.root), "--part", "ranker"], catch_exceptions=False)
     assert "hstu ranker" in again.output

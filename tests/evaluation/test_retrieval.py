@@ -175,7 +175,7 @@ def test_commands(lake: Lake) -> None:
     assert "integers" in run(app, ["neighbors", str(lake.root), "me"]).output
     told = run(app, ["evaluate", str(lake.root), "--part", "retrieval", "--json"])
     assert told.exit_code == 0, told.output
-    assert {s["method"] for s in json.loads(told.stdout)["scores"]} >= {OURS, BASELINE}
+    assert {s["method"] for s in json.loads(told.stdout)["retrieval"]["rows"]} >= {OURS, BASELINE}
     assert "item-kNN" in run(app, ["evaluate", str(lake.root), "--part", "retrieval"]).output
 
 

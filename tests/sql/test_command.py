@@ -47,6 +47,29 @@ def test_csv_and_json(lake: Lake) -> None:
     assert json.loads(ask(lake, "--format", "json", "-c", "select 1 where false").output) == []
 
 
+def test_json_says_what_json_has_no_type_for(lake: Lake) -> None:
+    query = (
+        "select 'NaN'::double as n, [1.5, 'inf'::double] as l, sum(9007199254740993) as h, 1.5::decimal(5, 2) as d, "
+        "'\\xff\\x41'::blob as y, timestamptz '2024-01-01 00:00:00+02' as t, timestamp '2024-01-01' as u, "
+        "interval 1 day as i, date '2024-01-01' as a, 1 as a, 2 as a"
+    )
+    (row,) = json.loads(ask(lake, "--json", "-c", query).output)
+    assert row == {
+        "n": None,
+        "l": [1.5, None],
+        "h": 9007199254740993,
+        "d": 1.5,
+        "y": "\\xffA",
+        "t": "2023-12-31T22:00:00.000000Z",
+        "u": "2024-01-01T00:00:00.000000",
+        "i": [0, 1, 0],
+        "a": "2024-01-01",
+        "a_1": 1,
+        "a_2": 2,
+    }
+    assert ask(lake, "--format", "csv", "-c", "select 1 as a, 2 as a").output == "a,a\n1,2\n"
+
+
 def test_parquet_is_what_the_relation_is(lake: Lake, tmp_path: Path) -> None:
     file = tmp_path / "out.parquet"
     ask(lake, "-c", "from instance_tokens order by version, event_id", "-o", str(file))

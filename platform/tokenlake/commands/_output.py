@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import decimal
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from tokenlake.commands._answers import ENDLESS, WholeTable, plain
 from tokenlake.errors import SchemaError, StorageError
 from tokenlake.storage import atomic
 
@@ -65,14 +65,14 @@ def _whole(path: Path, *, binary: bool) -> Iterator[IO[Any]]:
 
 
 def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:
-    table = Table(*(escape(name) for name in reader.schema.names), row_styles=["", "dim"])
+    table = WholeTable(*reader.schema.names, row_styles=["", "dim"])
     count = 0
     for row in _rows(reader):
         if count < _SHOWN:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_row(*(_cell(value) for value in row))
         count += 1
     # A file, or another program, is given the lines whole.
-    console = Console(file=file, width=None if file.isatty() else 200)
+    console = Console(file=file, width=None if file.isatty() else ENDLESS)
     console.print(table)
     more = f" (the first {_SHOWN} shown; --format csv gives all)" if count > _SHOWN else ""
     console.print(f"{count} row{'' if count == 1 else 's'}{more}", style="dim", highlight=False)
@@ -82,13 +82,14 @@ def _csv(reader: pa.RecordBatchReader, file: IO[str]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(reader.schema.names)
     for row in _rows(reader):
-        writer.writerow("" if value is None else _text(value) for value in row.values())
+        writer.writerow("" if value is None else _text(value) for value in row)
 
 
 def _json(reader: pa.RecordBatchReader, file: IO[str]) -> None:
+    names = _distinct(reader.schema.names)
     between = "[\n"
     for row in _rows(reader):
-        file.write(between + json.dumps(row, default=_plain, ensure_ascii=False))
+        file.write(between + json.dumps(plain(dict(zip(names, row, strict=True))), ensure_ascii=False))
         between = ",\n"
     file.write("\n]\n" if between == ",\n" else "[]\n")
 
@@ -104,25 +105,29 @@ def _parquet(reader: pa.RecordBatchReader, file: IO[bytes]) -> None:
 _WRITERS: dict[str, Writer] = {"table": _table, "csv": _csv, "json": _json, "parquet": _parquet}
 
 
-def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
     for batch in reader:
-        yield from batch.to_pylist()
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def _plain(value: object) -> object:
-    """What JSON has no type for: decimals are numbers, instants and the rest are text."""
-    return float(value) if isinstance(value, decimal.Decimal) else str(value)
+def _distinct(names: list[str]) -> list[str]:
+    """Column names as keys: one that was there already gets a number, as in `a, a_1`."""
+    keys: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        keys.append(next(key for key in itertools.chain([name], numbered) if key not in keys))
+    return keys
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, default=_plain, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text | str:
     if value is None:
-        return "[dim]null[/dim]"
+        return Text("null", "dim")
     if isinstance(value, list) and len(value) > 8:
         value = [*(round(v, 4) if isinstance(v, float) else v for v in value[:6]), f"... {len(value)} in all"]
-    return escape(f"{value:.6g}" if isinstance(value, float) else _text(value))
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, instant, open_store
 from tokenlake.storage import atomic
+
+if TYPE_CHECKING:
+    from tokenlake.audit import AuditReport
 
 
 def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -32,14 +37,16 @@ def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...])
 @click.option("--as-of", callback=lambda c, p, v: v and instant(c, p, v), metavar="TIME", help="Instant of training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write every leak to this Parquet file.")
 @click.option("--show", type=click.IntRange(0), default=20, show_default=True, help="Leaks to print.")
-def command(path: Path, lake: Path | None, version: str | None, out: Path | None, show: int, **options: object) -> None:
+@json_option
+def command(
+    path: Path, lake: Path | None, version: str | None, out: Path | None, show: int, *, as_json: bool, **options: object
+) -> None:
     """Check the training set PATH (Parquet, or what else is read: docs/lake.md) row by row; exits with 1 where something was known later.
 
     Columns are those that the file tells of itself, else found by their names (user_id; event_timestamp or timestamp;
     lists named ...timestamps, as Feast's token views have), else named by options.
     """
     import pyarrow.parquet as pq
-    from rich.table import Table
 
     from tokenlake.audit import audit
     from tokenlake.times import as_micros
@@ -49,22 +56,43 @@ def command(path: Path, lake: Path | None, version: str | None, out: Path | None
     store = None if lake is None else open_store(lake, version or _version(path, lake))
     with bar() as progress:
         report = audit(path, store, progress=progress, **options)
-    leaks = report.leaks
     if out is not None:
         with atomic.file(out) as part:
-            pq.write_table(leaks, part)
+            pq.write_table(report.leaks, part)
+    if as_json:
+        print_json(_facts(report, show, against_store=store is not None))
+    else:
+        _print(report, show, "" if store is None else ", and all is as in the store")
+    if not report.clean:
+        raise SystemExit(1)
+
+
+def _facts(report: AuditReport, show: int, *, against_store: bool) -> dict[str, Any]:
+    leaks = report.leaks
+    return {
+        "clean": report.clean,
+        "rows": report.rows,
+        "tokens": report.tokens,
+        "available": report.columns.available,
+        "against_store": against_store,
+        "leaks": leaks.num_rows,
+        "leaking_rows": len(leaks["row"].unique()),
+        "shown": leaks.slice(0, show).to_pylist(),
+    }
+
+
+def _print(report: AuditReport, show: int, as_stored: str) -> None:
     told = f"{report.rows:,} rows with {report.tokens:,} tokens ({report.columns.available})"
     if report.clean:
-        console.print(f"{told}: nothing was known later{', and all is as in the store' if store else ''}.")
+        console.print(f"{told}: nothing was known later{as_stored}.")
         return
-    table = Table(title=f"leaks: {leaks.num_rows:,}, of {len(leaks['row'].unique()):,} rows")
-    for name in leaks.column_names:
-        table.add_column(name, overflow="fold")
+    leaks = report.leaks
+    title = f"leaks: {leaks.num_rows:,}, of {len(leaks['row'].unique()):,} rows"
+    table = WholeTable(*leaks.column_names, title=title)
     for line in leaks.slice(0, show).to_pylist():
         table.add_row(*("" if value is None else str(value) for value in line.values()))
-    console.print(table)
+    print_tables(table)
     console.print(told)
-    raise SystemExit(1)
 
 
 def _version(path: Path, lake: Path) -> str | None:

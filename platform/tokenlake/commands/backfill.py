@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
-    from tokenlake.pipeline.backfill import Indexed
+    from tokenlake.pipeline.backfill import Indexed, Report
 
 
 @click.command()
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     help="Days that get indexes and a graph.",
 )
 @click.option("--parallel", is_flag=True, help="One process per version.")
+@json_option
 def command(
     lake: Path,
     first: str | None,
@@ -40,6 +42,7 @@ def command(
     index: Indexed,
     *,
     parallel: bool,
+    as_json: bool,
 ) -> None:
     """Run every daily job from FIRST to LAST (YYYY-MM-DD; default: all days with events).
 
@@ -61,8 +64,11 @@ def command(
             else:
                 report = backfill(opened, *days, version=version, chunk_days=chunk_days, index=index, progress=progress)
     except KeyboardInterrupt:
-        console.print("Stopped; nothing is torn. The same command goes on from here.")
+        click.echo("Stopped; nothing is torn. The same command goes on from here.", err=as_json)
         raise SystemExit(130) from None
+    if as_json:
+        print_json(facts_of(report))
+        return
     if not report.results and not report.skipped:
         console.print(_nothing(opened))
         return
@@ -74,6 +80,15 @@ def command(
         if result.job in {"index", "graph"}:
             told = ", ".join(f"{key} {value}" for key, value in result.summary.items() if key != "built")
             console.print(f"{result.job} of {result.day}: {told}", highlight=False)
+
+
+def facts_of(report: Report) -> dict[str, Any]:
+    """What daily jobs did, as plain values."""
+    return {
+        "seconds": report.seconds,
+        "results": report.results,
+        "skipped": [{"version": version, "day": day} for version, day in report.skipped],
+    }
 
 
 def _nothing(lake: Lake) -> str:

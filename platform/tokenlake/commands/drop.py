@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
-from tokenlake.commands.versions import show
+from tokenlake.commands.versions import all_facts, show
+
+if TYPE_CHECKING:
+    from tokenlake._lake import Lake
+    from tokenlake.pipeline.dropping import Contents
 
 
 @click.command()
 @lake_argument
 @click.argument("version")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def command(lake: Path, version: str, *, yes: bool) -> None:
+@json_option
+def command(lake: Path, version: str, *, yes: bool, as_json: bool) -> None:
     """Remove VERSION of LAKE for good: its store, checkpoints, rows and runs.
 
     Refused while it serves, and while an encoder of tokenlake.yaml would make it again. Cut short, it is run again.
@@ -22,19 +29,29 @@ def command(lake: Path, version: str, *, yes: bool) -> None:
     import tokenlake
     from tokenlake.pipeline.dropping import contents
 
+    if as_json and not yes:
+        raise click.UsageError("--json asks nothing: add --yes")
     opened = tokenlake.open(lake)
     found = contents(opened, version)
-    store = f"its store {opened.store_path(version)}" if found.store else "no store"
+    if not as_json:
+        _announce(opened, found)
+    if not yes:
+        click.confirm("Remove all of it for good?", abort=True)
+    opened.drop(version)
+    if as_json:
+        print_json(vars(found) | {"versions": all_facts(opened)})
+        return
+    console.print(f"{version} is gone", highlight=False)
+    show(opened)
+
+
+def _announce(lake: Lake, found: Contents) -> None:
+    store = f"its store {lake.store_path(found.version)}" if found.store else "no store"
     console.print(
-        f"{version} ({found.state}) has {store}, {found.checkpoints} checkpoints, {found.tokens:,} rows of instance_tokens "
+        f"{found.version} ({found.state}) has {store}, {found.checkpoints} checkpoints, {found.tokens:,} rows of instance_tokens "
         f"and {found.predictions:,} of predictions",
         highlight=False,
         soft_wrap=True,
     )
     if found.rollback:
-        console.print(f"A rollback of {opened.resolve()} would go to it; then it goes nowhere", highlight=False)
-    if not yes:
-        click.confirm("Remove all of it for good?", abort=True)
-    opened.drop(version)
-    console.print(f"{version} is gone", highlight=False)
-    show(opened)
+        console.print(f"A rollback of {lake.resolve()} would go to it; then it goes nowhere", highlight=False)

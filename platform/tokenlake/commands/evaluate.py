@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
 from tokenlake.commands._bars import bar
-from tokenlake.commands._common import console, lake_argument
+from tokenlake.commands._common import lake_argument
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from tokenlake._lake import Lake
     from tokenlake.evaluation.controls import Control
-    from tokenlake.evaluation.retrieval import RetrievalReport
-    from tokenlake.evaluation.tokens import TokenReport
+    from tokenlake.evaluation.retrieval import RetrievalReport, RetrievalScore
+    from tokenlake.evaluation.tokens import Score, TokenReport
     from tokenlake_models.metrics import Interval
+
+Facts: TypeAlias = dict[str, Any]
+#: For programs, and for people.
+Answer: TypeAlias = tuple[Facts, list[WholeTable]]
 
 
 @click.command()
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--ablations", is_flag=True, help="Retrieval also without each of its parts.")
 @click.option("--retrain", is_flag=True, help="Retrieval also by other encoders, which it trains.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, retrain: bool, as_json: bool) -> None:
     """Print AUC, GAUC, NE and log loss of the source models of LAKE, progressively over all days after the bootstrap chunk.
 
@@ -48,78 +51,54 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, re
     import tokenlake
 
     opened = tokenlake.open(lake)
-    if part == "ranker":
-        print_ranker(opened, as_json=as_json)
-    if part in {None, "tokens"}:
-        print_tokens(opened, controls=controls, as_json=as_json)
-    if part == "retrieval" or (part is None and opened.config.embeddings):
-        print_retrieval(opened, ablations=ablations, retrain=retrain, as_json=as_json)
+    parts: dict[str, Callable[[], Answer]] = {
+        "tokens": partial(_tokens, opened, controls=controls),
+        "retrieval": partial(_retrieval, opened, ablations=ablations, retrain=retrain),
+        "ranker": partial(_ranker, opened),
+    }
+    facts: Facts = dict.fromkeys(parts)
+    for name in [part] if part else ["tokens", *(["retrieval"] if opened.config.embeddings else [])]:
+        facts[name], tables = parts[name]()
+        if not as_json:
+            print_tables(*tables)
+    if as_json:
+        print_json(facts)
 
 
-def print_retrieval(opened: Lake, *, ablations: bool, retrain: bool = False, as_json: bool) -> None:
-    """Measure candidates, and print the table or JSON."""
+def _tokens(opened: Lake, *, controls: bool) -> Answer:
+    from tokenlake.evaluation.tokens import token_report
+
+    if controls:
+        train_controls(opened)
+    report = token_report(opened)
+    return _token_facts(report), _token_tables(report)
+
+
+def _retrieval(opened: Lake, *, ablations: bool, retrain: bool) -> Answer:
     from tokenlake.evaluation.retrieval import retrieval_report
 
     with bar() as progress:
         report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
     if report.indexed:
         click.echo(f"indexed and linked {report.indexed} days that it asks about", err=True)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
-    else:
-        console.print(retrieval_table(report))
+    return _retrieval_facts(report), [retrieval_table(report)]
 
 
-def retrieval_table(report: RetrievalReport) -> Table:
-    """Every method on all, warm and cold users."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"next positive item, {report.events:,} events of {report.people:,} users, {report.first} to {report.last}"
-    )
-    for name in ("users", "method"):
-        table.add_column(name)
-    lift = "over 28 days' popularity [95%]"
-    for name in ("events", f"recall@{report.k}", lift, f"NDCG@{report.k}"):
-        table.add_column(name, justify="right")
-    group = ""
-    for score in report.scores:
-        if group and score.users != group:
-            table.add_section()
-        group = score.users
-        difference = f"{score.lift.value:+.4f} [{score.lift.low:+.4f}, {score.lift.high:+.4f}]"
-        table.add_row(
-            score.users, score.method, f"{score.events:,}", f"{score.recall:.4f}", difference, f"{score.ndcg:.4f}"
-        )
-    return table
-
-
-def print_ranker(opened: Lake, *, as_json: bool = False) -> None:
-    """Train the ranker where it is not trained yet, and print its tables or JSON."""
+def _ranker(opened: Lake) -> Answer:
+    """Train the ranker where it is not trained yet, and score it."""
     from tokenlake.evaluation.ranker import RankerOptions, is_trained, ranker_report, train_ranker
 
     version, options = opened.resolve(), RankerOptions()
     if not is_trained(opened, version, options):
         with bar() as progress:
             train_ranker(opened, version, options, progress)
-    _print(ranker_report(opened, version, options), as_json=as_json)
+    report = ranker_report(opened, version, options)
+    return _token_facts(report), _token_tables(report)
 
 
-def print_tokens(opened: Lake, *, controls: bool, as_json: bool) -> None:
-    """Score the source models, and print the tables or JSON."""
-    from tokenlake.evaluation.tokens import token_report
-
-    if controls:
-        train_controls(opened)
-    _print(token_report(opened), as_json=as_json)
-
-
-def _print(report: TokenReport, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
-    else:
-        for label in report.rows:
-            console.print(as_table(report, label))
+def print_ranker(opened: Lake) -> None:
+    """Train the ranker where it is not trained yet, and print its tables."""
+    print_tables(*_ranker(opened)[1])
 
 
 def train_controls(lake: Lake) -> None:
@@ -139,28 +118,99 @@ def missing_controls(lake: Lake) -> list[Control]:
     return [control for control in controls_of(lake) if not is_complete(lake, control, plans)]
 
 
-def as_table(report: TokenReport, label: str) -> Table:
-    """One label's scores, best NE last."""
-    from rich.markup import escape
-    from rich.table import Table
+# For programs.
 
-    sampled = " (negatives were sampled)" if report.sampled else ""
-    table = Table(
-        title=f"{escape(label)}{sampled}: {report.rows[label]:,} rows of {report.users[label]:,} users, {report.first} to {report.last}, "
-        f"{report.base_rate[label]:.1%} positive"
-    )
-    table.add_column("model")
-    for name in ("AUC [95%]", "GAUC", "NE [95%]", "log loss"):
-        table.add_column(name, justify="right")
-    scores = [score for score in report.scores if score.label == label]
-    for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
+
+def _token_facts(report: TokenReport) -> Facts:
+    rows = [_token_row(report, score) for score in report.scores]
+    return {"first": report.first, "last": report.last, "sampled": report.sampled, "rows": rows}
+
+
+def _retrieval_facts(report: RetrievalReport) -> Facts:
+    return {
+        "first": report.first,
+        "last": report.last,
+        "k": report.k,
+        "events": report.events,
+        "users": report.people,
+        "indexed_days": report.indexed,
+        "rows": [_retrieval_row(score) for score in report.scores],
+    }
+
+
+def _token_row(report: TokenReport, score: Score) -> Facts:
+    return {
+        "model": score.model,
+        "label": score.label,
+        "version": score.version,
+        "rows": report.rows[score.label],
+        "users": report.users[score.label],
+        "base_rate": report.base_rate[score.label],
+        **_interval("auc", score.auc),
+        "gauc": score.gauc,
+        **_interval("ne", score.ne),
+        "log_loss": score.log_loss,
+    }
+
+
+def _retrieval_row(score: RetrievalScore) -> Facts:
+    return {
+        "users": score.users,
+        "method": score.method,
+        "events": score.events,
+        "recall": score.recall,
+        **_interval("lift", score.lift),
+        "ndcg": score.ndcg,
+    }
+
+
+def _interval(name: str, value: Interval | None) -> Facts:
+    """A metric, and the bounds of its 95% interval beside it."""
+    if value is None:
+        return {name: None, f"{name}_interval": None}
+    return {name: value.value, f"{name}_interval": [value.low, value.high]}
+
+
+# For people.
+
+
+def _token_tables(report: TokenReport) -> list[WholeTable]:
+    return [as_table(report, label) for label in report.rows]
+
+
+def retrieval_table(report: RetrievalReport) -> WholeTable:
+    """Every method on all, warm and cold users."""
+    title = f"next positive item, {report.events:,} events of {report.people:,} users, {report.first} to {report.last}"
+    numbers = ("events", f"recall@{report.k}", "over 28 days' popularity [95%]", f"NDCG@{report.k}")
+    table = WholeTable("users", "method", *numbers, title=title, right=numbers)
+    group = ""
+    for score in report.scores:
+        if group and score.users != group:
+            table.add_section()
+        group = score.users
+        difference = f"{score.lift.value:+.4f} [{score.lift.low:+.4f}, {score.lift.high:+.4f}]"
         table.add_row(
-            score.model, _interval(score.auc), _number(score.gauc), _interval(score.ne), _number(score.log_loss)
+            score.users, score.method, f"{score.events:,}", f"{score.recall:.4f}", difference, f"{score.ndcg:.4f}"
         )
     return table
 
 
-def _interval(value: Interval | None) -> str:
+def as_table(report: TokenReport, label: str) -> WholeTable:
+    """One label's scores, best NE last."""
+    sampled = " (negatives were sampled)" if report.sampled else ""
+    title = (
+        f"{label}{sampled}: {report.rows[label]:,} rows of {report.users[label]:,} users, {report.first} to {report.last}, "
+        f"{report.base_rate[label]:.1%} positive"
+    )
+    numbers = ("AUC [95%]", "GAUC", "NE [95%]", "log loss")
+    table = WholeTable("model", *numbers, title=title, right=numbers)
+    scores = [score for score in report.scores if score.label == label]
+    for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
+        table.add_row(score.model, _told(score.auc), _number(score.gauc), _told(score.ne), _number(score.log_loss))
+    return table
+
+
+def _told(value: Interval | None) -> str:
     return "n/a" if value is None else f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
 
 

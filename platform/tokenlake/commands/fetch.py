@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
 from tokenlake.commands._common import instant, open_store
 
 if TYPE_CHECKING:
-    import datetime as dt
+    from tokenlake.tokens.batch import TokenBatch
 
 
 @click.command()
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Count a token from its event on, or from the day after.",
 )
+@json_option
 def command(
     lake: Path,
     user: str,
@@ -33,15 +36,13 @@ def command(
     length: int,
     version: str | None,
     available: Literal["realtime", "daily"],
+    *,
+    as_json: bool,
 ) -> None:
-    """Print the last tokens of USER in LAKE (or in a token store) strictly before a time."""
-    import numpy as np
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    """Print the last tokens of USER in LAKE (or in a token store) strictly before a time, oldest first.
 
-    from tokenlake.tokens.batch import TokenBatch
-
+    With --json each token is whole; the table shows its first numbers.
+    """
     store = open_store(lake, version)
     key: int | str = user
     if store.ids == "int64":
@@ -49,20 +50,39 @@ def command(
             key = int(user)
         except ValueError:
             raise click.BadParameter(f"{user!r}: user ids are integers in this store", param_hint="USER") from None
-    batch: TokenBatch = store.fetch([key], before=before, length=length, available=available)
-    table = Table(title=f"user {escape(user)}, last {length} before {before.isoformat()} ({available})")
-    for name in ("timestamp (UTC)", *batch.side, f"token ({store.schema.dim} x {store.schema.dtype})", "norm"):
-        table.add_column(escape(name))
-    tokens = batch.floats()
-    for row in range(len(tokens)):
-        when = np.datetime64(int(batch.timestamps[row]), "us")
-        side = [
-            str(column[row]) if name not in batch.known or batch.known[name][row] else "unknown"
-            for name, column in batch.side.items()
-        ]
-        first = " ".join(f"{value:+.3f}" for value in tokens[row, :4]) + (" ..." if tokens.shape[1] > 4 else "")
-        table.add_row(str(when).replace("T", " "), *side, first, f"{np.linalg.norm(tokens[row]):.3f}")
-    console = Console()
-    console.print(table)
-    if not len(tokens):
-        console.print("no rows: the user is unknown, or has none before that time")
+    batch = store.fetch([key], before=before, length=length, available=available)
+    rows = _rows(batch)
+    schema = {"dim": store.schema.dim, "dtype": store.schema.dtype}
+    if as_json:
+        asked = {"user": key, "before": before, "length": length, "available": available}
+        print_json(asked | schema | {"rows": rows})
+        return
+    columns = ("timestamp (UTC)", *batch.side, "token ({dim} x {dtype})".format(**schema), "norm")
+    table = WholeTable(*columns, title=f"user {user}, last {length} before {before.isoformat()} ({available})")
+    for row in rows:
+        side = ["unknown" if value is None else str(value) for value in row["side"].values()]
+        token = row["token"]
+        first = " ".join(f"{value:+.3f}" for value in token[:4]) + (" ..." if len(token) > 4 else "")
+        table.add_row(f"{row['timestamp']:%Y-%m-%d %H:%M:%S.%f}", *side, first, f"{row['norm']:.3f}")
+    print_tables(table)
+    if not rows:
+        click.echo("no rows: the user is unknown, or has none before that time")
+
+
+def _rows(batch: TokenBatch) -> list[dict[str, Any]]:
+    """One object a token; None is a label that was not known before the query's time."""
+    import numpy as np
+
+    tokens, times = batch.floats(), batch.timestamps.astype("datetime64[us]").tolist()
+    return [
+        {
+            "timestamp": times[row].replace(tzinfo=dt.UTC),
+            "side": {
+                name: column[row].item() if name not in batch.known or batch.known[name][row] else None
+                for name, column in batch.side.items()
+            },
+            "norm": float(np.linalg.norm(tokens[row])),
+            "token": tokens[row].tolist(),
+        }
+        for row in range(len(tokens))
+    ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, lake_argument
 
@@ -15,7 +16,8 @@ from tokenlake.commands._common import console, lake_argument
 @click.argument("first", required=False)
 @click.argument("last", required=False)
 @click.option("--rebuild", is_flag=True, help="Also of days whose index and graph are up to date.")
-def command(lake: Path, first: str | None, last: str | None, *, rebuild: bool) -> None:
+@json_option
+def command(lake: Path, first: str | None, last: str | None, *, rebuild: bool, as_json: bool) -> None:
     """Build the FAISS indexes and the graph of similar users of the days FIRST to LAST (YYYY-MM-DD) of LAKE.
 
     Without LAST, of the day FIRST; without both, of every day with embeddings. Days that are up to date are left alone.
@@ -40,4 +42,7 @@ def command(lake: Path, first: str | None, last: str | None, *, rebuild: bool) -
     with bar() as progress:
         results = index_days(opened, days, rebuild=rebuild, progress=progress)
     built = len({result.day for result in results})
+    if as_json:
+        print_json({"built": built, "current": len(days) - built, "results": results})
+        return
     console.print(f"{built} days indexed and linked, {len(days) - built} were up to date", highlight=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tokenlake.commands._answers import json_option, print_json
 
 if TYPE_CHECKING:
     from tokenlake.lake.ingest import IngestReport
@@ -17,7 +19,16 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
 @click.option("--quotes/--no-quotes", default=None, help="Values may stand in quotes; default: in .csv, not in .tsv.")
 @click.option("--encoding", help="Of text files; default: UTF-8, or what their byte order mark says.")
-def command(lake: Path, source: tuple[str, ...], *, dry_run: bool, quotes: bool | None, encoding: str | None) -> None:
+@json_option
+def command(
+    lake: Path,
+    source: tuple[str, ...],
+    *,
+    dry_run: bool,
+    quotes: bool | None,
+    encoding: str | None,
+    as_json: bool,
+) -> None:
     """Bring events of SOURCE... (Parquet, CSV, TSV, Delta, folders, globs) into LAKE.
 
     Bad rows go to the table `quarantine` with their reason. The same file again changes nothing.
@@ -28,8 +39,16 @@ def command(lake: Path, source: tuple[str, ...], *, dry_run: bool, quotes: bool 
     opened = tokenlake.open(lake)
     with bar() as progress:
         report = opened.ingest(list(source), dry_run=dry_run, progress=progress, quotes=quotes, encoding=encoding)
+    if as_json:
+        print_json(_facts(report, dry_run=dry_run))
+        return
     for line in describe(report, dry_run=dry_run):
         click.echo(line)
+
+
+def _facts(report: IngestReport, *, dry_run: bool) -> dict[str, Any]:
+    samples = [{"reason": reason, "row": row} for reason, row in report.samples]
+    return {"dry_run": dry_run} | vars(report) | {"samples": samples}
 
 
 def describe(report: IngestReport, *, dry_run: bool = False) -> list[str]:

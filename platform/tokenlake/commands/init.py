@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.config import FILE_NAME
 from tokenlake.errors import ConfigError
 from tokenlake.storage import atomic
@@ -65,13 +66,17 @@ tokens:
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing tokenlake.yaml.")
 @click.option("--feast", is_flag=True, help="Write feature_repo/ alone, for a lake without one.")
-def command(folder: Path, sample: Path | None, *, force: bool, feast: bool) -> None:
+@json_option
+def command(folder: Path, sample: Path | None, *, force: bool, feast: bool, as_json: bool) -> None:
     """Write a commented tokenlake.yaml into FOLDER, and feature_repo/ for Feast."""
     from tokenlake.feast import repository
 
     target = folder / FILE_NAME
     if feast:
-        for path in repository.write(folder):
+        written = repository.write(folder)
+        if as_json:
+            print_json({"written": written})
+        for path in [] if as_json else written:
             click.echo(f"{path} is written")
         return
     if target.exists() and not force:
@@ -86,7 +91,10 @@ def command(folder: Path, sample: Path | None, *, force: bool, feast: bool) -> N
         atomic.write(target, render(folder.resolve().name, guessed))
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
-    repository.write(folder)
+    written = [target.resolve(), *repository.write(folder)]
+    if as_json:
+        print_json({"written": written})
+        return
     click.echo(f"{target} is written{' from a guess: read it before you ingest' if guessed else ''}. Next:")
     click.echo(f"  tokenlake ingest {folder} {sample or 'events.parquet'} --dry-run")
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands._common import console, lake_argument
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._common import lake_argument
 from tokenlake.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.table import Table
 
     from tokenlake._lake import Lake
     from tokenlake.retrieval.graph import Graph
+
+Facts: TypeAlias = dict[str, Any]
+_PLACE = ("community", "centrality", "followers")
 
 
 @click.command()
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--explore", is_flag=True, help="Also communities and centrality in the whole graph.")
 @click.option("--seed", default=0, show_default=True, help="Of the communities.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="With --explore: all users, as CSV or Parquet.")
+@json_option
 def command(
     lake: Path,
     user: str | None,
@@ -38,6 +42,7 @@ def command(
     output: Path | None,
     *,
     explore: bool,
+    as_json: bool,
 ) -> None:
     """Print the users of LAKE that are most like USER, with the weights of the similarity graph.
 
@@ -55,13 +60,28 @@ def command(
     found = graph.explore(seed=seed) if explore else None
     if output is not None and found is not None:
         _save(found, output)
-        console.print(f"{found.num_rows:,} users of {graph.identity.day} in {output}", highlight=False)
+        click.echo(f"{found.num_rows:,} users of {graph.identity.day} in {output}", err=as_json)
+    if as_json:
+        print_json(_facts(opened, graph, key, at, count, found))
+        return
     if key is not None:
-        console.print(table_of_neighbors(graph, key, count, found))
+        print_tables(table_of_neighbors(graph, key, count, found))
     elif found is not None and output is None:
-        console.print(_communities(graph, found, count))
+        print_tables(_table_of_communities(graph, found, count))
     if at is not None and key is not None:
-        console.print(table_of_candidates(opened, key, at, count))
+        print_tables(table_of_candidates(opened, key, at, count))
+
+
+def _facts(
+    lake: Lake, graph: Graph, key: pa.Array | None, at: dt.datetime | None, count: int, found: pa.Table | None
+) -> Facts:
+    return {
+        "day": graph.identity.day,
+        "weights": graph.model.kind,
+        "similar": None if key is None else _similar(graph, key, count, found),
+        "communities": None if found is None or key is not None else _communities(found, count),
+        "candidates": None if at is None or key is None else _candidates(lake, key, at, count),
+    }
 
 
 def _key(user: str, graph: Graph) -> pa.Array:
@@ -73,63 +93,86 @@ def _key(user: str, graph: Graph) -> pa.Array:
         raise click.BadParameter(f"{user!r}: user ids are integers in this lake", param_hint="USER") from None
 
 
-def table_of_neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table | None = None) -> Table:
-    """The users most like one, with what exploring `found` of them."""
+def _similar(graph: Graph, key: pa.Array, count: int, found: pa.Table | None) -> Facts:
+    """The users most like one, with what exploring `found` of them and of the user."""
     import pyarrow.compute as pc
-    from rich.table import Table
+
+    def places(users: pa.Array) -> list[Facts]:
+        if found is None:
+            return [{} for _ in users]
+        rows: list[Facts] = found.select(_PLACE).take(pc.index_in(users, value_set=graph.ids)).to_pylist()
+        return rows
 
     near = graph.neighbors(key, count)
-    title = f"like user {key[0]} at the end of {graph.identity.day} ({graph.model.kind} weights)"
-    table = Table(title=title, min_width=len(title))
-    table.add_column("user")
-    table.add_column("weight", justify="right")
-    rows = [[str(user), f"{weight:.4f}"] for user, weight in zip(near.ids.to_pylist(), near.weights, strict=True)]
+    users = zip(near.ids.to_pylist(), near.weights.tolist(), places(near.ids), strict=True)
+    return {
+        "user": key[0].as_py(),
+        **places(key)[0],
+        "neighbors": [{"user": user, "weight": weight, **place} for user, weight, place in users],
+    }
+
+
+def table_of_neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table | None = None) -> WholeTable:
+    """The users most like one, with what exploring `found` of them."""
+    similar = _similar(graph, key, count, found)
+    title = f"like user {similar['user']} at the end of {graph.identity.day} ({graph.model.kind} weights)"
+    numbers = ("weight", *(_PLACE if found is not None else ()))
+    table = WholeTable("user", *numbers, title=title, right=numbers)
+    for row in similar["neighbors"]:
+        table.add_row(str(row["user"]), f"{row['weight']:.4f}", *(_told(row) if found is not None else ()))
     if found is not None:
-        for name in ("community", "centrality", "followers"):
-            table.add_column(name, justify="right")
-        told = found.take(pc.index_in(near.ids, value_set=graph.ids)).to_pylist()
-        rows = [[*row, *_told(place)] for row, place in zip(rows, told, strict=True)]
-        own = found.take(pc.index_in(key, value_set=graph.ids)).to_pylist()[0]
-        table.caption = "itself: community {}, centrality {}, followers {}".format(*_told(own))
-    for row in rows:
-        table.add_row(*row)
+        table.caption = "itself: community {}, centrality {}, followers {}".format(*_told(similar))
     return table
 
 
-def _communities(graph: Graph, found: pa.Table, count: int) -> Table:
+def _communities(found: pa.Table, count: int) -> list[Facts]:
+    """The largest communities, each with the users most central in it."""
     import pyarrow.compute as pc
-    from rich.table import Table
 
     sizes = pc.value_counts(found["community"]).to_pylist()
-    title = f"{len(sizes)} communities of {len(graph):,} users at the end of {graph.identity.day}"
-    table = Table(title=title, min_width=len(title))
-    for name in ("community", "users"):
-        table.add_column(name, justify="right")
-    table.add_column("most central")
+    facts = []
     for size in sorted(sizes, key=lambda size: int(size["values"]))[:count]:
         members = found.filter(pc.equal(found["community"], size["values"])).sort_by([("centrality", "descending")])
-        table.add_row(
-            str(size["values"]), f"{size['counts']:,}", ", ".join(map(str, members["user_id"].to_pylist()[:5]))
-        )
+        central = members["user_id"].to_pylist()[:5]
+        facts.append({"community": size["values"], "users": size["counts"], "most_central": central})
+    return facts
+
+
+def _table_of_communities(graph: Graph, found: pa.Table, count: int) -> WholeTable:
+    import pyarrow.compute as pc
+
+    there = pc.count_distinct(found["community"]).as_py()
+    title = f"{there} communities of {len(graph):,} users at the end of {graph.identity.day}"
+    table = WholeTable("community", "users", "most central", title=title, right=("community", "users"))
+    for row in _communities(found, count):
+        table.add_row(str(row["community"]), f"{row['users']:,}", ", ".join(map(str, row["most_central"])))
     return table
 
 
-def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> Table:
+def _candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> Facts:
     """What similar users recommend to one at a time (UTC)."""
-    from rich.table import Table
+    at = at.replace(tzinfo=dt.UTC)
+    answer = lake.candidates(key, at=at, k=count)
+    items = zip(answer.items.to_pylist(), answer.scores.tolist(), strict=True)
+    return {
+        "at": at,
+        "served_by": answer.days[0],
+        "items": [{"item": item, "score": score} for item, score in items],
+    }
 
-    answer = lake.candidates(key, at=at.replace(tzinfo=dt.UTC), k=count)
-    served = answer.days[0] or "popularity alone: no embeddings were available"
-    title = f"candidates at {at.isoformat()} UTC, served by {served}"
-    table = Table(title=title, min_width=len(title))
-    table.add_column("item")
-    table.add_column("score", justify="right")
-    for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
-        table.add_row(str(item), f"{score:.4f}")
+
+def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> WholeTable:
+    """What similar users recommend to one at a time (UTC)."""
+    facts = _candidates(lake, key, at, count)
+    served = facts["served_by"] or "popularity alone: no embeddings were available"
+    title = f"candidates at {facts['at'].replace(tzinfo=None).isoformat()} UTC, served by {served}"
+    table = WholeTable("item", "score", title=title, right=("score",))
+    for row in facts["items"]:
+        table.add_row(str(row["item"]), f"{row['score']:.4f}")
     return table
 
 
-def _told(place: dict[str, object]) -> tuple[str, str, str]:
+def _told(place: Facts) -> tuple[str, str, str]:
     return str(place["community"]), f"{place['centrality']:.5f}", str(place["followers"])
 
 

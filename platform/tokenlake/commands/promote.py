@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
-from tokenlake.commands.versions import missing, show
+from tokenlake.commands.versions import all_facts, missing, show
 from tokenlake.errors import VersionError
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 @lake_argument
 @click.argument("version")
 @click.option("--incomplete", is_flag=True, help="Also where days with events are missing.")
-def command(lake: Path, version: str, *, incomplete: bool) -> None:
+@json_option
+def command(lake: Path, version: str, *, incomplete: bool, as_json: bool) -> None:
     """Let VERSION, a version or an encoder's name, serve LAKE from now on; the old one stays readable.
 
     Refused while days with events are missing or wait to be run again.
@@ -31,6 +33,9 @@ def command(lake: Path, version: str, *, incomplete: bool) -> None:
     if not incomplete:
         _require_complete(opened, name)
     opened.promote(name)
+    if as_json:
+        print_json({"serving": name, "before": before, "versions": all_facts(opened)})
+        return
     told = "serves already" if name == before else f"serves now, instead of {before}" if before else "serves now"
     console.print(f"{name} {told}", highlight=False)
     show(opened)

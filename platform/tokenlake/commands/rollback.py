@@ -6,17 +6,23 @@ from pathlib import Path
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
-from tokenlake.commands.versions import show
+from tokenlake.commands.versions import all_facts, show
 
 
 @click.command()
 @lake_argument
-def command(lake: Path) -> None:
+@json_option
+def command(lake: Path, *, as_json: bool) -> None:
     """Let the version that served LAKE before the present one serve again."""
     import tokenlake
 
     opened = tokenlake.open(lake)
     left = opened.catalog.serving()
-    console.print(f"{opened.rollback()} serves again, instead of {left}", highlight=False)
+    serving = opened.rollback()
+    if as_json:
+        print_json({"serving": serving, "before": left, "versions": all_facts(opened)})
+        return
+    console.print(f"{serving} serves again, instead of {left}", highlight=False)
     show(opened)

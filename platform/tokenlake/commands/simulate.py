@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tokenlake.commands._answers import json_option
+
 
 @click.command("simulate")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -15,7 +17,8 @@ import click
 @click.option("--events", type=int, default=100_000, show_default=True, help="Impressions, in all.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--start", default="2024-01-01", show_default=True, help="First day.")
-def command(out: Path, users: int, items: int, days: int, events: int, seed: int, start: str) -> None:
+@json_option
+def command(out: Path, users: int, items: int, days: int, events: int, seed: int, start: str, *, as_json: bool) -> None:
     """Write an ads-like log to the folder OUT: impressions, clicks and late conversions.
 
     The same options give the same files; a folder that holds them already is left as it is.
@@ -26,4 +29,4 @@ def command(out: Path, users: int, items: int, days: int, events: int, seed: int
 
     with bar() as tell:
         report = simulate(out, users, items, days, events, seed, start, tell)
-    show(report)
+    show(report, as_json=as_json)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import lake_argument
 from tokenlake.commands._output import FORMATS, format_of, write
 from tokenlake.errors import ForbiddenError, SchemaError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--queries", is_flag=True, help="List the saved queries.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Defaults to the suffix of -o, else a table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the answer to a file.")
+@json_option
 def command(
     lake: Path,
     text: str | None,
@@ -40,6 +42,7 @@ def command(
     output: Path | None,
     *,
     queries: bool,
+    as_json: bool,
 ) -> None:
     """Explore a lake in SQL, read-only: at a prompt, or with -c, -f or -q.
 
@@ -54,14 +57,19 @@ def command(
     from tokenlake.commands import _shell
     from tokenlake.lake.database import Database
 
+    if as_json and form not in {None, "json"}:
+        raise click.UsageError(f"--json and --format {form} were given together; give one of them")
     if queries:
-        _shell.list_queries()
+        if as_json:
+            print_json(_saved_queries())
+        else:
+            _shell.list_queries()
         return
     if sum(given is not None for given in (text, file, saved)) > 1:
         raise click.UsageError("-c, -f and -q were given together; give one of them")
     opened = tokenlake.open(lake)
     _outside(output, opened.data)
-    database, form = Database(opened), format_of(form, output)
+    database, form = Database(opened), "json" if as_json else format_of(form, output)
 
     def show(relation: duckdb.DuckDBPyRelation) -> None:
         write(relation, form, output)
@@ -80,6 +88,21 @@ def command(
         _shell.interruptible(database, ask)
     except duckdb.Error as error:
         raise click.ClickException(str(error)) from error
+
+
+def _saved_queries() -> list[dict[str, Any]]:
+    import tokenlake_sql
+
+    return [
+        {
+            "name": query.name,
+            "title": query.title,
+            "parameters": [
+                {"name": each.name, "default": each.default, "meaning": each.meaning} for each in query.parameters
+            ],
+        }
+        for query in tokenlake_sql.queries().values()
+    ]
 
 
 def _text(text: str | None, file: Path | None) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from tokenlake.commands._answers import WholeTable, bare, json_option, print_json, print_tables
 from tokenlake.commands._common import console, lake_argument
 from tokenlake.errors import ServiceError
 
 if TYPE_CHECKING:
-    from rich.table import Table as Shown
+    from rich.text import Text
 
     from tokenlake._lake import Lake
     from tokenlake.catalog import RunRecord, Version
@@ -25,7 +25,7 @@ _COLOURS = {"done": "green", "failed": "red", "killed": "red", "interrupted": "y
 
 @click.command()
 @lake_argument
-@click.option("--json", "as_json", is_flag=True, help="For programs: everything, as one object.")
+@json_option
 @click.option(
     "--runs", "n", default=8, show_default=True, type=click.IntRange(min=0), help="How many of the last runs."
 )
@@ -35,7 +35,7 @@ def command(lake: Path, n: int, *, as_json: bool) -> None:
 
     facts = collect(tokenlake.open(lake), n)
     if as_json:
-        click.echo(json.dumps(facts, indent=2, default=str, ensure_ascii=False))
+        print_json(facts)
         return
     console.print(f"[bold]{facts['project']}[/bold]  {facts['data']}", highlight=False)
     for shown in (
@@ -46,7 +46,7 @@ def command(lake: Path, n: int, *, as_json: bool) -> None:
         _errors(facts),
     ):
         if shown.row_count:
-            console.print(shown)
+            print_tables(shown)
     for line in _advice(facts):
         console.print(line, highlight=False)
 
@@ -206,27 +206,18 @@ def _run(run: RunRecord) -> Facts:
 # For people.
 
 
-def _shown(title: str, *columns: str) -> Shown:
-    from rich import box
-    from rich.table import Table as Shown
-
-    return Shown(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
-
-
-def _tables(facts: Facts) -> Shown:
-    shown = _shown("tables", "table", "version", "rows", "days", "first", "last")
-    shown.columns[2].justify = shown.columns[3].justify = "right"
+def _tables(facts: Facts) -> WholeTable:
+    shown = bare("tables", "table", "version", "rows", "days", "first", "last", right={"rows", "days"})
     for row in facts["tables"]:
         span = (str(row["first_day"] or ""), str(row["last_day"] or ""))
         shown.add_row(row["table"], row["version"] or "", f"{row['rows']:,}", f"{row['days']:,}", *span)
     return shown
 
 
-def _versions(facts: Facts) -> Shown:
-    shown = _shown("versions", "version", "state", "checkpoint", "days", "first missing", "re-run", "stored")
-    shown.columns[0].no_wrap = True
+def _versions(facts: Facts) -> WholeTable:
+    shown = bare("versions", "version", "state", "checkpoint", "days", "first missing", "re-run", "stored")
     for row in facts["versions"]:
-        state = f"[green]{row['state']}[/green]" if row["state"] == "serving" else row["state"]
+        state = _coloured(row["state"], "green" if row["state"] == "serving" else "")
         last = row["last_checkpoint"] or "none"
         of = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing, rerun = _first(row["missing"]), str(len(row["rerun"]))
@@ -234,11 +225,9 @@ def _versions(facts: Facts) -> Shown:
     return shown
 
 
-def _embeddings(facts: Facts) -> Shown:
-    shown = _shown(
-        "embeddings", "version", "checkpoint", "days", "first missing", "re-run", "index", "recall@10", "graph"
-    )
-    shown.columns[0].no_wrap = True
+def _embeddings(facts: Facts) -> WholeTable:
+    columns = ("version", "checkpoint", "days", "first missing", "re-run", "index", "recall@10", "graph")
+    shown = bare("embeddings", *columns)
     if (row := facts["embeddings"]) is None or not (row["embedded"] or row["last_runs"]):
         return shown
     of = f"{row['embedded']}/{row['embedded'] + len(row['missing'])}"
@@ -248,6 +237,12 @@ def _embeddings(facts: Facts) -> Shown:
     last = (row["last_checkpoint"] or "none", of, _first(row["missing"]), str(len(row["rerun"])))
     shown.add_row(row["version"], *last, index, recall, graph)
     return shown
+
+
+def _coloured(text: str, colour: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, colour)
 
 
 def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
@@ -266,23 +261,20 @@ def _told(store: Facts | None) -> str:
     return f"{store['rows']:,} rows{tail}{place}"
 
 
-def _runs(title: str, runs: list[Facts]) -> Shown:
-    shown = _shown(title, "run", "job", "day", "version", "status", "began", "seconds")
+def _runs(title: str, runs: list[Facts]) -> WholeTable:
+    shown = bare(title, "run", "job", "day", "version", "status", "began", "seconds")
     for run in runs:
-        colour = _COLOURS.get(run["status"], "dim")
         seconds = "" if run["seconds"] is None else f"{run['seconds']:.1f}"
-        status = f"[{colour}]{run['status']}[/{colour}]"
+        status = _coloured(run["status"], _COLOURS.get(run["status"], "dim"))
         began = f"{run['started_at']:%m-%d %H:%M:%S}"
         shown.add_row(str(run["id"]), run["job"], str(run["day"] or ""), run["version"] or "", status, began, seconds)
     return shown
 
 
-def _errors(facts: Facts) -> Shown:
-    from rich.markup import escape
-
-    shown = _shown("errors that no later run has mended", "run", "job", "day", "version", "kind", "error")
+def _errors(facts: Facts) -> WholeTable:
+    shown = bare("errors that no later run has mended", "run", "job", "day", "version", "kind", "error")
     for run in facts["errors"]:
-        text = escape(f"{run['error'] or run['status']}: {run['message'] or ''}".strip(" :"))
+        text = f"{run['error'] or run['status']}: {run['message'] or ''}".strip(" :")
         where = (str(run["day"] or ""), run["version"] or "")
         shown.add_row(str(run["id"]), run["job"], *where, run["kind"] or "", text)
     return shown

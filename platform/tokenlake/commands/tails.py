@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import bare, json_option, print_json, print_tables
 from tokenlake.commands._common import console
 
 if TYPE_CHECKING:
@@ -16,31 +17,52 @@ if TYPE_CHECKING:
 @click.argument("url")
 @click.option("--remove", metavar="STORE", help="Remove all that this one has there, for good.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def command(url: str, remove: str | None, *, yes: bool) -> None:
+@json_option
+def command(url: str, remove: str | None, *, yes: bool, as_json: bool) -> None:
     """Show what token stores keep in the Redis at URL, and which of their folders are gone.
 
     A folder that was renamed is found again only once it was written: look for it before you remove what is `gone`.
     """
     from tokenlake.tokens import garbage
 
-    if remove is None:
+    if as_json and remove is not None and not yes:
+        raise click.UsageError("--json asks nothing: add --yes")
+    if remove is not None:
+        _remove(url, remove, ask=not yes)
+    if as_json:
+        print_json({"removed": remove, "stores": [_facts(held) for held in garbage.streams_in(url)]})
+    elif remove is None:
         _show(garbage.streams_in(url))
-        return
-    if not yes:
-        _show([held for held in garbage.streams_in(url) if held.store == remove])
+    else:
+        console.print(f"{remove} is gone", highlight=False)
+
+
+def _remove(url: str, store: str, *, ask: bool) -> None:
+    from tokenlake.tokens import garbage
+
+    if ask:
+        _show([held for held in garbage.streams_in(url) if held.store == store])
         click.confirm("Remove it for good?", abort=True)
-    garbage.remove_streams(url, remove)
-    console.print(f"{remove} is gone", highlight=False)
+    garbage.remove_streams(url, store)
+
+
+def _facts(held: StoreStreams) -> dict[str, Any]:
+    return {
+        "store": held.store,
+        "state": held.state,
+        "folder": held.folder,
+        "host": held.host,
+        "entries": held.entries,
+        "idle_seconds": held.idle,
+    }
 
 
 def _show(found: list[StoreStreams]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("store", "state", "folder", "host", "entries", "last used"):
-        table.add_column(name, no_wrap=name == "store", justify="right" if name == "entries" else "left")
+    table = bare(None, "store", "state", "folder", "host", "entries", "last used", right={"entries"})
     for held in found:
         idle = "unknown" if held.idle is None else f"{held.idle:,} s ago"
         table.add_row(held.store, held.state, held.folder or "", held.host or "", f"{held.entries:,}", idle)
-    console.print(table if found else "Nothing of a token store is there")
+    if found:
+        print_tables(table)
+    else:
+        console.print("Nothing of a token store is there")

@@ -3,53 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._common import console
+from tokenlake.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from tokenlake.tokens.view import StoreStatus
+
+_STORE = ("store", "days", "rows", "tail rows", "unmatched", "files", "MB", "generation")
+_DERIVED = ("version", "day", "state", "users", "items", "edges", "files")
 
 
 @click.command()
 @click.argument("path", metavar="LAKE_OR_STORE", type=click.Path(path_type=Path))
 @click.option("--parity", type=click.Path(path_type=Path), metavar="LOG", help="Ask the fetches of a log again.")
-def command(path: Path, parity: Path | None) -> None:
-    """Check a token store, or all stores, indexes and graphs of a lake; the first fault is an error that names the file."""
+@json_option
+def command(path: Path, parity: Path | None, *, as_json: bool) -> None:
+    """Check a token store, or all stores, indexes and graphs of a lake; the first fault is an error that names the file.
+
+    With --json the document tells the fault too, beside what was checked before it.
+    """
+    facts: dict[str, Any] = {"stores": [], "retrieval": [], "parity": None, "fault": None}
+    try:
+        _verify(path, parity, facts)
+    except CorruptionError as error:
+        facts["fault"] = {"error": type(error).__name__, "message": str(error)}
+        if as_json:
+            print_json(facts)
+        raise
+    if as_json:
+        print_json(facts)
+    else:
+        _show(path, facts)
+
+
+def _verify(path: Path, parity: Path | None, facts: dict[str, Any]) -> None:
+    """Check, and put into `facts` what was found whole."""
     from rich.console import Console
-    from rich.table import Table
 
     from tokenlake import _lake as lakes
     from tokenlake.tokens import manifest
     from tokenlake.tokens.store import TokenStore
 
+    progress = Console(stderr=True)
     folders, lake = [path], None
     if not (path / manifest.NAME).is_file():
         lake = lakes.open(path)
         folders = sorted(p.parent for p in (lake.data / "tokens").glob(f"*/{manifest.NAME}"))
-    table = Table(title="verified")
-    for name in ("store", "days", "rows", "tail rows", "unmatched", "files", "MB", "generation"):
-        table.add_column(name, justify="left" if name == "store" else "right", no_wrap=name == "store")
-    console = Console()
     for folder in folders:
-        with console.status(f"checking {folder}"):
-            status = TokenStore.open(folder).verify()
-        cells = (len(status.days), status.rows, status.tail_rows, status.unmatched, status.segments)
-        table.add_row(folder.name, *(f"{n:,}" for n in cells), f"{status.bytes / 1e6:,.1f}", str(status.generation))
-    console.print(table if folders else f"{path} holds no token stores yet")
+        with progress.status(f"checking {folder}"):
+            facts["stores"].append(_facts(folder, TokenStore.open(folder).verify()))
     if lake is not None and (lake.data / "retrieval").is_dir():
         from tokenlake.retrieval.verify import verify
 
-        derived = Table(title="verified indexes and graphs")
-        for name in ("version", "day", "state", "users", "items", "edges", "files"):
-            derived.add_column(name, justify="left" if name in {"version", "day", "state"} else "right")
-        with console.status("checking indexes and graphs"):
-            for day in verify(lake):
-                edges = "none" if day.edges is None else f"{day.edges:,}"
-                derived.add_row(
-                    day.version, day.day, day.state, f"{day.users:,}", f"{day.items:,}", edges, str(day.files)
-                )
-        console.print(derived)
+        with progress.status("checking indexes and graphs"):
+            facts["retrieval"].extend(vars(day) for day in verify(lake))
     if parity is not None:
         from tokenlake.tokens.replay import replay
 
-        report = replay(parity)
-        console.print(f"parity: {report.fetches:,} fetches of {report.queries:,} queries gave the same bytes again")
-        for generation, fetches in report.collected.items():
+        replayed = replay(parity)
+        collected = [{"generation": of, "fetches": fetches} for of, fetches in replayed.collected.items()]
+        facts["parity"] = {"fetches": replayed.fetches, "queries": replayed.queries, "collected": collected}
+
+
+def _facts(folder: Path, status: StoreStatus) -> dict[str, Any]:
+    return {
+        "store": folder.name,
+        "days": len(status.days),
+        "rows": status.rows,
+        "tail_rows": status.tail_rows,
+        "unmatched": status.unmatched,
+        "files": status.segments,
+        "bytes": status.bytes,
+        "generation": status.generation,
+    }
+
+
+def _show(path: Path, facts: dict[str, Any]) -> None:
+    stores = WholeTable(*_STORE, title="verified", right=_STORE[1:])
+    for row in facts["stores"]:
+        cells = (f"{row[name]:,}" for name in ("days", "rows", "tail_rows", "unmatched", "files"))
+        stores.add_row(row["store"], *cells, f"{row['bytes'] / 1e6:,.1f}", str(row["generation"]))
+    if facts["stores"]:
+        print_tables(stores)
+    else:
+        console.print(f"{path} holds no token stores yet")
+    derived = WholeTable(*_DERIVED, title="verified indexes and graphs", right=_DERIVED[3:])
+    for row in facts["retrieval"]:
+        edges = "none" if row["edges"] is None else f"{row['edges']:,}"
+        numbers = (f"{row['users']:,}", f"{row['items']:,}", edges, str(row["files"]))
+        derived.add_row(row["version"], row["day"], row["state"], *numbers)
+    if facts["retrieval"]:
+        print_tables(derived)
+    if (parity := facts["parity"]) is not None:
+        told = f"{parity['fetches']:,} fetches of {parity['queries']:,} queries"
+        console.print(f"parity: {told} gave the same bytes again")
+        for gone in parity["collected"]:
+            generation, fetches = gone["generation"], gone["fetches"]
             console.print(f"generation {generation} was collected: {fetches:,} fetches of it cannot be asked again")

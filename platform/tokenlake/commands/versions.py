@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenlake.commands._answers import bare, json_option, print_json, print_tables
 from tokenlake.commands._common import console, lake_argument
 
 if TYPE_CHECKING:
@@ -19,30 +19,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @lake_argument
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects.")
+@json_option
 def command(lake: Path, *, as_json: bool) -> None:
     """Show the encoder versions of LAKE, oldest first: which one serves, and how far each is."""
     import tokenlake
 
     opened = tokenlake.open(lake)
     if as_json:
-        facts = [facts_of(opened, version) for version in opened.versions()]
-        click.echo(json.dumps(facts, indent=2, default=str))
+        print_json(all_facts(opened))
         return
     show(opened)
 
 
 def show(lake: Lake) -> None:
     """Print the versions as a table."""
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("version", "state", "days", "first missing", "re-run", "created", "promoted", "before it"):
-        table.add_column(name, no_wrap=name == "version", justify="right" if name in {"days", "re-run"} else "left")
-    for version in lake.versions():
-        row = facts_of(lake, version)
-        state = f"[green]{row['state']}[/green]" if row["state"] == "serving" else row["state"]
+    columns = ("version", "state", "days", "first missing", "re-run", "created", "promoted", "before it")
+    table = bare(None, *columns, right={"days", "re-run"})
+    for row in all_facts(lake):
+        state = Text(row["state"], "green" if row["state"] == "serving" else "")
         days = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing = str(row["missing"][0]) if row["missing"] else "none"
         times = [f"{at:%Y-%m-%d %H:%M}" if at else "never" for at in (row["created_at"], row["promoted_at"])]
@@ -50,11 +46,15 @@ def show(lake: Lake) -> None:
     if not table.row_count:
         console.print(f"No version yet: tokenlake backfill {lake.root} makes the first", highlight=False)
         return
-    console.print(table)
+    print_tables(table)
 
 
-def facts_of(lake: Lake, version: Version) -> dict[str, Any]:
-    """What there is to say of a version, as plain values."""
+def all_facts(lake: Lake) -> list[dict[str, Any]]:
+    """What there is to say of each version, oldest first, as plain values."""
+    return [_facts(lake, version) for version in lake.versions()]
+
+
+def _facts(lake: Lake, version: Version) -> dict[str, Any]:
     name = version.version
     published = lake.published(name)
     return {
