@@ -94,7 +94,7 @@ def backfill(
 
 def has_work(lake: Project, version: str, first: Day | None, last: Day | None) -> bool:
     """Whether a back-fill of these days would make anything for a version; indexes don't count."""
-    untouched = _finished(lake, version)
+    untouched = finished(lake, version)
     return bool(_unread(lake, first, last)) or any(day not in untouched for day in days_of(lake, first, last))
 
 
