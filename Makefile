@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Airflow and the back-fill start dozens of processes: without bytecode on disk each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format bench kernels-report airflow lock clean
+.PHONY: help venv demo test test-all test-quick lint format bench kernels-report airflow lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -28,8 +28,17 @@ venv: $(STAMP)  ## the virtual environment alone
 demo: venv  ## the whole daily path on real data in minutes (FULL=1: all of it; DATASET=complete-journey | movielens-100k)
 	$(BIN)/tokenlake demo --dataset $(DATASET)$(if $(FULL), --full)
 
-test: venv  ## every test, integration included
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+# The longest files first, by tests/cpu_seconds.tsv, in place of xdist's order.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+test: venv  ## the tests, real services included, in ten minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: venv  ## and whole crash harnesses, long soaks, everything that compiles for GPUs
+	$(PYTEST)
+
+test-quick: venv  ## what is fast, in a minute and a half
+	$(PYTEST) -m "not slow and not integration and not heavy"
 
 lint: venv  ## ruff, mypy strict, import-linter, the words of the code, the Compose specification
 	$(BIN)/ruff format --check .

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests import cpu_seconds
+
 # Before any test module imports them.
 install_import_hook(["tokenlake_models", "tokenlake_kernels"], "beartype.beartype")
 
@@ -23,8 +25,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cpu-seconds", action="store_true", help="measure each test's CPU time into tests/cpu_seconds.tsv"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cpu_seconds.arrange(items)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """On a machine without a compiler the slower paths say so, which is right and no error there."""
+    if config.getoption("--cpu-seconds"):
+        config.pluginmanager.register(cpu_seconds.Meter())
     try:
         for language in (native_build.C, native_build.CPP):
             native_build.compiler(language)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.catalog.checks import DAY
+from tests.fixtures.patience import HANG_S
 from tokenlake.catalog import Catalog, connect, models
 from tokenlake.catalog.connect import as_url, scrub, to_json
 from tokenlake.catalog.models import HEAD, Instant
@@ -24,7 +25,7 @@ import sys, time, datetime
 from tokenlake.catalog import Catalog
 with Catalog.open(sys.argv[1]).run("train", datetime.date(2017, 3, 1), "v1"):
     print("running", flush=True)
-    time.sleep(60)
+    time.sleep(36_000)
 """
 
 
@@ -43,7 +44,7 @@ def test_concurrent_first_opens(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-W", "error", "-c", OPEN, str(path)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["0\n"] * 4
+    assert [opener.communicate(timeout=HANG_S)[0] for opener in openers] == ["0\n"] * 4
     assert sqlite3.connect(path).execute("pragma journal_mode").fetchone() == ("wal",)
 
 

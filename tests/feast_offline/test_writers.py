@@ -164,7 +164,7 @@ def _push(folder: str, first: int, pushes: int) -> None:
         store.write_to_offline_store("v", arrow([(user, 1, None, user)], created=False).to_pandas())
 
 
-@pytest.mark.parametrize("kind", ["file", "part-0.parquet"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("part-0.parquet", marks=pytest.mark.slow)])
 def test_writers_lose_nothing_of_each_other(tmp_path: Path, kind: str) -> None:
     """Two threads of each of two processes, all at once."""
     source = source_of(tmp_path, kind, [(0, 0, None, 0)], created=False)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feast_online.helpers import Oracle, Write, rows
+from tests.fixtures.patience import HANG_S
 from tokenlake.errors import CorruptionError
 from tokenlake.feast.online import table as table_module
 from tokenlake.feast.online.files import hashes, load
@@ -135,9 +136,10 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
         again.read([b"a"], ["x"])
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.feast_online.crash", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 100
 

@@ -33,6 +33,7 @@ from tests.feast_repo.helpers import (
     store_of,
     users_of,
 )
+from tests.fixtures.patience import HANG_S
 from tests.pipeline.lakes import CONFIG, day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.commands.status import collect
@@ -249,7 +250,7 @@ def test_killed_half_way_readers_are_served_and_the_next_finishes(built: Lake, t
         "if table.name == 'user_statistics' else write(s, c, table, *more); "
         f"jobs.materialize(lake, dt.date.fromisoformat('{day(6)}'))"
     )
-    assert subprocess.run(child(lake, code), timeout=300).returncode == -9
+    assert subprocess.run(child(lake, code), timeout=HANG_S).returncode == -9
     assert online(lake, users_of(lake)) == before
     assert jobs.materialize(lake, day(6)).status == "done"
     assert online(lake, users_of(lake)) == expected(lake) != before
@@ -273,7 +274,7 @@ def test_two_processes_at_once(built: Lake, tmp_path: Path) -> None:
     running = [
         subprocess.Popen(child(lake, code.format(str(day(i)))), stdout=subprocess.PIPE, text=True) for i in (3, 6)
     ]
-    told = [process.communicate(timeout=300)[0].strip() for process in running]
+    told = [process.communicate(timeout=HANG_S)[0].strip() for process in running]
     assert told == ["done"] * 2
     assert online(lake, users_of(lake)) == expected(lake)
 

@@ -24,6 +24,7 @@ from tests.feast_repo.sequences import (
     trained,
     write,
 )
+from tests.fixtures.patience import HANG_S
 from tests.pipeline.lakes import day
 from tokenlake.feast import repository
 from tokenlake.pipeline import jobs
@@ -181,6 +182,7 @@ print(rows, (peak() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_users(tmp_path: Path) -> None:
     """1,500 users fill a portion and more. Of nine times as many, what is mapped from the store's files counts too.
 
@@ -190,7 +192,9 @@ def test_memory_does_not_grow_with_the_users(tmp_path: Path) -> None:
     for name, users in (("few", few), ("many", many)):
         lake_of(tmp_path / name, users=users, each=LENGTH, dim=dim)
     command = [child(lake_of(tmp_path / "none", 0, 0, days=0), "")[0], "-c", _RSS, str(tmp_path / "few")]
-    done = subprocess.run([*command, str(tmp_path / "many")], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(
+        [*command, str(tmp_path / "many")], capture_output=True, text=True, timeout=HANG_S, check=True
+    )
     rows, grown = map(int, done.stdout.split())
     assert rows == many
     mapped = tokenlake.open(tmp_path / "many").tokens().status().bytes

@@ -27,7 +27,6 @@ tokens:
 embeddings: {dim: 8, width: 16, queries: 2, history: 16}
 """
 COLUMNS = ["event_id", "user_id", "item_id", "timestamp", "genre", "price", "clicked"]
-SECONDS = 600  # for a few days, on a machine that is busy with other things
 #: Asset -> the DAG and task that publish it.
 PUBLISHED = {
     "events": ("tokenlake_ingest", "ingest"),

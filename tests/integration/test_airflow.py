@@ -11,8 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures.patience import HANG_S, wait_until
 from tests.integration.days import (
     ALL,
     COLUMNS,
     CONFIG,
     PUBLISHED,
-    SECONDS,
     assert_feast_answers,
     processes_of,
     states,
@@ -68,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     torn.mkdir()
     (torn / "part.parquet").write_bytes(b"PAR1, and no more of it")
     write_feature_repository(lake.root)
-    services = Services(lake.root, timeout=SECONDS)
+    services = Services(lake.root, timeout=HANG_S)
     with services as airflow:
         yield World(lake, services, airflow)
     assert processes_of(services.home) == []
@@ -85,7 +84,7 @@ def listening(home: Path) -> set[tuple[str, int]]:
 
 def finished(world: World, run: DagRun) -> str:
     """The state in which a run ended."""
-    return world.airflow.wait(run.dag_id, run.key, since=run, timeout=SECONDS).state
+    return world.airflow.wait(run.dag_id, run.key, since=run, timeout=HANG_S).state
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def first(world: World) -> str:
     """The first day, done by all DAGs."""
     key = day(0).isoformat()
     head = world.airflow.trigger("tokenlake_ingest", key)
-    assert states(world.airflow.wait_all(key, since=head, timeout=SECONDS)) == dict.fromkeys(ALL, "success")
+    assert states(world.airflow.wait_all(key, since=head, timeout=HANG_S)) == dict.fromkeys(ALL, "success")
     return key
 
 
@@ -166,10 +165,10 @@ def backfilled(world: World, first: str) -> list[str]:
     tokenlake = [sys.executable, "-m", "tokenlake", "airflow", str(lake.root), "--"]
     done = subprocess.run([*tokenlake, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: train_of(airflow, keys[1]) == "up_for_retry")
+    wait_until(lambda: train_of(airflow, keys[1]) == "up_for_retry", "the first try to fail", pause=0.5)
     broken.unlink()
     for key in keys:
-        assert states(airflow.wait_all(key, timeout=SECONDS)) == dict.fromkeys(ALL, "success")
+        assert states(airflow.wait_all(key, timeout=HANG_S)) == dict.fromkeys(ALL, "success")
     return keys
 
 
@@ -178,13 +177,7 @@ def train_of(airflow: Client, key: str) -> str | None:
     return airflow.task_states(runs[0]).get("train") if runs else None
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.5)
-
-
+@pytest.mark.slow
 def test_a_backfill_retries_what_failed_once(world: World, backfilled: list[str]) -> None:
     airflow, failed = world.airflow, backfilled[1]
     assert [airflow.runs("tokenlake_ingest", key)[0].run_id.startswith("backfill__") for key in backfilled] == [
@@ -197,6 +190,7 @@ def test_a_backfill_retries_what_failed_once(world: World, backfilled: list[str]
     assert "StorageError" in airflow.log(run, "train", attempt=1)
 
 
+@pytest.mark.slow
 def test_days_that_start_latest_first_keep_their_order(world: World, backfilled: list[str]) -> None:
     """No job of a day begins, not even to fail, before the days before it are done."""
     lake, airflow, days = world.lake, world.airflow, [day(i) for i in range(4)]
@@ -219,6 +213,7 @@ def test_days_that_start_latest_first_keep_their_order(world: World, backfilled:
     assert_feast_answers(lake, days[-1])
 
 
+@pytest.mark.slow
 def test_the_days_are_what_they_are_without_airflow(world: World, backfilled: list[str], tmp_path: Path) -> None:
     other = make_lake(tmp_path, CONFIG)
     write_feature_repository(other.root)
@@ -239,7 +234,7 @@ def rows_of(lake: Lake, name: str) -> pa.Table:
 def test_an_empty_day_skips_and_starts_nothing(world: World, first: str) -> None:
     airflow = world.airflow
     head = airflow.trigger("tokenlake_ingest", EMPTY)
-    ended = airflow.wait_all(EMPTY, since=head, timeout=SECONDS)
+    ended = airflow.wait_all(EMPTY, since=head, timeout=HANG_S)
     assert states(ended) == dict.fromkeys(ALL, None) | {"tokenlake_ingest": "success"}
     assert airflow.task_states(head) == {"ingest": "skipped"}
     for dag_id in ("tokenlake_instance_tokens", "tokenlake_user_embeddings"):
@@ -302,6 +297,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             Services(tmp_path, port=port).start()
 
 
+@pytest.mark.slow
 def test_the_command_stops_all_on_ctrl_c(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake")
     command = [sys.executable, "-m", "tokenlake", "airflow", str(lake.root), "--port", "0"]

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.fixtures.patience import HANG_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -26,15 +27,14 @@ if not os.fork():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not os.fork():
         if not os.fork():
-            time.sleep(600)
+            time.sleep(36_000)
         os._exit(0)
-    time.sleep(600)
+    time.sleep(36_000)
 if sys.argv[1] == os.environ.get("DIES"):
     print("it said why")
     sys.exit(7)
-time.sleep(600)
+time.sleep(36_000)
 """
-SECONDS = 30.0
 
 
 class Home:
@@ -85,26 +85,19 @@ def home(tmp_path: Path) -> Iterator[Home]:
         process.kill()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all(home: Home, number: signal.Signals) -> None:
     supervisor = home.start()
-    wait_for(home.running)
+    wait_until(home.running, "all to run")
     supervisor.send_signal(number)
-    assert supervisor.communicate(timeout=SECONDS)[0] == ""
+    assert supervisor.communicate(timeout=HANG_S)[0] == ""
     assert supervisor.returncode == 0
     assert home.processes() == []
 
 
 def test_a_service_that_ends_is_named_and_takes_all_with_it(home: Home) -> None:
     supervisor = home.start(DIES="dag-processor")
-    assert supervisor.communicate(timeout=SECONDS)[0] == "dag-processor 7\n"
+    assert supervisor.communicate(timeout=HANG_S)[0] == "dag-processor 7\n"
     assert supervisor.returncode == 1
     assert (home.logs / "dag-processor.log").read_text() == "it said why\n"
     assert home.processes() == []
@@ -112,47 +105,47 @@ def test_a_service_that_ends_is_named_and_takes_all_with_it(home: Home) -> None:
 
 def test_a_migration_that_fails_is_named(home: Home) -> None:
     supervisor = home.start(MIGRATION="3")
-    assert supervisor.communicate(timeout=SECONDS)[0] == "db-migrate 3\n"
+    assert supervisor.communicate(timeout=HANG_S)[0] == "db-migrate 3\n"
     assert home.processes() == []
 
 
 def test_when_the_parent_is_killed_all_end(home: Home) -> None:
     """`kill -9` of whoever started the services: there is nobody left to ask for a stop."""
     script = f"import os, subprocess, time; subprocess.Popen({home.command('PARENT')!r}"
-    script = script.replace("'PARENT'", "str(os.getpid())") + ", start_new_session=True); time.sleep(600)"
+    script = script.replace("'PARENT'", "str(os.getpid())") + ", start_new_session=True); time.sleep(36_000)"
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=home.folder, env=home.environment)
-    wait_for(lambda: len(home.processes()) >= 15)
+    wait_until(lambda: len(home.processes()) >= 15, "all to run")
     parent.kill()
     parent.wait()
-    wait_for(lambda: not home.processes())
+    wait_until(lambda: not home.processes(), "all to end")
 
 
 def test_when_the_guard_is_killed_all_end(home: Home) -> None:
     guard = home.start()
-    wait_for(home.running)
+    wait_until(home.running, "all to run")
     guard.kill()
-    guard.communicate(timeout=SECONDS)
-    wait_for(lambda: not home.processes())
+    guard.communicate(timeout=HANG_S)
+    wait_until(lambda: not home.processes(), "all to end")
 
 
 def test_when_the_supervisor_is_killed_all_end_and_its_guard_says_so(home: Home) -> None:
     guard = home.start()
-    wait_for(home.running)
+    wait_until(home.running, "all to run")
     (supervisor,) = psutil.Process(guard.pid).children()
     supervisor.kill()
-    assert guard.communicate(timeout=SECONDS)[0] == "supervisor -9\n"
+    assert guard.communicate(timeout=HANG_S)[0] == "supervisor -9\n"
     assert guard.returncode == 1
     assert home.processes() == []
 
 
 def test_a_second_supervisor_in_the_same_home_is_refused(home: Home) -> None:
     first = home.start()
-    wait_for(home.running)
+    wait_until(home.running, "all to run")
     second = home.start()
-    _, said = second.communicate(timeout=SECONDS)
+    _, said = second.communicate(timeout=HANG_S)
     assert second.returncode == 1
     assert "services.lock is held" in said
     assert home.running()
     first.terminate()
-    first.communicate(timeout=SECONDS)
+    first.communicate(timeout=HANG_S)
     assert home.processes() == []

@@ -18,11 +18,11 @@ import yaml
 
 import tokenlake
 from tests.feast_repo.helpers import setting
+from tests.fixtures.patience import HANG_S
 from tests.integration.days import (
     ALL,
     COLUMNS,
     CONFIG,
-    SECONDS,
     assert_feast_answers,
     processes_of,
     states,
@@ -34,7 +34,7 @@ from tokenlake.scheduling.client import Client, DagRun
 from tokenlake.scheduling.services import Services
 from tokenlake.scheduling.supervisor import SERVICES
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
 DATABASES = ("airflow", "tokenlake", "feast")
@@ -108,10 +108,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, databases: dict[str, str], c
         folder = root / "landing" / KEY
         folder.mkdir(parents=True)
         pq.write_table(of_day(make_events(days=1).select(COLUMNS), 0), folder / "part.parquet")
-        services = Services(root, database=databases["airflow"], timeout=SECONDS)
+        services = Services(root, database=databases["airflow"], timeout=HANG_S)
         with services as airflow:
             head = airflow.trigger("tokenlake_ingest", KEY)
-            ended = airflow.wait_all(KEY, since=head, timeout=SECONDS)
+            ended = airflow.wait_all(KEY, since=head, timeout=HANG_S)
             yield World(tokenlake.open(root), services, airflow, cache, databases, ended)
         assert processes_of(services.home) == []
 

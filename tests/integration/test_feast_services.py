@@ -26,6 +26,7 @@ from tests.feast_repo.helpers import (
 )
 from tests.feast_repo.sequences import LENGTH, TOKENS, Portions, fetched, lake_of, only, served, trained, write
 from tests.feast_repo.test_repository import LATER, start
+from tests.fixtures.patience import HANG_S
 from tests.pipeline.lakes import CONFIG, day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ServiceError
@@ -139,6 +140,7 @@ def test_token_sequences_of_many_users_go_in_portions(
     assert served(lake, users) == only(fetched(lake, users, start(2)), TOKENS)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_on_one_registry(lake: Lake) -> None:
     for each in lake.events.days():
         jobs.statistics(lake, each)
@@ -146,7 +148,7 @@ def test_two_processes_at_once_on_one_registry(lake: Lake) -> None:
     running = [
         subprocess.Popen(child(lake, code.format(str(day(i)))), stdout=subprocess.PIPE, text=True) for i in (4, 6)
     ]
-    assert [process.communicate(timeout=300)[0].strip() for process in running] == ["done"] * 2
+    assert [process.communicate(timeout=HANG_S)[0].strip() for process in running] == ["done"] * 2
     check(lake)
 
 

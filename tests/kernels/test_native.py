@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tokenlake_kernels as kernels
+from tests.fixtures.patience import HANG_S
 from tests.kernels.batches import normal, offsets_of
 from tokenlake_kernels.cpu import compiled, native
 from tokenlake_kernels.native_build import CPP, BuildError, NativeBuildWarning, compiler
@@ -70,12 +71,12 @@ def test_a_forked_child_does_not_hang() -> None:
     queue = context.Queue()
     child = context.Process(target=_in_a_child, args=(queue,))
     child.start()
-    child.join(60)
+    child.join(HANG_S)
     hung = child.is_alive()
     if hung:
         child.kill()
     assert not hung
-    assert queue.get(timeout=5) == pytest.approx(wanted, rel=1e-5)
+    assert queue.get(timeout=HANG_S) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:

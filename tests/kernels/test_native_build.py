@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.patience import HANG_S
 from tokenlake_kernels import native_build
 from tokenlake_kernels.native_build import CPP, BuildError, C, Language, NativeBuildWarning, compiler, load
 
@@ -184,7 +185,7 @@ def test_processes_that_race_agree(of: Language, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "error", "-c", program]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [racer.communicate(timeout=300)[0].strip() for racer in racers] == ["42"] * 3
+    assert [racer.communicate(timeout=HANG_S)[0].strip() for racer in racers] == ["42"] * 3
     assert len(list((tmp_path / "cache" / "native").iterdir())) == 1
 
 

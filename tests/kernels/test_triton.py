@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.patience import HANG_S
 from tokenlake_kernels import report
 from tokenlake_kernels.aot import KERNELS, TARGETS, Case, Result, cases, check_all
 from tokenlake_kernels.errors import ShapeError
@@ -21,10 +22,11 @@ def test_interpreted() -> None:
     """In its own process, which knows from the start that it interprets."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/interpreted.py"]
     env = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
 
 
+@pytest.mark.slow
 def test_defaults_compile_for_every_gpu() -> None:
     """No spills, tensor cores used, shared memory within bounds; `make kernels-report` does the same for all that ships."""
     wanted = list(cases(defaults=True))
@@ -33,6 +35,7 @@ def test_defaults_compile_for_every_gpu() -> None:
     assert not problems
 
 
+@pytest.mark.slow
 def test_forms_for_more_values_than_int32_counts_compile() -> None:
     """They may spill: what they are for does not fit otherwise."""
     some = {"attention_dbias_kernel", "attention_forward_kernel", "hstu_dkdv_kernel", "prefix_dq_kernel"}

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.patience import HANG_S
 from tests.lake.helpers import FakeLake
 from tokenlake.errors import LockedError, SchemaError, StorageError
 from tokenlake.lake.ingest import ingest
@@ -233,7 +234,11 @@ except StorageError as error:
 def test_a_full_disk(tmp_path: Path, size: int) -> None:
     """No file may grow past a size: what a full disk looks like to the writer."""
     done = subprocess.run(
-        [sys.executable, "-c", _FULL, str(tmp_path), str(size)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _FULL, str(tmp_path), str(size)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=True,
     )
     assert "no event was added" in done.stdout, done
     lake = FakeLake(tmp_path, EVENTS)
@@ -292,6 +297,6 @@ def test_a_failure_between_the_files_and_the_commit(tmp_path: Path, monkeypatch:
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
     with work(tmp_path, 0, 600) as one, work(tmp_path, 300, 900) as two:
-        counts = [int(p.communicate(timeout=60)[0].split()[-1]) for p in (one, two)]
+        counts = [int(p.communicate(timeout=HANG_S)[0].split()[-1]) for p in (one, two)]
     assert sum(counts) == 900
     assert FakeLake(tmp_path, EVENTS).events.count() == 900

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures.patience import HANG_S
 from tests.strict import STRICT
 
 _COUNTED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}
@@ -34,7 +35,7 @@ def ended(folder: Path, points: Sequence[int], *work: str, how: str = "SIGKILL")
     told = ",".join(map(str, points))
     command = [sys.executable, *STRICT, "-m", "tests.pipeline.kills", str(folder), how, told, *work]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, env=environment)
     assert done.returncode == 0, done.stderr
     return [(code, passed) for code, passed in json.loads(done.stdout.splitlines()[-1])]
 

@@ -137,6 +137,7 @@ def test_order_empty_days_and_wrong_buckets(tmp_path: Path) -> None:
         jobs.gather(lake, day(0), version, 0)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on(tmp_path: Path, whole: tuple[pa.Table, pa.Table]) -> None:
     template = fresh(tmp_path / "template")
     [(code, total)] = ended(template.root, [], "buckets")

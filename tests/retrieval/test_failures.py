@@ -17,6 +17,7 @@ import torch
 from deltalake import DeltaTable
 
 import tokenlake
+from tests.fixtures.patience import wait_until
 from tests.pipeline.kills import ended
 from tests.pipeline.lakes import day, make_events, make_lake
 from tests.pipeline.test_embeddings import vectors
@@ -80,6 +81,7 @@ def lake(template: tuple[Path, dict[str, Any], int], tmp_path: Path) -> Lake:
     return tokenlake.open(tmp_path / "lake")
 
 
+@pytest.mark.slow
 def test_killed_anywhere_in_a_day_it_goes_on(lake: Lake, template: tuple[Path, dict[str, Any], int]) -> None:
     """The last day is embedded anew each time, so its indexes and graph are built anew too."""
     _, expected, total = template
@@ -98,6 +100,7 @@ def test_killed_anywhere_in_a_day_it_goes_on(lake: Lake, template: tuple[Path, d
         assert sorted(tuple(row.values()) for row in rows if row["ds"] == LAST) == edges
 
 
+@pytest.mark.slow
 def test_killed_while_training_it_goes_on(tmp_path: Path, template: tuple[Path, dict[str, Any], int]) -> None:
     lake, undisturbed = fresh(tmp_path), tokenlake.open(template[0])
     *killed, (code, _) = ended(lake.root, [3, 9, 15], "embeddings", day(0).isoformat())
@@ -134,11 +137,12 @@ def test_killed_while_faiss_builds_in_its_own_process(lake: Lake) -> None:
         "jobs.index(lake, datetime.date.fromisoformat(sys.argv[2]), lake.config.embedding_version)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(lake.root), str(LAST)], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(folder.parent.glob(f".{LAST}-*/items/request.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until(
+        lambda: process.poll() is not None or list(folder.parent.glob(f".{LAST}-*/items/request.json")),
+        "the process that builds",
+        pause=0.002,
+    )
+    assert process.poll() is None
     time.sleep(0.1)  # Python starts, or has started, the process that builds
     process.kill()
     assert process.wait() == _KILLED

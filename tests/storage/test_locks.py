@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenlake.storage.locks import hold
 with hold(Path(sys.argv[1]), "long work"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(36_000)
 """
 
 

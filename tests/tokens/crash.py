@@ -1,7 +1,7 @@
 """Kill a writer at every write, sync, rename and removal in turn, and look at what is left.
 
-Run by test_crash.py and test_crash_redis.py as `python -m tests.tokens.crash FOLDER [REDIS]`; prints how many points were
-tried. With a tail in Redis the writer also dies before each command, and behind it with the answer unread.
+Run by test_crash.py and test_crash_redis.py as `python -m tests.tokens.crash FOLDER EVERY [REDIS]`; EVERY is 1, or how far
+apart the points are; prints how many points were tried. With a tail in Redis the writer also dies before each command, and behind it with the answer unread.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run(folder: Path, point: int) -> tuple[bool, int]:
     return die(write, point)
 
 
-def main(base: Path) -> None:
+def main(base: Path, every: int) -> None:
     compaction.FANOUT = (
         3  # merges within these few days, but not after each: the points grow with them, and so do the runs
     )
@@ -120,16 +120,15 @@ def main(base: Path) -> None:
     for step in plan:
         states.append(states[-1].copy())
         apply(states[-1], step)
-    point = 0
-    while True:
-        point += 1
+    died, tried = True, 0
+    while died:
+        point = 1 + tried * every
         folder = base / str(point)
         died, done = run(folder, point)
         check(folder, plan, states, done, point)
         shutil.rmtree(folder)
-        if not died:
-            break
-    print(point - 1)
+        tried += died
+    print(tried)
 
 
 def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point: int) -> None:
@@ -193,8 +192,8 @@ def publication(base: Path, *, supersedes: bool) -> int:
 
 
 if __name__ == "__main__":
-    helpers.TAIL = sys.argv[2] if len(sys.argv) > 2 else None
-    if sys.argv[3:] == ["publication"]:
+    helpers.TAIL = sys.argv[3] if len(sys.argv) > 3 else None
+    if sys.argv[4:] == ["publication"]:
         print(min(publication(Path(sys.argv[1]), supersedes=supersedes) for supersedes in (True, False)))
     else:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), int(sys.argv[2]))

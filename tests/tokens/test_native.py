@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.fixtures.patience import HANG_S
 from tests.tokens.helpers import DIM, make
 from tests.tokens.oracle import DAY
 from tokenlake.storage import native_ops
@@ -128,7 +129,9 @@ with warnings.catch_warnings(record=True) as seen:
 
 def test_without_a_compiler_it_warns_once(tmp_path: Path) -> None:
     environment = {**os.environ, "TOKENLAKE_CACHE": str(tmp_path), "CC": "/nowhere"}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=HANG_S
+    )
     assert done.stdout.startswith("False False 1 NumPy does the work of storage/native.c"), done.stderr
 
 

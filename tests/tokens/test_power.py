@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fixtures.patience import wait_until
 from tests.tokens import helpers
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import Row
@@ -46,10 +46,10 @@ class Fragile(Server):
 
     def settle(self) -> None:
         """Wait until all is synced, which a server does by itself after a while."""
-        until = time.monotonic() + 30
-        while any(file.stat().st_size > size for file, size in self._synced().items()):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(
+            lambda: not any(file.stat().st_size > size for file, size in self._synced().items()),
+            "everything to be synced",
+        )
 
     def _synced(self) -> dict[Path, int]:
         """Bytes of each file that are on the disk; of the older server's one file, or the newer one's folder of files."""
