@@ -25,6 +25,9 @@ def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.
     Args:
         folder_or_yaml: a folder that holds `tokenlake.yaml`, or the file itself.
 
+    Returns:
+        The lake; its tables, catalog and stores are opened when they are asked for.
+
     Raises:
         ConfigError: there is no such file, or it says something that cannot be.
     """
@@ -40,6 +43,12 @@ class Lake(Project):
         """Run all daily jobs of one day, for every encoder: the functions that the DAGs call.
 
         Running a day again changes nothing.
+
+        Args:
+            day: a date or ISO string.
+
+        Returns:
+            What each job did.
 
         Raises:
             OrderError: an earlier day with events is not done.
@@ -63,6 +72,13 @@ class Lake(Project):
             last: defaults to the last day with events.
             version: one encoder or version; defaults to every encoder of the config.
             index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
+
+        Returns:
+            What each job did; days that were done already are left out.
+
+        Raises:
+            NotFoundError: no such version or encoder.
+            ConfigError: another `index`.
         """
         from tokenlake.pipeline.backfill import backfill
 
@@ -90,6 +106,9 @@ class Lake(Project):
     def drop(self, version: str) -> None:
         """Remove a version for good: its store with what it has in Redis, checkpoints, rows, and its runs.
 
+        Args:
+            version: its whole name, as `versions` tells it.
+
         Raises:
             NotFoundError: no such version.
             VersionError: it serves, or an encoder of the config would make it again.
@@ -104,6 +123,13 @@ class Lake(Project):
     def index(self, name: str = "users", day: DayLike | None = None) -> Index:
         """The FAISS index of a day's `users` or `items`, as the `index` job published it; defaults to the newest.
 
+        Args:
+            name: `users` or `items`.
+            day: a date or ISO string; defaults to the newest that was published.
+
+        Returns:
+            The index: `search(vectors or ids, k)` gives ids and scores.
+
         Raises:
             NotFoundError: none was published of that day; the message names the command that makes it.
             MissingExtraError: faiss is not installed.
@@ -113,7 +139,17 @@ class Lake(Project):
         return load_index(self, name, None if day is None else as_day(day))
 
     def graph(self, day: DayLike | None = None) -> Graph:
-        """The graph of similar users at the end of a day, as the `graph` job published it; else as `index`."""
+        """The graph of similar users at the end of a day, as the `graph` job published it; defaults to the newest.
+
+        Args:
+            day: a date or ISO string; defaults to the newest that was published.
+
+        Returns:
+            The graph: `neighbors(users, k)` gives jagged ids and weights.
+
+        Raises:
+            NotFoundError: none was published of that day; the message names the command that makes it.
+        """
         from tokenlake.retrieval.load import load_graph
 
         return load_graph(self, None if day is None else as_day(day))

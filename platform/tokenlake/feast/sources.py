@@ -157,6 +157,12 @@ class LakeSource(_SettingsSource):
     def open(self, lake: Project) -> tuple[Table, str | None]:
         """The table, and the version that is meant; None for a table without versions.
 
+        Args:
+            lake: whose table it is.
+
+        Returns:
+            The table, and a version or None.
+
         Raises:
             NotFoundError: no such table.
             ConfigError: a version of a table without versions.
