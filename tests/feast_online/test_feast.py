@@ -139,9 +139,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[FeatureStore]:
         for name in ("both", "single"):
             view = store.get_feature_view(name)
             types = {c.name: c.dtype.to_value_type() for c in view.entity_columns}
-            store._get_provider().online_write_batch(
-                store.config, view, _convert_arrow_to_proto(columns(), view, types), None
-            )
+            store.provider.online_write_batch(store.config, view, _convert_arrow_to_proto(columns(), view, types), None)
     return made
 
 
@@ -172,7 +170,7 @@ def test_the_same_in_a_coroutine(pair: list[FeatureStore]) -> None:
     ours = pair[1]
     found = asyncio.run(ours.get_online_features_async(FEATURES, ENTITIES, full_feature_names=True))
     assert found.proto == ours.get_online_features(FEATURES, ENTITIES, full_feature_names=True).proto
-    provider, view = ours._get_provider(), ours.get_feature_view("single")
+    provider, view = ours.provider, ours.get_feature_view("single")
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=55)])
     row = (key, {"a_bool": Value(bool_val=True)}, START, None)
     asyncio.run(provider.online_write_batch_async(ours.config, view, [row], None))

@@ -172,7 +172,7 @@ def test_through_the_feature_store(lake: Lake, config: RepoConfig, labelled: Tok
     store.apply([user, tokens, near])
     day_after = dt.datetime.combine(day(8), dt.time(1), dt.UTC)
     store.materialize(day_after - dt.timedelta(days=1), day_after)
-    assert store._provider.online_store.write_arrow(store.config, tokens, pa.table({})) == 0
+    assert store.provider.online_store.write_arrow(store.config, tokens, pa.table({})) == 0
     users = [0, 3, 99]
     answer = store.get_online_features(["view:vectors", "view:clicked"], [{"user_id": u} for u in users]).to_dict()
     batch = labelled.fetch(users, before=NOW, length=LENGTH)

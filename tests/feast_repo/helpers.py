@@ -16,6 +16,7 @@ import tokenlake
 from tests.pipeline.lakes import CONFIG, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.feast import repository
+from tokenlake.feast.materialize import close
 from tokenlake.pipeline.backfill import Report, backfill, to_feast
 
 BLOCK = "embeddings: {retention_days: 2, dim: 8, width: 16, queries: 2, history: 6, batch: 16}\n"
@@ -109,12 +110,6 @@ def by_hand(lake: Lake, user: int, at: dt.datetime) -> dict[str, Any]:
 
 def users_of(lake: Lake) -> list[int]:
     return sorted({*lake.events.read(columns=["user_id"])["user_id"].to_pylist(), 999})
-
-
-def close(store: FeatureStore) -> None:
-    from tokenlake.feast.materialize import _close
-
-    _close(store)
 
 
 def child(lake: Lake, code: str) -> list[str]:

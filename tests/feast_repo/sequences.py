@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.feast_repo.helpers import close, store_of
+from tests.feast_repo.helpers import store_of
 from tests.pipeline.lakes import day
 from tokenlake._lake import Lake
 from tokenlake.feast import repository, sequences
+from tokenlake.feast.materialize import close
 from tokenlake.pipeline.publishing import publish_day
 from tokenlake.times import DAY_US, day_start
 

@@ -281,7 +281,7 @@ def test_two_processes_at_once(built: Lake, tmp_path: Path) -> None:
 
 def test_one_that_cannot_wait_says_who_is_at_it(built: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = copy(built, tmp_path / "lake")
-    monkeypatch.setattr(jobs, "_FEAST_PATIENCE", 0.1)
+    monkeypatch.setattr(jobs, "FEAST_PATIENCE_S", 0.1)
     with (
         hold(lake.data / "locks" / "materialize", "somebody else"),
         pytest.raises(LockedError, match="somebody else"),

@@ -11,7 +11,7 @@ import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
 import tokenlake
-from tests.feast_repo.helpers import bring, build, child, close, store_of, users_of
+from tests.feast_repo.helpers import bring, build, child, store_of, users_of
 from tests.feast_repo.sequences import (
     LABELS,
     LENGTH,
@@ -27,6 +27,7 @@ from tests.feast_repo.sequences import (
 from tests.fixtures.patience import HANG_S
 from tests.pipeline.lakes import day
 from tokenlake.feast import repository
+from tokenlake.feast.materialize import close
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import day_start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,9 @@ def test_a_state_on_disk_takes_in_what_came_late(tmp_path: Path) -> None:
     before = lake.watermark()
     lake.ingest(of_day(make_events(days=10, seed=5), 2))
     rolled = tokenlake.open(tmp_path)
-    fresh = DayFeatureCache(tokenlake.open(tmp_path))
-    fresh._folder = tmp_path / "nothing-kept"
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "counts")
+    fresh = DayFeatureCache(tokenlake.open(tmp_path / "copy"))
     expected = fresh.read(day(9), lake.watermark())
     np.testing.assert_array_equal(rolled.shared(DayFeatureCache).read(day(9), lake.watermark()).counts, expected.counts)
     # The plan of a day that was drawn before still sees what it saw.

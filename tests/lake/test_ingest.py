@@ -192,7 +192,7 @@ def test_nothing_but_bad_rows(tmp_path: Path) -> None:
 
 
 def test_another_ingest_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenlake.lake.ingest._PATIENCE", 0.0)
+    monkeypatch.setattr("tokenlake.lake.ingest.PATIENCE_S", 0.0)
     lake = FakeLake(tmp_path, EVENTS)
     with hold(tmp_path / "locks" / "ingest.lock", "ingest"), pytest.raises(LockedError, match=f"process {os.getpid()}"):
         ingest(lake, simple(3))

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tests.models.tables import DAY, config, random_table
 from tests.strict import STRICT
 from tokenlake_models import metrics
+from tokenlake_models.checkpoint import read_checkpoint
 from tokenlake_models.config import CompressorConfig
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
 from tokenlake_models.instances import History, Instances
@@ -37,7 +39,11 @@ def learner(kind: str = "user-order", **fields: object) -> Learner:
 
 
 def state(trained: Learner) -> dict[str, torch.Tensor]:
-    return {**trained.model.state_dict(), **trained._optimizers.state()}
+    """Weights and optimisers, as they are saved."""
+    with TemporaryDirectory() as folder:
+        trained.save(Path(folder))
+        _, weights, optimizer = read_checkpoint(Path(folder))
+    return {**weights, **optimizer}
 
 
 def same(a: Learner, b: Learner) -> bool:

@@ -21,7 +21,7 @@ from tests.tokens import helpers
 from tests.tokens.helpers import arguments, make, same
 from tests.tokens.oracle import DAY, Oracle, Row
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import compaction
+from tokenlake.tokens import compaction, manifest
 from tokenlake.tokens.store import TokenStore
 
 USERS = ["a", "b", "c"]
@@ -152,7 +152,7 @@ def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point
         assert holds(writer, state), f"point {point}: going on gives something else"
     writer.compact()  # a writer cleans up after a killed one
     left = {p.name for p in (folder / "segments").iterdir()}
-    held = {s.name for s in writer._view.snapshot.manifest.segment_files()}
+    held = {s.name for s in manifest.load(folder).segment_files()}
     assert left == held, f"point {point}: {left ^ held} left over"
     writer.verify()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tests.fixtures.patience import HANG_S
 from tests.tokens.oracle import Row
+from tokenlake.tokens import manifest, wal_redis
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
@@ -52,6 +53,13 @@ def same(batch: TokenBatch, expected: list[list[Row]], moments: list[int]) -> No
         assert (batch.values == values).all()
     else:
         assert (np.abs(batch.floats() - values) <= batch.scales[:, None] / 2).all()
+
+
+def redis_prefix(store: TokenStore) -> str:
+    """What the keys begin with that a store with its tail in Redis has there."""
+    tail = manifest.load(store.path).tail
+    assert tail is not None
+    return wal_redis.prefix(tail.store)
 
 
 def points(module: str, *given: object) -> int:

@@ -32,7 +32,7 @@ def fill(folder: Path) -> TokenStore:
 
 
 def keys(store: TokenStore) -> list[bytes]:
-    """Names of what a store has in Redis."""
+    """Names of what a store has in Redis, by its handle, since its folder may be gone."""
     tail = store._view.snapshot.manifest.tail
     if tail is None:
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, points, same
+from tests.tokens.helpers import arguments, make, points, redis_prefix, same
 from tests.tokens.killed import rows
 from tests.tokens.oracle import DAY, Row
 from tests.tokens.servers import Server
@@ -139,7 +139,7 @@ def test_strings_that_only_the_original_met(store: TokenStore, tmp_path: Path) -
 
 def test_a_store_of_before_has_no_note(store: TokenStore, server: Server) -> None:
     with server.client() as client:
-        assert client.delete(f"{store._view.tail.backend._prefix}:owner") == 1
+        assert client.delete(f"{redis_prefix(store)}:owner") == 1
     other = copy(store)
     assert TokenStore.open(store.path).append(**arguments(ROWS[2:3])) == 1  # the first to write it is its owner
     with pytest.raises(ConfigError):

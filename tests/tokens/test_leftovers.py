@@ -30,6 +30,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 
 def name(store: TokenStore) -> str:
+    """Of the handle, since its folder may be gone."""
     assert store._view.snapshot.manifest.tail is not None
     return store._view.snapshot.manifest.tail.store
 

@@ -90,7 +90,7 @@ def test_many_queries_on_threads(
 ) -> None:
     monkeypatch.setattr(segment, "SEGMENT_ROWS", 900)
     if streamed:
-        monkeypatch.setattr(query_native, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(query_native, "LARGE_BYTES", 0)
     rng = np.random.default_rng(1)
     store = make(tmp_path / "s", dtype)
 

@@ -14,6 +14,7 @@ from tests.tokens.oracle import Row
 from tests.tokens.servers import Server
 from tokenlake.errors import LockedError, NotFoundError, ServiceError
 from tokenlake.times import NEVER, day_of
+from tokenlake.tokens import handle
 from tokenlake.tokens.store import TokenStore
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -74,7 +75,7 @@ def test_what_is_no_store_or_at_work_stays(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "mine").exists()
     store = fill(tmp_path / "store")
     (store.path / "notes").touch()
-    with store._writing("a test"), pytest.raises(LockedError, match="a test"):
+    with handle.locked(store.path, "a test"), pytest.raises(LockedError, match="a test"):
         TokenStore.remove(store.path)
     store.verify()
     TokenStore.remove(store.path)
