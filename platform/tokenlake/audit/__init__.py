@@ -1,4 +1,4 @@
-"""Prove of a training set that nothing in it was known later than it could have been."""
+"""Audit of a training set: checks that no row holds a value that became known after the row's time."""
 
 from tokenlake.audit.columns import ColumnRoles
 from tokenlake.audit.run import AuditReport, audit

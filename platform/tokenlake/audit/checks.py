@@ -1,4 +1,4 @@
-"""What must hold of each row: every check gives the rows that break it."""
+"""The rules of an audit: every check returns the rows that break its rule."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Leaks(NamedTuple):
     """Rows that break one rule.
 
     Attributes:
-        what: the rule.
-        column: the column that breaks it.
+        what: name of the rule.
+        column: column that breaks it.
         rows: (k,) row numbers.
-        at: (k,) the instants that are too late, microseconds; -1 where the rule is of no instant.
+        at: (k,) the instants that are too late, in microseconds; -1 if the rule is not about instants.
     """
 
     what: str
@@ -37,7 +37,7 @@ class Leaks(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Values of all rows, one row's after the other's; `rows` is the row of each."""
+    """Lists of all rows, concatenated; `rows` is the row of each value."""
 
     values: pa.Array
     offsets: NDArray[np.int64]
@@ -49,10 +49,10 @@ class Lists(NamedTuple):
 
 
 def check(table: pa.Table, columns: ColumnRoles, store: TokenStore | None) -> Iterator[Leaks]:
-    """Every rule that a row breaks, row numbers counted from the table's first.
+    """Check all rules; yields the rows that break each, numbered from 0.
 
     Raises:
-        SchemaError: columns of a kind that cannot be what they are said to be.
+        SchemaError: a column has a type that does not fit its role.
     """
     far = beyond(table[columns.time])
     yield Leaks("the row's time is not of the years 1 to 9999", columns.time, *_numbered(far))
@@ -85,7 +85,7 @@ def check(table: pa.Table, columns: ColumnRoles, store: TokenStore | None) -> It
 
 
 def lists_of(table: pa.Table, name: str) -> Lists:
-    """A column as lists; one value a row is a list of one, and no list is an empty one."""
+    """A column as lists: a single value is a list of one, a null is an empty list."""
     column = table[name].combine_chunks()
     if not is_list(column.type):
         return Lists(column, np.arange(len(column) + 1))
@@ -100,7 +100,7 @@ def _immature(what: str, label: str, values: Lists, known: Lists, until: NDArray
 
 
 def _instants(column: pa.Array | pa.ChunkedArray, name: str) -> NDArray[np.int64]:
-    """Microseconds of a column without nulls; what they cannot say is the first or the last there is."""
+    """Microseconds of a time column without nulls, clipped to the range of int64."""
     if is_instant(column.type) and not column.null_count:
         return as_instants(column)[0]
     return as_micros(column, name)
@@ -113,19 +113,21 @@ def _leaks(what: str, column: str, rows: NDArray[np.int64], at: NDArray[np.int64
 def _beside_store(
     table: pa.Table, columns: ColumnRoles, name: str, store: TokenStore, before: NDArray[np.int64]
 ) -> Iterator[Leaks]:
-    """Compare lists with what the store returns now for the same queries."""
+    """Compare the lists with the store's present result for the same queries."""
     times = lists_of(table, name)
     lengths = np.diff(times.offsets)
     length = columns.length or max(1, int(lengths.max(initial=0)))
     batch = store.fetch(table[columns.user], before=before, length=length, available=columns.available)
     keep = batch.lengths if columns.length else np.minimum(batch.lengths, lengths)
     same = keep == lengths
-    place, mine = _aligned(batch, keep, same), np.repeat(same, lengths)
+    place, comparable = _aligned(batch, keep, same), np.repeat(same, lengths)
     differs = ~same
-    differs |= _rows_with(times.rows[mine], batch.timestamps[place] != _instants(times.values, name)[mine], len(table))
+    differs |= _rows_with(
+        times.rows[comparable], batch.timestamps[place] != _instants(times.values, name)[comparable], len(table)
+    )
     yield Leaks("other tokens than the store has before this time", name, *_numbered(differs))
     prefix = name.removesuffix("timestamps")
-    for column, wrong in _payload(table, prefix, batch, place, mine, times, store):
+    for column, wrong in _payload(table, prefix, batch, place, comparable, times, store):
         yield Leaks("other values than the store has", column, *_numbered(wrong & ~differs))
 
 
@@ -139,27 +141,27 @@ def _aligned(batch: TokenBatch, keep: NDArray[np.int64], same: NDArray[np.bool_]
 
 
 def _payload(
-    table: pa.Table, prefix: str, batch: TokenBatch, place: NDArray[np.int64], mine: NDArray[np.bool_], times: Lists,
+    table: pa.Table, prefix: str, batch: TokenBatch, place: NDArray[np.int64], comparable: NDArray[np.bool_], times: Lists,
     store: TokenStore,
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:  # fmt: skip
-    rows, count = times.rows[mine], len(table)
+    rows, count = times.rows[comparable], len(table)
     expected = side_arrays(batch, OWN)
     for name in [n for n in expected if prefix + n in table.column_names]:
         held = lists_of(table, prefix + name)
-        if len(held.values) != len(mine):
+        if len(held.values) != len(comparable):
             raise SchemaError(f"{prefix + name!r} has lists of other lengths than the token times beside it")
-        # A null is an unknown label, which the store gives as 0.
+        # A null is an unknown label, which the store returns as 0.
         values = pc.fill_null(held.values, pa.scalar(0).cast(held.values.type)).to_numpy(zero_copy_only=False)
-        yield prefix + name, _rows_with(rows, values[mine] != expected[name][place], count)
+        yield prefix + name, _rows_with(rows, values[comparable] != expected[name][place], count)
     if prefix + "tokens" in table.column_names:
         held = lists_of(table, prefix + "tokens")
         dim = store.schema.dim
-        if len(held.values) != len(mine) * dim:
+        if len(held.values) != len(comparable) * dim:
             raise SchemaError(
-                f"{prefix + 'tokens'!r} has {len(held.values)} numbers of {len(mine)} tokens; expected {dim} each"
+                f"{prefix + 'tokens'!r} has {len(held.values)} numbers of {len(comparable)} tokens; expected {dim} each"
             )
         values = held.values.to_numpy(zero_copy_only=False).reshape(-1, dim)
-        yield prefix + "tokens", _rows_with(rows, (values[mine] != batch.floats()[place]).any(axis=1), count)
+        yield prefix + "tokens", _rows_with(rows, (values[comparable] != batch.floats()[place]).any(axis=1), count)
 
 
 def _rows_with(rows: NDArray[np.int64], wrong: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:

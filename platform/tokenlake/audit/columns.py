@@ -1,4 +1,4 @@
-"""Which columns of a table are what: told by the caller, by the table's own description, or by their names."""
+"""Roles of a table's columns: from the caller, from the table's own description, or from the column names."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _TIMES = ("event_timestamp", "timestamp", "before", "query_time")
 
 @dataclass(frozen=True)
 class ColumnRoles:
-    """What a training set's columns mean.
+    """The roles of a training set's columns.
 
     Attributes:
-        user: ids; needed only beside a store.
-        time: the rows' times.
-        timestamps: columns of token times: lists, or one time a row. What precedes `timestamps` in a name is the prefix of
-            the columns beside it (`tokens`, side columns, `<label>_known`).
+        user: user ids; needed only to compare with a store.
+        time: times of the rows.
+        timestamps: columns of token times: lists, or one time per row. The part of a name before `timestamps` is the
+            prefix of its other columns (`tokens`, side columns, `<label>_known`).
         available: `realtime`: tokens strictly before the row's time; `daily`: of days before it.
-        length: tokens that a row may have; None: unknown, so the store is asked for as many as the row has.
-        known_at: label -> column of when it is known: both lists beside the token times, or both one value a row.
-        targets: label -> likewise, for what is learned: known before `as_of` instead of the row's time.
-        as_of: microseconds UTC.
+        length: most tokens of a row; None: unknown, so as many are fetched from the store as the row has.
+        known_at: label -> column of the times at which it became known: both are lists parallel to the token times, or
+            both have one value per row.
+        targets: likewise for the targets of training, which must be known before `as_of` instead of the row's time.
+        as_of: the instant of training, microseconds UTC.
     """
 
     user: str | None
@@ -55,16 +56,16 @@ class ColumnRoles:
         targets: Mapping[str, str] | None = None,
         as_of: int | None = None,
     ) -> ColumnRoles:
-        """Find out; what is given goes first, then what the table says of itself.
+        """Determine the roles: arguments come first, then the table's description, then the column names.
 
         Raises:
-            SchemaError: a column that is not there, or one that must be named.
+            SchemaError: a column is missing, or its role must be given.
         """
         told: dict[str, Any] = read_description(schema)
         found = cls(
             user=user or told.get("user") or _first(schema, _USERS),
             time=time or told.get("before") or _needed(_first(schema, _TIMES), "--time", schema),
-            timestamps=tuple(timestamps) or _told(told) or _lists_of_times(schema),
+            timestamps=tuple(timestamps) or _described_timestamps(told) or _lists_of_times(schema),
             available=available or told.get("available") or "realtime",
             length=length or told.get("length"),
             known_at=dict(known_at or {}),
@@ -82,7 +83,7 @@ class ColumnRoles:
         return found
 
 
-def _told(description: dict[str, Any]) -> tuple[str, ...]:
+def _described_timestamps(description: dict[str, Any]) -> tuple[str, ...]:
     return (f"{description['prefix']}timestamps",) if "prefix" in description else ()
 
 
@@ -96,5 +97,5 @@ def _first(schema: pa.Schema, names: Sequence[str]) -> str | None:
 
 def _needed(name: str | None, option: str, schema: pa.Schema) -> str:
     if name is None:
-        raise SchemaError(f"no column says so by its name; name it by {option}. There are {schema.names}")
+        raise SchemaError(f"no column has the expected name; name it by {option}. There are {schema.names}")
     return name

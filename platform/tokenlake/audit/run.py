@@ -1,4 +1,4 @@
-"""Audit a whole table, part by part."""
+"""Audits a whole table, part by part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenlake.reading.source import Source, open_source
 from tokenlake.reading.times import as_instants, beyond, is_instant
 from tokenlake.tokens.store import TokenStore
 
-#: Rows at a time: lists of hundreds of tokens are megabytes by the thousand rows.
+#: Rows of one part; a thousand rows with hundreds of tokens each take megabytes.
 PART = 4096
 _SCHEMA = pa.schema(
     [("row", pa.int64()), ("user", pa.string()), ("time", pa.timestamp("us", "UTC")), ("what", pa.string()),
@@ -28,12 +28,12 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        columns: what was taken for what.
-        rows: how many were read; tokens: how many token times.
-        leaks: one line for each row, rule and instant: row, user, time, what, column, instant.
+        columns: the roles of the columns.
+        rows: number of rows; tokens: number of token times.
+        leaks: one row for each row, rule and instant: row, user, time, what, column, instant.
     """
 
     columns: ColumnRoles
@@ -43,12 +43,12 @@ class AuditReport:
 
     @property
     def leaks(self) -> pa.Table:
-        """Every line, by row."""
+        """All leaks, sorted by row."""
         return pa.concat_tables([_SCHEMA.empty_table(), *self.parts]).sort_by("row")
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was known later."""
+        """Whether there are no leaks."""
         return not self.parts
 
 
@@ -59,52 +59,52 @@ def audit(
     progress: Progress | None = None,
     **columns: Any,
 ) -> AuditReport:
-    """Prove that nothing in a training set was known later, or find the rows that leak.
+    """Find the rows of a training set with values that became known after the row's time.
 
     Args:
         source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, or a table.
-        store: compare with what it returns for the same queries; rows in another order or with fewer tokens differ.
-        progress: told of the rows that are read.
-        columns: what `ColumnRoles.of` takes.
+        store: also compare tokens with the store's present result; another order or fewer tokens count as differences.
+        progress: called as rows are read.
+        columns: arguments of `ColumnRoles.of`.
 
     Raises:
-        SourceError: files that cannot be read.
-        ChangedError: files that are written all the time.
-        SchemaError: columns that are missing, or are not what they are said to be.
+        SourceError: a file cannot be read.
+        ChangedError: a file kept changing while it was read.
+        SchemaError: a column is missing, or has a type that does not fit its role.
     """
 
     def once() -> AuditReport:
         opened = open_source(source, name="the table")
-        report = _audited(opened, _told(opened, columns), store, progress)
+        report = _audited(opened, _roles(opened, columns), store, progress)
         opened.check()
         return report
 
     return steady(once)
 
 
-def _told(opened: Source, columns: dict[str, Any]) -> ColumnRoles:
-    """What the columns mean; files that tell different things of themselves are not one training set."""
+def _roles(opened: Source, columns: dict[str, Any]) -> ColumnRoles:
+    """The roles of the columns; all files must have the same description."""
     first = opened.files[0]
     for file in opened.files[1:]:
         if read_description(file.schema) != read_description(first.schema):
             raise SchemaError(
-                f"{first.name} and {file.name} were made in different ways, by what they tell; audit each alone"
+                f"{first.name} and {file.name} have different descriptions in their metadata; audit each alone"
             )
     return ColumnRoles.of(opened.schema, **columns)
 
 
-def _audited(opened: Source, told: ColumnRoles, store: TokenStore | None, progress: Progress | None) -> AuditReport:
-    if store is not None and told.user is None:
+def _audited(opened: Source, roles: ColumnRoles, store: TokenStore | None, progress: Progress | None) -> AuditReport:
+    if store is not None and roles.user is None:
         raise SchemaError(
             f"no column of user ids to ask the store with; name it by --user. There are {opened.schema.names}"
         )
-    report, total = AuditReport(told), sum(file.rows for file in opened.files)
+    report, total = AuditReport(roles), sum(file.rows for file in opened.files)
     for batch in opened.batches(rows=PART):
         part = pa.Table.from_batches([batch])
-        for found in check(part, told, store):
+        for found in check(part, roles, store):
             if len(found.rows):
-                report.parts.append(_lines(part, told, found, report.rows))
-        report.tokens += sum(len(lists_of(part, name).values) for name in told.timestamps)
+                report.parts.append(_lines(part, roles, found, report.rows))
+        report.tokens += sum(len(lists_of(part, name).values) for name in roles.timestamps)
         report.rows += part.num_rows
         if progress:
             progress("rows", report.rows, total)

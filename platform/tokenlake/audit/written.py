@@ -1,4 +1,4 @@
-"""Training sets as files: rows beside their sequences as flat lists, and what they are in the schema's metadata.
+"""Training sets as files: rows with their sequences as flat lists, and a description in the schema's metadata.
 
 The lists are those of Feast's token views: `tokens` (n * dim floats, oldest first), `timestamps` (n microseconds UTC), and
 for each side column a list of n; for each label also `<label>_known` (`list_columns`). Their names begin with a prefix.
@@ -23,10 +23,10 @@ OWN = ("tokens", "timestamps")
 
 
 def with_sequences(rows: pa.Table, batch: TokenBatch, prefix: str) -> pa.Table:
-    """Rows with the lists of their sequences.
+    """Add the lists of the sequences to the rows.
 
     Raises:
-        SchemaError: the rows have a column of such a name already.
+        SchemaError: the rows already have a column of such a name.
     """
     width = batch.values.shape[1]
     columns = {"tokens": _lists(batch.floats().ravel(), batch.offsets * width)}
@@ -40,12 +40,12 @@ def with_sequences(rows: pa.Table, batch: TokenBatch, prefix: str) -> pa.Table:
 
 
 def with_description(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
-    """The schema with what `read_description` gives."""
+    """Add a description to the schema's metadata; see `read_description`."""
     return schema.with_metadata({**(schema.metadata or {}), KEY: json.dumps(description).encode()})
 
 
 def read_description(schema: pa.Schema) -> dict[str, Any]:
-    """How a training set was made; empty where nothing says so."""
+    """Read the description of how a training set was written; empty if there is none."""
     text = (schema.metadata or {}).get(KEY)
     return dict(json.loads(text)) if text else {}
 

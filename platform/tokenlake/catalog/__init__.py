@@ -1,11 +1,11 @@
-"""What was run, from what, with which result: the lake's memory, in SQLite or Postgres.
+"""The catalog: runs of jobs with their inputs and results, in SQLite or Postgres.
 
 runs ─┬─ artefacts      what a run wrote
       └─ metrics        what a run measured
 versions ─┬─ plans      which checkpoint encodes a day; recorded once, never changed
           ├─ checkpoints
           └─ index_versions
-reruns                  days that late events touched
+reruns                  days that got late events
 """
 
 from tokenlake.catalog.catalog import Catalog

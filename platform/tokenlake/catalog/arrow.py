@@ -1,4 +1,4 @@
-"""The catalog's tables as Arrow, with the same schema whether they hold rows or not."""
+"""The catalog's tables as Arrow tables; an empty table has the same schema as a filled one."""
 
 from __future__ import annotations
 

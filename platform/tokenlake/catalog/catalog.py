@@ -1,4 +1,4 @@
-"""`Catalog`: what was run, from what, with which result."""
+"""`Catalog`: records of runs, versions, plans, checkpoints, artefacts and metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _Record = TypeVar("_Record")
-#: A day's tokens are published when this job is done, and its embeddings when the other is.
+#: Jobs that complete a day: the first publishes its tokens, the second its embeddings.
 PUBLISH, EMBED = "publish", "embed"
 
 
@@ -70,14 +70,14 @@ class Catalog:
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Catalog:
-        """Open a catalog; a new or older one is migrated first.
+        """Open a catalog; a missing one is created, an older one is migrated.
 
         Args:
             url_or_path: a file for SQLite, or a SQLAlchemy URL of SQLite or Postgres.
 
         Raises:
-            TerminalError: it cannot be used; the message says why, without the URL's password.
-            TransientError: it cannot be reached, or is busy.
+            TerminalError: the database cannot be used; the message says why, without the URL's password.
+            TransientError: the database cannot be reached, or is busy.
         """
         catalog = cls(connect(as_url(url_or_path)))
         catalog._bury()
@@ -85,7 +85,7 @@ class Catalog:
 
     @property
     def url(self) -> URL:
-        """Where it is; the password is hidden when printed."""
+        """The database's URL; the password is hidden when printed."""
         return self.engine.url
 
     def __repr__(self) -> str:
@@ -107,10 +107,10 @@ class Catalog:
     # Versions.
 
     def add_version(self, version: str, encoder: str, spec: Mapping[str, Any]) -> Version:
-        """Record a version as a candidate; a known one stays as it is.
+        """Record a version as a candidate; a recorded version is not changed.
 
         Raises:
-            VersionError: the version is known with another encoder or spec, or is being removed.
+            VersionError: the version is recorded with another encoder or spec, or is being removed.
         """
         values = {"version": version, "encoder": encoder, "spec": json.loads(to_json(dict(spec)))}
         insert = self._insert(VersionRow).values(**values, state="candidate", created_at=now())
@@ -132,16 +132,16 @@ class Catalog:
             return _records(Version, session.scalars(sa.select(VersionRow).order_by(VersionRow.created_at)))
 
     def serving(self) -> str | None:
-        """The version that serves."""
+        """Name of the serving version; None where there is none."""
         with self._read() as session:
             return session.scalar(sa.select(VersionRow.version).where(VersionRow.state == "serving"))
 
     def promote(self, version: str) -> str | None:
-        """Let a version serve, at once for everyone; returns the one that served before.
+        """Make a version the serving one, in one transaction; returns the previous serving version.
 
         Raises:
-            NotFoundError: no such version.
-            VersionError: it has no checkpoint yet, so nothing of it can be served.
+            NotFoundError: there is no such version.
+            VersionError: the version has no checkpoint yet, so it cannot be served.
         """
         with self._write() as session:
             rows = _locked_versions(session)
@@ -154,16 +154,16 @@ class Catalog:
                 return old.previous
             if old is not None:
                 old.state = "retired"
-                session.flush()  # before the next one serves: never two
+                session.flush()  # before the next one becomes serving, since two are not allowed
             new = rows[version]
             new.state, new.promoted_at, new.previous = "serving", now(), old.version if old else None
             return new.previous
 
     def rollback(self) -> str:
-        """Let the version that served before serve again; returns it.
+        """Make the previous serving version the serving one again; returns its name.
 
         Raises:
-            NotFoundError: none serves, or none served before it.
+            NotFoundError: no version is serving, or there is no previous one.
         """
         with self._write() as session:
             rows = _locked_versions(session)
@@ -181,13 +181,13 @@ class Catalog:
     # Plans.
 
     def plan(self, version: str, day: dt.date) -> Plan | None:
-        """The recorded plan of a day."""
+        """The recorded plan of a day; None where there is none."""
         with self._read() as session:
             row = session.get(PlanRow, (version, day))
             return None if row is None else _record(Plan, row)
 
     def record_plan(self, plan: Plan) -> Plan:
-        """Record a plan unless the day has one; returns the one that stands."""
+        """Record a plan if the day has none; returns the recorded one."""
         insert = self._insert(PlanRow).values(**dataclasses.asdict(plan)).on_conflict_do_nothing()
         with self._write() as session:
             session.execute(insert)
@@ -202,14 +202,14 @@ class Catalog:
     # Checkpoints and indexes.
 
     def add_checkpoint(self, checkpoint: CheckpointRecord) -> None:
-        """Record a checkpoint; the same one again replaces its record."""
+        """Record a checkpoint; an existing record is replaced."""
         self._put(CheckpointRow, checkpoint)
 
     def checkpoint(self, version: str, checkpoint: str) -> CheckpointRecord:
         """One checkpoint.
 
         Raises:
-            NotFoundError: it was never recorded.
+            NotFoundError: the checkpoint is not recorded.
         """
         with self._read() as session:
             row = session.get(CheckpointRow, (version, checkpoint))
@@ -226,7 +226,7 @@ class Catalog:
             return _records(CheckpointRecord, session.scalars(query))
 
     def add_index(self, index: IndexVersion) -> None:
-        """Record a derived index of a day; the same one again replaces its record."""
+        """Record a derived index of a day; an existing record is replaced."""
         self._put(IndexVersionRow, index)
 
     def indexes(self, version: str) -> list[IndexVersion]:
@@ -245,10 +245,10 @@ class Catalog:
 
     @contextmanager
     def run(self, job: str, day: dt.date | None = None, version: str | None = None) -> Iterator[Run]:
-        """Record one execution of a job: its start now, its outcome when the block ends.
+        """Record one execution of a job: its start now, its result at the end of the block.
 
-        A block that raises is `failed` (`transient` for a `TransientError`, else `terminal`), or `interrupted`
-        by Ctrl-C; the exception goes on. Artefacts and metrics are written with the outcome.
+        If the block raises, the run is `failed` (`transient` for a `TransientError`, else `terminal`), or `interrupted`
+        by Ctrl-C; the exception is raised again. Artefacts and metrics are written together with the result.
         """
         started = now()
         row = RunRow(job=job, day=day, version=version, status="running", started_at=started)
@@ -310,7 +310,7 @@ class Catalog:
         job: str | None = None,
         version: str | None = None,
     ) -> list[Metric]:
-        """Metrics that stand: those of the newest done run of each job, day and version, oldest first.
+        """Current metrics: those of the newest done run of each job, day and version, oldest first.
 
         The whole history is in `arrow()["metrics"]`.
         """
@@ -329,7 +329,7 @@ class Catalog:
     # Days.
 
     def done(self, version: str, job: str) -> set[dt.date]:
-        """Days whose newest run of a job is done; a run that skipped says nothing, and is passed over."""
+        """Days whose newest run of a job is done; skipped runs are ignored."""
         newest = sa.select(sa.func.max(RunRow.id)).where(RunRow.status != "skipped")
         newest = newest.where(RunRow.version == version, RunRow.job == job).group_by(RunRow.day)
         query = sa.select(RunRow.day).where(RunRow.id.in_(newest), RunRow.status == "done")
@@ -337,7 +337,7 @@ class Catalog:
             return {day for day in session.scalars(query) if day is not None}
 
     def empty(self, version: str, job: str, kind: str) -> set[dt.date]:
-        """Days whose newest done run of a job wrote an artefact of a kind, and no row of it."""
+        """Days whose newest done run of a job wrote an artefact of this kind with no rows."""
         newest = sa.select(sa.func.max(RunRow.id)).where(RunRow.status == "done")
         newest = newest.where(RunRow.version == version, RunRow.job == job).group_by(RunRow.day)
         query = sa.select(RunRow.day).join(ArtefactRow, ArtefactRow.run_id == RunRow.id)
@@ -352,9 +352,9 @@ class Catalog:
             return bool(session.scalar(sa.select(query)))
 
     def mark_rerun(self, days: Iterable[dt.date], reason: str) -> None:
-        """Mark days whose events changed: pending for every version that has planned them.
+        """Mark days whose events changed as pending, for every version that has a plan for them.
 
-        A day that no version has planned is pending once, for whichever comes first.
+        A day without a plan is marked once, without a version; the first version that runs it clears the mark.
         """
         with self._write() as session:
             for day in sorted(set(days)):
@@ -363,7 +363,7 @@ class Catalog:
                     session.merge(RestatementRow(day=day, version=version, reason=reason, marked_at=now()))
 
     def restatements(self, version: str | None = None) -> list[Restatement]:
-        """Days that are pending, of all versions or of one, by day."""
+        """Pending days, of all versions or of one, sorted by day."""
         query = sa.select(RestatementRow).order_by(RestatementRow.day, RestatementRow.version)
         if version is not None:
             query = query.where(RestatementRow.version.in_([version, ""]))
@@ -371,12 +371,12 @@ class Catalog:
             return [Restatement(r.day, r.version or None, r.reason, r.marked_at) for r in session.scalars(query)]
 
     def clear_rerun(self, day: dt.date, version: str | None = None, *, before: dt.datetime | None = None) -> None:
-        """Take a day's marks away, of all versions or of one.
+        """Remove a day's marks, of all versions or of one.
 
         Args:
             day: the day that was run again.
             version: the version that ran it.
-            before: the run's start: marks made since then stay, for the run may not have seen those events.
+            before: the run's start; later marks are kept, since the run may not have read those events.
         """
         query = sa.delete(RestatementRow).where(RestatementRow.day == day)
         if version is not None:
@@ -389,7 +389,7 @@ class Catalog:
     # For DuckDB.
 
     def stamp(self) -> tuple[int, ...] | None:
-        """Differs whenever the catalog may have changed since; None where that cannot be told cheaply (Postgres)."""
+        """A value that changes whenever the catalog may have changed; None where there is no cheap one (Postgres)."""
         if self.engine.dialect.name != "sqlite":
             return None
         files = [Path(f"{self.url.database}{suffix}") for suffix in ("", "-wal")]

@@ -1,4 +1,4 @@
-"""From a URL to an engine whose schema is up to date: drivers, pragmas, migrations, and errors for people."""
+"""Connects to a catalog's database: drivers, pragmas, migrations, and readable errors."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tokenlake.errors import (
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60
-#: One number for every Tokenlake catalog: the advisory lock under which Postgres is migrated.
+#: Number of the advisory lock for migrations in Postgres, the same for all Tokenlake catalogs.
 _ADVISORY_LOCK = 0x70CE_1A4E
 
 
 def as_url(url_or_path: str | Path) -> URL:
-    """Turn a path or URL into a URL with a driver that is installed.
+    """Turn a path or URL into a URL with an installed driver.
 
     Raises:
-        ConfigError: neither a path, nor a URL of SQLite or Postgres.
+        ConfigError: it is neither a path nor a URL of SQLite or Postgres.
         MissingExtraError: no driver for Postgres is installed.
     """
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
@@ -67,11 +67,11 @@ def _postgres_driver() -> str:
 
 
 def connect(url: URL) -> sa.Engine:
-    """Make an engine, and migrate the database when its schema is older than this code.
+    """Create an engine, and migrate the database if its schema is older than this code.
 
     Raises:
-        TerminalError: the database cannot be used, or was made by a newer Tokenlake.
-        TransientError: it cannot be reached, is busy, or the disk refused.
+        TerminalError: the database cannot be used, or was created by a newer Tokenlake.
+        TransientError: the database cannot be reached, is busy, or the disk is full or not writable.
     """
     engine = sa.create_engine(url, json_serializer=to_json)
     _leave_to_parent(engine)
@@ -91,7 +91,7 @@ def connect(url: URL) -> sa.Engine:
 
 
 def _leave_to_parent(engine: sa.Engine) -> None:
-    """Let a forked child open connections of its own: those of the pool stay the parent's."""
+    """Make a forked child open its own connections: those of the pool belong to the parent."""
     reference = weakref.ref(engine)
 
     def forget() -> None:
@@ -102,7 +102,7 @@ def _leave_to_parent(engine: sa.Engine) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as every database takes it: NaN is null, NumPy scalars are numbers."""
+    """JSON that every database accepts: NaN becomes null, NumPy scalars become numbers."""
     return json.dumps(_plain(value), sort_keys=True, allow_nan=False)
 
 
@@ -119,7 +119,9 @@ def _plain(value: Any) -> Any:
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver's own transactions leave SELECTs out: `_sqlite_begin` opens ours
+    connection.isolation_level = (
+        None  # the driver's own transactions do not include SELECTs; `_sqlite_begin` begins ours
+    )
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     cursor.execute("PRAGMA synchronous = FULL")
@@ -128,7 +130,7 @@ def _sqlite_connect(connection: Any, _: Any) -> None:
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
-    # A transaction that reads and then writes must hold the write lock from its start, else it fails when another wrote.
+    # A transaction that reads and then writes must take the write lock at its start, else it fails if another one wrote.
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
@@ -161,7 +163,7 @@ def _migration_lock(engine: sa.Engine) -> Iterator[None]:
     with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
         connection = engine.raw_connection()
         try:
-            # The file remembers it. Switching a new file is a race that no busy timeout covers.
+            # The setting is stored in the file. Changing it in a new file is a race that the busy timeout does not cover.
             connection.cursor().execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
@@ -187,7 +189,7 @@ def _upgrade(connection: sa.Connection) -> None:
 
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
-    """Turn the database's errors into ours, without its password."""
+    """Translate the database's errors into Tokenlake errors, without its password."""
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -208,5 +210,5 @@ def _error(message: str, text: str) -> TokenlakeError:
 
 
 def scrub(text: str, url: URL) -> str:
-    """Take the URL's password out of a text."""
+    """Remove the URL's password from a text."""
     return text.replace(url.password, "***") if url.password else text

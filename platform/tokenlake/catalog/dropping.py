@@ -1,4 +1,4 @@
-"""Take a version out of the catalog, in two steps with the removal of its data between them."""
+"""Removes a version from the catalog, in two steps; its data is removed between them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tokenlake.errors import LockedError, NotFoundError, VersionError
 
 
 def require_droppable(catalog: Catalog, version: str) -> None:
-    """See that a version is there, serves nobody, and is not being made.
+    """Check that a version exists, is not serving, and that none of its jobs is running.
 
     Raises:
-        NotFoundError: no such version.
-        VersionError: it serves.
-        LockedError: one of its jobs runs.
+        NotFoundError: there is no such version.
+        VersionError: the version is serving.
+        LockedError: one of its jobs is running.
     """
-    with catalog._read() as session:  # the same room
+    with catalog._read() as session:  # same package
         _require(session, version)
-    if running := catalog.runs(version=version, status="running"):  # those of dead processes are buried by now
+    if running := catalog.runs(version=version, status="running"):  # runs of dead processes were marked as killed
         run = running[0]
         raise LockedError(f"{run.job} of {version} runs, in process {run.pid} on {run.host}; try again when it is done")
 
 
 def begin(catalog: Catalog, version: str) -> None:
-    """Forget all that was done for a version but that it is being dropped; from now on no job takes it up.
+    """Delete all records of a version but one, which marks it as being dropped; from now on no job accepts it.
 
     Raises:
         NotFoundError, VersionError, LockedError: as `require_droppable`.
@@ -55,7 +55,7 @@ def begin(catalog: Catalog, version: str) -> None:
 
 
 def end(catalog: Catalog, version: str) -> None:
-    """Forget the version itself, whose data is gone."""
+    """Delete the version's own record, after its data was removed."""
     with catalog._write() as session:  # as above
         session.execute(sa.delete(VersionRow).where(VersionRow.version == version, VersionRow.state == "dropping"))
 

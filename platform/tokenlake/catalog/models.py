@@ -1,4 +1,4 @@
-"""The catalog's tables. A change here needs a migration, and a new `HEAD`; a test compares the two."""
+"""The catalog's tables. A change here needs a migration and a new `HEAD`; a test compares tables and migrations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, ForeignKey, 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-#: Newest revision in `migrations/versions`; known here so that opening an up-to-date catalog needs no alembic.
+#: Newest revision in `migrations/versions`; kept here so that opening an up-to-date catalog does not import alembic.
 HEAD = "0001"
 
 
 class Instant(TypeDecorator[dt.datetime]):
-    """An aware datetime in UTC; SQLite, which knows no zones, stores it naive."""
+    """An aware datetime in UTC; SQLite, which has no time zones, stores it as a naive one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -141,7 +141,7 @@ class RunRow(Base):
     message: Mapped[str | None]
     host: Mapped[str]
     pid: Mapped[int] = mapped_column(BigInteger)
-    #: When the process began, as the system counts it: a pid alone may be given to another process later.
+    #: Start time of the process in the system's own count, since the system may reuse the pid.
     pid_started: Mapped[str]
 
 
@@ -173,7 +173,7 @@ class MetricRow(Base):
 
 
 class RestatementRow(Base):
-    """A day whose events changed after it was encoded; an empty `version` stands for none."""
+    """A day whose events changed after it was encoded; an empty `version` means none."""
 
     __tablename__ = "reruns"
 

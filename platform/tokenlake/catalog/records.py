@@ -1,4 +1,4 @@
-"""The catalog's answers: frozen dataclasses, never rows bound to a database session."""
+"""The catalog's results: frozen dataclasses, which are not bound to a database session."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any, Literal
 
 from tokenlake.errors import NotFoundError
 
-#: `dropping`: its data is being removed, or was when a process ended.
+#: `dropping`: its data is being removed, or its removal was interrupted.
 VersionState = Literal["candidate", "serving", "retired", "dropping"]
-#: `killed`: the process of a running run is gone. `skipped`: there was nothing to do.
+#: `killed`: the process ended before the run did. `skipped`: there was nothing to do.
 RunStatus = Literal["running", "done", "failed", "interrupted", "skipped", "killed"]
 ErrorKind = Literal["terminal", "transient"]
 
 
 def now() -> dt.datetime:
-    """This instant, UTC."""
+    """The present instant, in UTC."""
     return dt.datetime.now(dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One encoder lineage.
+    """One encoder version.
 
     Attributes:
         version: its name, `<encoder>-<digest>`.
         encoder: name of the encoder in `tokenlake.yaml`.
         spec: the encoder's fields.
         state: at most one version is `serving`.
-        previous: the version that served before this one was promoted; a rollback goes there.
+        previous: the version that served before this one was promoted; a rollback returns to it.
     """
 
     version: str
@@ -48,13 +48,13 @@ class Plan:
 
     Attributes:
         checkpoint: encodes the day.
-        parent: checkpoint that training continues from; None starts anew.
-        train_from: first day that the checkpoint trains on; None when it is taken as it is.
+        parent: checkpoint that training continues from; None: training starts with new weights.
+        train_from: first day that the checkpoint trains on; None: an existing checkpoint is used unchanged.
         train_to: last day that the checkpoint trains on.
         chunk_start: first day that the checkpoint encodes.
         chunk_end: last day that the checkpoint encodes.
-        bootstrap: the checkpoint was trained on the day itself, since nothing came before it.
-        watermark: events with `ingested_at` (microseconds UTC) up to here were there when the plan was made.
+        bootstrap: the checkpoint was trained on the day itself, since there were no earlier days.
+        watermark: the plan reads events with `ingested_at` (microseconds UTC) up to this instant.
     """
 
     version: str
@@ -73,7 +73,7 @@ class Plan:
         """First and last day that the checkpoint trains on.
 
         Raises:
-            NotFoundError: it trains on none, since the plan takes it as it is.
+            NotFoundError: it trains on no days, since the plan uses an existing checkpoint.
         """
         if self.train_from is None or self.train_to is None:
             raise NotFoundError(
@@ -100,7 +100,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class IndexVersion:
-    """One derived, rebuildable index (token segments, FAISS, graph) with the identity of what it was built from."""
+    """One derived index (token segments, FAISS, graph), which can be rebuilt, with the identity of its source."""
 
     name: str
     version: str
@@ -117,8 +117,8 @@ class RunRecord:
     """One execution of a job.
 
     Attributes:
-        message: why it was skipped, or the error's text.
-        error_kind: `transient` errors may go through later.
+        message: why the run was skipped, or the error's text.
+        error_kind: a `transient` error may not occur again in a later try.
     """
 
     id: int
@@ -137,7 +137,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """Something that a run wrote."""
+    """An output of a run: a file, folder or table partition."""
 
     run_id: int
     kind: str
@@ -149,7 +149,7 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Something that a run measured; a value of None is n/a (such as the AUC of a day with one class)."""
+    """A measurement of a run; a value of None is n/a (such as the AUC of a day with one class)."""
 
     run_id: int
     job: str
@@ -163,7 +163,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Restatement:
-    """A day whose events changed after it was encoded; `version` is None when no version had planned it."""
+    """A day whose events changed after it was encoded; `version` is None if no version had a plan for it."""
 
     day: dt.date
     version: str | None

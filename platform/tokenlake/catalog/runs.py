@@ -1,4 +1,4 @@
-"""One execution of a job, as the job sees it, and whether its process is still there."""
+"""`Run`, through which a job reports to the catalog, and the check that a run's process is still alive."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tokenlake.errors import TransientError
 
 
 class Run:
-    """What a job tells about itself while it runs; `Catalog.run` makes it and writes it down.
+    """Collects artefacts and metrics of one run; `Catalog.run` creates it and stores its content.
 
     Attributes:
         id: the run's number in the catalog.
-        started_at: events ingested later are not in this run for certain.
+        started_at: start of the run; events ingested later may be missing in its result.
     """
 
     def __init__(self, id: int, job: str, day: dt.date | None, version: str | None, started_at: dt.datetime) -> None:  # noqa: A002  the catalog's own name
@@ -35,22 +35,22 @@ class Run:
         return f"Run(id={self.id}, job={self.job!r}, day={self.day}, version={self.version!r})"
 
     def artefact(self, kind: str, uri: str | Path, rows: int | None = None, bytes: int | None = None) -> None:  # noqa: A002  what it counts
-        """Tell of something written."""
+        """Record an output of the run."""
         self.rows.append(ArtefactRow(run_id=self.id, kind=kind, uri=str(uri), rows=rows, bytes=bytes, created_at=now()))
 
     def metric(self, name: str, value: float | None, **labels: object) -> None:
-        """Tell of something measured; None, NaN and infinity are n/a."""
+        """Record a measurement of the run; None, NaN and infinity are n/a."""
         finite = None if value is None or not math.isfinite(value) else float(value)
         told = {key: str(label) for key, label in labels.items()}
         self.rows.append(MetricRow(run_id=self.id, name=name, value=finite, labels=told, created_at=now()))
 
     def skip(self, reason: str) -> None:
-        """Tell that there was nothing to do; the job then returns."""
+        """Record that there was nothing to do; the job then returns."""
         self.skipped = reason
 
 
 def outcome(error: BaseException) -> tuple[RunStatus, ErrorKind | None]:
-    """Status and kind of error of a run that raised."""
+    """Status and error kind of a run that raised an exception."""
     if not isinstance(error, Exception):  # Ctrl-C, or a scheduler that ends its worker
         return "interrupted", "transient"
     return "failed", "transient" if isinstance(error, TransientError) else "terminal"
@@ -63,17 +63,17 @@ def host() -> str:
 
 
 def process_started(pid: int) -> str:
-    """When a process began, as Linux counts it; empty where that cannot be known, or when it is gone."""
+    """Start time of a process in Linux's own count; empty if it is not known, or the process has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    fields = stat.rpartition(")")[2].split()  # the process name before it may contain spaces
     return "" if fields[0] == "Z" else fields[19]
 
 
 def is_alive(pid: int, started: str) -> bool:
-    """Whether the process that had `pid`, and began at `started`, is still there."""
+    """Whether the process with this `pid` and start time is still alive."""
     if started:
         return process_started(pid) == started
     try:

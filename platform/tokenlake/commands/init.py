@@ -131,7 +131,7 @@ def _features(guessed: Guess | None) -> list[str]:
             "  #   price: {kind: numeric, column: unit price, of: item}",
         ]
     lines = ["  features:", *(f"    {_quoted(name)}: {kind}" for name, kind in guessed.features.items())]
-    return lines + [f"    # {_quoted(name)}: left out" for name in guessed.left]
+    return lines + [f"    # {_quoted(name)}: left out" for name in guessed.unused]
 
 
 def _labels(guessed: Guess | None) -> list[str]:

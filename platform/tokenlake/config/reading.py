@@ -43,7 +43,7 @@ def explain(path: Path, error: ValidationError, models: Iterable[type[BaseModel]
     lines = []
     for e in error.errors():
         place = ".".join(str(part) for part in e["loc"])
-        lines.append(f"  {place or '(whole file)'}: {_told(e, known)}")
+        lines.append(f"  {place or '(whole file)'}: {_explain_field(e, known)}")
     return f"{path} cannot be used:\n" + "\n".join(lines)
 
 
@@ -62,7 +62,7 @@ class _OnceEach(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _told(error: ErrorDetails, known: set[str]) -> str:
+def _explain_field(error: ErrorDetails, known: set[str]) -> str:
     name = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, known, n=1)

@@ -1,1 +1,1 @@
-"""How good it is: reports on token models, rankers and candidates, beside baselines and controls."""
+"""Evaluation: reports on token models, rankers and candidates, with baselines and controls."""

@@ -1,4 +1,4 @@
-"""What candidates are measured against: item-kNN on the same users, times and rules, and the user's own past."""
+"""Baselines of candidates: item-kNN on the same users, times and rules, and the user's own past."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tokenlake.features.keys import Ints
 from tokenlake.retrieval.pools import ItemPools
 from tokenlake.times import Day, day_start
 
-#: Positives of a user that item-kNN starts from, the latest.
+#: Number of a user's latest positives that item-kNN starts from.
 _PROFILE = 50
-#: Similar items kept of each.
+#: Number of similar items kept for each item.
 _SIMILAR = 200
 
 
 class ItemKnn:
-    """Item-kNN: cosines of items by the users who were positive on both, as of the start of a day.
+    """Item-kNN: cosines between items by their common positive users, as of the start of a day.
 
     Args:
         pools: positives by user and time.
-        settings: the rules that the candidates obey: window, half-life, what was seen.
+        settings: the rules of the candidates: window, half-life, exclusion of seen items.
     """
 
     def __init__(self, pools: ItemPools, settings: Retrieval) -> None:
@@ -46,7 +46,7 @@ class ItemKnn:
         return out
 
     def _start(self, day: Day) -> None:
-        """Lay out who was positive on what before the day, once a user and item."""
+        """Compute the distinct (user, item) positives before the day."""
         pools, end = self._pools, day_start(day)
         fresh = pools.positives.when < end
         if self._settings.window is not None:
@@ -78,7 +78,7 @@ class ItemKnn:
 
 
 def own_past(pools: ItemPools, users: Ints, now: Ints) -> NDArray[np.float64]:
-    """What users were positive on before, by the rules' decay: (q, items). A control where things are consumed again."""
+    """Scores of users' own earlier positives with the rules' decay: (q, items). A control for items bought repeatedly."""
     items, decay, offsets = pools.votes(users, now)
     cells = np.repeat(np.arange(len(users)), np.diff(offsets)) * len(pools.ids) + items
     flat = np.bincount(cells, weights=decay, minlength=len(users) * len(pools.ids))

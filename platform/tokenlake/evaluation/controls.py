@@ -1,7 +1,7 @@
-"""Controls: models that are trained and scored over the same days as an encoder, only to be compared with it.
+"""Controls: models that are trained and scored on the same days as an encoder, for comparison only.
 
-They follow the encoder's own plans: the same days trained on before the same days are scored. Their predictions lie in
-the `predictions` table under a version that begins with `control-`; they make no tokens that anybody could fetch.
+They follow the encoder's plans: the same training days before the same scored days. Their predictions are in the table
+`predictions` under a version that begins with `control-`; their tokens are not published.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from tokenlake_models.instances import History
 
 @dataclass(frozen=True)
 class Control:
-    """One model to compare with.
+    """One control model.
 
     Attributes:
-        name: what the report calls it.
+        name: name in the report.
         kind: the encoder's own architecture, or logistic regression on the same features.
-        encoder: scheme, widths, and whether the running counts are among its inputs.
+        encoder: scheme, widths, and whether running counts are inputs.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Control:
     encoder: Encoder
 
     def version(self, lake: Project) -> str:
-        """Where its predictions lie: they depend on the model and the features."""
+        """The version of its predictions, which depends on the model and the features."""
         made_of = [self.kind, self.encoder.model_dump(mode="json"), lake.config.events.model_dump(mode="json")]
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         return f"control-{self.name.replace(' ', '-')}-{digest[:8]}"
 
 
 def controls_of(lake: Project) -> list[Control]:
-    """Each scheme of the config with the counts switched over, and logistic regression with and without them."""
+    """Each scheme of the config with its setting `counts` inverted, and logistic regression with and without counts."""
     by_scheme = {encoder.scheme: encoder for encoder in reversed(lake.config.tokens.encoders.values())}
     switched = [encoder.model_copy(update={"counts": not encoder.counts}) for encoder in by_scheme.values()]
     serving = lake.config.tokens.encoders[lake.config.tokens.serving_name]
@@ -68,12 +68,12 @@ def controls_of(lake: Project) -> list[Control]:
 
 
 def title(what: str, encoder: Encoder) -> str:
-    """What a report calls a model."""
+    """Name of a model in a report."""
     return what if encoder.counts else f"{what} without counts"
 
 
 def is_complete(lake: Project, control: Control, plans: list[Plan]) -> bool:
-    """Whether a control's predictions of all these days are there."""
+    """Whether a control has predictions for all days of the plans."""
     there = set(lake.predictions.days(control.version(lake)))
     return all(plan.day in there for plan in plans if not plan.bootstrap)
 
@@ -81,7 +81,7 @@ def is_complete(lake: Project, control: Control, plans: list[Plan]) -> bool:
 def run_control(lake: Project, control: Control, plans: list[Plan], progress: Progress | None = None) -> int:
     """Train and score a control along the given plans; returns the rows written to `predictions`.
 
-    One pass from the beginning: a control's state is not kept, only what it predicted.
+    It always runs from the first day, since only a control's predictions are stored, not its state.
     """
     version = control.version(lake)
     scored: list[pa.Table] = []
@@ -105,7 +105,7 @@ def run_controls(lake: Project, controls: Sequence[Control], progress: Progress 
 
 
 def parts_of_controls(lake: Project, controls: Sequence[Control]) -> list[Callable[[Progress], int]]:
-    """Each control as a part for `each_in_its_process`."""
+    """Each control as a callable for `each_in_its_process`."""
     return [partial(_control, lake, control) for control in controls]
 
 
@@ -114,7 +114,7 @@ def _control(lake: Project, control: Control, progress: Progress) -> int:
 
 
 class _Progressive:
-    """Scores day after day, trained as each day's plan says, with a token store of its own for SIT's history."""
+    """Trains and scores a control day by day along the plans, with a separate token store for SIT's history."""
 
     def __init__(self, lake: Project, control: Control, store: Path) -> None:
         self._encoder = control.encoder

@@ -1,8 +1,8 @@
-"""An HSTU ranker over the stored tokens, trained in one pass in order of time: IAT's second stage, measured.
+"""Evaluation of IAT's second stage: an HSTU ranker over the stored tokens, trained in one pass in order of time.
 
-For every labelled event after the bootstrap chunk: the user's last tokens strictly before it, from the token store,
-with what was known of their labels by then; the event's own token as the candidate; a prediction; and only then, once
-the label is known, one step of learning. So each prediction comes from a model that saw nothing of its future.
+For every labelled event after the bootstrap chunk, the ranker reads the user's last tokens strictly before it from the
+token store, with the labels known by then, and predicts the event's own token as the candidate. Once the label is known,
+it learns from it in one step. So every prediction comes from a model that has seen no later event.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from tokenlake.tokens.quantize import round_to
 from tokenlake_models.hstu import HstuConfig, RankingBatch
 from tokenlake_models.hstu_training import HstuLearner
 
-#: What the predictions are called in the `predictions` table.
+#: Name of the model in the table `predictions`.
 RANKER, RUNNING = "hstu ranker", "running base rate"
 
 
 @dataclass(frozen=True)
 class RankerOptions:
-    """Shape and pace of the ranker; the defaults are for two cores.
+    """Shape and training settings of the ranker; the defaults suit two cores.
 
     Attributes:
-        history: tokens of a question at most.
+        history: most tokens of a query.
         dim: width of the layers.
         layers: HSTU layers.
         heads: of attention.
@@ -66,13 +66,13 @@ class RankerOptions:
 
 
 def ranker_version(lake: Project, version: str, options: RankerOptions) -> str:
-    """Where the predictions of a ranker over one version's tokens lie."""
+    """The version of the predictions of a ranker over one version's tokens."""
     made_of = [version, dataclasses.asdict(options), lake.config.events.model_dump(mode="json")]
     return f"ranker-{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def is_trained(lake: Project, version: str, options: RankerOptions) -> bool:
-    """Whether the ranker has predicted all that the source model has."""
+    """Whether the ranker has predictions for all rows that the source model has."""
     days = [plan.day for plan in _plans(lake, version)]
     if not days:
         return False
@@ -85,19 +85,19 @@ def is_trained(lake: Project, version: str, options: RankerOptions) -> bool:
 def train_ranker(
     lake: Project, version: str, options: RankerOptions | None = None, progress: Progress | None = None
 ) -> int:
-    """Train a ranker on one version's tokens, and write what it predicted into `predictions`.
+    """Train a ranker on one version's tokens, and write its predictions into `predictions`.
 
-    Its state is not kept, only its predictions, and beside them those of the running base rate: the share of positives
-    among the labels learned so far.
+    Its state is not stored. Predictions of the running base rate, the share of positives among the labels learned so
+    far, are written too.
 
     Args:
         lake: the lake.
-        version: of the tokens, as `lake.resolve` gives it.
-        options: the ranker's.
-        progress: told after each day.
+        version: version of the tokens, as returned by `lake.resolve`.
+        options: options of the ranker.
+        progress: called after each day.
 
     Returns:
-        Rows predicted.
+        Number of predicted rows.
 
     Raises:
         NotFoundError: no day after the bootstrap chunk is published yet.
@@ -126,17 +126,17 @@ def train_ranker(
 def ranker_report(
     lake: Project, version: str, options: RankerOptions | None = None, *, resamples: int = 200
 ) -> TokenReport:
-    """Score a trained ranker beside the base rate, the running base rate and its source model, on the same rows.
+    """Score a trained ranker, the base rate, the running base rate and the source model on the same rows.
 
     Args:
         lake: the lake.
-        version: of the tokens.
-        options: those that it was trained with.
-        resamples: of the user bootstrap.
+        version: version of the tokens.
+        options: options of the trained ranker.
+        resamples: number of resamples of the user bootstrap.
 
     Raises:
-        NotFoundError: it is not trained.
-        OrderError: the lake has got new predictions since.
+        NotFoundError: the ranker is not trained.
+        OrderError: the source model has new predictions since.
     """
     name = ranker_version(lake, version, options or RankerOptions())
     days = lake.predictions.days(name)
@@ -150,21 +150,21 @@ def ranker_report(
 
 
 def _plans(lake: Project, version: str) -> list[Plan]:
-    """Published days whose tokens were made by a model that had not been trained on them."""
+    """Plans of published days that were encoded by a model not trained on them."""
     there = finished(lake, version)
     return [plan for plan in lake.catalog.plans(version) if plan.day in there and not plan.bootstrap]
 
 
 @dataclass(frozen=True, slots=True)
 class _CandidateRows:
-    """Candidates, one a row.
+    """Candidates, one per row.
 
     Attributes:
-        users: ids.
+        users: user ids.
         timestamps: `(n,)` microseconds.
-        tokens: `(n, dim)`, of each row's own features alone.
+        tokens: `(n, dim)`, from each row's own features only.
         targets: `(n, L)`, 0 where unknown.
-        when: `(n, L)` the instant after which the label may be learned from; NEVER where it is not known.
+        known_from: `(n, L)` the instant from which the label can be used for training; NEVER if it is not known.
     """
 
     users: pa.Array
@@ -202,7 +202,7 @@ class _CandidateDay:
 
 
 def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
-    """A day's events as the nightly job encodes them, sampled negatives included."""
+    """A day's events as the daily job encodes them, sampled negatives included."""
     features = lake.shared(DayFeatureCache).read(plan.day, plan.watermark, complete=True)
     checkpoint = checkpoints.load(lake, version, plan.checkpoint)
     instances = Featurizer(lake.config, encoder_of(lake, version))(
@@ -223,7 +223,7 @@ def _read_day(lake: Project, version: str, plan: Plan) -> _CandidateDay:
 
 
 class _Stream:
-    """Takes days of candidates in order: predicts each, and learns from each once its label is known."""
+    """Progressive training over days in order: predicts every candidate, and learns from it once its label is known."""
 
     def __init__(self, lake: Project, version: str, options: RankerOptions) -> None:
         self._store = lake.tokens(version)
@@ -233,11 +233,11 @@ class _Stream:
         config = HstuConfig(self._store.schema.dim, self._labels, **shape)
         self._learner = HstuLearner(config, learning_rate=options.learning_rate)
         self._pending: _CandidateRows | None = None
-        # One positive of two to begin with, which a handful of labels outweighs.
+        # Starts as one positive of two rows, which a few labels outweigh.
         self._positive, self._learned = np.full(len(self._labels), 0.5), np.ones(len(self._labels))
 
     def take(self, rows: _CandidateRows, until: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Predict a day's rows, batch after batch; labels known before `until`, the end of the day, are learned.
+        """Predict a day's rows in batches, and learn from labels known before `until`, the end of the day.
 
         Returns:
             `(n, L)` probabilities of the ranker and of the running base rate.
@@ -252,12 +252,12 @@ class _Stream:
         return scores, running
 
     def _step(self, rows: _CandidateRows, until: int) -> NDArray[np.float32]:
-        """Predict some rows, learn from what is known before `until`, and keep the others for later."""
+        """Predict some rows, learn from labels known before `until`, and keep the other rows for later."""
         learn = rows.known_from < until
         later = ~learn & (rows.known_from < NEVER)
         if later.any():
             waiting = np.flatnonzero(later.any(1))
-            # What is learned now must not be learned again.
+            # A label that is learned now must not be learned again later.
             kept = dataclasses.replace(rows.take(waiting), known_from=np.where(later, rows.known_from, NEVER)[waiting])
             self._pending = kept if self._pending is None else self._pending.followed_by(kept)
         self._positive += (rows.targets * learn).sum(0)
@@ -279,7 +279,7 @@ class _Stream:
             self._step(ready.take(part), now)
 
     def _ranking_batch(self, rows: _CandidateRows) -> tuple[RankingBatch, NDArray[np.int64]]:
-        """One query for each user and time, with all of its candidates; and the order in which the rows come."""
+        """One query per user and time with all its candidates, and the order of the rows in the batch."""
         codes = rows.users.dictionary_encode().indices.to_numpy()
         order = np.lexsort((codes, rows.timestamps))
         times, codes = rows.timestamps[order], codes[order]
@@ -309,7 +309,7 @@ class _Stream:
 
 
 def _batches(timestamps: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Rows in order of time, cut about every `size`, never between equal timestamps."""
+    """Rows in order of time, in batches of about `size`; equal timestamps are never separated."""
     order = np.argsort(timestamps, kind="stable")
     ordered = timestamps[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order

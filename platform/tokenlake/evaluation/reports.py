@@ -1,4 +1,4 @@
-"""The last retrieval report, kept so that it can be shown again without asking every question anew."""
+"""Caches the last retrieval report, so that it can be shown again without running all its queries."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from tokenlake.progress import Progress
 from tokenlake.storage import atomic
 
 _REPORT = TypeAdapter(RetrievalReport)
-#: Beside the report: when the newest of its embeddings were made.
+#: Key beside the report: the time of its newest embeddings.
 _OF = "embedded"
-#: Beside the report: of how many days it is.
+#: Key beside the report: its number of days.
 _DAYS = "days"
 
 
 def current_report(lake: Project, progress: Progress | None = None, days: int = DAYS) -> RetrievalReport:
-    """The report of what is embedded now, over the last days: the kept one if nothing was embedded since, else a new one.
+    """The retrieval report of the present embeddings: the cached one if nothing was embedded since, else a new one.
 
     Raises:
         NotFoundError: no embedded day after the bootstrap chunk.
     """
     if (kept := _kept(lake, days)) is not None:
         return kept
-    newest = _newest_embeddings(lake)  # before the questions: what is embedded from here on is not in the answers
+    newest = _newest_embeddings(
+        lake
+    )  # read before the report, which does not include embeddings that are written from here on
     report = retrieval_report(lake, days=days, progress=progress)
     path = _path(lake)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +41,7 @@ def current_report(lake: Project, progress: Progress | None = None, days: int = 
 
 
 def is_current(lake: Project, days: int = DAYS) -> bool:
-    """Whether the kept report is of what is embedded now, over so many days."""
+    """Whether the cached report is of the present embeddings and of this number of days."""
     return _kept(lake, days) is not None
 
 
@@ -54,7 +56,7 @@ def _kept(lake: Project, days: int) -> RetrievalReport | None:
 
 
 def _newest_embeddings(lake: Project) -> str | None:
-    """When something was last embedded."""
+    """Time of the newest embeddings."""
     runs = lake.catalog.runs(job=EMBED, version=lake.config.embedding_version)
     return max((run.ended_at.isoformat() for run in runs if run.ended_at), default=None)
 

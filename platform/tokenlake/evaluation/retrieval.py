@@ -1,4 +1,4 @@
-"""How often candidates hold what the user does next, beside popularity and item-kNN: what `tokenlake evaluate` prints."""
+"""Recall and NDCG of candidates for the user's next positive, with baselines: what `tokenlake evaluate` prints."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ ABLATIONS = {
 }
 OURS, BASELINE, OWN = "U2U2I", "popularity, 28 days", "own past purchases"
 _ONE_DAY = dt.timedelta(days=1)
-#: The last days with embeddings that a report is about.
+#: Default number of last days with embeddings in a report.
 DAYS = 28
 #: Queries of one step of a baseline.
 _STEP = 128
-#: Places of each query's targets among its candidates, from 0; -1 where they are not.
+#: Rank from 0 of each target among its query's candidates; -1 where it is missing.
 Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class RetrievalScore:
-    """One method on some of the events.
+    """Scores of one method on one group of users.
 
     Attributes:
         users: `all`, `warm` (with a vector the day before) or `cold`.
         recall: share of events whose item is among the candidates.
-        ndcg: mean of 1 / log2(place + 2), 0 where it is not.
-        lift: recall less that of 28 days' popularity, with its paired 95% user-bootstrap interval.
+        ndcg: mean of 1 / log2(rank + 2), 0 for a missing item.
+        lift: recall minus the recall of the popularity over 28 days, with a paired 95% user-bootstrap interval.
     """
 
     method: str
@@ -70,7 +70,7 @@ class RetrievalReport:
     events: int
     people: int
     scores: list[RetrievalScore]
-    #: Days whose index and graph were built for it.
+    #: Number of days whose index and graph were built for the report.
     indexed: int = 0
 
 
@@ -84,19 +84,19 @@ def retrieval_report(
     resamples: int = 500,
     progress: Progress | None = None,
 ) -> RetrievalReport:
-    """Ask for candidates right before every positive event of the last days, by every method.
+    """Find candidates right before every positive event of the last days, with every method, and score them.
 
     Args:
-        lake: with embeddings; days that lack their indexes and graph get them, and `indexed` tells how many.
-        days: the last days with embeddings that count.
-        k: candidates a query.
-        ablations: also without each part (`ABLATIONS`).
-        retrain: also by other encoders (`variants`), which are trained and embedded where they are not yet.
-        resamples: of the user bootstrap.
-        progress: called now and then.
+        lake: a lake with embeddings; missing indexes and graphs of these days are built, and counted in `indexed`.
+        days: number of last days with embeddings.
+        k: candidates per query.
+        ablations: include the ablations (`ABLATIONS`).
+        retrain: include other encoders (`variants`), which are trained and embedded first where they are missing.
+        resamples: number of resamples of the user bootstrap.
+        progress: called after each step.
 
     Raises:
-        NotFoundError: no embedded day after the bootstrap chunk.
+        NotFoundError: there is no embedded day after the bootstrap chunk.
     """
     queries, tell = _Queries.of(lake, days), progress or (lambda *_: None)
     ours = {name: (lake, a) for name, a in ({OURS: Ablation()} | (ABLATIONS if ablations else {})).items()}
@@ -175,10 +175,10 @@ def _warm(lake: Project, pools: ItemPools, codes: Ints, now: Instants) -> NDArra
 
 
 def _index_missing(lake: Project, queries: _Queries, stale: int, progress: Progress) -> int:
-    """Index and link the days that serve the queries, where that was not done; returns how many."""
+    """Build missing indexes and graphs of the days that serve the queries; returns the number of days."""
     first = queries.first - dt.timedelta(days=1 + stale)
     embedded = lake.user_embeddings.days(lake.config.embedding_version)
-    # Where a day is missing, the one before it serves.
+    # If a day is missing, the day before it is used.
     before = [day for day in embedded if day < first][-1:]
     days = [*before, *(day for day in embedded if first <= day < queries.last)]
     return len({result.day for result in index_days(lake, days, progress=progress)})
@@ -240,7 +240,7 @@ def _ranked(
     progress: Progress,
     span: dt.timedelta | None = POPULAR,
 ) -> Positions:
-    """Places of the targets among the k best by scores, then popularity: those of `lake.candidates`."""
+    """Ranks of the targets among the k best items by score, then popularity, as in `lake.candidates`."""
     places, done = np.full(len(queries.target), -1), 0
     order = np.argsort(queries.query, kind="stable")
     bounds = np.searchsorted(queries.query[order], np.arange(len(queries.who) + 1))
@@ -274,7 +274,7 @@ def _score(
 
 
 def _paired(difference: NDArray[np.float64], users: Ints, resamples: int) -> Interval:
-    """Mean difference an event, with the bounds of 95% when users are drawn with replacement."""
+    """Mean difference per event, with the 95% bounds of a user bootstrap."""
     _, codes = np.unique(users, return_inverse=True)
     sums, counts = np.bincount(codes, weights=difference), np.bincount(codes)
     rng = np.random.default_rng(0)

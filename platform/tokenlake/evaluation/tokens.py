@@ -1,4 +1,4 @@
-"""How well the source models predict: progressive, over all days after the bootstrap chunk, beside their baselines."""
+"""Progressive evaluation of the source models over all days after the bootstrap chunk, with baselines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("user_id", "ascending"
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one label; None is n/a, as on rows of one class.
+    """Metrics of one model on one label; None is n/a, as on rows of one class.
 
     Attributes:
-        auc: chance that a positive scores above a negative, with its 95% user-bootstrap interval.
-        gauc: the users' own AUC, weighted by their rows.
-        ne: log loss over the entropy of the base rate; below 1 is better than the base rate.
-        log_loss: nats a row.
+        auc: probability that a positive scores above a negative, with a 95% user-bootstrap interval.
+        gauc: mean of the users' own AUC, weighted by their rows.
+        ne: log loss divided by the entropy of the base rate; below 1 is better than the base rate.
+        log_loss: in nats per row.
     """
 
     model: str
@@ -45,13 +45,13 @@ class TokenReport:
     """Metrics of all models on the same rows.
 
     Attributes:
-        first: first day that counts: days before it were encoded by a checkpoint trained on them.
-        last: last day.
-        rows: scored rows a label.
-        users: users a label.
-        base_rate: share of positives a label.
-        sampled: the label is not the log's own: its negatives were sampled.
-        scores: a row per model and label, the base rate's own first.
+        first: first scored day; earlier days were encoded by a checkpoint trained on them.
+        last: last scored day.
+        rows: label -> scored rows.
+        users: label -> users.
+        base_rate: label -> share of positives.
+        sampled: whether the log has no label, so that negatives were sampled.
+        scores: one entry per model and label, the base rate first.
     """
 
     first: Day
@@ -64,15 +64,15 @@ class TokenReport:
 
 
 def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
-    """Score every encoder and every control whose predictions are there, on the days that all of them have.
+    """Score every encoder and every control with predictions, on the days that all of them have.
 
     Args:
         lake: the lake.
-        resamples: of the user bootstrap.
+        resamples: number of resamples of the user bootstrap.
 
     Raises:
         NotFoundError: no day after the bootstrap chunk was encoded yet.
-        OrderError: events came late, and some model has not scored them yet.
+        OrderError: late events were not scored by all models yet.
     """
     models = dict(_models(lake))
     days = _common_days(lake, list(models.values()))
@@ -82,13 +82,13 @@ def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
 
 
 def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
-    """Score models on the same rows, label by label, beside the base rate; the scores are kept in the catalog.
+    """Score models on the same rows, label by label, with the base rate, and record the scores in the catalog.
 
     Args:
         lake: the lake.
-        tables: rows of `predictions` of each model, at least one.
-        versions: where they are from.
-        resamples: of the user bootstrap.
+        tables: model -> its rows of `predictions`; at least one model.
+        versions: model -> its version.
+        resamples: number of resamples of the user bootstrap.
 
     Raises:
         OrderError: the models have not scored the same rows yet.

@@ -1,6 +1,6 @@
 """Other user encoders on the same events, trained and embedded for comparison: `tokenlake evaluate --retrain`.
 
-Each is a lineage of its own in the lake's tables, with a version of its own; the daily jobs do not go on with it.
+Each has its own version in the lake's tables; the daily jobs do not continue it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
 from tokenlake.times import Day
 
-#: Widths of the vector that are compared.
+#: Widths of the embedding that are compared.
 DIMS = (16, 32, 64)
 
 
 def variants(lake: Project) -> dict[str, Project]:
-    """The lake, with the time encoder switched, and with vectors of each other width; by what is different.
+    """Name of the variant -> the lake with that change: time inputs on or off, and other widths of the embedding.
 
     Raises:
         ConfigError: the config has no `embeddings` block.
@@ -29,8 +29,8 @@ def variants(lake: Project) -> dict[str, Project]:
 
 
 def embed(lake: Project, name: str, last: Day, progress: Progress) -> None:
-    """Train and embed what is missing of a variant, up to a day: chunk by chunk, as a back-fill of the lake does."""
-    from tokenlake.pipeline.backfill import backfill  # needs torch, which a report without variants may do without
+    """Train and embed the missing days of a variant up to `last`, chunk by chunk, as a back-fill does."""
+    from tokenlake.pipeline.backfill import backfill  # imports torch, which a report without variants does not need
 
     def told(_: str, done: int, total: int) -> None:
         progress(f"training {name}", done, total)

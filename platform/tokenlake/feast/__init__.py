@@ -1,6 +1,6 @@
-"""Plug-ins for Feast: its offline and online store, and data sources of the lake (docs/feast-stores.md).
+"""Plug-ins for Feast: an offline store, an online store, and data sources of the lake (docs/feast-stores.md).
 
-Names are loaded when they are asked for: `import feast` takes seconds.
+Names are imported at their first use, since `import feast` takes seconds.
 """
 
 from __future__ import annotations

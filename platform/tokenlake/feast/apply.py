@@ -1,7 +1,7 @@
-"""What a feature repository defines, and its way into Feast's registry.
+"""Registers the definitions of a feature repository in Feast's registry.
 
-`feast apply` does the same for the repository of the current folder. It imports the files by name, which leaves them
-behind for the next lake of the process, and it forgets what was materialized of a view; this does neither.
+`feast apply` does the same for the repository in the current folder. But it leaves the repository's modules imported,
+where the next lake in the process would get them, and it deletes the materialized intervals of a view.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from tokenlake.feast.kinds import source_of
 
 
 def register(store: FeatureStore, repo: Path) -> list[str]:
-    """Bring the registry to what the repository's files define.
+    """Update the registry to the definitions in the repository's files.
 
-    What was materialized of a view stays known. A view whose source has changed its version loses its values in the
-    online store, so that readers never get those of two versions.
+    Materialized intervals of a view are kept. If the version of a view's source has changed, the view's values are
+    removed from the online store, so that readers never see values of two versions.
 
     Args:
-        store: the store of the repository.
-        repo: its folder.
+        store: the repository's feature store.
+        repo: the repository's folder.
 
     Returns:
-        Names of the views whose values were taken out.
+        Names of the views whose values were removed.
 
     Raises:
-        ConfigError: a file that Python or Feast refuses.
+        ConfigError: a file that Python cannot run or Feast does not accept.
     """
     contents = load(repo)
     views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
@@ -87,7 +87,7 @@ def register(store: FeatureStore, repo: Path) -> list[str]:
 
 
 def _renew(store: FeatureStore, views: Sequence[BaseFeatureView]) -> None:
-    """Register what changed in a view and Feast took for the same."""
+    """Register views that changed in ways that Feast does not compare."""
     registered = {view.name: view for view in store.list_all_feature_views()}
     for view in views:
         if _unseen(registered[view.name]) != _unseen(view):
@@ -96,17 +96,17 @@ def _renew(store: FeatureStore, views: Sequence[BaseFeatureView]) -> None:
 
 
 def _failing(views: Sequence[OnDemandFeatureView]) -> str | None:
-    """The view whose transformation fails of the made-up rows that Feast tries each with; Feast does not name it."""
+    """The view whose transformation fails on Feast's sample rows; Feast's error does not name it."""
     for view in views:
         try:
             view.infer_features()
-        except Exception:  # what it raises was raised before
+        except Exception:  # the caller has caught the same error from Feast
             return str(view.name)
     return None
 
 
 def versions_of(view: BaseFeatureView) -> list[str | None]:
-    """The versions of the lake's tables that a view reads, itself or by its sources; None where a source knows none."""
+    """Versions of the lake's tables that a view reads, directly or through its sources; None for a source without one."""
     if isinstance(view, OnDemandFeatureView):
         sources = [projection.batch_source for projection in view.source_feature_view_projections.values()]
     else:
@@ -115,7 +115,7 @@ def versions_of(view: BaseFeatureView) -> list[str | None]:
 
 
 def _unseen(view: BaseFeatureView) -> tuple[Any, ...]:
-    """What Feast's SQL registry does not compare, and so may keep as it was: whether a view is enabled, and its code."""
+    """What Feast's SQL registry does not compare, and so may not update: whether a view is enabled, and its code."""
     udf: Any = getattr(getattr(view, "feature_transformation", None), "udf", None)
     code = getattr(udf, "__code__", None)
     settings = {
@@ -127,10 +127,10 @@ def _unseen(view: BaseFeatureView) -> tuple[Any, ...]:
 
 
 def _check(view: BaseFeatureView, repo: Path) -> None:
-    """Refuse a view that Feast would register and could not read back: all its calls would fail from then on.
+    """Refuse a view that Feast can register but not read back, since every later call of Feast would fail.
 
     Raises:
-        ConfigError: it is such a view.
+        ConfigError: the view cannot be read back.
     """
     if getattr(view, "feature_transformation", None) is None:
         return
@@ -139,7 +139,7 @@ def _check(view: BaseFeatureView, repo: Path) -> None:
     )  # as Feast reads
     try:
         with warnings.catch_warnings():
-            # Of columns that Feast infers only when it registers the view; what is wrong with them it says again there.
+            # An error about columns that Feast infers only at registration; Feast reports it again there.
             warnings.simplefilter("ignore")
             kind.from_proto(view.to_proto())
     except Exception as error:
@@ -150,13 +150,13 @@ def _check(view: BaseFeatureView, repo: Path) -> None:
 
 
 def _empty(store: FeatureStore, view: BaseFeatureView) -> None:
-    # The registry last: after a kill in between, the next run finds the old version there and does this again.
+    # The registry last: after a kill in between, the next run sees the old version in it and repeats this.
     _forget(store, [view])
     store.registry.delete_feature_view(view.name, store.project)
 
 
 def _forget(store: FeatureStore, views: Sequence[Any]) -> None:
-    """Take views' values out of the online store; Feast's own `apply` leaves those of on-demand views there."""
+    """Remove the values of views from the online store; Feast's own `apply` keeps those of on-demand views."""
     if views:
         store.provider.online_store.update(
             config=store.config,
@@ -169,13 +169,15 @@ def _forget(store: FeatureStore, views: Sequence[Any]) -> None:
 
 
 def load(repo: Path) -> RepoContents:
-    """Read everything that a repository's files define.
+    """Read all definitions in a repository's files.
 
     Raises:
-        ConfigError: a file cannot be run; what Tokenlake itself says in one goes through.
+        ConfigError: a file cannot be run; a Tokenlake error that a file raises is passed on.
     """
     contents = RepoContents([], [], [], [], [], [], [], [], [])
-    contents.entities.append(DUMMY_ENTITY)  # of views without entities; Feast would else take it for one that is gone
+    contents.entities.append(
+        DUMMY_ENTITY
+    )  # of views without entities; without it Feast would delete it from the registry
     with _importable(repo):
         for file in get_repo_files(repo):
             for value in vars(_run(file)).values():
@@ -186,7 +188,7 @@ def load(repo: Path) -> RepoContents:
 def _run(file: Path) -> ModuleType:
     known = sys.modules.get(file.stem)
     if known is not None and getattr(known, "__file__", None) == str(file):
-        return known  # another of the files has imported it
+        return known  # imported by another of the files
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is no file that Python can run; a feature repository holds .py files")
@@ -224,7 +226,7 @@ def _collect(contents: RepoContents, value: object) -> None:
 
 @contextmanager
 def _importable(repo: Path) -> Iterator[None]:
-    """Let a repository's files be imported, and forget them afterwards: the next lake's bear the same names."""
+    """Make a repository's files importable, and unload them afterwards: the next lake's files have the same names."""
     names = {file.relative_to(repo.resolve()).parts[0].removesuffix(".py") for file in get_repo_files(repo)}
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
     sys.path.insert(0, str(repo))

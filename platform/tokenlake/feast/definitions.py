@@ -1,4 +1,4 @@
-"""What a lake's `definitions.py` asks of the lake: types of ids, and the columns that depend on the config."""
+"""Helpers for a lake's `definitions.py`: types of ids, and the fields that depend on the config."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokenlake.tokens.batch import list_columns
 
 
 def id_type(lake: Project, of: str) -> ValueType:
-    """Type of the lake's user or item ids, which the first ingest decides; int64 until then.
+    """Feast's type of the lake's user or item ids; the first ingest fixes it, and it is int64 until then.
 
     Args:
         lake: the lake.
         of: `user` or `item`.
 
     Raises:
-        SchemaError: neither.
+        SchemaError: `of` is neither `user` nor `item`.
     """
     if of not in ("user", "item"):
         raise SchemaError(f"ids of {of!r} asked for; a lake has those of user and item")
@@ -40,7 +40,7 @@ def statistics(lake: Project) -> list[Field]:
 
 
 def label_lists(lake: Project) -> list[Field]:
-    """Fields of a `TokenSource` with `side=True`: two lists for every label of the config, a number a token."""
+    """Fields of a `TokenSource` with `side=True`: for every label two lists with one number per token."""
     labels = list(lake.config.events.labels)
     values, known = list_columns(labels, labels, OWN_COLUMNS)
     return [

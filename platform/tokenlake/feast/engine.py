@@ -1,4 +1,4 @@
-"""`TokenlakeComputeEngine`: Feast's local engine, with materialization into our online store column by column."""
+"""`TokenlakeComputeEngine`: Feast's local engine, with column-wise materialization into Tokenlake's online store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenlakeComputeEngineConfig(FeastConfigBaseModel):
 
     Attributes:
         type: `tokenlake.feast.TokenlakeComputeEngine`.
-        backend: what Feast's own steps compute with, as its local engine has it.
+        backend: data frame library of Feast's own steps, as in its local engine.
     """
 
     type: Literal["tokenlake.feast.TokenlakeComputeEngine", "tokenlake.feast.engine.TokenlakeComputeEngine"] = (
@@ -31,10 +31,10 @@ class TokenlakeComputeEngineConfig(FeastConfigBaseModel):
 
 
 class TokenlakeComputeEngine(LocalComputeEngine):
-    """Feast's local engine; a view that is read as it is goes into our store without an object per row.
+    """Feast's local engine; plain views are copied into Tokenlake's online store without an object per row.
 
-    Feast's own engines make two protobuf objects of each row before the online store sees it. Views that Feast
-    transforms, aggregates, filters or validates, and other online stores, are left to it.
+    Feast's own engines create two protobuf objects per row before the online store is called. Views that Feast
+    transforms, aggregates, filters or validates, and other online stores, use Feast's own code.
     """
 
     def _materialize_one(
@@ -60,6 +60,6 @@ class TokenlakeComputeEngine(LocalComputeEngine):
                 store.write_arrow(self.repo_config, view, table)
             if table.num_rows and view.offline:
                 self.offline_store.offline_write_batch(self.repo_config, view, table, None)
-        except Exception as error:  # Feast raises it where the job is asked
+        except Exception as error:  # Feast raises it when the job's status is read
             return LocalMaterializationJob(job_id=told.job_id(), status=MaterializationJobStatus.ERROR, error=error)
         return told

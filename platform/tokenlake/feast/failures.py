@@ -1,4 +1,4 @@
-"""What Feast, its stores and a repository's own code raise, as errors of ours that say whether to try again."""
+"""Translates errors of Feast, its stores and a repository's code into Tokenlake errors: terminal or transient."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tokenlake.feast.repository import STORE_FILE
 
 @contextmanager
 def in_our_words(repo: Path) -> Iterator[None]:
-    """Raise what the block raises as an error of ours.
+    """Translate exceptions of the block into Tokenlake errors.
 
     Args:
         repo: folder of the `feature_store.yaml`.
 
     Raises:
-        ServiceError: the registry, the online store or another service does not answer: to be tried again.
-        StorageError: the disk refused.
-        ConfigError: anything else that Feast, or code of the repository such as a transformation, does not accept.
+        ServiceError: the registry, the online store or another service does not answer; it can be tried again.
+        StorageError: the disk is full or not writable.
+        ConfigError: any other error of Feast, or of the repository's code such as a transformation.
     """
     try:
         yield
@@ -59,11 +59,11 @@ def _ours(error: Exception, repo: Path) -> TokenlakeError:
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether a service did not answer."""
+    """Whether the error means that a service does not answer."""
     import redis.exceptions
     import sqlalchemy.exc
 
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorname != "SQLITE_ERROR"  # that one is of the question, as for a table that is not there
+        return error.sqlite_errorname != "SQLITE_ERROR"  # that code means a wrong statement, such as a missing table
     kinds = (sqlalchemy.exc.OperationalError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
     return isinstance(error, (*kinds, ConnectionError, TimeoutError))

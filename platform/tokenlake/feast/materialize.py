@@ -1,12 +1,12 @@
-"""Materializing: the newest values of every view into Feast's online store.
+"""Materialization: writes the newest values of every view into Feast's online store.
 
-`FeatureStore.materialize` is not what runs here, for three reasons. It marks a view as being materialized, and readers
-are refused until it is done, or for good when it was killed. A rerun of an old day would write that day's values over
-newer ones: only the range's newest are pulled, and Feast's SQLite store takes what comes last. And one view's failure
-keeps all views after it from being brought up to date.
+`FeatureStore.materialize` is not used, for three reasons. It marks a view as being materialized, and readers get an
+error until it is done, or for ever if it is killed. A rerun of an old day would overwrite newer values: it pulls only
+the newest rows of the range, and Feast's SQLite store keeps what is written last. And a failure of one view stops all
+views after it.
 
-The views are Feast's, in its order. A plain one is copied column by column (`plain`); of any other Feast computes what
-goes online, by the engine that the repository names, or by its on-demand transformation (`on_demand`).
+The views are the same as Feast's, in the same order. A plain view is copied column by column (`plain`). Any other view
+is computed by Feast: by the repository's engine, or by the view's on-demand transformation (`on_demand`).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from tokenlake.progress import Progress
 
 _ONE_DAY = dt.timedelta(days=1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-#: `copied`: as its source has it; `computed`: by Feast's engine or a transformation; `pushed`: only pushes fill it.
+#: `copied`: unchanged from its source; `computed`: by Feast's engine or a transformation; `pushed`: filled by pushes only.
 Way: TypeAlias = Literal["copied", "computed", "pushed"]
 
 
 @dataclass
 class Outcome:
-    """What came of the views.
+    """The results of a materialization.
 
     Attributes:
-        rows: rows written, by view; None where Feast's engine, which does not tell, wrote them.
-        ways: how each of these views came by its values.
-        failures: the other views, and why they could not be brought up to date.
+        rows: view -> rows written; None where Feast's engine wrote them, which does not count.
+        ways: view -> how it got its values.
+        failures: view that could not be materialized -> the error.
     """
 
     rows: dict[str, int | None] = field(default_factory=dict)
@@ -49,10 +49,10 @@ class Outcome:
     failures: dict[str, TokenlakeError] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise what failed, if anything did.
+        """Raise an error if a view failed.
 
         Raises:
-            TokenlakeError: names every view that failed, and why; transient if one of them may succeed when tried again.
+            TokenlakeError: names every failed view and its error; transient if one of them may succeed later.
         """
         if not self.failures:
             return
@@ -63,21 +63,21 @@ class Outcome:
 
 
 def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime, progress: Progress | None = None) -> Outcome:
-    """Register what a repository defines, and bring its online store up to a time.
+    """Register a repository's definitions, and materialize its views up to a time.
 
     Args:
         repo: folder of the `feature_store.yaml`.
-        since: nothing that became available earlier has changed since the last time; None where that is not known,
-            and everything is pulled.
-        until: what became available later is left out, unless the store holds newer values already: then it is
-            brought up to those, so that nothing old is written over them.
-        progress: told of views that are copied portion by portion.
+        since: rows that became available earlier have not changed since the last call; None: unknown, so everything
+            is pulled.
+        until: rows that became available later are left out. If the store holds newer values already, their time is
+            used instead, so that no older value overwrites them.
+        progress: called while views are copied portion by portion.
 
     Returns:
-        What came of each view; a failure of one is no failure of the others.
+        The result of each view; a failure of one view does not stop the others.
 
     Raises:
-        ConfigError: a file of the repository that Feast refuses.
+        ConfigError: a file of the repository that Feast does not accept.
         ServiceError: the registry or the online store does not answer.
     """
     outcome = Outcome()
@@ -94,9 +94,9 @@ def materialize(repo: Path, since: dt.datetime | None, until: dt.datetime, progr
 
 
 def _views(store: FeatureStore) -> list[FeatureView | OnDemandFeatureView]:
-    """What `FeatureStore.materialize` would bring online, in its order: on-demand views, plain and batch ones, stream views.
+    """The views that `FeatureStore.materialize` would write, in its order: on-demand, then plain and batch, then stream.
 
-    Within a kind they come by name; there, as the registry happens to list them.
+    Within a kind they are sorted by name; Feast takes them in the order of the registry.
     """
     views = store._get_feature_views_to_materialize(None)
     rank: dict[type, int] = {OnDemandFeatureView: 0, StreamFeatureView: 2}
@@ -105,14 +105,14 @@ def _views(store: FeatureStore) -> list[FeatureView | OnDemandFeatureView]:
 
 @contextmanager
 def _opened(repo: Path) -> Iterator[FeatureStore]:
-    """A store whose connections are closed afterwards, and whose errors are ours."""
+    """Yield a feature store; closes its connections afterwards, and translates its errors."""
     store = None
     try:
         with in_our_words(repo):
             store = FeatureStore(repo_path=str(repo))
             if hasattr(store.config.online_store, "skip_dedup"):
-                # Feast's Redis store takes no value of the time that it holds, and so none of a day that was run again.
-                # What is written here is never older than what is there, so it need not look.
+                # Feast's Redis store ignores a value whose time equals the stored one, and so all values of a rerun day.
+                # Values written here are never older than the stored ones, so the comparison is not needed.
                 store.config.online_store.skip_dedup = True
             yield store
     finally:
@@ -157,10 +157,10 @@ def _copied(
     start, end = _BEGINNING, max(until, held or until)
     source = source_of(view)
     if held is not None and since is not None:
-        # A lake's table tells which days have changed. Of any other source only what came after the last time is new.
+        # A lake's table shows which days have changed. In any other source only rows after the last run are new.
         start = since if isinstance(source, LakeSource) else min(since, held)
         if isinstance(source, TokenSource):
-            start -= _ONE_DAY  # a day's tokens bear times of that day, and may be published after its other rows
+            start -= _ONE_DAY  # a day's tokens have times of that day, and may be published after its other rows
     rows = plain.copy(store, view, start, end, progress)
     if rows is None:
         return 0
@@ -169,17 +169,17 @@ def _copied(
 
 
 def _compute(store: FeatureStore, view: FeatureView, until: dt.datetime) -> None:
-    """Let Feast's engine do what it does for a view, without marking it as being materialized.
+    """Materialize a view with Feast's engine, without marking it as being materialized.
 
-    Always from the beginning: what a transformation says of an entity may rest on rows of any age.
+    Always from the first row: a transformation's value for an entity may depend on rows of any age.
     """
     held: dt.datetime | None = view.most_recent_end_time
     start, end = _BEGINNING, max(until, held or until)
     if not view.source_views:
-        # `offline=True` would add what was computed to the very source that it was computed from, at each run again.
+        # `offline=True` would append the computed rows to the source that they were computed from, at every run.
         view.offline = False
     elif view.offline and held is not None:
-        start = held  # likewise, what the sink holds already
+        start = held  # likewise the rows that the sink holds already
     store.provider.materialize_single_feature_view(
         config=store.config,
         feature_view=view,
@@ -197,6 +197,6 @@ def _no_bar(total: int) -> Any:
 
 
 def _note(store: FeatureStore, view: FeatureView, start: dt.datetime, end: dt.datetime) -> None:
-    """Let the registry know up to when a view is materialized."""
+    """Record the materialized interval of a view in the registry."""
     if view.most_recent_end_time is None or end > view.most_recent_end_time:
         store.registry.apply_materialization(view, store.project, start, end)

@@ -1,8 +1,8 @@
-"""On-demand views that are written online: what they say of their sources' newest rows.
+"""Materializes on-demand views with `write_to_online_store`: their features of the sources' newest rows.
 
-`FeatureStore.materialize` has a way of its own for them. It lets an input overwrite a feature of the same name, knows no
-stream views, field mappings or sources of several time columns, and with several sources lets chance decide as of which
-of their times a feature is; this does neither, and gives the same where that one is right.
+`FeatureStore.materialize` has its own code for them, which has faults: an input overwrites a feature of the same name;
+stream views, field mappings and sources with different time columns do not work; and with several sources it is not
+defined at which source's time a feature is computed. This module has none of these, and else gives the same values.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _MICRO = dt.timedelta(microseconds=1)
 
 
 def is_pushed_only(view: OnDemandFeatureView) -> bool:
-    """Whether a view needs data of a request, so that nothing but `FeatureStore.write_to_online_store` fills it."""
+    """Whether a view needs request data, so that only `FeatureStore.write_to_online_store` can fill it."""
     return bool(view.source_request_sources) or not view.source_feature_view_projections
 
 
 def compute(store: FeatureStore, view: OnDemandFeatureView, start: dt.datetime, end: dt.datetime) -> int:
-    """Write the features of every entity whose sources have a row from `start` to `end`, as of the newest of them.
+    """Write the features of every entity with a source row from `start` to `end`, as of its newest row.
 
-    As Feast writes on-demand features, they bear the present time: they were computed now.
+    Their event time is the present time, as when Feast writes on-demand features.
 
     Returns:
         Rows written.
 
     Raises:
-        ConfigError: no source tells of which entities the view is, or it has nothing that transforms.
-        SchemaError: the transformation gives other rows than it was given.
+        ConfigError: no source has the view's entities, or the view has no transformation.
+        SchemaError: the transformation returns another number of rows than it got.
     """
     sources = _sources(store, view)
     keys = _join_keys(store, view)
@@ -82,7 +82,7 @@ def _entities(
     start: dt.datetime,
     end: dt.datetime,
 ) -> pd.DataFrame:
-    """Each entity, and as of when its features are wanted."""
+    """Each entity, and the time as of which its features are computed."""
     telling = [source for source in sources if set(keys) <= {column.name for column in source.entity_columns}]
     if not keys:
         telling = [source for source in sources if source.entities == [DUMMY_ENTITY_NAME]]
@@ -98,25 +98,27 @@ def _entities(
         newest = pull(store, source, start, end).select([*keys, column.timestamp_field]).to_pandas()
         times.append(newest.rename(columns={column.timestamp_field: EVENT_TIMESTAMP}))
     found = pd.concat(times, ignore_index=True)
-    moments = pd.to_datetime(found[EVENT_TIMESTAMP], utc=True)
-    found[EVENT_TIMESTAMP] = _sight(moments, [source_of(source) for source in sources], store, end)
+    event_times = pd.to_datetime(found[EVENT_TIMESTAMP], utc=True)
+    found[EVENT_TIMESTAMP] = _visible_from(event_times, [source_of(source) for source in sources], store, end)
     each: Any = found.groupby(keys, dropna=False, as_index=False)[EVENT_TIMESTAMP].max() if keys else None
     return found.nlargest(1, EVENT_TIMESTAMP) if each is None else pd.DataFrame(each)
 
 
-def _sight(moments: pd.Series, sources: list[DataSource | None], store: FeatureStore, end: dt.datetime) -> pd.Series:
-    """When rows of these times are seen, also those that are seen only after their time."""
+def _visible_from(
+    event_times: pd.Series, sources: list[DataSource | None], store: FeatureStore, end: dt.datetime
+) -> pd.Series:
+    """Times at which rows with these event times are visible, including sources that are visible strictly after them."""
     if any(isinstance(source, TokenSource) for source in sources):
         return pd.Series(
-            pd.Timestamp(end), moments.index
-        )  # a sequence ends strictly before the time: so all that there is
+            pd.Timestamp(end), event_times.index
+        )  # a sequence ends strictly before the time, so this includes every token
     default = strict_by_default(store.config)
     strict = any(is_strict(source, default=default) for source in sources if source is not None)
-    return moments + _MICRO if strict else moments
+    return event_times + _MICRO if strict else event_times
 
 
 def _inputs(store: FeatureStore, view: OnDemandFeatureView, asked: pd.DataFrame) -> pa.Table:
-    """The sources' features as of these times, each under its own name and `view__name`, as transformations know them."""
+    """The sources' features as of these times, each under the names `name` and `view__name` that transformations use."""
     projections = view.source_feature_view_projections.values()
     wanted = [(projection.name, field.name) for projection in projections for field in projection.features]
     shared = max(Counter(name for _, name in wanted).values(), default=0) > 1
@@ -132,7 +134,7 @@ def _inputs(store: FeatureStore, view: OnDemandFeatureView, asked: pd.DataFrame)
 
 
 def _features(view: OnDemandFeatureView, inputs: pa.Table) -> pa.Table:
-    """What the transformation makes of its inputs, beside the keys."""
+    """The keys, and the features that the transformation computes from its inputs."""
     transformation = view.feature_transformation
     if transformation is None:
         raise ConfigError(
@@ -162,7 +164,7 @@ def _features(view: OnDemandFeatureView, inputs: pa.Table) -> pa.Table:
 
 
 def _one_by_one(view: OnDemandFeatureView, inputs: pa.Table) -> pa.Table:
-    """A singleton's transformation takes one row; what it gives in a list of one is the value."""
+    """Apply a singleton transformation, which takes one row; a list of one that it returns is replaced by its element."""
     transformation: Any = view.feature_transformation
     lists = {field.name for field in view.features if field.dtype.to_value_type().name.endswith("_LIST")}
     rows = []

@@ -1,7 +1,7 @@
-"""Plain views: the newest values of each entity, pulled and written column by column, without Feast's engine.
+"""Plain views: pulls the newest values of each entity and writes them column by column, without Feast's engine.
 
-`FeatureStore.materialize` makes two protobuf objects of each row first, and a table of several chunks loses all but the
-first on its way into the store.
+`FeatureStore.materialize` creates two protobuf objects per row first, and of a table with several chunks it writes only
+the first one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tokenlake.feast.sources import TokenSource, open_lake
 from tokenlake.progress import Progress
 from tokenlake.tokens.store import TokenStore
 
-#: Rows that go into the online store at a time.
+#: Rows of one write to the online store.
 BATCH_ROWS = 20_000
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], dt.datetime, dt.datetime | None]
 
@@ -35,7 +35,7 @@ def copy(
     """Write the newest value of each entity from `start` to `end`, both included.
 
     Returns:
-        Rows written; None where there is nothing to copy: our online store reads the lake's token store itself.
+        Rows written; None where nothing is copied, since Tokenlake's online store reads the lake's token store itself.
     """
     online: Any = store.provider.online_store
     tokens = tokens_of(view)
@@ -95,12 +95,12 @@ def _sequences(
 
 
 def _columns(store: FeatureStore, view: FeatureView) -> Any:
-    """Join keys, features, event and created time, as the view's source calls them."""
+    """Join keys, features, event time and created time, by their column names in the view's source."""
     return _get_column_names(view, [store.registry.get_entity(name, store.project) for name in view.entities])
 
 
 def _rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
-    """Rows as `online_write_batch` takes them; built from wire bytes, which takes a hundredth of Feast's own time."""
+    """Rows for `online_write_batch`, built from wire bytes in a hundredth of the time of Feast's own code."""
     source: Any = source_of(view)
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     values = {field.name: field.dtype.to_value_type() for field in view.features}

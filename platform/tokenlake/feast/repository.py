@@ -1,4 +1,4 @@
-"""The lake's feature repository: the two files that Feast reads, beside `tokenlake.yaml`. Imports no Feast."""
+"""The lake's feature repository: the two files that Feast reads, beside `tokenlake.yaml`. Does not import Feast."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenlake.config import FILE_NAME, Config
 from tokenlake.errors import ConfigError, storage_error
 from tokenlake.storage import atomic
 
-#: Online stores that a line of `feature_store.yaml` chooses.
+#: Online stores that `feature_store.yaml` can select.
 Online = Literal["sqlite", "redis", "tokenlake"]
-#: Not `feast`: a folder of that name, beside whatever is started, would hide Feast.
+#: Not `feast`: in the working directory, a folder of that name would hide the package `feast`.
 FOLDER = "feature_repo"
 STORE_FILE = "feature_store.yaml"
 DEFINITIONS_FILE = "definitions.py"
-#: Folder of the registry and the online store within the data.
+#: Folder of the registry and the online store within the data folder.
 _STATE = "feature_store"
 
 _STORE = """\
@@ -128,18 +128,18 @@ if lake.config.events.labels:
 
 
 def write(root: Path, online: Online = "sqlite") -> list[Path]:
-    """Write the two files beside a `tokenlake.yaml`, and make the folder of the registry; what is there stays.
+    """Write the two files beside a `tokenlake.yaml`, and create the folder of the registry; existing files are kept.
 
     Args:
         root: folder of the `tokenlake.yaml`.
-        online: the online store that is switched on; `tokenlake` also serves the labels of token sequences.
+        online: the selected online store; only `tokenlake` serves the labels of token sequences.
 
     Returns:
         The files that were written.
 
     Raises:
-        ConfigError: no `tokenlake.yaml`, or one that cannot be used.
-        StorageError: the disk refused.
+        ConfigError: the `tokenlake.yaml` is missing or not valid.
+        StorageError: the disk is full or not writable.
     """
     root = root.resolve()
     config = Config.load(root / FILE_NAME)
@@ -169,7 +169,7 @@ def write(root: Path, online: Online = "sqlite") -> list[Path]:
 
 
 def _online(chosen: Online, database: str, files: str) -> str:
-    """The line of the chosen online store, and after it the others', commented out."""
+    """The line of the selected online store, followed by those of the others, commented out."""
     lines = {name: line.format(database=database, files=files) for name, line in _ONLINE.items()}
     return "\n".join([lines.pop(chosen), *(f"# {line}" for line in lines.values())])
 
@@ -180,7 +180,7 @@ def exists(root: Path) -> bool:
 
 
 def lacking(root: Path) -> str | None:
-    """Why Feast's part of the daily path cannot run here, and what would change that; None where it can."""
+    """Why the Feast job cannot run here, with advice; None where it can."""
     if not exists(root):
         return f"no {FOLDER}/{STORE_FILE}; `tokenlake init {root} --feast` writes one"
     if importlib.util.find_spec("feast") is None:
@@ -189,10 +189,10 @@ def lacking(root: Path) -> str | None:
 
 
 def identity(root: Path) -> str:
-    """A digest of which registry and online store the repository of a lake writes to: another one holds nothing yet.
+    """A digest of the registry and the online store of a lake's repository: a new digest means that they are empty.
 
     Raises:
-        ConfigError: the `feature_store.yaml` cannot be understood.
+        ConfigError: the `feature_store.yaml` cannot be parsed.
     """
     path = root / FOLDER / STORE_FILE
     try:
@@ -206,6 +206,6 @@ def identity(root: Path) -> str:
 
 
 def _project(name: str) -> str:
-    """Feast's projects are letters, digits and underscores, and begin with none."""
+    """A name that Feast accepts for a project: letters, digits and underscores, not beginning with an underscore."""
     plain = "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in name).strip("_")
     return plain or "lake"

@@ -1,4 +1,4 @@
-"""Token sequences as Feast's list columns, and back as a `TokenBatch`."""
+"""Converts token sequences to list columns for Feast, and back to a `TokenBatch`."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from tokenlake.tokens.store import TokenStore
 if TYPE_CHECKING:
     from tokenlake.lake.project import Project
 
-#: Bytes of tokens that are held at a time when sequences are copied to where they are served.
+#: Bytes of tokens in memory while sequences are copied to an online store.
 _PORTION_BYTES = 16 << 20
-#: Elements of one Arrow list array, whose offsets are 32 bits wide.
+#: Most elements of one Arrow list array, whose offsets have 32 bits.
 _LIST_LIMIT = (1 << 31) - 1
-#: The column that tells whether a label was known.
+#: Suffix of the column that says whether a label was known.
 _FLAG = re.compile(r"(.+)_known_*", re.DOTALL)
 
 
 def fetch_columns(
     source: TokenSource, store: TokenStore, users: pa.Array, times: Ints, columns: Sequence[str]
 ) -> list[pa.ChunkedArray]:
-    """The columns of a token source as of some times: tokens strictly before them.
+    """Read the columns of a token source as of some times: the tokens strictly before them.
 
     Args:
         source: the token source to read.
-        store: where its tokens are, as `store_of` opens it.
-        users: (n,) ids; null: no sequence. One of another kind than the store's is a user without tokens.
-        times: (n,) int64 nanoseconds, `EARLIEST` for no sequence.
-        columns: those that are wanted.
+        store: its token store, opened by `store_of`.
+        users: (n,) ids; null: no sequence. An id of another type than the store's is a user without tokens.
+        times: (n,) int64 nanoseconds; `EARLIEST`: no sequence.
+        columns: names of the columns to read.
 
     Returns:
-        (n,) lists each, empty for a user without tokens before.
+        For each column (n,) lists; an empty list for a user without tokens before the time.
 
     Raises:
         SchemaError: a column that the source lacks.
@@ -57,7 +57,7 @@ def fetch_columns(
     asked = valid(users) & (times != EARLIEST)
     users = aligned(users, kind)
     ids = pc.fill_null(users, pa.scalar("" if store.ids == "string" else 0, kind)).to_numpy(zero_copy_only=False)
-    # A token of microsecond m is before nanosecond t when m is before t, rounded up.
+    # A token at microsecond m is before nanosecond t if m is less than t in microseconds, rounded up.
     before = np.where(asked & valid(users), -(-times // 1000), EARLIEST)
     parts: list[list[pa.Array]] = [[] for _ in columns]
     for part in _slices(len(ids), _LIST_LIMIT // (source.length * store.schema.dim)):
@@ -82,7 +82,7 @@ def store_of(source: TokenSource, lake: Project) -> TokenStore:
 def latest(
     source: TokenSource, lake: Project, columns: Sequence[str], start: dt.datetime | None, end: dt.datetime | None
 ) -> pa.Table:
-    """The sequence at `end` of every user who has a token from `start` on, and the time of its last token."""
+    """The sequence at `end` of every user with a token since `start`, and the time of the sequence's last token."""
     return pa.concat_tables(table for table, _, _ in portions(source, lake, columns, start, end))
 
 
@@ -94,17 +94,17 @@ def portions(
     end: dt.datetime | None,
     size: int = _PORTION_BYTES,
 ) -> Iterator[tuple[pa.Table, int, int]]:
-    """What `latest` gives, some users at a time, so that memory is bounded however many there are.
+    """The rows of `latest` in portions of users, so that memory is bounded for any number of users.
 
-    All portions are of one state of the store. There is at least one, perhaps of no rows.
+    All portions are read from one snapshot of the store. There is at least one portion, which may be empty.
 
     Args:
-        source: it; lake: its lake; columns: those that are wanted.
-        start: users without a token from then on are left out; end: tokens are strictly before it, by default now.
-        size: bytes of tokens in a portion, at most, unless one user has more.
+        source: the token source; lake: its lake; columns: names of the columns to read.
+        start: users without a token since this time are left out; end: tokens are strictly before it; default now.
+        size: most bytes of tokens in a portion; a user with more has a portion alone.
 
     Yields:
-        The portion's rows, how many users are done with it, and how many there are.
+        The portion's rows, the number of users done so far, and the number of all users.
     """
     end = end or dt.datetime.now(dt.UTC)
     store, users = store_of(source, lake), active(source, lake, start, end)
@@ -136,7 +136,7 @@ def _latest(
 
 
 def active(source: TokenSource, lake: Project, start: dt.datetime | None, end: dt.datetime | None) -> pa.Array:
-    """Sorted ids of the users who have a token from `start` on and before `end`, a day's or one of the realtime tail."""
+    """Sorted ids of the users with a token since `start` and before `end`, in a day or in the realtime tail."""
     version = lake.resolve(source.version or source.stream)
     days = lake.instance_tokens.days(version)
     first, last = (None if t is None else dt.datetime.fromtimestamp(t.timestamp(), dt.UTC) for t in (start, end))
@@ -163,7 +163,7 @@ def active(source: TokenSource, lake: Project, start: dt.datetime | None, end: d
 def _appended(
     lake: Project, version: str, first: dt.datetime | None, last: dt.datetime | None, kind: pa.DataType
 ) -> pa.Array:
-    """Users of the realtime tail, whose tokens no day holds yet."""
+    """Users of the realtime tail, which no published day holds yet."""
     if not TokenStore.exists(lake.store_path(version)):
         return pa.array([], kind)
     limits = np.iinfo(np.int64)
@@ -173,18 +173,18 @@ def _appended(
 
 
 def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, dim: int | None = None) -> TokenBatch:
-    """Retrieved token sequences as jagged rows, ready for `.torch()`; row i of the retrieval is query i.
+    """Convert retrieved token sequences to a jagged batch, ready for `.torch()`; row i of the retrieval is query i.
 
     Args:
         retrieved: a retrieval of a `TokenSource` view, or its Arrow table.
-        view: the view's name when the features were asked for with `full_feature_names`.
-        dim: width of the tokens; needed only when `timestamps` was not asked for.
+        view: the view's name; needed if the features were retrieved with `full_feature_names`.
+        dim: width of the tokens; needed only if `timestamps` was not retrieved.
 
     Returns:
-        Tokens, timestamps (zeros when not asked for), and every label that was asked for with its `known` column.
+        Tokens, timestamps (zeros if not retrieved), and every retrieved label with its `known` column.
 
     Raises:
-        SchemaError: no token column, or a width that does not fit.
+        SchemaError: there is no token column, or the width does not match.
     """
     table = retrieved.to_arrow() if isinstance(retrieved, RetrievalJob) else retrieved
     prefix = f"{view}__" if view else ""
@@ -222,9 +222,9 @@ def token_batch(retrieved: RetrievalJob | pa.Table, *, view: str | None = None, 
 
 
 def _label_columns(columns: Mapping[str, pa.DataType]) -> Iterator[tuple[str, str, str]]:
-    """Labels with the columns of their values and of whether they were known, called as in a `TokenSource`.
+    """Yield each label with its column of values and its column `known`, named as in a `TokenSource`.
 
-    Whether they were known is a list of booleans, which no label's values are.
+    The column `known` is recognized by its type, lists of booleans, which no label's values have.
     """
     lists = {name: kind.value_type for name, kind in columns.items() if is_list(kind)}
     flags = {name for name, kind in lists.items() if pa.types.is_boolean(kind)}
@@ -237,7 +237,7 @@ def _label_columns(columns: Mapping[str, pa.DataType]) -> Iterator[tuple[str, st
 
 
 def _slices(count: int, step: int) -> list[slice]:
-    """Slices of `step` rows, or of one where not even that many are allowed."""
+    """Slices of `step` rows each; of one row if `step` is 0."""
     return [slice(at, at + max(1, step)) for at in range(0, count, max(1, step))]
 
 

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from tokenlake.lake.project import Project
     from tokenlake.lake.tables import Table
 
-#: Columns of a token source beside those of its labels.
+#: Columns of every token source.
 USER, TIMESTAMP, TOKENS, TIMESTAMPS = "user_id", "event_timestamp", "tokens", "timestamps"
 OWN_COLUMNS = (USER, TIMESTAMP, TOKENS, TIMESTAMPS)
 
 
 def open_lake(config: RepoConfig) -> Project:
-    """The lake that `offline_store: {lake: ...}` names, relative to the feature repository; without it its parent folder.
+    """Open the lake that `offline_store: {lake: ...}` names, relative to the feature repository; default its parent folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no lake.
     """
     from tokenlake.lake.project import Project
 
@@ -46,15 +46,15 @@ def open_lake(config: RepoConfig) -> Project:
 
 
 def _value_type(name: str) -> ValueType:
-    """Feast's own table of Arrow's types lacks dates."""
+    """Feast's value type of an Arrow type name, including dates, which Feast's own mapping lacks."""
     return ValueType.UNIX_TIMESTAMP if name.startswith("date") else type_map.pa_to_feast_value_type(name)
 
 
 class _SettingsSource(DataSource):
-    """What our two sources share: their own settings travel in the proto as JSON."""
+    """Base of both sources: keeps their settings as JSON in Feast's proto."""
 
     def source_type(self) -> DataSourceProto.SourceType.ValueType:
-        """A source that Feast does not know."""
+        """Feast's type for custom sources."""
         return DataSourceProto.CUSTOM_SOURCE
 
     def _settings(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class _SettingsSource(DataSource):
 
     @staticmethod
     def source_datatype_to_feast_value_type() -> Callable[[str], ValueType]:
-        """From Arrow's names of types."""
+        """Maps Arrow's type names to Feast's value types."""
         return _value_type
 
     def __eq__(self, other: object) -> bool:
@@ -88,7 +88,7 @@ class _SettingsSource(DataSource):
         return hash((type(self).__name__, self.name))
 
     def get_table_query_string(self) -> str:
-        """There is no SQL behind these sources.
+        """Not supported: these sources are not SQL tables.
 
         Raises:
             SchemaError: always.
@@ -100,16 +100,16 @@ class LakeSource(_SettingsSource):
     """One version of a Delta table of the lake.
 
     Args:
-        name: the source's; defaults to the table's and the version's.
-        table: such as `user_embeddings`.
-        version: of a table that has versions; defaults to the one of tokenlake.yaml for embeddings, and to the serving
-            one for tokens.
-        timestamp_field: time from which a row may be seen.
-        created_timestamp_column: of rows of equal times, the one created last is seen.
+        name: name of the source; defaults to the table's name with the version's.
+        table: name of the table, such as `user_embeddings`.
+        version: version in a table that has versions; defaults to the version in tokenlake.yaml for embeddings, and
+            to the serving version for tokens.
+        timestamp_field: column of the time at which a row becomes visible.
+        created_timestamp_column: of rows with equal times, the one created last is used.
         field_mapping: column -> feature.
-        description: for people.
-        tags: `strict: "true"` lets rows be seen strictly after their time only.
-        owner: for people.
+        description: free text.
+        tags: with `strict: "true"` a row is visible only strictly after its time.
+        owner: free text.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class LakeSource(_SettingsSource):
         )
 
     def open(self, lake: Project) -> tuple[Table, str | None]:
-        """The table, and the version that is meant; None for a table without versions.
+        """Open the table, and resolve the version; None for a table without versions.
 
         Args:
             lake: whose table it is.
@@ -164,8 +164,8 @@ class LakeSource(_SettingsSource):
             The table, and a version or None.
 
         Raises:
-            NotFoundError: no such table.
-            ConfigError: a version of a table without versions.
+            NotFoundError: there is no such table.
+            ConfigError: a version was given for a table without versions.
         """
         from tokenlake.lake.tables import Table
 
@@ -183,7 +183,7 @@ class LakeSource(_SettingsSource):
         return table, lake.config.embedding_version if self.table.endswith("_embeddings") else lake.resolve()
 
     def validate(self, config: RepoConfig) -> None:
-        """Check that the table is there, with the columns that this source names."""
+        """Check that the table exists and has the columns that this source names."""
         table, _ = self.open(open_lake(config))
         back = {feature: column for column, feature in self.field_mapping.items()}
         named = [n for n in (self.timestamp_field, self.created_timestamp_column) if n]
@@ -192,29 +192,29 @@ class LakeSource(_SettingsSource):
             raise SchemaError(f"{self.name}: no columns {missing} in {self.table}; it has {table.schema.names}")
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
-        """The table's columns in their order, with Arrow's names of their types."""
+        """The table's columns, in order, with Arrow's type names."""
         table, _ = self.open(open_lake(config))
         return [(field.name, str(field.type)) for field in table.schema]
 
 
 class TokenSource(_SettingsSource):
-    """Token sequences: of each query the last tokens of its user, always strictly before its time.
+    """Token sequences: for each query the last tokens of its user, always strictly before its time.
 
-    Its columns are `tokens`, one list of n * dim floats, oldest first; `timestamps`, a list of n times in microseconds
+    The columns are `tokens`, one list of n * dim floats, oldest first; `timestamps`, a list of n times in microseconds
     UTC; and with `side` a list of n values for every side column, and for every label `NAME_known`, whether it was
-    known before the query's time. A name that would stand there twice has underscores behind it.
+    known before the query's time. Underscores are appended to a name that is taken already.
 
     Args:
-        name: the source's; defaults to the stream's.
+        name: name of the source; defaults to the stream's name.
         stream: an encoder of tokenlake.yaml, or one of its versions.
-        length: tokens of a query, at most.
-        version: one version of it; defaults to the encoder's present one.
-        side: with side columns and labels.
-        available: `realtime`: a token exists from its event on; `daily`: from the next day on.
+        length: most tokens of a query.
+        version: a version of the encoder; defaults to its present one.
+        side: include side columns and labels.
+        available: `realtime`: a token is visible after its event; `daily`: from the next day on.
         field_mapping: column -> feature.
-        description: for people.
-        tags: for people.
-        owner: for people.
+        description: free text.
+        tags: free text.
+        owner: free text.
     """
 
     def __init__(
@@ -261,11 +261,11 @@ class TokenSource(_SettingsSource):
         )
 
     def validate(self, config: RepoConfig) -> None:
-        """Check that the lake has such a version, written already or not."""
+        """Check that the lake's config or catalog has the version; its tokens may be missing still."""
         open_lake(config).resolve(self.version or self.stream)
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
-        """The columns above, with Arrow's names of their types."""
+        """The columns of the sequences, with Arrow's type names."""
         lake = open_lake(config)
         labels = list(lake.config.events.labels) if self.side else []
         values, known = list_columns(labels, labels, OWN_COLUMNS)

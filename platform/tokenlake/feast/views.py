@@ -1,4 +1,4 @@
-"""What a feature view asks of its source: which columns, under which names, and how old."""
+"""The request of one feature view in a retrieval: columns of its source, their names, and their maximal age."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class RequestedView:
     """One feature view of a retrieval.
 
     Attributes:
-        name: the view's name, or its alias: the first part of the full names of its features.
+        name: the view's name or alias, the prefix of its features' full names.
         source: the feature view's data source.
         keys: column of the entity dataframe -> column of the source.
         features: column of the result -> column of the source.
-        timestamp: column of the source.
-        created: column of the source, or None.
-        ttl: nanoseconds, or None: rows of any age are seen.
-        strict: rows are seen strictly after their time.
+        timestamp: column of the source with the event time.
+        created: column of the source with the created time, or None.
+        ttl: maximal age of a row in nanoseconds; None: any age.
+        strict: whether a row is visible only strictly after its time.
     """
 
     name: str
@@ -43,10 +43,10 @@ class RequestedView:
 
     @property
     def user(self) -> str:
-        """The one join key of a view of token sequences.
+        """The single join key of a view of token sequences.
 
         Raises:
-            ConfigError: it has none, or several.
+            ConfigError: the view has no join key, or several.
         """
         if len(self.keys) != 1:
             raise ConfigError(
@@ -56,13 +56,13 @@ class RequestedView:
 
     @classmethod
     def of(cls, view: FeatureView, features: list[str], *, full_names: bool, strict: bool) -> RequestedView:
-        """What some features of a feature view ask.
+        """The request for some features of a feature view.
 
         Args:
             view: the feature view.
             features: their names.
-            full_names: call them `view__feature`.
-            strict: what holds unless the source's tags say otherwise.
+            full_names: name them `view__feature`.
+            strict: default for sources without the tag `strict`.
 
         Raises:
             ConfigError: the view has no batch source.
@@ -88,7 +88,7 @@ class RequestedView:
 
 
 def is_strict(source: DataSource, *, default: bool) -> bool:
-    """Whether rows of a source are seen strictly after their time: by its tag `strict`, else by the store's config.
+    """Whether rows of a source are visible only strictly after their time: its tag `strict`, else the default.
 
     Raises:
         ConfigError: the tag is neither true nor false.
@@ -104,17 +104,17 @@ def is_strict(source: DataSource, *, default: bool) -> bool:
 def requested(
     refs: list[str], views: list[FeatureView], registry: BaseRegistry, project: str
 ) -> Mapping[FeatureView, list[str]]:
-    """The features that are asked of each view."""
+    """View -> names of its requested features."""
     on_demand = _get_requested_on_demand_feature_views(refs, project, registry)
     found, _ = _get_requested_feature_views_to_features_dict(refs, views, on_demand)
     return found
 
 
 def on_demand_views(refs: list[str], registry: BaseRegistry, project: str) -> list[OnDemandFeatureView]:
-    """The on-demand feature views that are asked for."""
+    """The requested on-demand feature views."""
     return OnDemandFeatureView.get_requested_odfvs(refs, project, registry)
 
 
 def strict_by_default(config: RepoConfig) -> bool:
-    """What the store's config says of sources without the tag."""
+    """The offline store's setting `strict`, for sources without the tag."""
     return bool(getattr(config.offline_store, "strict", False))

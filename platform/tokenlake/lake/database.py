@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from tokenlake.lake.tables import Table
 
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
-#: Where the views' empty and catalog tables lie; people ask the views in `main`.
+#: Schema of the empty and catalog tables behind the views; users query the views in `main`.
 _STORED = "stored"
 
 
 class Database:
     """One in-memory DuckDB over a lake.
 
-    Every question sees the newest commit of each table: views are made anew when a commit came, so that none outlives
-    the files that a vacuum removes. A relation that was made before, and not fetched, is of the older commit.
+    Every query sees the newest commit of each table: the views are created again after a commit, so that no view refers
+    to files that a vacuum removed. A relation that was created before the commit, and not fetched yet, still reads the
+    older commit.
 
     Args:
         lake: an open lake.
@@ -82,17 +83,17 @@ class Database:
         return connection
 
     def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation:
-        """Ask one question.
+        """Run one read-only query.
 
         Args:
-            query: a SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE), EXPLAIN, or a pragma that only tells.
+            query: a SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE), EXPLAIN, or a pragma that only reads.
             params: values of `?` or `$name` in the query.
 
         Returns:
             A lazy relation: `.fetchall()`, `.df()`, `.to_arrow_table()`, `.to_arrow_reader()`.
 
         Raises:
-            ForbiddenError: anything but a question, several of them, or a file outside the lake.
+            ForbiddenError: a statement that is not read-only, several statements, or a file outside the lake.
             duckdb.Error: SQL that DuckDB cannot understand or run.
         """
         cursor = self._asked = self.cursor()
@@ -101,15 +102,15 @@ class Database:
             return cursor.sql(text) if params is None else cursor.sql(text, params=params)
 
     def interrupt(self) -> None:
-        """Stop the question that was asked last, from another thread."""
+        """Stop the running query; called from another thread."""
         if self._asked is not None:
             self._asked.interrupt()
 
     def split(self, text: str) -> list[str]:
-        """Split a text into its questions, all of them admitted before the first is asked.
+        """Split a text into its statements, and check that every one is a read-only query.
 
         Raises:
-            ForbiddenError: one of them is more than a question.
+            ForbiddenError: a statement is not a read-only query.
         """
         return readonly.split(self._connection.cursor(), text)
 
@@ -120,11 +121,11 @@ class Database:
         def connect() -> ConnectionWrapper:
             return ConnectionWrapper(cast("duckdb.DuckDBPyConnection", _Guarded(self)))
 
-        # Each question is a transaction of its own, for it sees the newest commit.
+        # Each query is a transaction of its own, since it sees the newest commit.
         return sa.create_engine("duckdb:///:memory:", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection over views that are up to date, unguarded: for our own SQL alone."""
+        """A connection with up-to-date views and without the read-only check: for our own SQL only."""
         with self._lock:
             self._refresh()
             return self._connection.cursor()
@@ -166,9 +167,9 @@ class Database:
 
 
 def _select(name: str, table: Table) -> str:
-    """The rows of a table's files in its schema's columns and types; columns that older files lack are null.
+    """SQL that reads a table's files with the columns and types of its schema; columns that older files lack are null.
 
-    Columns are qualified, for a bare one that is called as a parameter of a macro would be taken for it.
+    Columns are qualified: DuckDB would take a bare column for the parameter of a macro that has the same name.
     """
     columns = ", ".join(f"t.{_name(column)}" for column in table.schema.names)
     empty = f"SELECT * FROM {_STORED}.{name}"
@@ -186,7 +187,7 @@ def _partitioned(table: Table, files: str) -> str:
 
 
 def _of_folders(table: Table, files: str) -> str:
-    """The same where a folder above the table has a name like `price=3`, which DuckDB would take for a column's value."""
+    """As `_partitioned`, for a folder above the table named like `price=3`: DuckDB would read it as a partition column."""
     file = unlike("filename", list(map(folded, table.schema.names)))
     parts = [
         f"regexp_extract({file}, '.*/{key}=([^/]+)/', 1)::{_partition_type(key)} AS {key}" for key in table.partition_by
@@ -202,7 +203,7 @@ def _partition_type(key: str) -> str:
 
 
 class _Guarded:
-    """The part of a DuckDB connection that SQLAlchemy needs to ask questions."""
+    """The part of a DuckDB connection that SQLAlchemy needs to run read-only queries."""
 
     _PASSED = frozenset(
         {"begin", "commit", "rollback", "close", "description", "rowcount", "fetchone", "fetchmany", "fetchall", "df"}

@@ -1,4 +1,4 @@
-"""Guessing a schema from a sample file, for `tokenlake init --from`: a first draft for a person to mend."""
+"""Guessing a schema from a sample file, for `tokenlake init --from`: a first draft that a person corrects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FEW = 50
 
 @dataclass
 class Guess:
-    """What the columns of a sample look like."""
+    """The roles of a sample's columns."""
 
     user: str | None = None
     item: str | None = None
@@ -33,14 +33,14 @@ class Guess:
     id: str | None = None
     features: dict[str, str] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def guess(path: Path) -> Guess:
-    """Guess from the first rows of a Parquet or CSV file.
+    """Guess the columns' roles from the first rows of a Parquet or CSV file.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the file cannot be read.
     """
     file = open_source(path, typed=False).files[0]
     names = file.schema.names
@@ -52,11 +52,11 @@ def guess(path: Path) -> Guess:
             column = pa.nulls(0) if chunk is None else flat(chunk.rows.column(name)).drop_null()
             kinds[name] = _kind(column, text=file.text) or ""
     taken = _own_columns()
-    # Labels first, for each brings a column beside its own.
+    # Labels first, since each one adds a second column.
     for name in sorted(kinds, key=lambda name: kinds[name] != "label"):
         mine = [folded(name), *([folded(known_at_column(name))] if kinds[name] == "label" else [])]
         if not kinds[name] or not quotable(name) or not taken.isdisjoint(mine):
-            out.left.append(name)
+            out.unused.append(name)
             continue
         taken.update(mine)
         if kinds[name] == "label":
@@ -67,7 +67,7 @@ def guess(path: Path) -> Guess:
 
 
 def _own_columns() -> set[str]:
-    """Names that the lake gives to columns of its own."""
+    """Names of the columns that the lake itself adds to its tables."""
     config = Config()
     return {folded(name) for schema in (events_schema(config), tokens_schema(config)) for name in schema.names}
 

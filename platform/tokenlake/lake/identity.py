@@ -1,6 +1,6 @@
-"""Which events are the same: a hash of an event's content, ids derived from it, and the search for duplicates.
+"""Identity of events: a hash of an event's content, ids derived from it, and the search for duplicates.
 
-An event id is unique in the whole lake. Of rows with the same id the first that was seen stands; a later one with
+An event id is unique in the whole lake. Of rows with the same id the first one is kept; a later one with
 the same content is a duplicate, one with other content is quarantined. Content is everything declared but the id:
 user, item, timestamp, features, labels, and the time at which a positive became known.
 """
@@ -31,7 +31,7 @@ _OUTSIDE = frozenset({"event_id", "ds", "ingested_at"})
 
 
 class Verdict(IntEnum):
-    """What becomes of a row that is well in itself."""
+    """What ingest does with a valid row."""
 
     ACCEPT = 0
     DUPLICATE = 1
@@ -49,7 +49,7 @@ def content_hash(config: Config, columns: Mapping[str, pa.Array]) -> _Hashes:
         if name in _OUTSIDE:
             continue
         if (label := known_at.get(name)) is not None:
-            # Elsewhere the instant follows from the timestamp and the config's window, which may change.
+            # Without such a column the instant is computed from the timestamp and the config's window, which may change.
             positive = true(pc.equal(columns[label], 1)) & (config.events.labels[label].known_at is not None)
             column = where(column, positive)
         seed = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
@@ -63,10 +63,10 @@ def derived_ids(content: _Hashes) -> pa.Array:
 
 
 class Deduplicator:
-    """All well rows of one call by id, to tell new events from known ones.
+    """Finds out which valid rows of one ingest are new events, by their ids.
 
-    Holds 24 bytes a row (40 for string ids) and sorts them once; of the lake it reads the ids of those days alone
-    that may hold any of them, and whole rows only where an id was declared and found again.
+    Holds 24 bytes a row (40 for string ids) and sorts them once. It reads ids of the lake only for the days that may
+    hold one of them, and whole rows only where a declared id is in the lake already.
     """
 
     def __init__(self, config: Config) -> None:
@@ -77,7 +77,7 @@ class Deduplicator:
         self._days: set[int] = set()
 
     def add(self, ids: pa.Array, content: _Hashes, days: NDArray[np.int32]) -> None:
-        """Take rows in; `days` since 1970."""
+        """Add rows; `days` are days since 1970."""
         if not len(ids):
             return
         self._keys.append(_keys(ids))
@@ -87,7 +87,7 @@ class Deduplicator:
         self._range = (low, high) if self._range is None else (min(low, self._range[0]), max(high, self._range[1]))
 
     def verdicts(self, events: Table) -> NDArray[np.uint8]:
-        """What becomes of each row, in the order they were added."""
+        """`Verdict` of each row, in the order in which the rows were added."""
         if not self._keys:
             return np.zeros(0, np.uint8)
         keys, content = np.concatenate(self._keys), np.concatenate(self._content)
@@ -107,7 +107,7 @@ class Deduplicator:
         return verdicts
 
     def _known(self, events: Table, keys: NDArray[np.uint64], standing: _Hashes) -> NDArray[np.bool_]:
-        """Which keys the lake holds already; their content is put into `standing`."""
+        """Mask of the keys that the lake holds already; the hash of their stored content is written into `standing`."""
         taken = np.zeros(len(keys), np.bool_)
         for day in self._candidates(events):
             hit = False
@@ -149,20 +149,20 @@ def _keys(ids: pa.Array) -> NDArray[np.uint64]:
 
 
 def _find(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each wanted key is among sorted keys, and whether it is there."""
+    """Position of each wanted key among the sorted keys, and a mask of those that are there."""
     at = np.minimum(np.searchsorted(keys[:, 0], wanted[:, 0]), len(keys) - 1)
     return at, (keys[at] == wanted).all(axis=1)
 
 
 def _mix(x: _Hashes) -> _Hashes:
-    """The finalizer of splitmix64: every bit of the input moves every bit of the output."""
+    """The finalizer of splitmix64: every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def _hash(column: pa.Array) -> _Hashes:
-    """A hash of each value; of nulls it means nothing."""
+    """A hash of each value; undefined for nulls."""
     kind = column.type
     if is_list(kind):
         lengths = numpy(pc.list_value_length(column), np.int64)

@@ -1,6 +1,6 @@
-r"""Ingest: from a source to the `events` table, all or nothing, and the same rows again change nothing.
+r"""Ingest: write the rows of a source into the `events` table, atomically; ingesting the same rows again adds nothing.
 
-    sources --validate--> well rows --hash, spill by day--> verdicts --one commit--> events
+    sources --validate--> good rows --hash, spill by day--> verdicts --one commit--> events
                      \--> bad rows -----------------------------------one commit--> quarantine
 
 Nothing is visible before the commits, and a call that was killed between them is completed by running it again.
@@ -39,7 +39,7 @@ from tokenlake.reading.text import Dialect
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day, day_of
 
-#: Called with what is being done, how much of it is done, and how much there is (an estimate for text files).
+#: Called with the step's name, the rows that are done, and the rows in total (an estimate for text files).
 
 #: How long a call waits for another ingest of the same lake.
 PATIENCE_S = 60.0
@@ -72,10 +72,10 @@ class IngestReport:
     Attributes:
         accepted: new events.
         duplicates: rows that the lake, or an earlier row of the same source, holds already.
-        quarantined: rows that were not let in.
+        quarantined: rows that were rejected.
         days: sorted days that got new events.
-        reruns: those of them that were published before, and are marked to be run again.
-        reasons: why rows were quarantined, and how many.
+        reruns: those of `days` that were published before, and are marked to be run again.
+        reasons: reason -> number of quarantined rows.
         samples: a few quarantined rows as JSON, each after its reason.
         notes: what was inferred: types of ids, units of times, widths of vectors, and what some files lack.
     """
@@ -99,28 +99,28 @@ def ingest(
     quotes: bool | None = None,
     encoding: str | None = None,
 ) -> IngestReport:
-    """Bring events into a lake.
+    """Ingest events into a lake.
 
     Args:
-        lake: where to.
+        lake: the lake to write to.
         source: a path to Parquet, CSV, TSV (also .gz) or Delta, a folder, a glob, an Arrow table or stream, a frame of
             pandas or Polars, or a list of these.
-        dry_run: say what would happen, and change nothing.
-        progress: told about the way.
-        quotes: whether values of text files may stand in double quotes; None: in `.csv`, and not in `.tsv`.
-        encoding: of text files, as Python calls it; None: UTF-8, or what a byte order mark says.
+        dry_run: report what would happen, and change nothing.
+        progress: called as rows are read and written.
+        quotes: whether values of text files may be in double quotes; None: yes for `.csv`, no for `.tsv`.
+        encoding: Python's name of the encoding of text files; None: UTF-8, or what the byte order mark says.
 
     Returns:
         The counts; accepted + duplicates + quarantined is the number of rows of the source.
 
     Raises:
         SourceError: a source that cannot be read; nothing was changed.
-        SchemaError: a missing column, a column of a type that cannot be meant, or ids of another type than the
+        SchemaError: a missing column, a column of a wrong type, or ids of another type than the
             lake's; nothing was changed.
-        LockedError: another ingest is at work.
-        StorageError: the disk refused; no event was added.
+        LockedError: another ingest is running.
+        StorageError: the disk is full or not writable; no event was added.
         ConflictError: another writer committed at the same time; no event was added.
-        ChangedError: a file was written while it was read, again and again; nothing was changed.
+        ChangedError: a file kept changing while it was read; nothing was changed.
     """
     dialect = Dialect(quotes, encoding)
     try:
@@ -143,11 +143,11 @@ def ingest(
 
 
 def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
-    """Rows of a source, or of the lake, as rows of `events`, in their order; nothing is written.
+    """Convert rows of a source, or of the lake, to rows of `events`, in the same order; nothing is written.
 
     Args:
-        lake: whose config says what the columns mean.
-        events: the source's columns, where those of labels may be left out; or the lake's own columns.
+        lake: the lake whose config names the columns.
+        events: the source's columns, of which those of labels may be left out; or the lake's own columns.
 
     Raises:
         SchemaError: a row that ingest would quarantine; the message gives the first one's number and reasons.
@@ -175,7 +175,7 @@ def canonical(lake: HasEvents, events: pa.Table) -> pa.Table:
 
 
 class _IngestCall:
-    """One ingest."""
+    """One call of `ingest`."""
 
     def __init__(
         self, lake: HasEvents, sources: list[File], scratch: Path, *, dry_run: bool, progress: Progress | None
@@ -188,7 +188,7 @@ class _IngestCall:
         self._columns = Columns.of(lake.config)
         self._ledger = Deduplicator(lake.config)
         self._rejects = Rejects(lake.quarantine, None if dry_run else scratch / "rejects.parquet")
-        #: Of every batch of well rows: its source, the rows' numbers there, and their days.
+        #: For every batch of valid rows: its source, the rows' numbers in it, and their days.
         self._origin: list[tuple[int, NDArray[np.int64], NDArray[np.int32]]] = []
         self._spill: Spill | None = None
 
@@ -204,7 +204,7 @@ class _IngestCall:
                 for source in self._sources:
                     source.check()
             days = self._days(verdicts)
-            # A lake without events published nothing, and a dry run must not make its catalog.
+            # A lake without events has published nothing, and a dry run must not create its catalog.
             reruns = tuple(day for day in days if self._lake.events.exists and self._lake.catalog.is_published(day))
             if self._spill is not None:
                 self._commit(self._spill, settled.ids, verdicts, days, reruns)
@@ -248,7 +248,7 @@ class _IngestCall:
             self._spill.add(columns, days)
 
     def _reject_conflicts(self, verdicts: NDArray[np.uint8]) -> None:
-        """Read the rows of conflicting ids once more, for only their source has them as they were."""
+        """Read the rows of conflicting ids once more, since only the source has their original values."""
         if not (verdicts == Verdict.CONFLICT).any():
             return
         wanted: dict[int, list[NDArray[np.int64]]] = {}
@@ -284,7 +284,7 @@ class _IngestCall:
         days: tuple[Day, ...],
         reruns: tuple[Day, ...],
     ) -> None:
-        """Write all files first, for that is what a full disk stops; then make them visible."""
+        """Write all files first, since a full disk fails here; then make them visible."""
         at = _instant(self._lake.events.newest("ingested_at"))
         keep = verdicts == Verdict.ACCEPT
         schema = events_schema(self._config, ids)
@@ -294,8 +294,8 @@ class _IngestCall:
             events.write(as_date(day), accepted(spill, day, keep, at))
             self._tell("writing", done, len(spill.days()))
         quarantine.write(day_of(at.cast(pa.int64()).as_py()), self._rejects.groups(at))
-        # Marked before the commit, for a call killed in between would find duplicates only when it is run again; and
-        # after it, for a day may have been published meanwhile, or run again without these events.
+        # Days are marked before the commit: a call that is killed in between sees only duplicates when it is run again.
+        # They are marked after it too: a day may have been published meanwhile, or run again without these events.
         self._mark(reruns)
         quarantine.commit(self._lake.quarantine)
         events.commit(self._lake.events)
@@ -315,7 +315,7 @@ def _identify(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.
 
 
 def _line(text: str) -> list[str]:
-    """A line that could not be split, as a JSON object."""
+    """The text of a line that could not be split into values, as a JSON object."""
     return as_json(pa.RecordBatch.from_pydict({"line": [text]}))
 
 
@@ -324,14 +324,14 @@ def _spilled(schema: pa.Schema) -> pa.Schema:
 
 
 def _instant(newest: int) -> pa.Scalar:
-    """Now in whole milliseconds, as the log keeps them, and later than every instant before."""
+    """The present time in whole milliseconds, as the log keeps times; always later than `newest`."""
     now = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
     return pa.scalar(max(now, newest // 1000 + 1) * 1000, pa.int64()).cast(TIMESTAMP)
 
 
 @contextlib.contextmanager
 def _unchanged() -> Iterator[None]:
-    """Say of errors before the commit that there was none."""
+    """Add "Nothing was changed" to errors that are raised before the commit."""
     try:
         yield
     except (SourceError, SchemaError) as error:
@@ -340,7 +340,7 @@ def _unchanged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch(lake: HasEvents, *, dry_run: bool) -> Iterator[Path]:
-    """A folder for files on their way; on the lake's own disk, under the lake's lock, unless nothing is to be written."""
+    """A temporary folder on the lake's own disk, under the lake's lock; for a dry run, anywhere and without the lock."""
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="tokenlake-") as folder:
             yield Path(folder)

@@ -1,7 +1,7 @@
-"""Reading time columns: which unit integers have, which zone text has, and whether the instant is believable.
+"""Reading time columns: the unit of integers, the time zone of text, and the check that instants are plausible.
 
-A `TimeReader` is settled for one column of one source before any of its rows is read, so that a row's fate never
-depends on the rows that happened to come before it.
+A `TimeReader` decides once for one column of one source, before any row is read, so that the result for a row never
+depends on the rows before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenlake.reading.kinds import is_string
 from tokenlake.reading.times import as_instants, in_zone, is_instant
 from tokenlake.times import DAY_US, day_start
 
-#: Units in microseconds each; nanoseconds are the one fraction.
+#: Microseconds of each unit; only nanoseconds are a fraction.
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _INTEGER = r"^[+-]?\d{1,19}$"
@@ -30,13 +30,13 @@ _DECIMAL = r"^[+-]?\d{1,19}(\.\d*)?$"
 _ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
 _ZONED = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
 _YEAR_US = 365 * DAY_US
-#: The last instant of int64 nanoseconds: where overflows and missing values end up.
+#: The last instant of int64 nanoseconds: overflows and missing values are mapped to it.
 _END_OF_NS = 9_223_372_036_854_775
 
 
 @dataclass
 class TimeReader:
-    """How one time column of one source is read."""
+    """Reads one time column of one source."""
 
     name: str
     low: int
@@ -49,7 +49,7 @@ class TimeReader:
 
     @classmethod
     def of(cls, events: Events, name: str) -> TimeReader:
-        """A clock that knows what the config says."""
+        """A reader with the settings of the config."""
         return cls(
             name=name,
             low=day_start(events.earliest),
@@ -59,8 +59,8 @@ class TimeReader:
             zone_given="timezone" in events.model_fields_set,
         )
 
-    def look(self, columns: Iterable[pa.Array]) -> None:
-        """Count what a piece of the column looks like."""
+    def observe(self, columns: Iterable[pa.Array]) -> None:
+        """Count the plausible units and the text formats of some chunks of the column."""
         for column in columns:
             column = flat(column)
             if is_string(column.type):
@@ -76,28 +76,28 @@ class TimeReader:
                 self.counts[unit] += int(self._plausible(values, unit).sum())
 
     def settle(self) -> None:
-        """Decide the unit, once the whole column was looked at: the one in which most rows are plausible."""
+        """Choose the unit after `observe` has seen the whole column: the one in which most rows are plausible."""
         if self.unit is None:
             first, second = sorted(UNITS, key=lambda u: -self.counts[u])[:2]
             self.unit = first if self.counts[first] > self.counts[second] else None
 
     @property
     def note(self) -> str | None:
-        """What was inferred, for a dry run."""
+        """A sentence about what was inferred, for a dry run; None where nothing was."""
         if not self.counts["digits"]:
             return None
         return f"{self.name}: integers read as {_NAMES[self.unit]}" if self.unit else f"{self.name}: unit in doubt"
 
     @property
     def mixed(self) -> bool:
-        """Whether text with and without zone stands side by side, and the config does not say what that means."""
+        """Whether the column has text both with and without a zone, and the config does not say which zone is meant."""
         return bool(self.counts["zoned"] and self.counts["naive"] and not self.zone_given)
 
     def read(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
         """Read a batch.
 
         Returns:
-            Microseconds UTC, which rows have a value at all, and per reason the rows that are bad.
+            Microseconds UTC, a mask of the rows that have a value, and for each reason a mask of the bad rows.
         """
         column = flat(column)
         kind = column.type
@@ -112,7 +112,7 @@ class TimeReader:
         raise SchemaError(f"column {self.name!r} of type {kind} is no time")
 
     def _instants(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask]:
-        """Microseconds of timestamps and dates; those of no zone are in the clock's."""
+        """Microseconds of timestamps and dates; those without a zone are in the reader's `timezone`."""
         micros, has = as_instants(column)
         aware = pa.types.is_timestamp(column.type) and column.type.tz
         return micros if aware else in_zone(micros, self.timezone), has
@@ -143,7 +143,7 @@ class TimeReader:
         return micros, has, problems
 
     def _digits(self, column: pa.Array) -> tuple[NDArray[np.int64], Mask, dict[str, Mask]]:
-        """Counts of the unit since 1970."""
+        """Integers as numbers of the unit since 1970."""
         values = floats(column)[0]
         exact = numpy(values, np.float64, np.nan)
         has = ~np.isnan(exact)
@@ -164,7 +164,7 @@ class TimeReader:
 
     @staticmethod
     def _exact(column: pa.Array, values: pa.Array, fits: Mask, unit: str) -> NDArray[np.int64]:
-        """Integers stay integers: float64 would round nanoseconds."""
+        """Microseconds computed in integers: float64 would round nanoseconds."""
         scale = UNITS[unit]
         whole = pa.types.is_integer(column.type) or (
             is_string(column.type) and bool(pc.all(pc.match_substring_regex(column, _INTEGER)).as_py())
@@ -183,7 +183,7 @@ class TimeReader:
         return micros, has, self._believable(micros, has)
 
     def _believable(self, micros: NDArray[np.int64], rows: Mask) -> dict[str, Mask]:
-        """Reasons why instants are outside the believable range."""
+        """For each reason a mask of the instants outside the plausible range."""
         early, late = rows & (micros < self.low), rows & (micros >= self.high)
         if not (early.any() or late.any()):
             return {}

@@ -1,4 +1,4 @@
-"""The log of a Delta table: which files it has now, read again only when it has changed."""
+"""The log of a Delta table: its present files, read again only when the log has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from tokenlake.errors import CorruptionError, SchemaError
 from tokenlake.times import Day
 
-#: File systems keep times by the kernel's tick, 10 ms at the most.
+#: File systems store times in steps of the kernel's tick, at most 10 ms.
 _COARSE_NS = 50_000_000
 
 
@@ -25,8 +25,8 @@ def open_delta(path: Path) -> DeltaTable:
     """Open a table at its newest version.
 
     Raises:
-        TableNotFoundError: there is none, or its first commit is under way.
-        CorruptionError: its log cannot be understood.
+        TableNotFoundError: there is no table, or its first commit is not finished.
+        CorruptionError: its log cannot be parsed.
     """
     try:
         return DeltaTable(path)
@@ -56,7 +56,7 @@ class DeltaLog:
             except OSError:
                 self._delta = self._seen = None
                 return None
-            # A commit changes the folder's time. One that is as young as the clock is coarse says nothing yet.
+            # A commit changes the folder's time. A time within one tick of now is not reliable yet.
             seen = folder.st_ino, folder.st_mtime_ns
             settled = time.time_ns() - folder.st_mtime_ns > _COARSE_NS
             if self._delta is not None and self._seen == seen:
@@ -94,14 +94,14 @@ class DeltaLog:
 
 
 class Files:
-    """Some files of a table, with what its log says of them."""
+    """Some files of a table, with their entries in its log."""
 
     def __init__(self, folder: Path, listed: pa.Table | None) -> None:
         self._folder = folder
         self._listed = listed
 
     def of(self, column: str) -> list[Any]:
-        """One of path, num_records, partition.*, min.*, max.*, a value a file; None where the log has none."""
+        """One value per file of the log's column path, num_records, partition.*, min.* or max.*; None where it is missing."""
         if self._listed is None:
             return []
         known = column in self._listed.column_names
@@ -109,7 +109,7 @@ class Files:
         return values
 
     def paths(self) -> list[str]:
-        """Where they lie."""
+        """Full paths of the files."""
         return [str(self._folder / unquote(path)) for path in self.of("path")]
 
 

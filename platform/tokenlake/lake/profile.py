@@ -1,4 +1,4 @@
-"""What must be known of whole columns before any row is read: id types, units of times, widths of vectors."""
+"""Properties of whole columns that are inferred before any row is read: id types, units of times, widths of vectors."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _IdKind = Literal["int64", "string"]
 
 @dataclass
 class Profile:
-    """The decisions of one call.
+    """What was inferred for one ingest.
 
     Attributes:
         ids: the lake's id types, from the table or, at the first ingest, from these sources.
         dims: the width of each vector feature that any row has.
-        clocks: per source how its time columns are read.
+        clocks: for each source the readers of its time columns.
     """
 
     ids: IdTypes = field(default_factory=IdTypes)
@@ -41,7 +41,7 @@ class Profile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was inferred, for a dry run."""
+        """Sentences about what was inferred, for a dry run."""
         kinds = f"ids: event {self.ids.event}, user {self.ids.user}, item {self.ids.item}"
         times = [clock.note for clocks in self.clocks for clock in clocks.values() if clock.note]
         widths = [f"{name}: vectors of length {dim}" for name, dim in self.dims.items()]
@@ -49,7 +49,7 @@ class Profile:
 
 
 def profile(config: Config, events: Table, sources: Sequence[File], columns: Columns) -> Profile:
-    """Settle what the lake has not settled yet, reading only the columns that it takes.
+    """Infer what the lake's tables do not fix yet; reads only the columns that this needs.
 
     Raises:
         SchemaError: sources with integer and with string ids, or ids of another type than the lake's.
@@ -69,11 +69,11 @@ def profile(config: Config, events: Table, sources: Sequence[File], columns: Col
     }
     out = Profile(dims=dims)
     for source in sources:
-        look = _Look(source, config, columns)
+        sample = _SourceSample(source, config, columns)
         text_ids = {role: name for role, name in roles.items() if first and source.text}
-        for name, arrays in look.columns([*look.times, *text_ids.values(), *vague.values()]):
-            if name in look.times:
-                look.clocks[name].look(arrays)
+        for name, arrays in sample.columns([*sample.times, *text_ids.values(), *vague.values()]):
+            if name in sample.times:
+                sample.clocks[name].observe(arrays)
             for role in [role for role, given in text_ids.items() if given == name]:
                 for kind in _text_kinds(arrays):
                     text_votes[role].setdefault(kind, source.name)
@@ -83,7 +83,7 @@ def profile(config: Config, events: Table, sources: Sequence[File], columns: Col
             typed = None if source.text else _typed_kind(source.schema.field(name).type)
             if typed is not None:
                 votes[role].setdefault(typed, source.name)
-        out.clocks.append(look.settled())
+        out.clocks.append(sample.settled())
     out.dims |= {name: max(seen, key=lambda n: (seen[n], n)) for name, seen in lengths.items() if seen}
     out.ids = (
         _first_ids(votes, text_votes)
@@ -93,8 +93,8 @@ def profile(config: Config, events: Table, sources: Sequence[File], columns: Col
     return out
 
 
-class _Look:
-    """One source's clocks, and the columns that have to be looked at."""
+class _SourceSample:
+    """One source's time readers, and the columns that must be read to infer something."""
 
     def __init__(self, source: File, config: Config, columns: Columns) -> None:
         self._source = source
@@ -107,7 +107,7 @@ class _Look:
         return is_string(kind) or (unit is None and not (pa.types.is_temporal(kind) or pa.types.is_null(kind)))
 
     def columns(self, names: Iterable[str]) -> Iterator[tuple[str, list[pa.Array]]]:
-        """Each chunk's wanted columns."""
+        """For each chunk, the named columns that the source has."""
         wanted = list(dict.fromkeys(names))
         if wanted:
             for chunk in self._source.chunks(wanted):
@@ -122,7 +122,7 @@ class _Look:
 
 
 def _text_kinds(arrays: Iterable[pa.Array]) -> set[_IdKind]:
-    """Integers without leading zeros that fit are int64, anything else makes the whole column strings."""
+    """Kinds of ids in text: integers without leading zeros that fit are int64; anything else makes the column strings."""
     kinds: set[_IdKind] = set()
     for array in arrays:
         whole = true(pc.match_substring_regex(array, INTEGER))
@@ -169,7 +169,7 @@ def _first_ids(votes: dict[str, dict[_IdKind, str]], text_votes: dict[str, dict[
                 f"{role} ids are integers in {typed['int64']} and strings in {strings}; a lake holds one of them. "
                 "Convert one source"
             )
-        # Of text alone the strings win: the integers among them are strings that look like numbers.
+        # If all sources are text, strings win: the integers among them are strings that look like numbers.
         kinds[role] = pa.string() if strings else INT64
     return IdTypes(**kinds)
 

@@ -1,4 +1,4 @@
-"""`Project`: what jobs, plug-ins and retrieval take: config, folders, tables, catalog, token stores, versions, SQL."""
+"""`Project`: config, folders, tables, catalog, token stores, versions and SQL, for jobs, plug-ins and retrieval."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Project:
 
     Attributes:
         file: the `tokenlake.yaml`.
-        root: its folder.
+        root: the folder of `file`.
         data: folder of the data, `root` unless the file says otherwise.
-        config: the file's content.
+        config: the parsed content of `file`.
     """
 
     def __init__(self, file: Path, config: Config) -> None:
@@ -46,7 +46,7 @@ class Project:
         return f"{type(self).__name__}({str(self.root)!r}, project={self.config.project!r})"
 
     def __reduce__(self) -> tuple[Any, tuple[Path, Config]]:
-        """Another process gets the same project, and opens its tables and catalog for itself."""
+        """Pickle the file and the config only; another process opens the tables and the catalog for itself."""
         return type(self), (self.file, self.config)
 
     @classmethod
@@ -60,7 +60,7 @@ class Project:
             The project; its tables, catalog and stores are opened when they are asked for.
 
         Raises:
-            ConfigError: there is no such file, or it says something that cannot be.
+            ConfigError: there is no such file, or it is not valid.
         """
         from tokenlake.lake.schema import check_names
 
@@ -74,7 +74,7 @@ class Project:
         return cls(file.resolve(), config)
 
     def shared(self, make: Callable[[Self], T]) -> T:
-        """What `make` gives for this project, made at its first use and kept: caches that several jobs read through.
+        """The result of `make` for this project, created at its first use and kept: for caches that several jobs share.
 
         Args:
             make: a class or function that takes the project; it is also the key.
@@ -123,7 +123,7 @@ class Project:
 
     @property
     def item_embeddings(self) -> Table:
-        """A vector per item met lately, day and version of the embeddings."""
+        """A vector per recently seen item, day and version of the embeddings."""
         return self._tables["item_embeddings"]
 
     @property
@@ -133,7 +133,7 @@ class Project:
 
     @property
     def user_statistics(self) -> Table:
-        """What each user did lately, as it was known at the end of each day."""
+        """Recent activity of each user, as it was known at the end of each day."""
         return self._tables["user_statistics"]
 
     def watermark(self) -> int:
@@ -146,7 +146,7 @@ class Project:
 
         return open_tables(self)
 
-    # Events in.
+    # Ingest.
 
     def ingest(
         self,
@@ -157,16 +157,16 @@ class Project:
         quotes: bool | None = None,
         encoding: str | None = None,
     ) -> IngestReport:
-        """Bring events in: a path, a folder, a glob, an Arrow table, a frame, or a list of these (docs/lake.md).
+        """Ingest events from a path, a folder, a glob, an Arrow table, a frame, or a list of these (docs/lake.md).
 
         Bad rows go to `quarantine` with their reason; the same rows again change nothing.
 
         Args:
             source: what to read.
-            dry_run: say what would happen, and change nothing.
-            progress: told about the way.
-            quotes: whether values of text files may stand in double quotes; None: in `.csv`, and not in `.tsv`.
-            encoding: of text files, as Python calls it; None: UTF-8, or what a byte order mark says.
+            dry_run: report what would happen, and change nothing.
+            progress: called as rows are read and written.
+            quotes: whether values of text files may be in double quotes; None: yes for `.csv`, no for `.tsv`.
+            encoding: Python's name of the encoding of text files; None: UTF-8, or what the byte order mark says.
 
         Returns:
             `IngestReport(accepted, duplicates, quarantined, days)`.
@@ -186,7 +186,7 @@ class Project:
         return self.catalog.versions()
 
     def promote(self, version: str) -> None:
-        """Let a version serve; the old one stays readable.
+        """Make a version the serving one; the old one stays readable.
 
         Args:
             version: a version, or an encoder's name.
@@ -198,7 +198,7 @@ class Project:
         self.catalog.promote(self.resolve(version))
 
     def rollback(self) -> str:
-        """Let the version that served before serve again; returns its name."""
+        """Make the previous serving version the serving one again; returns its name."""
         return self.catalog.rollback()
 
     def resolve(self, version: str | None = None) -> str:
@@ -211,7 +211,7 @@ class Project:
             The version's whole name.
 
         Raises:
-            NotFoundError: neither a version nor an encoder.
+            NotFoundError: no version or encoder has that name.
         """
         if version is None:
             return self.catalog.serving() or self.config.version_of(self.config.tokens.serving_name)
@@ -245,7 +245,7 @@ class Project:
         return TokenStore.open(path)
 
     def published(self, version: str) -> set[Day]:
-        """Days that a version's publish job has done, and that its token store holds: a store can be deleted.
+        """Days that a version's publish job has finished and that its token store still holds: a store can be deleted.
 
         Args:
             version: its whole name.
@@ -273,7 +273,7 @@ class Project:
     # Exploration.
 
     def sql(self, query: str, params: Any = None) -> duckdb.DuckDBPyRelation:
-        """Ask a question in DuckDB's SQL, read-only.
+        """Run a read-only query in DuckDB's SQL.
 
         Args:
             query: one statement.
@@ -283,7 +283,7 @@ class Project:
             A relation of DuckDB: `.df()`, `.to_arrow_table()`, `.fetchall()`.
 
         Raises:
-            ForbiddenError: anything but a question, or a file outside the lake.
+            ForbiddenError: a statement that is not a read-only query, or a file outside the lake.
         """
         return self._database.sql(query, params)
 

@@ -1,8 +1,8 @@
-"""What SQL may be asked of a lake: questions, and nothing else.
+"""The check that SQL over a lake only reads.
 
 DuckDB's own settings (`database.py`) keep it from files outside the lake. They don't keep it from writing inside, or
-into its memory, and a statement's type alone doesn't tell: `WITH x AS (COPY ... RETURNING *) SELECT ...` is a SELECT,
-and `EXPLAIN ANALYZE` runs what it explains. So the parsed statement itself is read, node by node.
+into its memory, and a statement's type is not enough: `WITH x AS (COPY ... RETURNING *) SELECT ...` is a SELECT, and
+`EXPLAIN ANALYZE` runs what it explains. So every node of the parsed statement is checked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import duckdb
 
 from tokenlake.errors import ForbiddenError
 
-#: Pragmas that only tell.
+#: Pragmas that only read.
 PRAGMAS = frozenset({"database_list", "database_size", "show_tables", "show_tables_expanded", "table_info", "version"})
 #: Query nodes that only read; the others (INSERT_QUERY_NODE, COPY_QUERY_NODE, ...) write.
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
-#: Functions that run SQL which this module would not see, read memory by address, change state, or open a file so late
-#: that the refusal would not be ours.
+#: Functions that run SQL which this module cannot see, read memory by address, change state, or open a file so late
+#: that DuckDB, not this module, would refuse it.
 _FUNCTIONS = re.compile(
     r"query|query_table|sniff_csv|json_execute_serialized_sql|checkpoint|force_checkpoint|write_log|truncate_duckdb_logs|setval"
     r"|(enable|disable)_\w+|\w*external_resource\w*|(arrow|pandas|python_arrow|seq)_scan\w*|python_map_function"
@@ -31,10 +31,10 @@ _PRAGMA = re.compile(r"pragma\s+(?P<name>\w+)", re.IGNORECASE)
 
 
 def split(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
-    """Split a text into its statements, each of them admitted.
+    """Split a text into its statements, and check each of them.
 
     Raises:
-        ForbiddenError: one of them is more than a question.
+        ForbiddenError: a statement is not a read-only query.
     """
     statements = connection.extract_statements(text)
     for statement in statements:
@@ -43,10 +43,10 @@ def split(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
 
 
 def admit(connection: duckdb.DuckDBPyConnection, text: str) -> str:
-    """The one statement of a text.
+    """Return the single statement of a text, after checking that it only reads.
 
     Raises:
-        ForbiddenError: none, several, or more than a question.
+        ForbiddenError: no statement, several, or one that is not a read-only query.
     """
     statements = split(connection, text)
     if len(statements) != 1:

@@ -1,4 +1,4 @@
-"""Rows that are not let in: counted, and kept in `quarantine` with their reason, each once."""
+"""Rejected rows: counted, and kept in `quarantine` with their reasons, each row once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Rejects:
     """Collects the rejected rows of one call.
 
     Args:
-        table: the lake's quarantine; rows that it holds already are counted, not stored again.
-        path: where rows wait until the commit; None stores nothing.
+        table: the lake's quarantine; rows that it holds already are counted, but not stored again.
+        path: a file that holds the rows until the commit; None stores nothing.
     """
 
     def __init__(self, table: Table, path: Path | None) -> None:
@@ -42,7 +42,7 @@ class Rejects:
         self.samples: list[tuple[str, str]] = []
 
     def add(self, source: str, rows: list[str], numbers: list[int], reasons: list[str]) -> None:
-        """Take rejected rows of one source: their JSON, their numbers from 1, and why."""
+        """Add rejected rows of one source: the rows as JSON, their numbers from 1, and the reasons."""
         if not rows:
             return
         self.rows += len(rows)
@@ -69,7 +69,7 @@ class Rejects:
                 yield rows.append_column("ingested_at", pa.repeat(ingested_at, rows.num_rows))
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -81,7 +81,7 @@ class Rejects:
 
 
 def as_json(rows: pa.RecordBatch) -> list[str]:
-    """Rows as JSON objects; what JSON has no word for is text."""
+    """Rows as JSON objects; values of types that JSON lacks become strings."""
     columns = [_values(column) for column in rows.columns]
     named = (dict(zip(rows.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
     return [json.dumps(_plain(row), default=str, ensure_ascii=False) for row in named]
@@ -95,7 +95,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """A value in Python; a time that Python cannot say as what the source holds, such as `9223372036854775807 us`."""
+    """A Python value; a time beyond Python's range becomes a string of the raw number, like `9223372036854775807 us`."""
     try:
         return scalar.as_py()
     except (OverflowError, ValueError):

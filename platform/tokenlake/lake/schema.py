@@ -118,7 +118,7 @@ def embeddings_schema(of: str, ids: IdTypes | None = None) -> pa.Schema:
 
 
 def edges_schema(ids: IdTypes | None = None) -> pa.Schema:
-    """Columns of `edges`: who is like whom at the end of a day, each user's weights summing to 1."""
+    """Columns of `edges`: pairs of similar users at the end of a day; each user's weights sum to 1."""
     user = (ids or IdTypes()).user
     return pa.schema(
         [
@@ -132,10 +132,10 @@ def edges_schema(ids: IdTypes | None = None) -> pa.Schema:
 
 
 def statistics_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
-    """Columns of `user_statistics`: what each user did lately, as it was known at the end of a day.
+    """Columns of `user_statistics`: recent activity of each user, as it was known at the end of a day.
 
-    Every label brings three: `<label>_known`, events whose label was known by then, `<label>_count`, those of them
-    that are positive, and `<label>_rate`, their share, null where none is known.
+    Every label adds three: `<label>_known`, the number of events whose label was known by then; `<label>_count`, the
+    positive ones among them; and `<label>_rate`, the share of the positive ones, null where no label is known.
     """
     fields: list[Any] = [
         ("user_id", (ids or IdTypes()).user),
@@ -163,17 +163,17 @@ def quarantine_schema() -> pa.Schema:
 
 
 def known_at_column(label: str) -> str:
-    """The column that says from when a label may be seen."""
+    """Name of the column with the instant at which a label becomes known."""
     return f"{label}_known_at"
 
 
 def label_columns(config: Config) -> tuple[str, ...]:
-    """Every label's two columns, in order: its value and the instant from which it may be seen."""
+    """Both columns of every label, in order: its value, and the instant at which it becomes known."""
     return tuple(name for name, _ in _label_fields(config))
 
 
 def check_names(config: Config) -> None:
-    """See that each table has room for the columns of the config's features and labels beside its own.
+    """Check that features and labels of the config do not use names of the tables' own columns.
 
     Raises:
         ConfigError: a table would have two columns of one name.

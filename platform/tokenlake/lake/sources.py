@@ -1,4 +1,4 @@
-"""What events are read from: the files of each thing that was given, each by itself, since the config says the types."""
+"""Sources of events: the files of each given path or table. Each file is read by itself; the config fixes the types."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def listed(source: Any, spool: Path) -> list[Any]:
-    """What a person gave as a list, and what can be read only once as something that can be read again.
+    """Turn the `source` of an ingest into a list, and streams, which can be read only once, into files.
 
     Args:
         source: Arrow data, a frame, anything with `__arrow_c_stream__`, a path, a folder, a glob, or a list of these.
         spool: folder for streams; made when needed.
 
     Raises:
-        SourceError: nothing, or something of no known kind.
+        SourceError: an empty list, or an object of an unsupported type.
     """
     given = list(source) if isinstance(source, list | tuple) else [source]
     if not given:
@@ -45,16 +45,16 @@ def listed(source: Any, spool: Path) -> list[Any]:
 def event_files(
     given: Sequence[Any], config: Config, dialect: Dialect, *, labels: bool = True
 ) -> tuple[list[File], list[str]]:
-    """The files of what `listed` gave, in a fixed order, each once, with all columns that the config names.
+    """The files behind the items of `listed`, in a fixed order, each once, with all columns that the config names.
 
     A feature or label that a file lacks is missing there, if another file of the same folder or glob has it.
 
     Returns:
-        The files, and what a person should know of them.
+        The files, and notes for the user.
 
     Raises:
-        SourceError: nothing there, or of no known kind.
-        SchemaError: a column that is not there, that is there twice, or of a type that cannot be meant.
+        SourceError: a path that does not exist, or a file of an unsupported format.
+        SchemaError: a column that is missing, that the file has twice, or that has a wrong type.
     """
     columns = Columns.of(config, labels=labels)
     found: dict[str, File] = {}

@@ -28,16 +28,16 @@ from tokenlake.times import DAY_US, Day, day_of
 _RUN_BYTES = 96 << 20
 _GROUP_ROWS = 131_072
 _POSITION = "position"
-#: Longer text is cut as a bound in the log, and an upper one then ended with the last character there is.
+#: Longer text is truncated where it is a bound in the log; an upper bound then ends with the last Unicode character.
 _BOUND_CHARS = 64
 _LAST_CHAR = chr(0x10FFFF)
 
 
 class Spill:
-    """Rows in any order of days, on disk, read back day by day: memory is bounded by a run, not by the input.
+    """Rows on disk, added in any order of days and read back day by day: memory holds one run, not the whole input.
 
-    Each run is an Arrow file with a batch per day; rows remember the position at which they came, in a last column that
-    is known by its place: the others may have any names.
+    Each run is an Arrow file with a batch per day. The last column holds the position at which a row was added; it is
+    addressed by its place, since the other columns may have any name.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
@@ -51,7 +51,7 @@ class Spill:
         self._index: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def add(self, columns: dict[str, pa.Array], days: NDArray[np.int32]) -> None:
-        """Take rows in; `days` since 1970."""
+        """Add rows; `days` are days since 1970."""
         if not len(days):
             return
         position = np.arange(self._position, self._position + len(days))
@@ -70,7 +70,7 @@ class Spill:
         return sorted(self._index)
 
     def batches(self, day: int) -> Iterator[pa.RecordBatch]:
-        """A day's rows, in the order they came."""
+        """A day's rows, in the order in which they were added."""
         for run, number in self._index[day]:
             yield self._runs[run].get_batch(number)
 
@@ -96,12 +96,12 @@ class Spill:
 
 
 class StagedFiles:
-    """Parquet files for one table, written in a scratch folder, moved into the table and committed at once.
+    """Parquet files for one table: written in a temporary folder, moved into the table, and made visible by one commit.
 
     Args:
         path: the table's folder.
-        schema: the table's columns, as they will be.
-        folder: the scratch folder, on the same disk.
+        schema: the table's columns after the commit.
+        folder: the temporary folder, on the same disk.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, folder: Path) -> None:
@@ -112,7 +112,7 @@ class StagedFiles:
         self._files: list[tuple[Path, AddAction]] = []
 
     def write(self, day: Day, groups: Iterator[pa.Table]) -> None:
-        """Write one day's file from row groups with the table's columns but `ds`; none, no file."""
+        """Write one day's file from row groups with the table's columns except `ds`; without row groups there is no file."""
         name = f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
         path = self._folder / name
         writer, stats = None, _Stats()
@@ -157,7 +157,7 @@ class StagedFiles:
 
 
 class _Stats:
-    """What the Delta log tells of a file: rows, and bounds and nulls of every column that has an order."""
+    """Statistics of a file for the Delta log: rows, and for every ordered column its bounds and number of nulls."""
 
     def __init__(self) -> None:
         self._rows = 0

@@ -1,4 +1,4 @@
-"""`Table`: one Delta Lake table with a fixed schema, partitioned by day and perhaps by version."""
+"""`Table`: one Delta Lake table with a fixed schema, partitioned by day, or by version and day."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: How long a short write waits for another of the same partition.
 _PATIENCE = 60.0
 _BATCH_ROWS = 65_536
-#: Writers of different partitions only race for the next number of the log.
+#: Writers of different partitions conflict only over the next version number of the log.
 _RETRIES = 1000
 
 
@@ -52,14 +52,14 @@ class HasTables(Protocol):
 
 
 class Table:
-    """A Delta table that is made at its first write.
+    """A Delta table that is created at its first write.
 
-    Reading never fails because nothing was written yet: it gives an empty table of the schema. Columns that the
-    config gained after rows were written read as null. The order of rows is not promised.
+    Reading before the first write returns an empty table of the schema. Columns that were added to the config after
+    rows were written read as null. The order of rows is not defined.
 
     Args:
         path: the table's folder.
-        schema: its columns, or a function that gives them while they still depend on the first ingest.
+        schema: its columns, or a function that returns them while they still depend on the first ingest.
         partition_by: `("ds",)` or `("version", "ds")`.
         locks: folder of the lock files.
     """
@@ -78,38 +78,38 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns in their order."""
+        """The columns, in order."""
         return self._schema if isinstance(self._schema, pa.Schema) else self._schema()
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever written."""
+        """Whether the table has a commit."""
         return self._log.newest() is not None
 
     # Reading.
 
     def days(self, version: str | None = None) -> list[Day]:
-        """Sorted days that hold rows, from the log alone."""
+        """Sorted days that hold rows; reads only the log."""
         files = self._log.files(version=version)
         return sorted(
             {day for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True) if rows}
         )
 
     def counts(self) -> dict[Day, int]:
-        """Rows of each day, from the log alone."""
+        """Number of rows of each day; reads only the log."""
         files, counted = self._log.files(), dict[Day, int]()
         for day, rows in zip(files.of("partition.ds"), files.of("num_records"), strict=True):
             counted[day] = counted.get(day, 0) + rows
         return counted
 
     def count(self, *, day: Day | None = None, version: str | None = None) -> int:
-        """Rows, from the log alone."""
+        """Number of rows; reads only the log."""
         return sum(self._log.files(day=day, version=version).of("num_records"))
 
     def newest(self, column: str) -> int:
-        """Largest instant of a time column in microseconds, from the log alone; 0 where there is none.
+        """Largest instant of a time column in microseconds, 0 where there is none; reads only the log.
 
-        The log keeps whole milliseconds: ask only for a column that has no finer ones, such as `ingested_at`.
+        The log keeps whole milliseconds: use it only for a column without finer values, such as `ingested_at`.
         """
         values = [value for value in self._log.files().of(f"max.{column}") if value is not None]
         return int(as_micros(values).max()) if values else 0
@@ -121,7 +121,7 @@ class Table:
         return sorted({day for day, lo, hi in ranges if lo is None or hi is None or (lo <= high and low <= hi)})
 
     def commit_version(self) -> int | None:
-        """The Delta version, which grows with every commit; None before the first."""
+        """Number of the newest Delta version, which grows with every commit; None before the first commit."""
         delta = self._log.newest()
         return None if delta is None else delta.version()
 
@@ -132,7 +132,7 @@ class Table:
         return self._log.files(day=day, between=between, version=version).paths()
 
     def files_by_day(self) -> dict[Day, list[str]]:
-        """Names of the current version's files of each day, from the log alone: they change when the day's rows do."""
+        """Names of the current files of each day; reads only the log. The names change whenever the day's rows change."""
         files, out = self._log.files(), dict[Day, list[str]]()
         for day, path, rows in zip(files.of("partition.ds"), files.of("path"), files.of("num_records"), strict=True):
             if rows:
@@ -193,7 +193,7 @@ class Table:
     def dataset(
         self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
     ) -> pds.FileSystemDataset | None:
-        """The files of some partitions with the values of their partitions; None before the first commit."""
+        """The files of some partitions, with their partition values; None before the first commit."""
         delta = self._log.newest()
         if delta is None:
             return None
@@ -201,8 +201,8 @@ class Table:
         files = self._log.files(day=day, between=between, version=version)
         disk, layout = pafs.LocalFileSystem(), pds.ParquetFileFormat()
         parts = [files.of(f"partition.{name}") for name in self.partition_by]
-        # Put together here, since Delta's own dataset prunes by column statistics too, and takes a file without
-        # statistics of a column for one without matches.
+        # Built here, since Delta's own dataset also prunes by column statistics, and treats a file without
+        # statistics of a column as a file without matches.
         fragments = [
             layout.make_fragment(path, disk, partition_expression=_equal(self.partition_by, values))
             for path, *values in zip(files.paths(), *parts, strict=True)
@@ -212,12 +212,12 @@ class Table:
     # Writing.
 
     def replace_day(self, ds: Day, data: pa.Table, version: str | None = None) -> None:
-        """Replace one partition by these rows, atomically; no rows empty it.
+        """Replace one partition by these rows, atomically; an empty table empties the partition.
 
         Args:
             ds: the day.
             data: the schema's columns in any order; `ds` and `version` may be left out.
-            version: the version, exactly when the table has them.
+            version: the version; required exactly when the table is partitioned by version.
 
         Raises:
             SchemaError: a wrong column, or a row of another day or version.
@@ -229,7 +229,7 @@ class Table:
         self._replace({"ds": ds} | ({"version": version} if version is not None else {}), data)
 
     def replace_version(self, version: str, data: pa.Table) -> None:
-        """Replace all days of a version by these rows, in one commit; else as `replace_day`."""
+        """Replace all days of a version by these rows, in one commit; errors are those of `replace_day`."""
         if "version" not in self.partition_by:
             raise SchemaError(f"{self.path.name} is partitioned by {self.partition_by}, and knows no versions")
         self._replace({"version": version}, data)
@@ -269,7 +269,7 @@ class Table:
             self._write(data, mode="append")
 
     def commit_files(self, actions: Sequence[AddAction], schema: pa.Schema | None = None) -> None:
-        """Add Parquet files that lie in the table's folder already, all in one commit.
+        """Add Parquet files that are in the table's folder already, all in one commit.
 
         Args:
             actions: path relative to the table, size, partition values and statistics of each file.
@@ -291,7 +291,7 @@ class Table:
                 commit_properties=CommitProperties(max_commit_retries=_RETRIES),
             )
 
-    # Inner parts.
+    # Helpers.
 
     def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = self.schema
@@ -342,7 +342,7 @@ class Table:
         return delta
 
     def _evolve(self, delta: DeltaTable, schema: pa.Schema) -> None:
-        """Add the columns that the config gained; rows already there read as null."""
+        """Add columns that are new in the config; existing rows read as null."""
         stored = set(pa.schema(delta.schema().to_arrow()).names)
         if new := [field for field in schema if field.name not in stored]:
             delta.alter.add_columns(list(_delta_schema(pa.schema(new)).fields))
@@ -357,7 +357,7 @@ class Table:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn Arrow's errors of files into ours."""
+        """Turn Arrow's file errors into Tokenlake errors."""
         try:
             yield
         except (OSError, pa.ArrowInvalid) as error:
@@ -367,7 +367,7 @@ class Table:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn Delta's errors into ours."""
+        """Turn Delta's errors into Tokenlake errors."""
         try:
             yield
         except CommitFailedError as error:
@@ -381,7 +381,7 @@ class Table:
 
 
 def open_tables(lake: HasTables) -> dict[str, Table]:
-    """The tables of a lake by name; none is made before its first write."""
+    """The tables of a lake by name; each is created at its first write."""
     if strange := re.search(r"[\[\]]|%[0-9A-Fa-f]{2}", str(lake.data)):
         raise ConfigError(
             f"Delta cannot write below {lake.data}, because of {strange[0]!r}; choose a folder without it"
@@ -406,7 +406,7 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
 
 
 class _StoredIds:
-    """Id types that the events table was made with; int64 until then."""
+    """Id types of the events table; int64 until it exists."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""From source rows to canonical columns: each row is either whole or has reasons why not (docs/lake.md).
+"""From source rows to canonical columns: each row is either valid or has reasons why it is not (docs/lake.md).
 
-Reasons carry no values, so that `select reason, count(*) from quarantine group by 1` says something; the values are
-in the row itself.
+Reasons contain no values, so that `select reason, count(*) from quarantine group by 1` is useful; the values are in the
+row itself.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
 @dataclass
 class Problems:
-    """Reasons found in a batch: per reason the rows that have it."""
+    """Reasons to reject rows of a batch: for each reason a mask of the rows that have it."""
 
     rows: int
-    found: dict[str, Mask] = field(default_factory=dict)
+    masks: dict[str, Mask] = field(default_factory=dict)
 
     def add(self, reason: str, rows: Mask) -> None:
-        """Note a reason for the rows that are True."""
+        """Add a reason for the rows where the mask is True."""
         if rows.any():
-            self.found[reason] = self.found[reason] | rows if reason in self.found else rows
+            self.masks[reason] = self.masks[reason] | rows if reason in self.masks else rows
 
     @property
     def bad(self) -> Mask:
-        """Rows with any reason."""
-        return np.asarray(np.logical_or.reduce([np.zeros(self.rows, np.bool_), *self.found.values()]), np.bool_)
+        """Mask of the rows with at least one reason."""
+        return np.asarray(np.logical_or.reduce([np.zeros(self.rows, np.bool_), *self.masks.values()]), np.bool_)
 
     def reasons(self) -> list[str]:
-        """The bad rows' reasons, several joined by `"; "`, in the order of the rows."""
+        """The reasons of each bad row, joined by `"; "`, in the order of the rows."""
         index = np.flatnonzero(self.bad)
         texts = [""] * len(index)
-        for reason, rows in self.found.items():
+        for reason, rows in self.masks.items():
             for at in np.flatnonzero(rows[index]):
                 texts[at] = f"{texts[at]}; {reason}" if texts[at] else reason
         return texts
@@ -61,8 +61,8 @@ class Columns:
 
     Attributes:
         times: the timestamp's and every `known_at`.
-        needed: all, each once.
-        optional: those of features and labels, which a file may lack where others beside it have them.
+        needed: all columns, each once.
+        optional: columns of features and labels, which a file may lack if another file of the same source has them.
     """
 
     times: tuple[str, ...]
@@ -71,7 +71,7 @@ class Columns:
 
     @classmethod
     def of(cls, config: Config, *, labels: bool = True) -> Columns:
-        """Read them off a config; without `labels` they are left out."""
+        """The columns that a config names; with `labels=False` without those of labels."""
         events = config.events
         known = [label.known_at for label in events.labels.values() if label.known_at] if labels else []
         features = [feature.column or name for name, feature in events.features.items()]
@@ -87,12 +87,12 @@ class Columns:
 
 @dataclass
 class Validator:
-    """Reads one source's batches into canonical columns.
+    """Converts one source's batches to canonical columns.
 
     Args:
-        config: what the columns are.
+        config: names and types of the columns.
         ids: the lake's id types.
-        clocks: how each time column is read.
+        clocks: the reader of each time column.
         dims: the width of each vector feature.
         labels: whether the source has the label columns; without them labels are null.
     """
@@ -104,11 +104,11 @@ class Validator:
     labels: bool = True
 
     def check(self, batch: pa.RecordBatch) -> tuple[dict[str, pa.Array], Problems]:
-        """Read a batch.
+        """Convert a batch.
 
         Returns:
-            Canonical columns but `event_id` where none is declared, `ds` and `ingested_at`; values of bad rows mean
-            nothing. And the problems of its rows.
+            The canonical columns, without `ds`, `ingested_at`, and an `event_id` that the config does not declare;
+            values of bad rows are undefined. And the problems of its rows.
         """
         events, problems = self.config.events, Problems(batch.num_rows)
         out: dict[str, pa.Array] = {}
@@ -139,7 +139,7 @@ class Validator:
     def _label(
         self, batch: pa.RecordBatch, name: str, label: Label, micros: NDArray[np.int64], problems: Problems
     ) -> tuple[pa.Array, pa.Array]:
-        """A label and the instant from which it may be seen."""
+        """A label's values, and the instants at which they become known."""
         if not self.labels:
             return pa.nulls(batch.num_rows, pa.int8()), pa.nulls(batch.num_rows, TIMESTAMP)
         values = _binary(flat(batch.column(name)), name, problems)
@@ -168,10 +168,10 @@ def days_of(timestamps: pa.Array) -> NDArray[np.int32]:
 def check_types(
     config: Config, schema: pa.Schema, where_: str, *, absent: Sequence[str] = (), labels: bool = True
 ) -> None:
-    """See that the columns of a source can mean what the config says, by type alone; `absent` are those it may lack.
+    """Check that a source's columns have types that fit the config; columns in `absent` may be missing.
 
     Raises:
-        SchemaError: such as a numeric feature that is a list.
+        SchemaError: a column of a wrong type, such as a numeric feature that is a list.
     """
     events = config.events
     wanted: list[tuple[str, str]] = [(f.column or name, f.kind) for name, f in events.features.items()]
@@ -273,7 +273,7 @@ def _multi(values: pa.Array, name: str, problems: Problems, _: int | None) -> pa
         lists = values.cast(pa.list_(plain(values.type.value_type)))
     inner = _categorical(flat(lists.flatten()), name, problems, None)
     lengths = numpy(pc.list_value_length(lists), np.int64)
-    # Empty and missing elements say nothing.
+    # Empty and missing elements are dropped.
     keep = valid(inner) & ~true(pc.equal(inner, ""))
     rows = np.repeat(np.arange(len(lists)), lengths)[keep]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(lists)))]).astype(np.int32)
@@ -303,7 +303,7 @@ def _vector(values: pa.Array, name: str, problems: Problems, dim: int | None) ->
 
 
 def vectors(values: pa.Array) -> tuple[pa.Array, Mask]:
-    """Lists or text like `0.1|0.2` or `[0.1, 0.2]` as lists of float32; the mask tells text that is neither."""
+    """Lists, or text like `0.1|0.2` or `[0.1, 0.2]`, as lists of float32; the mask marks text that is neither."""
     none = np.zeros(len(values), np.bool_)
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), TOKEN), none

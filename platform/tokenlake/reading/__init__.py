@@ -1,4 +1,4 @@
-"""The reading room: files and tables as people have them, opened in one way for all who read (docs/lake.md, *Reading*).
+"""Readers of users' files and tables, shared by all parts of Tokenlake (docs/lake.md, *Reading*).
 
-The door is `source.open_source`; `handles.steady` begins anew where files are written meanwhile.
+The entry point is `source.open_source`; `handles.steady` starts a read again where its files change meanwhile.
 """

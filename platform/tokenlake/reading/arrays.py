@@ -1,4 +1,4 @@
-"""Small helpers over Arrow arrays: each returns values beside a mask of what failed."""
+"""Small helpers over Arrow arrays; conversions return the values and a mask of the rows that failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def decoded(array: pa.Array) -> pa.Array:
-    """Values of a dictionary, of runs or of a view, for which Arrow lacks `take` and `filter`; others as they are."""
+    """Decode dictionaries, run-ends and views, for which Arrow lacks `take` and `filter`; return other arrays unchanged."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         words = decoded(array.dictionary)
@@ -62,15 +62,15 @@ def where(array: pa.Array, keep: Mask) -> pa.Array:
 
 
 def stripped(text: pa.Array) -> pa.Array:
-    """Text without blanks at its ends, and null where nothing is left."""
+    """Text without white space at its ends; null where nothing is left."""
     text = pc.utf8_trim_whitespace(text)
     return where(text, ~true(pc.equal(text, "")))
 
 
 def cast_rows(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
-    """Cast each row that can be; a row that cannot is null, and True in the mask.
+    """Cast each row that can be cast; any other row becomes null, and is True in the mask.
 
-    Halves the array until the culprits are found, so it is quick where few rows are bad.
+    Splits the array in halves until the bad rows are isolated, so it is quick where few rows are bad.
     """
     try:
         return array.cast(kind), np.zeros(len(array), np.bool_)
@@ -83,7 +83,7 @@ def cast_rows(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
 
 
 def floats(array: pa.Array) -> tuple[pa.Array, Mask]:
-    """Numbers or their text as float64; the mask tells text that is no number."""
+    """Numbers, or text of numbers, as float64; the mask marks text that is not a number."""
     if is_string(array.type):
         text = stripped(array)
         well = true(pc.match_substring_regex(text, _NUMBER))

@@ -1,4 +1,4 @@
-"""Values of one type as those of a wider one, exactly or not at all."""
+"""Casts of values to a wider type that are exact, or else fail."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EXACT = 2**53
 def fitted(
     batch: pa.RecordBatch, schema: pa.Schema, file: str, constants: Mapping[str, pa.Scalar] | None = None
 ) -> pa.RecordBatch:
-    """A batch of a file with exactly the columns of a schema: its own, those of all its rows, else null.
+    """Convert a batch of a file to a schema: each column comes from the batch, from `constants`, or is null.
 
     Args:
         batch: some columns of the file, of any number of rows.
-        schema: the result's, of types that `schema.union` made of the file's.
-        file: its name, for messages.
+        schema: of the result; its types come from `schema.union`.
+        file: name of the file, for messages.
         constants: columns whose value is the same in all rows, such as those of Hive partitions.
 
     Raises:
-        SchemaError: a value that the wider type cannot say exactly; the message names the file, column and types.
+        SchemaError: a value that the wider type cannot represent exactly; the message names the file, column and types.
     """
     names, constants = batch.schema.names, constants or {}
 
@@ -45,10 +45,10 @@ def fitted(
 
 
 def widen(array: pa.Array, kind: pa.DataType, what: str) -> pa.Array:
-    """An array as `kind`.
+    """Cast an array to the type `kind`.
 
     Raises:
-        SchemaError: a value that `kind` cannot say exactly; the message begins with `what`.
+        SchemaError: a value that `kind` cannot represent exactly; the message begins with `what`.
     """
     array = decoded(array)
     if array.type == kind:

@@ -1,4 +1,4 @@
-"""What every kind of file gives: chunks of rows, some columns at a time, as often as asked."""
+"""The interface of every kind of file: it streams chunks of rows of some columns, any number of times."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-#: Rows of a chunk, at most; text has as many as its block of bytes holds.
+#: Most rows of a chunk; a chunk of text has as many as its block of bytes holds.
 CHUNK_ROWS = 131_072
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A line of text that is no row.
+    """A line of text that cannot be parsed as a row.
 
     Attributes:
-        number: as in `Chunk`.
+        number: number of the line, as in `Chunk`.
         text: the line, without its end.
-        reason: why.
+        reason: why it cannot be parsed.
     """
 
     number: int
@@ -35,8 +35,8 @@ class Chunk:
 
     Attributes:
         rows: the columns that were asked for.
-        numbers: int64 `(rows,)`, their numbers in the file, from 1; of text, those of lines behind the header.
-        broken: lines among them that are no rows.
+        numbers: int64 `(rows,)`, row numbers in the file, from 1; for text, numbers of the lines after the header.
+        broken: lines between these rows that cannot be parsed.
     """
 
     rows: pa.RecordBatch
@@ -48,8 +48,8 @@ class File(Protocol):
     """Rows of one file, or of one table in memory.
 
     Attributes:
-        name: for messages, and in `quarantine`.
-        text: all values are text, and only who reads them knows what they mean.
+        name: used in messages and in `quarantine`.
+        text: whether all values are text, whose types only the reader knows.
     """
 
     name: str
@@ -61,21 +61,21 @@ class File(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many rows there are; an estimate for text."""
+        """Number of rows; an estimate for text."""
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-        """Stream some columns, in the types of the schema, `rows` at a time."""
+        """Stream some columns in the types of the schema, at most `rows` rows at a time."""
 
     def check(self) -> None:
         """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: it did.
+            ChangedError: the file changed.
         """
 
 
 def numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
-    """Number rows from 1; batches without any are left out."""
+    """Number the rows from 1; empty batches are left out."""
     first = 1
     for batch in batches:
         if batch.num_rows:

@@ -1,4 +1,4 @@
-"""Delta tables: the files of one version, with the columns and partitions that the table's log tells."""
+"""Delta tables: the files of one version, with the columns and partitions from the table's log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenlake.reading.handles import HELD, FileHandle
 from tokenlake.reading.memory import TableFile
 from tokenlake.reading.parquet import ParquetFile
 
-#: What a Delta table may do to its files that reading them as they lie would miss.
+#: Delta features that change what a file means, so that reading the plain file would give wrong rows.
 _UNREADABLE = {"deletionVectors", "columnMapping"}
 
 
@@ -31,16 +31,16 @@ def delta_files(
     """The files of the newest version of a Delta table.
 
     Args:
-        path: the table, as deltalake takes it.
-        place: the same folder, as `filesystem` takes it.
+        path: the table's path, in deltalake's form.
+        place: the same folder, in the form of `filesystem`.
         filesystem: None for the local one.
-        options: deltalake's, for its storage.
-        parts: columns that folders above the table tell.
+        options: deltalake's storage options.
+        parts: columns from names of folders above the table, such as `day=2024-01-01`.
 
     Raises:
-        MissingSourceError: no table lies there.
+        MissingSourceError: there is no table.
         DamagedSourceError: its log cannot be read.
-        SourceError: it uses what this reader does not know.
+        SourceError: it uses a Delta feature that is not supported here.
     """
     try:
         return version_files(DeltaTable(path, storage_options=dict(options or {}) or None), place, filesystem, parts)
@@ -56,14 +56,14 @@ def version_files(
     filesystem: pafs.FileSystem | None = None,
     parts: Mapping[str, pa.Scalar] | None = None,
 ) -> list[File]:
-    """The files of an opened Delta table, as `delta_files` has them."""
+    """The files of an opened Delta table; the arguments and errors are those of `delta_files`."""
     if strange := _UNREADABLE & set(delta.protocol().reader_features or ()):
         raise SourceError(f"{place} uses Delta's {sorted(strange)}, which is not read here; rewrite it without")
     schema = pa.schema(delta.schema().to_arrow())
     above = {name: value for name, value in (parts or {}).items() if name not in schema.names}
     for name, value in above.items():
         schema = schema.append(pa.field(name, value.type))
-    # In the order in which they were written, for the log's is not always the same.
+    # In the order in which they were written, since the order of the log is not stable.
     written = [("modification_time", "ascending"), ("path", "ascending")]
     listed = pa.table(delta.get_add_actions(flatten=True)).sort_by(written)
     names = delta.metadata().partition_columns

@@ -1,4 +1,4 @@
-"""Which files a path stands for: a file, a folder, a glob, Hive partitions, Delta tables, and of what kind each is."""
+"""Finds the files of a path (a file, a folder, a glob, Hive partitions, Delta tables) and the format of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokenlake.reading.handles import FileHandle
 
 FileKind = Literal["parquet", "csv", "tsv", "delta"]
 
-#: An integer and nothing else: 007, +7 and 7.0 are not.
+#: A plain integer; 007, +7 and 7.0 do not match.
 INTEGER = r"^(0|-?[1-9]\d{0,18})$"
 _ENDINGS: dict[str, FileKind] = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv"}
 _PACKED = (".gz", ".bz2", ".zst")
@@ -34,9 +34,9 @@ class SourceFile:
     """A file, or the folder of a Delta table.
 
     Attributes:
-        path: where.
-        kind: what it holds.
-        parts: what the folders above it say, as in `day=2024-01-01`, below what was asked for; None stands for null.
+        path: path of the file or folder.
+        kind: its format.
+        parts: Hive partition values from folders such as `day=2024-01-01` below the given path; None stands for null.
     """
 
     path: str
@@ -45,15 +45,15 @@ class SourceFile:
 
 
 def find(given: str, filesystem: pafs.FileSystem | None = None) -> list[SourceFile]:
-    """Everything that a path stands for, in a fixed order.
+    """The files of a path, in a fixed order.
 
     Args:
         given: a file, a folder, or on a local disk a glob.
         filesystem: None for the local one.
 
     Raises:
-        MissingSourceError: nothing lies there.
-        SourceError: a file of no known kind.
+        MissingSourceError: the path does not exist, or holds no file of a known format.
+        SourceError: a file of an unknown format.
     """
     if filesystem is not None and not isinstance(filesystem, pafs.LocalFileSystem):
         return _find_remote(given, filesystem)
@@ -91,7 +91,7 @@ def _type_of(texts: pa.Array) -> pa.DataType:
 
 
 def _folder(path: str, base: str) -> list[SourceFile]:
-    """The files below a folder by their names; hidden ones (`.x`, `_x`) and those of other kinds are left out."""
+    """The files below a folder, by name; hidden ones (`.x`, `_x`) and those of other formats are left out."""
     found: dict[str, SourceFile] = {}
     for place, folders, files in os.walk(path):
         if _LOG in folders:
@@ -153,7 +153,7 @@ def _known(path: str) -> FileKind:
 
 
 def _kind(path: str) -> FileKind | None:
-    """What the first bytes say, else the ending; None for a file of another kind."""
+    """The format, by the first bytes, else by the file name; None for another format."""
     kind = _by_name(path)
     with FileHandle(path).reading(kind or "a file"), open(path, "rb") as file:  # noqa: PTH123  # a plain path
         head = file.read(len(_MAGIC))
@@ -169,7 +169,7 @@ def _by_name(path: str) -> FileKind | None:
 
 
 def _real(path: str | Path) -> str:
-    """One name for a file, however it was asked for."""
+    """The resolved path: the same for every spelling of a path."""
     return str(Path(path).resolve())
 
 

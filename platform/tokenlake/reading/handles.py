@@ -1,7 +1,7 @@
-"""A file that stays the same one from its first opening to its last, and what to do where it does not.
+"""Consistent reads of files that other processes may change meanwhile.
 
-A file that is *replaced* (another is renamed to its name) stays as it was for those who hold it open. One that is
-written in place does not: its size or time of change tells, and whoever reads it begins anew.
+A file that is *replaced* (another one is renamed to its name) stays unchanged for a process that holds it open. A file
+that is written in place changes; its size or modification time shows it, and the reader starts again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tokenlake.errors import ChangedError, DamagedSourceError
 
 T = TypeVar("T")
 
-#: Files of one source that are held open; of more, each is opened when it is read, and known by its identity.
+#: Most files of one source that are held open; with more, each is opened when it is read, and its identity is checked.
 HELD = 64
 _TRIES = 5
-#: Seconds: within this a file that somebody is writing grows.
+#: Seconds within which a file that is being written grows.
 _MOMENT = 0.02
 
 
@@ -32,9 +32,9 @@ class FileHandle:
     """One file of a local disk or of another file system.
 
     Args:
-        path: where it is.
+        path: path of the file.
         filesystem: None for the local one.
-        keep: hold it open from the first use on.
+        keep: hold the file open after its first use.
     """
 
     def __init__(self, path: str, filesystem: pafs.FileSystem | None = None, *, keep: bool = True) -> None:
@@ -46,15 +46,15 @@ class FileHandle:
 
     @property
     def local(self) -> bool:
-        """Whether it lies on a local disk."""
+        """Whether the file is on a local disk."""
         return self._remote is None
 
     def open(self) -> pa.NativeFile:
-        """A handle for reading at any place, from any thread; not to be closed by the caller.
+        """A handle for reading at any position, from any thread; the caller must not close it.
 
         Raises:
-            ChangedError: it is another file than before.
-            OSError: it cannot be opened.
+            ChangedError: the path names another file than before.
+            OSError: the file cannot be opened.
         """
         if self._handle is not None:
             return self._handle
@@ -68,7 +68,7 @@ class FileHandle:
         """Check that the file did not change while it was read.
 
         Raises:
-            ChangedError: it did.
+            ChangedError: the file changed.
         """
         if self._identity is not None:
             with self._gone():
@@ -76,11 +76,11 @@ class FileHandle:
 
     @contextlib.contextmanager
     def reading(self, kind: str) -> Iterator[None]:
-        """Tell what is wrong with the file, or that it is being written.
+        """Turn errors of the block into Tokenlake errors: the file is damaged, or it is being written.
 
         Raises:
-            DamagedSourceError: what lies there is no `kind`.
-            ChangedError: somebody is writing it.
+            DamagedSourceError: the file is not a valid `kind`.
+            ChangedError: another process is writing the file.
         """
         try:
             yield
@@ -92,7 +92,7 @@ class FileHandle:
             ) from error
 
     def _settled(self) -> None:
-        """Before a file is called damaged: is it still being written, or another one by now?"""
+        """Raise `ChangedError` where a file that looks damaged is still being written, or was replaced."""
         before = self._identity
         with self._gone():
             if before is None:
@@ -126,13 +126,13 @@ class FileHandle:
 
 
 def steady(attempt: Callable[[], T]) -> T:
-    """What `attempt` gives, begun anew where a file was written meanwhile.
+    """Return the result of `attempt`, which is called again where a file changed meanwhile.
 
     Args:
-        attempt: opens its files itself, and checks them when it has read them.
+        attempt: opens its files itself, and checks them after reading.
 
     Raises:
-        ChangedError: every time.
+        ChangedError: the files changed during every attempt.
     """
     for number in range(1, _TRIES):
         try:

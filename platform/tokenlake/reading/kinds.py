@@ -1,4 +1,4 @@
-"""Arrow types by what their values are, whatever their layout."""
+"""Predicates of Arrow types that ignore the memory layout (large, view, dictionary, ...)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pyarrow as pa
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Whether values are text of any layout."""
+    """Whether values are text, in any layout."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values are lists of any layout."""
+    """Whether values are lists, in any layout."""
     return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
@@ -21,7 +21,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_list_view(kind: pa.DataType) -> bool:
-    """Whether values are lists that may overlap."""
+    """Whether values are list views, whose lists may overlap."""
     return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 

@@ -1,4 +1,4 @@
-"""The lines of a text file as UTF-8, whatever it is packed and encoded in, in blocks of whole lines."""
+"""The lines of a text file as UTF-8, in blocks of whole lines; decompresses the file and decodes its encoding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 from tokenlake.errors import SourceError
 from tokenlake.reading.handles import FileHandle
 
-#: Bytes of lines that are handled at once, and bytes that are looked at before anything is read.
+#: Bytes of a block of lines, and bytes at the start of a file that are checked before anything is read.
 BLOCK_BYTES, _HEAD = 8 << 20, 1 << 20
-#: Bytes after which a line is taken for no line.
+#: Most bytes of a line; a longer one is an error.
 LONGEST_LINE = 256 << 20
-#: In this order, for the mark of UTF-16 is the beginning of one of UTF-32's.
+#: In this order, since the byte order mark of UTF-16 is a prefix of one of UTF-32.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -31,11 +31,11 @@ class Lines:
     A line ends with a line feed, perhaps after a carriage return; in a file without line feeds, with a carriage return.
 
     Args:
-        handle: of the file.
-        encoding: Python's name of it; None: UTF-8, or what a byte order mark says.
+        handle: the file.
+        encoding: Python's name of the encoding; None: UTF-8, or what the byte order mark says.
 
     Raises:
-        SourceError: there is no such encoding.
+        SourceError: an unknown encoding.
     """
 
     def __init__(self, handle: FileHandle, encoding: str | None = None) -> None:
@@ -50,10 +50,10 @@ class Lines:
                 ) from error
 
     def read(self) -> tuple[bytes, Iterator[bytes]]:
-        """The first line that is not blank, without its end, and blocks of all lines behind it, each with its end.
+        """The first line that is not blank, without its line end, and blocks of all later lines, with their line ends.
 
         Raises:
-            SourceError: another encoding, or no line at all.
+            SourceError: the file has another encoding, or no lines.
         """
         blocks = self._whole_lines()
         for block in blocks:
@@ -63,7 +63,7 @@ class Lines:
         raise SourceError(f"{self._handle.path} holds no line; its first one should name the columns")
 
     def estimate(self) -> int:
-        """About how many lines there are, by the first megabyte."""
+        """Estimated number of lines, from the first megabyte."""
         opened = self._handle.open()
         head = self._unpacked(opened).read(_HEAD)
         return int(opened.size() * max(head.count(b"\n"), 1) / max(len(head), 1))
@@ -84,7 +84,7 @@ class Lines:
             yield last + b"\n"
 
     def _pieces(self) -> Iterator[bytes]:
-        """The file in UTF-8 without a byte order mark, cut anywhere."""
+        """The file in UTF-8 without a byte order mark, in pieces that may end anywhere."""
         stream = self._unpacked(self._handle.open())
         piece = stream.read(BLOCK_BYTES)
         encoding = self._encoding or next((name for mark, name in _MARKS.items() if piece.startswith(mark)), "utf-8")
@@ -103,7 +103,7 @@ class Lines:
             piece, first = following, False
 
     def _unpacked(self, opened: pa.NativeFile) -> pa.NativeFile:
-        """A stream of its own, so that two readings of one handle do not disturb each other."""
+        """A separate decompressed stream, so that two readers of one handle do not share a position."""
         stream = opened.get_stream(0, opened.size())
         head = opened.read_at(4, 0)
         packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)

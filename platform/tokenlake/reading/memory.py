@@ -1,4 +1,4 @@
-"""Rows in memory: Arrow tables, batches and streams, pandas frames, and whatever hands out Arrow's stream."""
+"""Rows in memory: Arrow tables, batches and streams, pandas frames, and objects with Arrow's stream interface."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TableFile:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self._table.num_rows)
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
@@ -41,11 +41,11 @@ class TableFile:
         yield from numbered(fitted(batch, schema, self.name) for batch in batches)
 
     def check(self) -> None:
-        """Arrow's memory is never written."""
+        """Does nothing: Arrow's memory is immutable."""
 
 
 class SpooledFile:
-    """A stream that was read once, into a file of Arrow batches."""
+    """A stream, copied into a file of Arrow batches so that it can be read again."""
 
     text = False
 
@@ -60,7 +60,7 @@ class SpooledFile:
         yield from numbered(self._batches(columns, rows))
 
     def check(self) -> None:
-        """Nobody else knows the file."""
+        """Does nothing: no other process uses the file."""
 
     def _batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
@@ -73,17 +73,17 @@ class SpooledFile:
 
 
 def memory_file(given: Any, name: str, spool: Path | None = None) -> File | None:
-    """Rows that are no file; None where `given` is nothing of the kind.
+    """Open rows that are in memory; None where `given` is not such an object.
 
     Args:
         given: an Arrow table, batch or stream, a pandas frame, or anything with `__arrow_c_stream__` or
             `to_arrow_table()`, such as what Polars and DuckDB have.
-        name: for messages.
+        name: used in messages.
         spool: where to keep a stream, which can be read only once; None: in memory.
 
     Raises:
-        SchemaError: a frame whose columns are of no type.
-        SourceError: a stream that breaks off.
+        SchemaError: a frame with a column of mixed types, or a column name that occurs twice.
+        SourceError: a stream that fails while it is read.
     """
     if isinstance(given, pa.RecordBatch):
         given = pa.Table.from_batches([given])

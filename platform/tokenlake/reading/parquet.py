@@ -17,18 +17,18 @@ from tokenlake.reading.chunks import CHUNK_ROWS, Chunk, numbered
 from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.schema import plain_schema
 
-#: Bytes of a column that are read from a disk at a time: one row group may be the whole file.
+#: Bytes of a column that are read at a time, since one row group may be the whole file.
 _BUFFER = 1 << 20
 _LAST = np.iinfo(np.int64).max
 
 
 class ParquetFile:
-    """A Parquet file, and what its place says of all its rows.
+    """A Parquet file, with the columns whose values its partition fixes.
 
     Args:
-        handle: the file, opened.
-        constants: columns that are not in the file, and their value in all rows.
-        declared: the columns of the table that the file is part of; None: those that it has itself.
+        handle: the file.
+        constants: columns that are not in the file -> their value in all rows.
+        declared: the columns of the table that the file belongs to; None: the file's own columns.
     """
 
     text = False
@@ -43,7 +43,7 @@ class ParquetFile:
 
     @cached_property
     def constants(self) -> dict[str, pa.Scalar]:
-        """Columns that have one value in all rows: of a Hive partition where the file itself has none, of Delta always."""
+        """Columns with one value in all rows: those of a Hive partition that the file itself lacks; with Delta, all of them."""
         own = () if self._declared is not None else self.columns.names
         return {name: value for name, value in self._constants.items() if name not in own}
 
@@ -59,7 +59,7 @@ class ParquetFile:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self.metadata.num_rows)
 
     @cached_property
@@ -70,12 +70,12 @@ class ParquetFile:
 
     @cached_property
     def columns(self) -> pa.Schema:
-        """Columns that the file itself has, in its own types."""
+        """The columns stored in the file, in their stored types."""
         with self._handle.reading("Parquet"), self._open() as file:
             return file.schema_arrow
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-        """Stream some columns, a piece of a row group at a time."""
+        """Stream some columns, a part of a row group at a time."""
         schema = pa.schema([self.schema.field(name) for name in columns])
         yield from numbered(fitted(b, schema, self.name, self.constants) for b in self.batches(columns, rows=rows))
 
@@ -91,12 +91,12 @@ class ParquetFile:
         rows: int = CHUNK_ROWS,
         threads: bool = True,
     ) -> Iterator[pa.RecordBatch]:
-        """Those columns that the file itself has, in its own types.
+        """Stream those of the columns that are stored in the file, in their stored types.
 
         Args:
             columns: their names.
             groups: numbers of row groups; None: all.
-            rows: of a batch, at most.
+            rows: most rows of a batch.
             threads: decode columns in several threads.
         """
         present = [name for name in columns if name in self.columns.names and name not in self.constants]
@@ -112,7 +112,7 @@ class ParquetFile:
             yield from found
 
     def bounds(self, group: int, column: str) -> tuple[Any, Any] | None:
-        """Least and largest value of a column in a row group, where the file or its place tells them."""
+        """Smallest and largest value of a column in a row group; None where neither statistics nor partition has them."""
         if column in self.constants:
             value = self.constants[column].as_py()
             return None if value is None else (value, value)
@@ -124,11 +124,11 @@ class ParquetFile:
             return None
         try:
             return found.min, found.max
-        except (OverflowError, ValueError):  # instants that Python's datetime cannot say
+        except (OverflowError, ValueError):  # instants that Python's datetime cannot represent
             return None
 
     def size(self, group: int, columns: Sequence[str]) -> int:
-        """Bytes of some columns of a row group, decoded, about."""
+        """Estimated bytes of some columns of a row group, decoded."""
         about = self.metadata.row_group(group)
         leaves = (about.column(place) for place in range(about.num_columns))
         return sum(
@@ -139,7 +139,7 @@ class ParquetFile:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        """Places of the plain columns among the leaves."""
+        """Name of each non-nested column -> its index among the Parquet leaf columns."""
         schema = self.metadata.schema
         leaves = [schema.column(i) for i in range(len(schema))]
         return {leaf.path: i for i, leaf in enumerate(leaves) if leaf.max_repetition_level == 0}
@@ -151,7 +151,7 @@ class ParquetFile:
     def _unwrapped(
         self, batches: Iterator[pa.RecordBatch], columns: Sequence[str], groups: list[int], rows: int
     ) -> Iterator[pa.RecordBatch]:
-        """INT96 that microseconds cannot say becomes the last instant there is; milliseconds say them all, and tell which."""
+        """Set INT96 instants that microseconds cannot represent to the last instant; reading them as milliseconds finds them."""
         with self._open("ms") as file:
             for batch, coarse in zip(batches, file.iter_batches(rows, groups, list(columns)), strict=True):
                 for name in columns:
@@ -175,7 +175,7 @@ class ParquetFile:
 
 
 def _empty(rows: int, most: int) -> Iterator[pa.RecordBatch]:
-    """Batches without columns."""
+    """Batches of `rows` rows in total, without columns."""
     whole = pa.RecordBatch.from_arrays([pa.nulls(rows)], ["none"])
     for start in range(0, rows, most):
         yield whole.slice(start, most).select([])

@@ -1,4 +1,4 @@
-"""A file beside columns that its place tells: what Hive's folders say of a text file."""
+"""A text file with the extra columns of its Hive partition."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tokenlake.reading.chunks import CHUNK_ROWS, Chunk, File
 
 
 class PlacedFile:
-    """A file with columns that have one value in all rows; a column that the file has itself is its own.
+    """A file with extra columns that have one value in all rows; a column of the file itself takes precedence.
 
     Args:
         file: the file without those columns.
-        constants: name -> value; as text where the file's are.
+        constants: name -> value; text if the file's values are text.
     """
 
     def __init__(self, file: File, constants: Mapping[str, pa.Scalar]) -> None:
@@ -35,7 +35,7 @@ class PlacedFile:
 
     @property
     def rows(self) -> int:
-        """How many rows there are; an estimate for text."""
+        """Number of rows; an estimate for text."""
         return self._file.rows
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:

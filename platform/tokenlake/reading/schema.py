@@ -1,4 +1,4 @@
-"""One schema of many files: the union of their columns by name, each of a type that holds what all of them say."""
+"""One schema for many files: the union of their columns by name, each of a type that holds the values of all files."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from tokenlake.errors import SchemaError
 from tokenlake.reading.kinds import is_list, plain
 
 _UNITS = ("s", "ms", "us", "ns")
-#: Most digits of a decimal of 128 and of 256 bits.
+#: Most digits of a 128-bit and of a 256-bit decimal.
 _DIGITS_128, _DIGITS_256 = 38, 76
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with the types of the values alone."""
+    """The schema with plain types (see `kinds.plain`)."""
     fields = [pa.field(field.name, plain(field.type), metadata=field.metadata) for field in schema]
     return pa.schema(fields, schema.metadata)
 
 
 def union(parts: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
-    """The schema of several files, whose columns stand in the order in which they first come.
+    """The common schema of several files; columns are in the order of their first occurrence.
 
     Args:
         parts: names of files, for messages, and their schemas.
 
     Raises:
-        SchemaError: a column of types that no type holds together; the message names both files and types. Or a column
+        SchemaError: a column whose types have no common type (the message names both files and types), or a column
             that one file has twice.
     """
     found: dict[str, pa.DataType] = {}
@@ -51,17 +51,17 @@ def union(parts: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
 
 
 def check_names(names: Sequence[str], file: str) -> None:
-    """See that no column stands in a file twice.
+    """Check that no column occurs in a file twice.
 
     Raises:
-        SchemaError: one does.
+        SchemaError: a column occurs twice.
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"{file}: columns {twice} stand there more than once; rename them")
 
 
 def _conflict(name: str, file: str, kind: pa.DataType, seen: list[tuple[str, pa.DataType]]) -> SchemaError:
-    """Name the first file that has a type which does not go together with this one's."""
+    """The error for two types without a common type; names the first file whose type conflicts."""
     other, given = next(((f, k) for f, k in seen if widened(k, kind) is None), seen[-1])
     return SchemaError(
         f"column {name!r} is {given} in {other} and {kind} in {file}, and no type holds both; convert one of them"
@@ -69,7 +69,7 @@ def _conflict(name: str, file: str, kind: pa.DataType, seen: list[tuple[str, pa.
 
 
 def widened(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
-    """The type that holds what both hold, or None. Whether every *value* goes in exactly is seen when it is read.
+    """The type that holds the values of both types, or None. Whether a *value* fits exactly is checked when it is read.
 
     >>> widened(pa.int32(), pa.int64()), widened(pa.date32(), pa.timestamp("us")), widened(pa.string(), pa.int64())
     (DataType(int64), TimestampType(timestamp[us]), None)
@@ -114,7 +114,7 @@ def _decimals(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
 
 
 def _times(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
-    """Dates are midnights, times of no zone are UTC, and times of several zones are told in UTC."""
+    """Dates are midnights, times without a zone are UTC, and times of different zones become UTC."""
     if pa.types.is_date(one) and pa.types.is_date(two):
         return pa.date32()
     if pa.types.is_timestamp(one):

@@ -1,4 +1,4 @@
-"""All files of what was given as one: their columns by name, each of the type that holds what all of them say."""
+"""A source: several files that are read as one table, with the common schema of all of them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tokenlake.reading.typed import TypedText
 
 
 class Source:
-    """Some files, read as one.
+    """Several files that are read as one table.
 
     Attributes:
-        files: in their order.
+        files: the files, in order.
     """
 
     def __init__(self, files: Sequence[File]) -> None:
@@ -41,7 +41,7 @@ class Source:
         """The union of the files' columns.
 
         Raises:
-            SchemaError: two files have types that no type holds together.
+            SchemaError: a column has types without a common type in two files.
         """
         return union((file.name, file.schema) for file in self.files)
 
@@ -50,10 +50,10 @@ class Source:
 
         Args:
             columns: their names; None: all.
-            rows: of a batch, at most.
+            rows: most rows of a batch.
 
         Raises:
-            SchemaError: a column that no file has, or a value that the wider type cannot say exactly.
+            SchemaError: a column that no file has, or a value that the wider type cannot represent exactly.
             SourceError: a file that cannot be read.
         """
         schema = self.selected(columns)
@@ -63,7 +63,7 @@ class Source:
                 yield fitted(chunk.rows, schema, file.name)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of some columns; the arguments are those of `batches`."""
+        """Read all rows of some columns; arguments and errors are those of `batches`."""
         return pa.Table.from_batches(self.batches(columns), self.selected(columns))
 
     def selected(self, columns: Sequence[str] | None) -> pa.Schema:
@@ -75,10 +75,10 @@ class Source:
         return pa.schema([self.schema.field(name) for name in dict.fromkeys(columns)], self.schema.metadata)
 
     def check(self) -> None:
-        """Check that the file did not change while it was read.
+        """Check that no file changed while it was read.
 
         Raises:
-            ChangedError: it did; see `steady`.
+            ChangedError: a file changed; see `steady`.
         """
         for file in self.files:
             file.check()
@@ -93,21 +93,21 @@ def open_source(
     typed: bool = True,
     filesystem: pafs.FileSystem | None = None,
 ) -> Source:
-    """Open what a person gave.
+    """Open a path, or rows in memory.
 
     Args:
         given: a path of Parquet, CSV, TSV or Delta, a folder or a glob of them, a `DeltaTable`, an Arrow table, batch or
             stream, a pandas frame, or anything with `__arrow_c_stream__` or `to_arrow_table()`.
-        name: of what is no file, for messages.
+        name: name of rows in memory, for messages.
         spool: a file for a stream, which can be read only once; None: it is kept in memory.
-        dialect: how text is written.
-        typed: columns of text get types by what their values say; else all is text.
+        dialect: quotes and encoding of text files.
+        typed: infer types of the columns of text files from their values; else all of them are strings.
         filesystem: of the path; None for the local one.
 
     Raises:
-        SourceError: nothing there, or of no known kind.
-        SchemaError: a frame whose columns are of no type.
-        ChangedError: files come and go; see `steady`.
+        SourceError: the path does not exist, or the format is unknown.
+        SchemaError: a frame with a column of mixed types.
+        ChangedError: files appeared or disappeared meanwhile; see `steady`.
     """
     if isinstance(given, DeltaTable):
         return Source(version_files(given, given.table_uri.removeprefix("file://")))

@@ -1,10 +1,10 @@
-r"""One file of separated values: every line behind the header is a row, or is told as broken.
+r"""One file of separated values: every line after the header is a row, or is reported as broken.
 
-A quote never reaches beyond its line, so that one that was never closed costs one line. What stands in quotes is text,
-also where it reads NULL; without quotes these words, and nothing at all, are a missing value.
+A quoted value never continues on the next line, so that a missing quote breaks one line only. A quoted value is always
+text, even NULL; an unquoted NULL (and the words like it) or an empty value is a missing value.
 
-Lines go through Arrow's reader in whole blocks. Of a block that holds a quote, a blank line or a lone carriage return,
-the lines that are no rows are taken out before: Arrow's reader would join, drop or split them.
+Arrow's reader parses whole blocks of lines. If a block holds a quote, a blank line or a lone carriage return, lines that
+are not valid rows are removed first: Arrow's reader would join, drop or split them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tokenlake.reading.chunks import CHUNK_ROWS, Broken, Chunk
 from tokenlake.reading.handles import FileHandle
 from tokenlake.reading.lines import Lines, not_utf8
 
-#: Unquoted words that stand for a missing value.
+#: Unquoted words that mean a missing value.
 NULLS = ("", "NULL", "null", "\\N")
 RAGGED = "the line does not split into the header's columns"
 STRAY = "a quote of the line does not end where its value ends, or a carriage return stands within a value"
@@ -35,11 +35,11 @@ BLANK = "the line is empty"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How text is written, where the file does not say so itself.
+    """Options of text files that cannot be read from the file itself.
 
     Attributes:
-        quotes: values may stand in double quotes; None: in `.csv`, and not in `.tsv`.
-        encoding: Python's name of it; None: UTF-8, or what a byte order mark says.
+        quotes: whether values may be in double quotes; None: yes for `.csv`, no for `.tsv`.
+        encoding: Python's name of the encoding; None: UTF-8, or what the byte order mark says.
     """
 
     quotes: bool | None = None
@@ -47,12 +47,12 @@ class Dialect:
 
 
 class TextFile:
-    """A file of separated values, perhaps packed; every value is read as text.
+    """A file of separated values, perhaps compressed; every value is read as text.
 
     Args:
-        handle: of the file.
+        handle: the file.
         delimiter: a comma or a tab.
-        dialect: how it is written.
+        dialect: quotes and encoding.
     """
 
     text = True
@@ -73,7 +73,7 @@ class TextFile:
 
     @cached_property
     def rows(self) -> int:
-        """A guess from the file's size and its first megabyte."""
+        """Estimated number of rows, from the file's size and its first megabyte."""
         with self._handle.reading("text"):
             return self._lines.estimate()
 
@@ -94,7 +94,7 @@ class TextFile:
 
     @cached_property
     def _names(self) -> list[str]:
-        """What the header says."""
+        """Column names in the header."""
         with self._handle.reading("text"):
             line, _ = self._lines.read()
         if b"\0" in line:
@@ -107,7 +107,7 @@ class TextFile:
         return next(csv.reader([text], delimiter=self.delimiter)) if self._quotes else text.split(self.delimiter)
 
     def _parsed(self, block: bytes, first: int, names: list[str], columns: Sequence[str]) -> tuple[Chunk, int]:
-        """A block's rows, and how many lines it has; the first line's number is `first`."""
+        """A block's rows, and its number of lines; the first line has the number `first`."""
         lines = _lines(block)
         index, parsed = np.arange(len(lines)), pa.py_buffer(block)
         reasons = self._no_rows(lines, block)
@@ -122,7 +122,7 @@ class TextFile:
         return Chunk(rows, index + first, self._broken(lines, reasons, first)), len(lines)
 
     def _no_rows(self, lines: pa.Array, block: bytes) -> dict[str, NDArray[np.int64]]:
-        """Reason -> lines that have it, of those that Arrow's reader would join, drop or split."""
+        """Reason -> indices of the lines that Arrow's reader would join, drop or split."""
         blank = _blank(lines)
         reasons = {BLANK: np.flatnonzero(blank)} if blank.any() else {}
         lone = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
@@ -134,7 +134,7 @@ class TextFile:
     def _read(
         self, lines: pa.Buffer, count: int, names: list[str], columns: Sequence[str]
     ) -> tuple[pa.RecordBatch, list[int]]:
-        """The rows of lines, each of which is one or does not split, and the places of those that do not."""
+        """Parse lines; returns the rows, and the indices of the lines that do not split into the expected number of values."""
         wanted, ragged = list(columns) or names[:1], list[int]()
 
         def skip(row: pcsv.InvalidRow) -> str:
@@ -147,7 +147,7 @@ class TextFile:
         try:
             table = pcsv.read_csv(
                 pa.BufferReader(lines),
-                # Without threads, for only then Arrow numbers the lines that it skips.
+                # Without threads, since only then Arrow numbers the lines that it skips.
                 read_options=pcsv.ReadOptions(column_names=names, use_threads=False, block_size=lines.size + 1),
                 parse_options=pcsv.ParseOptions(
                     delimiter=self.delimiter,
@@ -195,14 +195,14 @@ def _no_batch(schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _lines(block: bytes) -> pa.Array:
-    """The lines of a block, each with its end, over the same memory."""
+    """The lines of a block, each with its line end; shares the block's memory."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
     offsets = np.concatenate([[0], ends]).astype(np.int32)
     return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(block)])
 
 
 def _blank(lines: pa.Array) -> NDArray[np.bool_]:
-    """Lines of nothing but their end."""
+    """Mask of the lines that consist of a line end only."""
     _, offsets, text = lines.buffers()
     ends = np.frombuffer(offsets, np.int32)
     lengths, before = np.diff(ends), np.frombuffer(text, np.uint8)[np.maximum(ends[1:] - 2, 0)]
@@ -210,7 +210,7 @@ def _blank(lines: pa.Array) -> NDArray[np.bool_]:
 
 
 def _well_formed(delimiter: str, *, quotes: bool) -> str:
-    """A pattern of lines whose values begin and end on them, so that they can be read in one way only."""
+    """A pattern that matches lines in which every quoted value is closed, so that they can be parsed in one way only."""
     plain = rf"[^{delimiter}\r\n]*"
     value = rf'(?:"(?:[^"\n]|"")*"|[^"{delimiter}\r\n]{plain}|)' if quotes else plain
     return rf"^{value}(?:{delimiter}{value})*\r?\n$"

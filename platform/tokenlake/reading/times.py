@@ -1,7 +1,7 @@
-"""Instants of any unit as int64 microseconds or nanoseconds, none wrapped into another year.
+"""Instants of any unit as int64 microseconds or nanoseconds, without integer overflow.
 
-What Python's datetime cannot say (before year 1, after 9999) is no instant: milliseconds that were written as seconds,
-or the infinity of a database. Such a value is told, one at a time; the others are read.
+A value outside the years 1 to 9999, which Python's datetime cannot represent, is invalid: it comes from milliseconds
+that were written as seconds, or from a database's infinity. Such values are reported row by row; the others are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 #: The first microsecond of year 1, and the last one of year 9999.
 FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
-#: Of a unit, in nanoseconds.
+#: Nanoseconds of each unit.
 _UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _END = np.iinfo(np.int64).max
 
@@ -30,18 +30,18 @@ def is_instant(kind: pa.DataType) -> bool:
 
 
 def as_instants(column: pa.Array | pa.ChunkedArray, unit: str = "us") -> tuple[Ints, Mask]:
-    """Timestamps (naive ones as if they were UTC) and dates (midnights) in a unit.
+    """Timestamps (naive ones are UTC) and dates (their midnights) as int64 numbers of a unit.
 
     Returns:
-        Per row the instant, the nearest that the unit can say, and 0 where there is none; what the unit is too coarse for
-        is cut off. And which rows have one.
+        The instant of each row, rounded down to the unit, clipped to the range of int64, and 0 for a null. And a mask
+        of the rows that are not null.
     """
     counts, nanos, has = _counts(column)
     return _scaled(counts, nanos, _UNITS[unit]), has
 
 
 def sayable_nanos(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, Mask]:
-    """Timestamps and dates in nanoseconds, and which rows have one that lies in the years 1 to 9999."""
+    """Timestamps and dates in nanoseconds, and a mask of the rows with an instant of the years 1 to 9999."""
     counts, nanos, has = _counts(column)
     low, high = FIRST * 1000 // nanos, LAST * 1000 // nanos
     if len(counts) and (counts.min() < low or counts.max() > high):
@@ -50,13 +50,13 @@ def sayable_nanos(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, Mask]:
 
 
 def check_instants(column: pa.ChunkedArray, name: str) -> Ints:
-    """A column in which every row must have an instant: timestamps, dates, or integers that are microseconds.
+    """Convert a column without nulls (timestamps, dates, or integer microseconds) to microseconds.
 
     Returns:
-        Microseconds.
+        int64 (rows,) microseconds.
 
     Raises:
-        SchemaError: one of another type, without a value, or beyond the years 1 to 9999; the message tells its row.
+        SchemaError: another type, a null, or an instant outside the years 1 to 9999; the message names the row.
     """
     if not is_instant(column.type):
         return as_micros(column, name)
@@ -72,7 +72,7 @@ def check_instants(column: pa.ChunkedArray, name: str) -> Ints:
 
 
 def beyond(column: pa.Array | pa.ChunkedArray) -> Mask:
-    """Which rows have an instant that is not of the years 1 to 9999; of integers, none."""
+    """Mask of the rows with an instant outside the years 1 to 9999; all False for integers."""
     if not is_instant(column.type):
         return np.zeros(len(column), np.bool_)
     micros, has = as_instants(column)
@@ -80,7 +80,7 @@ def beyond(column: pa.Array | pa.ChunkedArray) -> Mask:
 
 
 def known_at(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
-    """From when on something is known, in microseconds: timestamps, dates, or integers that are microseconds; null: never.
+    """Instants at which values become known, in microseconds: timestamps, dates, or integer microseconds; null: never.
 
     Raises:
         SchemaError: another type.
@@ -95,7 +95,7 @@ def known_at(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
 
 
 def _counts(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, int, Mask]:
-    """How many units since 1970, a unit's nanoseconds, and which rows have any."""
+    """Numbers of the column's unit since 1970, nanoseconds of the unit, and a mask of the rows that are not null."""
     column = flat(column)
     kind = column.type
     if pa.types.is_date32(kind):
@@ -107,9 +107,9 @@ def _counts(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, int, Mask]:
 
 
 def in_zone(micros: Ints, timezone: str) -> Ints:
-    """Clock times of a zone as instants; the ones that are no instants stay as they are.
+    """Convert local times of a zone to UTC; values outside the years 1 to 9999 stay unchanged.
 
-    Where a clock was set back, the earlier of the two instants; where it was set forward, the first that exists.
+    A local time that occurs twice is the earlier instant; one that does not exist is the first instant after the gap.
 
     Raises:
         SchemaError: an unknown zone.

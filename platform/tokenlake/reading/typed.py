@@ -1,4 +1,4 @@
-"""A text file as typed columns, for those who have no config that says what they mean: types by what all values say."""
+"""A text file as typed columns, for readers without a config: the types are inferred from all values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenlake.reading.files import INTEGER
 from tokenlake.reading.schema import check_names
 from tokenlake.reading.text import BLANK, TextFile
 
-#: Text as values, and which rows have none.
+#: Parsed values, and a mask of the rows that could not be parsed.
 _Read: TypeAlias = tuple[pa.Array, Mask]
 
 _DATE = r"^\d{4}-\d\d-\d\d$"
@@ -31,9 +31,9 @@ _EXACT = 2**53
 class TypedText:
     """A text file whose columns are int64, float64, bool, date32, timestamp[us], timestamp[us, UTC], or string.
 
-    A column is of the first of these that all its values are of: `007` is no integer, times without a zone beside ones
-    with a zone are UTC, and what is below a microsecond is cut off. Lines that are no rows are an error, for there is no
-    quarantine here; blank ones are nothing.
+    A column gets the first of these types that fits all its values. `007` is not an integer; times without a zone are UTC
+    if other rows have a zone; fractions of a microsecond are dropped. A line that is not a row is an error, since there
+    is no quarantine here; blank lines are skipped.
     """
 
     text = False
@@ -44,7 +44,7 @@ class TypedText:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Columns and their types; to know them, the whole file is read."""
+        """Columns and their types; the first call reads the whole file."""
         names = self._file.schema.names
         check_names(names, self.name)
         kinds, seen = {name: list(_READERS) for name in names}, set[str]()
@@ -57,7 +57,7 @@ class TypedText:
 
     @property
     def rows(self) -> int:
-        """A guess."""
+        """Estimated number of rows."""
         return self._file.rows
 
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Chunk]:

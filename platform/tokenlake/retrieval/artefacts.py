@@ -1,7 +1,7 @@
-"""Where a day's indexes and graph lie, the build info beside them, and whether they are current.
+"""Folders of a day's indexes and graph, their build info, and the check that they are current.
 
 A day's folder holds `users/`, `items/` and `made.json`, then `graph.arrow` and `graph.json`. The two JSON files are
-written last: each holds the build info (what the files were built from) and the checksum of every file.
+written last: each holds the build info (the identity of the files' source) and the checksum of every file.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ BuildInfo: TypeAlias = dict[str, Any]
 
 
 def folder_of(lake: Project, day: Day) -> Path:
-    """Where a day's indexes and graph lie."""
+    """Folder of a day's indexes and graph."""
     return lake.data / "retrieval" / lake.config.embedding_version / day.isoformat()
 
 
 def tables(lake: Project) -> dict[str, Table]:
-    """The embeddings that each index is made of."""
+    """Index name -> the table of embeddings that it is built from."""
     return {"users": lake.user_embeddings, "items": lake.item_embeddings}
 
 
 def build_info(lake: Project, day: Day) -> BuildInfo:
-    """Changes whenever the day's embeddings were written again, or the settings changed."""
+    """The identity of a build's source: changes whenever the day's embeddings or the settings change."""
     version = lake.config.embedding_version
     return {
         "files": sorted(Path(u).name for t in tables(lake).values() for u in t.uris(day=day, version=version)),
@@ -51,40 +51,40 @@ def build_info(lake: Project, day: Day) -> BuildInfo:
 
 
 def index_is_current(lake: Project, day: Day) -> bool:
-    """Whether a day's indexes are of the embeddings that stand."""
+    """Whether a day's indexes were built from its present embeddings."""
     return _current_info(folder_of(lake, day) / INDEX_INFO, build_info(lake, day)) is not None
 
 
 def graph_is_current(lake: Project, day: Day) -> bool:
-    """Whether a day's graph is of the embeddings that stand, and its rows of `edges` are there."""
+    """Whether a day's graph was built from its present embeddings, and its rows of `edges` exist."""
     made = _current_info(folder_of(lake, day) / GRAPH_INFO, build_info(lake, day))
     return made is not None and made["edges"] == lake.edges.count(day=day, version=lake.config.embedding_version)
 
 
 def index_is_published(lake: Project, day: Day) -> bool:
-    """Whether a day's indexes are there and whole, of the present embeddings or of earlier ones."""
+    """Whether a day's indexes are complete, even if they were built from earlier embeddings."""
     return _complete_info(folder_of(lake, day) / INDEX_INFO) is not None
 
 
 def graph_is_published(lake: Project, day: Day) -> bool:
-    """Whether a day's graph is there and whole, of the present embeddings or of earlier ones."""
+    """Whether a day's graph is complete, even if it was built from earlier embeddings."""
     return _complete_info(folder_of(lake, day) / GRAPH_INFO) is not None
 
 
 def _current_info(path: Path, of: BuildInfo) -> BuildInfo | None:
-    """What a note says, if it is of that stamp and every file that it names is there."""
+    """The build info in a file, if it equals `of` and every file that it names exists; else None."""
     made = _complete_info(path)
     return made if made is not None and made["stamp"] == of else None
 
 
 def _complete_info(path: Path) -> BuildInfo | None:
-    """What a note says, if every file that it names is there."""
+    """The build info in a file, if every file that it names exists; else None."""
     made = read_info(path)
     return made if made is not None and all((path.parent / name).exists() for name in made["sums"]) else None
 
 
 def read_info(path: Path) -> BuildInfo | None:
-    """What a `made.json` or `graph.json` says; None where there is none, or only a part of one."""
+    """Read a `made.json` or `graph.json`; None where it is missing or incomplete."""
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -93,7 +93,7 @@ def read_info(path: Path) -> BuildInfo | None:
 
 
 def write_info(path: Path, content: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Write a `made.json` beside what it tells of, whole or not at all."""
+    """Write a `made.json` or `graph.json` with the files' checksums, atomically."""
     sums = {str(file.relative_to(path.parent)): checksum(file) for file in sorted(files)}
     atomic.write(path, json.dumps({**content, "sums": sums}))
 
@@ -108,7 +108,7 @@ def checksum(path: Path) -> str:
 
 
 def record(lake: Project, name: str, identity: Identity, rows: int, stats: Mapping[str, object]) -> None:
-    """Tell the catalog of an index or graph."""
+    """Record an index or graph in the catalog."""
     path = str(folder_of(lake, identity.day))
     lake.catalog.add_index(
         IndexVersion(name, identity.version, identity.checkpoint, identity.day, path, rows, stats=stats)
@@ -116,11 +116,11 @@ def record(lake: Project, name: str, identity: Identity, rows: int, stats: Mappi
 
 
 def read_vectors(table: Table, version: str, day: Day) -> tuple[Identity, pa.Array, NDArray[np.float32]]:
-    """A day's vectors by id, and their identity.
+    """Read a day's vectors, sorted by id: their identity, ids and values.
 
     Raises:
-        NotFoundError: there are none.
-        CorruptionError: they are of more than one checkpoint.
+        NotFoundError: the day has no vectors.
+        CorruptionError: the vectors come from more than one checkpoint.
     """
     rows = table.read(day=day, version=version)
     if not rows.num_rows:

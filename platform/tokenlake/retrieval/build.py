@@ -1,4 +1,4 @@
-"""Builds a day's indexes and graph from its embeddings; only jobs call this. Readers load what is published (`load`)."""
+"""Builds a day's indexes and graph from its embeddings. Only jobs call it; readers use `load`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _PATIENCE = 600.0
 
 
 def ensure(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build what is missing of some days' indexes and graphs; returns the days of which anything was built.
+    """Build missing indexes and graphs of some days; returns the days for which something was built.
 
     Raises:
         MissingExtraError: faiss is not installed.
-        NotFoundError: a day without embeddings.
-        LockedError: another process has been building for ten minutes.
+        NotFoundError: a day has no embeddings.
+        LockedError: another process held the build lock for ten minutes.
     """
     wanted = sorted(set(days))
     indexed = ensure_indexes(lake, wanted, rebuild=rebuild)
@@ -40,7 +40,7 @@ def ensure(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list
 
 
 def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build the indexes of those days that have none of their present embeddings; else as `ensure`."""
+    """Build the indexes of days that lack one of their present embeddings; returns and raises as `ensure`."""
     require_faiss()
     with hold(lake.data / "locks" / "retrieval", "building indexes", timeout=_PATIENCE):
         stale = [day for day in sorted(set(days)) if rebuild or not index_is_current(lake, day)]
@@ -49,12 +49,12 @@ def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False)
 
 
 def ensure_graphs(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build the graphs of those days that have none of their present embeddings; else as `ensure`.
+    """Build the graphs of days that lack one of their present embeddings; returns and raises as `ensure`.
 
-    What indexes they need is built, too: those of the days, and those that the weights of their edges are fitted on.
+    The needed indexes are built too: those of the days, and those on which the edge weights are fitted.
     """
     require_faiss()
-    from tokenlake.retrieval.graph_build import build_graph, fitted_on  # needs torch, which an index does not
+    from tokenlake.retrieval.graph_build import build_graph, fitted_on  # imports torch, which an index does not need
 
     with hold(lake.data / "locks" / "retrieval", "building graphs", timeout=_PATIENCE):
         stale = [day for day in sorted(set(days)) if rebuild or not graph_is_current(lake, day)]
@@ -66,19 +66,19 @@ def ensure_graphs(lake: Project, days: Iterable[Day], *, rebuild: bool = False) 
 
 
 def is_current(lake: Project, day: Day) -> bool:
-    """Whether a day's indexes and graph are of the embeddings that stand."""
+    """Whether a day's indexes and graph were built from its present embeddings."""
     return index_is_current(lake, day) and graph_is_current(lake, day)
 
 
 def _build_indexes(lake: Project, days: Sequence[Day]) -> None:
-    """Build the indexes of days in one process, and put each day's folder into its place; its graph goes with the old."""
+    """Build the indexes of days in one process, then replace each day's folder, which also removes its old graph."""
     if not days:
         return
     with ExitStack() as stack:
         parts = {day: stack.enter_context(atomic.folder(folder_of(lake, day))) for day in days}
         stamps = {
             day: build_info(lake, day) for day in days
-        }  # before the reading: what is written since makes it stale
+        }  # before the embeddings are read, so that a later write makes the index stale
         for day, part in parts.items():
             _request(lake, day, part)
         build([part / name for part in parts.values() for name in NAMES])

@@ -1,9 +1,9 @@
-"""Candidates from users to users to items (U2U2I, arXiv 2406.05898; docs/retrieval.md).
+"""Candidates of a user from the items of similar users (U2U2I, arXiv 2406.05898; docs/retrieval.md).
 
     score(item) = sum over neighbours v of u: w(u, v) * sum over v's positives of the item before t: decay(age)
 
-The query vector of u is encoded of its events before t; neighbours, their vectors and the weights' model are of the
-newest day that was available at t. What scores nothing is filled up by popularity.
+The query vector of u is encoded from its events before t; neighbours, their vectors and the model of the weights are
+those of the newest day that was available at t. Missing candidates are filled up with the most popular items.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, as_micros, day_of
 from tokenlake.tokens.ids import query_ids
 
-#: Queries of one step, and numbers in one table of scores, at most.
+#: Most queries of one step, and most elements of one score matrix.
 _STEP, _CELLS = 128, 1 << 22
 
 
@@ -41,9 +41,9 @@ class Candidates:
 
     Attributes:
         items: Arrow array (total,) of item ids.
-        scores: float64 (total,); 0 for those that popularity filled up.
+        scores: float64 (total,); 0 for items that were filled up by popularity.
         offsets: int64 (q + 1,).
-        days: the day whose index and graph served each query; None where none was available.
+        days: for each query the day of the index and graph that were used; None where none was available.
     """
 
     items: pa.Array
@@ -52,18 +52,18 @@ class Candidates:
     days: list[Day | None]
 
     def of(self, query: int) -> pa.Array:
-        """Items of one query."""
+        """Candidate items of one query."""
         return self.items[int(self.offsets[query]) : int(self.offsets[query + 1])]
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What to leave out, to see what it is worth.
+    """Parts of the retrieval to switch off, to measure what each contributes.
 
     Attributes:
-        realtime: encode the query of the events before t; without it, take yesterday's row of the graph.
-        cosine: weigh neighbours by cosine instead of by what was learned.
-        stale: days by which index, graph and encoder are older than they need be.
+        realtime: encode the query vector from the events before t; False: use the user's row of the graph.
+        cosine: weigh neighbours by cosine instead of the learned weights.
+        stale: use an index, graph and encoder that are this many days older.
     """
 
     realtime: bool = True
@@ -72,10 +72,10 @@ class Ablation:
 
 
 class Retriever:
-    """Answers queries of one lake up to a day.
+    """Finds candidates in one lake, for query times up to the end of a day.
 
     Args:
-        lake: with embeddings, indexed.
+        lake: a lake with embeddings and indexes.
         last: the last day whose events are read.
         ablation: defaults to none.
     """
@@ -99,7 +99,7 @@ class Retriever:
         return self._served[end]
 
     def vectors(self, users: pa.Array, at: Instants) -> list[NDArray[np.float32] | None]:
-        """Query vector of each user at a time, by the encoder of the day that serves it; None where none does."""
+        """Query vector of each user at a time, by the encoder of the serving day; None where there is no such day."""
         codes = self.pools.log.codes_of(users)
         days = [self.available(int(now)) for now in at]
         out: list[NDArray[np.float32] | None] = [None] * len(days)
@@ -118,7 +118,7 @@ class Retriever:
         Args:
             users: q ids.
             at: int64 (q,), microseconds.
-            k: candidates a query, at most.
+            k: most candidates of a query.
         """
         best_of: list[Ints] = [np.zeros(0, np.int64)] * len(users)
         scores_of: list[NDArray[np.float64]] = [np.zeros(0)] * len(users)
@@ -132,7 +132,7 @@ class Retriever:
         return Candidates(self.pools.ids.take(pa.array(flat)), np.concatenate([np.zeros(0), *scores_of]), offsets, days)
 
     def scores(self, users: pa.Array, at: Instants) -> Iterator[tuple[Ints, NDArray[np.float64]]]:
-        """Score every item for each query: which queries, and (queries, items); -1 for what may not be named."""
+        """Score every item for each query: yields query indices and (queries, items) scores, -1 for an excluded item."""
         codes = self.pools.log.codes_of(users)
         served = np.array([self.available(int(now)) or Day.min for now in at])
         step = max(1, min(_STEP, _CELLS // max(len(self.pools.ids), 1)))
@@ -157,11 +157,11 @@ class Retriever:
         each = np.repeat(weights, np.diff(edges.offsets)) * edges.decay
         cells = edges.owners() * shape[1] + edges.items
         scores = np.bincount(cells, weights=each, minlength=shape[0] * shape[1])
-        return np.asarray(scores, np.float64).reshape(shape)  # without an event, counts of no weight are integers
+        return np.asarray(scores, np.float64).reshape(shape)  # without events, `bincount` returns integers
 
 
 class _ServingDay:
-    """Index, graph, encoder and neighbourhood of one day, all of one identity."""
+    """Index, graph, encoder and edge features of one day, all with the same identity."""
 
     def __init__(self, lake: Project, pools: ItemPools, day: Day) -> None:
         self._lake, self._pools = lake, pools
@@ -172,7 +172,7 @@ class _ServingDay:
         self._edge_features = EdgeFeatures(self.index, pools, own=not lake.config.retrieval.exclude_seen)
 
     def edges(self, users: pa.Array, codes: Ints, now: Instants, *, realtime: bool) -> Edges:
-        """Edges of users at query times: by a vector of what each did before, or by its row of the day; else there are none."""
+        """Edges of users at query times, by a vector of their earlier events, or else by their row of the day's index."""
         places = self.index.places(users)
         if realtime:
             vectors, known = encode(self._lake, self._pools, self.identity, codes, now)
@@ -188,7 +188,7 @@ class _ServingDay:
 
 
 def candidates(lake: Project, users: object, at: object, k: int) -> Candidates:
-    """Find candidates of users at times: the implementation of `lake.candidates`."""
+    """Find candidates of users at query times; implements `lake.candidates`."""
     ids = query_ids(users, lake.events.schema.field("user_id").type)
     when = np.atleast_1d(as_micros(at, "at"))
     if len(when) not in (1, len(ids)):

@@ -1,8 +1,8 @@
-"""How much a similar user's events foretell: the learned weights of the similarity graph (docs/retrieval.md).
+"""The learned edge weights of the similarity graph: how well a similar user's events predict (docs/retrieval.md).
 
-An edge (u, v) at a time is told by the cosine of their vectors and by what can be counted: what both did, how much v
-did and how long ago, how many count v among their nearest, and whether u is among v's. A Poisson regression turns that
-into the rate at which one event of v's pool is one of u's next positives. It is fitted to what happened.
+The features of an edge (u, v) at a time are the cosine of the two vectors and some counts: common items, number and age
+of v's events, how many users have v among their nearest, and whether u is among v's nearest. A Poisson regression maps
+them to the rate at which one event of v's pool is one of u's next positives. It is fitted on later events.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _LARGEST = 8.0
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges from some users, each at one time, and the events of those that they lead to.
+    """Edges from some users, each at one query time, and the positives of their neighbours.
 
     Attributes:
-        rows: int64 (e,), rows of the index; each user's own, or -1, in its last place where it is asked itself.
+        rows: int64 (e,), the neighbours' rows of the index. If a user's own past counts, its own row (or -1) is last.
         features: float64 (e, len(FEATURES)).
-        items: int64 (total,), item codes of their positives.
-        decay: float64 (total,).
+        items: int64 (total,), item codes of the neighbours' positives.
+        decay: float64 (total,), weight of each positive by its age.
         offsets: int64 (e + 1,), events of each edge.
         queries: int64 (q + 1,), edges of each user.
     """
@@ -59,12 +59,12 @@ class Edges:
 
 
 class EdgeFeatures:
-    """Describes edges by one day's index and the pools of users.
+    """Computes the features of edges from one day's index and the item pools.
 
     Args:
-        index: of users.
+        index: the index of users.
         pools: positives by user and time.
-        own: whether a user's own past is one of its neighbours.
+        own: whether a user's own past counts as one of its neighbours.
     """
 
     def __init__(self, index: Index, pools: ItemPools, *, own: bool) -> None:
@@ -76,14 +76,14 @@ class EdgeFeatures:
     def edges(
         self, users: Ints, places: Ints, now: Ints, rows: NDArray[np.int64], cosines: NDArray[np.float32]
     ) -> Edges:
-        """Describe the edges from some users, each at a query time.
+        """Compute the edges from some users, each at a query time.
 
         Args:
-            users: int64 (q,), codes in the pools' log; -1 for one who did nothing ever.
-            places: int64 (q,), rows of the index; -1 for one who is not there.
-            now: int64 (q,), microseconds; everything is counted strictly before.
-            rows: int64 (q, k), rows of the index that are near, -1 for none; the user's own is left out.
-            cosines: float32 (q, k).
+            users: int64 (q,), codes in the pools' log; -1 for a user without events.
+            places: int64 (q,), rows of the index; -1 for a user that is not in it.
+            now: int64 (q,), query times in microseconds; only earlier events are counted.
+            rows: int64 (q, k), rows of the nearest users, -1 for none; without the user's own row.
+            cosines: float32 (q, k), their cosines.
         """
         there = (rows >= 0) & (rows != places[:, None])
         mutual = (self.index.knn[0][rows] == places[:, None, None]).any(2) & (places >= 0)[:, None]
@@ -102,8 +102,8 @@ class EdgeFeatures:
         rows, codes, when = rows[there], codes[there], now[owner]
         items, decay, offsets = self.pools.votes(codes, when)
         edges = Edges(rows, np.zeros((len(rows), len(FEATURES))), items, decay, offsets, queries)
-        mine, begins, flags = *self._mine(users, now), np.zeros((len(users), len(self.pools.ids)), np.bool_)
-        flags[np.repeat(np.arange(len(users)), np.diff(begins)), mine] = True
+        own_items, begins, flags = *self._own_items(users, now), np.zeros((len(users), len(self.pools.ids)), np.bool_)
+        flags[np.repeat(np.arange(len(users)), np.diff(begins)), own_items] = True
         shared = edges.sums(flags[edges.owners(), items])
         size, profile = np.diff(offsets), np.diff(begins)[owner]
         columns = (
@@ -118,7 +118,7 @@ class EdgeFeatures:
         )
         return dataclasses.replace(edges, features=np.column_stack([np.asarray(c, np.float64) for c in columns]))
 
-    def _mine(self, users: Ints, now: Ints) -> tuple[Ints, Ints]:
+    def _own_items(self, users: Ints, now: Ints) -> tuple[Ints, Ints]:
         items, _, offsets = self.pools.votes(users, now)
         return items, offsets
 
@@ -129,14 +129,14 @@ def _with(table: NDArray[Any], values: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class EdgeModel:
-    """Weights of edges by their features.
+    """The model of edge weights.
 
     Attributes:
-        kind: `learned`, or `cosine` where that was asked for, or too little happened to learn from.
-        mean: of the features that it was fitted to.
-        deviation: likewise.
+        kind: `learned`, or `cosine` if the config says so, or there were too few events to fit.
+        mean: mean of the features in the fit.
+        deviation: standard deviation of the features in the fit.
         beta: intercept and slopes.
-        hits: positives that neighbours' events foretold in the fit.
+        hits: positives that neighbours' events predicted in the fit.
     """
 
     kind: Literal["learned", "cosine"] = "cosine"
@@ -146,7 +146,7 @@ class EdgeModel:
     hits: float = 0.0
 
     def weights(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weight of each edge, at least 0: a rate, or the cosine."""
+        """Weight of each edge, at least 0: the predicted rate, or the cosine."""
         if self.kind == "cosine":
             return np.maximum(features[:, _COSINE], 0.0)
         scaled = _scaled(features, np.array(self.mean), np.array(self.deviation))
@@ -154,7 +154,7 @@ class EdgeModel:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EdgeModel:
-        """Read a model's fields, lists standing for tuples."""
+        """Create a model from JSON, where tuples are lists."""
         mean, deviation, beta = (tuple(data[name]) for name in ("mean", "deviation", "beta"))
         return cls(data["kind"], mean, deviation, beta, data["hits"])
 
@@ -164,8 +164,8 @@ class EdgeModel:
 
         Args:
             features: (e, len(FEATURES)).
-            hits: (e,), how often the edge's events foretold.
-            trials: (e,), how often they could have.
+            hits: (e,), number of the edge's events that became positives.
+            trials: (e,), number of the edge's events that could have become positives.
         """
         use = trials > 0
         features, hits, trials = features[use], hits[use], trials[use]
@@ -197,7 +197,7 @@ def _scaled(
 
 
 def shares(weights: NDArray[np.float64], queries: Ints) -> NDArray[np.float64]:
-    """Weights of each user's edges, scaled to a sum of 1; left alone where they are all 0."""
+    """Scale the weights of each user's edges to a sum of 1; weights that are all 0 stay 0."""
     owner = np.repeat(np.arange(len(queries) - 1), np.diff(queries))
     totals = np.bincount(owner, weights=weights, minlength=len(queries) - 1)
     return np.asarray(weights / np.where(totals > 0, totals, 1.0)[owner], np.float64)

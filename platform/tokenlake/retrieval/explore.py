@@ -1,4 +1,4 @@
-"""What the graph of similar users looks like: communities, and who is central. For looking, not for serving."""
+"""Exploration of the graph of similar users: communities and centrality. Not used for serving."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _STEPS = 1000
 
 
 def explore(graph: Graph, *, seed: int = 0, resolution: float = 1.0) -> pa.Table:
-    """Describe every user of a graph by its place in it.
+    """Compute the community, centrality and followers of every user of a graph.
 
     Args:
-        graph: of any day.
-        seed: of the order in which Louvain visits the users; the same seed, the same communities.
-        resolution: of Louvain; more makes communities smaller.
+        graph: the graph of a day.
+        seed: of the order in which Louvain visits the users; the same seed gives the same communities.
+        resolution: of Louvain; a larger value gives smaller communities.
 
     Returns:
-        Columns `user_id`, `community` (int64, 0 the largest), `centrality` (float64, sums to 1) and `followers` (int64, how
-        many count the user among their nearest), in the order of the graph's ids.
+        Columns `user_id`, `community` (int64, 0 is the largest), `centrality` (float64, sums to 1) and `followers` (int64,
+        number of users that have the user among their nearest), in the order of the graph's ids.
 
     Raises:
         MissingExtraError: networkx is not installed.
@@ -44,10 +44,10 @@ def explore(graph: Graph, *, seed: int = 0, resolution: float = 1.0) -> pa.Table
 def communities(graph: Graph, *, seed: int = 0, resolution: float = 1.0) -> Ints:
     """The community of each user by Louvain's method (arXiv 0803.0476), int64 (n,); 0 is the largest.
 
-    The graph is taken as undirected: two users are tied by the sum of their weights for each other.
+    The graph is made undirected: the weight between two users is the sum of both directions.
     """
     nx = _networkx()
-    # By places and not by names: the order of a set of strings differs from process to process.
+    # By positions and not by ids: the order of a set of strings differs from process to process.
     ties = nx.Graph()
     ties.add_nodes_from(range(len(graph)))
     for source, target, weight in zip(*_edges(graph), strict=True):
@@ -61,9 +61,9 @@ def communities(graph: Graph, *, seed: int = 0, resolution: float = 1.0) -> Ints
 
 
 def centrality(graph: Graph, damping: float = 0.85) -> NDArray[np.float64]:
-    """PageRank of each user along the weights, float64 (n,), sums to 1; by power iteration.
+    """Weighted PageRank of each user, float64 (n,), sums to 1; by power iteration.
 
-    A user without edges leads to everyone alike, as in networkx, whose own one needs scipy.
+    A user without edges links to all users equally, as in networkx, whose implementation needs scipy.
     """
     count = len(graph)
     rank = np.full(count, 1 / max(count, 1))
@@ -81,7 +81,7 @@ def centrality(graph: Graph, damping: float = 0.85) -> NDArray[np.float64]:
 
 
 def to_networkx(graph: Graph) -> Any:
-    """What `Graph.to_networkx` does."""
+    """Convert to a `networkx.DiGraph`; implements `Graph.to_networkx`."""
     exported = _networkx().DiGraph(**graph.identity.to_json())
     names = graph.ids.to_pylist()
     exported.add_nodes_from(names)

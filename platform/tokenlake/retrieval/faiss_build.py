@@ -1,7 +1,7 @@
-"""Builds FAISS indexes in a process of its own: `python -m tokenlake.retrieval.faiss_build FOLDER...`.
+"""Builds FAISS indexes in a separate process: `python -m tokenlake.retrieval.faiss_build FOLDER...`.
 
-A fork of a process that used OpenMP hangs in faiss, and a build should not share a server's threads, so nothing here is
-called in the caller's process. Each folder holds `vectors.npy` and `request.json`; it gets `index.faiss`, `knn.npy`,
+A fork of a process that used OpenMP hangs in faiss, and a build should not use a server's threads, so faiss never runs
+in the caller's process. Each folder holds `vectors.npy` and `request.json`; the build adds `index.faiss`, `knn.npy`,
 `cosines.npy` and `stats.json`.
 """
 
@@ -21,21 +21,21 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import MissingExtraError, StorageError, TrainingError
 
-#: Vectors from which lists (IVF) replace a graph (HNSW): a graph's links cost memory.
+#: Number of vectors from which IVF replaces HNSW, whose links take much memory.
 IVF_FROM = 1_000_000
 _SAMPLE = 1000
 _RECALL_AT = 10
-#: Exit status of the process for what the same input brings about again.
+#: Exit status for an error that the same input causes again.
 _REFUSED = os.EX_DATAERR
 
 
 def build(folders: Sequence[Path]) -> None:
-    """Build the index of every folder, in one spawned process.
+    """Build the index of every folder, in one new process.
 
     Raises:
         MissingExtraError: faiss is not installed.
-        TrainingError: no index can be made of these vectors.
-        StorageError: the disk or the memory refused, or the process was killed.
+        TrainingError: an index of these vectors cannot be built.
+        StorageError: the disk or the memory is full, or the process was killed.
     """
     require_faiss()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -112,7 +112,7 @@ def _build(folder: Path) -> None:
 
 
 def _main(folders: Sequence[str]) -> int:
-    """Build each folder; the exit status tells apart what another try may mend from what it cannot."""
+    """Build each folder; the exit status tells whether another try may succeed."""
     try:
         for given in folders:
             _build(Path(given))

@@ -1,4 +1,4 @@
-"""`Graph`: who is like whom at the end of one day, with learned weights, as compressed sparse rows."""
+"""`Graph`: similar users at the end of one day, with learned edge weights, as compressed sparse rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokenlake.storage.arrays import read_arrays, write_arrays
 
 
 class Neighbors(NamedTuple):
-    """Neighbours of some users, heaviest first: jagged."""
+    """Neighbours of some users, jagged, in descending order of weight."""
 
     ids: pa.Array
     weights: NDArray[np.float64]
@@ -31,13 +31,13 @@ class Graph:
     """Edges to similar users; each user's weights sum to 1.
 
     Attributes:
-        identity: of the vectors that it was made of.
+        identity: of the vectors that the graph was built from.
         ids: Arrow array (n,) of users.
         offsets: int64 (n + 1,).
         targets: int64 (edges,), places among `ids`, heaviest first.
         weights: float64 (edges,).
-        own: float64 (n,), weight of the user's own past beside its neighbours' 1.
-        model: what the weights were made by.
+        own: float64 (n,), weight of the user's own past; the neighbours' weights sum to 1.
+        model: the model that computed the weights.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Graph:
 
     @property
     def sources(self) -> Ints:
-        """Place of the user that each edge leads from, int64 (edges,)."""
+        """Position of the source user of each edge, int64 (edges,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def edges(self) -> pa.Table:
@@ -72,15 +72,15 @@ class Graph:
         )
 
     def row(self, place: int) -> tuple[Ints, NDArray[np.float64]]:
-        """Targets and weights of one user by its place."""
+        """Targets and weights of one user, by its position."""
         part = slice(self.offsets[place], self.offsets[place + 1])
         return self.targets[part], self.weights[part]
 
     def neighbors(self, users: Any, k: int = 10) -> Neighbors:
-        """The k heaviest neighbours of users.
+        """The k neighbours of each user with the largest weights.
 
         Raises:
-            NotFoundError: a user that is not in the graph.
+            NotFoundError: a user is not in the graph.
         """
         rows = places_of(users, self.ids)
         if missing := int(np.count_nonzero(rows < 0)):
@@ -93,7 +93,7 @@ class Graph:
         return Neighbors(self.ids.take(pa.array(self.targets[edges])), self.weights[edges], offsets)
 
     def to_networkx(self) -> Any:
-        """A `networkx.DiGraph` with `weight` on its edges, for communities, centrality and the like.
+        """Convert to a `networkx.DiGraph` with `weight` on its edges, for graph algorithms.
 
         Raises:
             MissingExtraError: networkx is not installed.

@@ -1,4 +1,4 @@
-"""Makes a day's graph of similar users: weights fitted to what followed an earlier day, and its rows of `edges`."""
+"""Builds a day's graph of similar users and its rows of `edges`; the weights are fitted on events after an earlier day."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tokenlake.retrieval.queries import drop_self, encode
 from tokenlake.times import Day, day_start
 
 _ONE_DAY = dt.timedelta(days=1)
-#: Questions that edge weights are fitted to, at most.
+#: Most queries that the edge weights are fitted on.
 _QUESTIONS = 1500
-#: Users of one step, and numbers in one table of theirs by item, at most.
+#: Most users of one step, and most elements of one (users, items) matrix.
 _STEP, _CELLS = 128, 1 << 22
 
 
 def fitted_on(lake: Project, day: Day) -> Day | None:
-    """The day whose vectors the edge weights of `day` are fitted on: what happened since is known by then."""
+    """The earlier day whose vectors the edge weights of `day` are fitted on, since the events after it are known by then."""
     settings = lake.config.retrieval
     bound = day - dt.timedelta(days=settings.edge_days)
     earlier = [d for d in lake.user_embeddings.days(lake.config.embedding_version) if d <= bound]
@@ -35,10 +35,10 @@ def fitted_on(lake: Project, day: Day) -> Day | None:
 
 
 def build_graph(lake: Project, day: Day) -> None:
-    """Build and publish a day's graph: the file, then its rows of `edges`, then the note that both are there.
+    """Build and publish a day's graph: the graph file, then its rows of `edges`, then the build info.
 
-    A reader of either sees the old one or the new one whole. Killed in between, the day has no note, and is built again.
-    The indexes of the day and of `fitted_on` must be there, and the caller holds the lock.
+    A reader sees the complete old or new graph. If the process is killed in between, the day has no build info, and is
+    built again. The indexes of the day and of `fitted_on` must exist, and the caller holds the lock.
     """
     stamp, watermark = artefacts.build_info(lake, day), lake.watermark()
     graph = make_graph(lake, day)
@@ -54,7 +54,7 @@ def build_graph(lake: Project, day: Day) -> None:
 
 
 def make_graph(lake: Project, day: Day) -> Graph:
-    """A day's graph, of its indexes and of the events up to its end."""
+    """Compute a day's graph from its indexes and the events up to its end."""
     source, model = fitted_on(lake, day), EdgeModel()
     pools, own = ItemPools(lake, day, source or day), not lake.config.retrieval.exclude_seen
     if source is not None:
@@ -64,7 +64,7 @@ def make_graph(lake: Project, day: Day) -> Graph:
 
 
 def write_edges(lake: Project, graph: Graph) -> None:
-    """Replace a day of the `edges` table by a graph's, in one commit."""
+    """Replace a day of the `edges` table by the edges of a graph, in one commit."""
     lake.edges.replace_day(graph.identity.day, graph.edges(), version=graph.identity.version)
 
 
@@ -97,7 +97,7 @@ def _fit(lake: Project, pools: ItemPools, near: EdgeFeatures, day: Day) -> EdgeM
 
 
 def _parts(queries: Ints, pools: ItemPools) -> list[Ints]:
-    """Queries a few at a time: tables of theirs by item stay small."""
+    """Split queries into parts, so that a (queries, items) matrix stays small."""
     step = max(1, min(_STEP, _CELLS // max(len(pools.ids), 1)))
     return np.array_split(queries, -(-len(queries) // step)) if len(queries) else []
 

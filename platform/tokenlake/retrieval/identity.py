@@ -1,4 +1,4 @@
-"""Which encoder, checkpoint and day vectors are of: checked wherever two of them meet."""
+"""`Identity`: the version, checkpoint and day of vectors, checked wherever two sets of vectors are combined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenlake.times import Day
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What one day's vectors, index and graph share."""
+    """Version, checkpoint and day, which a day's vectors, index and graph share."""
 
     version: str
     checkpoint: str
@@ -22,19 +22,19 @@ class Identity:
         return f"{self.version}, checkpoint {self.checkpoint}, day {self.day}"
 
     def require(self, other: Identity, what: str) -> None:
-        """Check that something of another origin may be used together with this.
+        """Check that another identity equals this one.
 
         Raises:
-            VersionError: it may not.
+            VersionError: the identities differ; the message names `what`.
         """
         if other != self:
             raise VersionError(f"{what} is of {other}, and would meet what is of {self}; build both of one day again")
 
     def to_json(self) -> dict[str, str]:
-        """As JSON can say it."""
+        """The identity as a JSON object."""
         return {"version": self.version, "checkpoint": self.checkpoint, "day": self.day.isoformat()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Identity:
-        """Read what `to_json` made."""
+        """Create an identity from the object of `to_json`."""
         return cls(data["version"], data["checkpoint"], dt.date.fromisoformat(data["day"]))

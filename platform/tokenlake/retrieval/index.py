@@ -20,13 +20,13 @@ from tokenlake.tokens.ids import query_ids
 
 
 class Index:
-    """Searches the vectors of one day.
+    """Nearest neighbour search in the vectors of one day.
 
     >>> index = lake.index("users")                         # doctest: +SKIP
     >>> ids, cosines = index.search([7, 8], k=10)           # doctest: +SKIP
 
     Attributes:
-        identity: what the vectors are of.
+        identity: version, checkpoint and day of the vectors.
         ids: Arrow array (n,) of user or item ids.
         stats: `kind` of the index, and its measured `recall@10` against an exact one.
     """
@@ -52,7 +52,7 @@ class Index:
 
     @cached_property
     def knn(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Places and cosines of each row's nearest rows, itself among them; -1 where an index found fewer."""
+        """Rows and cosines of each row's nearest rows, itself included; -1 where the index found fewer."""
         near = np.load(self._file("knn.npy"), allow_pickle=False)
         cosines = np.load(self._file("cosines.npy"), allow_pickle=False)
         self._check_same()
@@ -73,25 +73,25 @@ class Index:
         return self._folder / name
 
     def _check_same(self) -> None:
-        """Parts are read when they are needed first; parts of two builds must never meet."""
+        """Check that the folder was not built again: parts are read at first use, and all must be of one build."""
         if _inode(self._folder) != self._opened:
             raise ConflictError(
                 f"{self._folder} was built again, or deleted, since it was opened; open the index again"
             )
 
     def places(self, ids: Any) -> NDArray[np.int64]:
-        """Row of each id; -1 for one that is not there, as none of another kind is."""
+        """Row of each id; -1 for an id that is not in the index, or of another type."""
         return places_of(ids, self.ids)
 
     def search(
         self, query: Any, k: int = 10, *, identity: Identity | None = None
     ) -> tuple[pa.Array, NDArray[np.float32]]:
-        """Find the k nearest.
+        """Find the k nearest neighbours.
 
         Args:
-            query: float32 (q, dim) vectors, or q ids of this index (each then finds itself, too).
-            k: neighbours; fewer where the index holds fewer.
-            identity: what the query vectors are of; checked when given.
+            query: float32 (q, dim) vectors, or q ids of this index (whose results include the id itself).
+            k: number of neighbours; fewer where the index holds fewer.
+            identity: identity of the query vectors; checked if given.
 
         Returns:
             Ids (q * k,), row by row, and cosines (q, k).
@@ -107,7 +107,7 @@ class Index:
     def search_rows(
         self, vectors: NDArray[np.float32], k: int, *, identity: Identity | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The same for vectors: rows (q, k) of the index, -1 where an index found fewer, and cosines."""
+        """As `search`, for vectors only: rows (q, k) of the index, -1 where it found fewer, and cosines (q, k)."""
         if identity is not None:
             self.identity.require(identity, "the query")
         if vectors.ndim != 2 or vectors.shape[1] != self.vectors.shape[1]:
@@ -127,10 +127,10 @@ class Index:
 
 
 def places_of(ids: Any, among: pa.Array) -> NDArray[np.int64]:
-    """Place of each id among others; -1 for one that is not there, as none of another kind is.
+    """Position of each id in `among`; -1 for an id that is missing, or of another type.
 
     Args:
-        ids: what `tokens.ids.as_ids` takes; those of an Arrow array of the others' type may be null.
+        ids: what `tokens.ids.as_ids` takes; an Arrow array of the same type as `among` may hold nulls.
         among: distinct ids, int64 or string.
     """
     plain = isinstance(ids, pa.Array | pa.ChunkedArray) and ids.type == among.type
@@ -139,7 +139,7 @@ def places_of(ids: Any, among: pa.Array) -> NDArray[np.int64]:
 
 
 def _inode(folder: Path) -> tuple[int, int]:
-    """Tells one build of a folder from the next, which is another folder of the same name."""
+    """Device and inode of a folder; they differ between two builds, since a build replaces the folder."""
     try:
         status = folder.stat()
     except FileNotFoundError as error:
@@ -150,7 +150,7 @@ def _inode(folder: Path) -> tuple[int, int]:
 def request(
     folder: Path, identity: Identity, ids: pa.Array, vectors: NDArray[np.float32], *, neighbors: int, exact_below: int
 ) -> None:
-    """Write what `faiss_build` turns into an index."""
+    """Write the input files of `faiss_build` into a folder."""
     folder.mkdir(parents=True)
     np.save(folder / "vectors.npy", vectors, allow_pickle=False)
     write_arrays(folder / "ids.arrow", {"ids": ids}, identity.to_json())

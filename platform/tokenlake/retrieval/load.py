@@ -1,4 +1,4 @@
-"""Opens what the jobs published: indexes and graphs. A read never builds: where one is missing, the error names the job that builds it."""
+"""Opens published indexes and graphs. It never builds: if one is missing, the error names the job that builds it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tokenlake.times import Day
 
 
 def load_index(lake: Project, name: str = "users", day: Day | None = None) -> Index:
-    """The published index of a day's `users` or `items`; defaults to the newest that is published.
+    """Open the published index of a day's `users` or `items`; defaults to the newest published one.
 
     Raises:
-        NotFoundError: no such index, or none of that day was published.
+        NotFoundError: an unknown index name, or no index was published for the day.
         MissingExtraError: faiss is not installed.
     """
     if name not in NAMES:
@@ -27,7 +27,7 @@ def load_index(lake: Project, name: str = "users", day: Day | None = None) -> In
 
 
 def load_graph(lake: Project, day: Day | None = None) -> Graph:
-    """The published graph of a day; else as `load_index`."""
+    """Open the published graph of a day; default and errors as `load_index`."""
     embedded = _embedded(lake, day)
     published = next((d for d in embedded if graph_is_published(lake, d)), None)
     if published is None:
@@ -36,18 +36,18 @@ def load_graph(lake: Project, day: Day | None = None) -> Graph:
 
 
 def serving_day(lake: Project, embedded: list[Day], end: Day) -> Day | None:
-    """The day whose index and graph serve queries that may know days up to `end`; None where nothing is embedded by then.
+    """The day whose index and graph serve queries that may use days up to `end`; None if no day is embedded by then.
 
-    It is the newest embedded one. While that day's index is still being built, right after the newest embeddings of
-    all, the day before serves.
+    It is the newest embedded day up to `end`. If that is the newest day of all, whose index may still be in work, the
+    day before is used instead.
 
     Args:
-        lake: whose.
+        lake: the lake.
         embedded: ascending days with embeddings.
-        end: the last day that may be seen.
+        end: the last day that may be used.
 
     Raises:
-        NotFoundError: its index or graph was not published.
+        NotFoundError: the day's index or graph was not published.
     """
     seen = [day for day in embedded if day <= end]
     if not seen:
@@ -60,7 +60,7 @@ def serving_day(lake: Project, embedded: list[Day], end: Day) -> Day | None:
 
 
 def _embedded(lake: Project, day: Day | None) -> list[Day]:
-    """Days with embeddings, the newest first; the one day where one is given."""
+    """Days with embeddings, newest first; only `day` if it is given."""
     days = lake.user_embeddings.days(lake.config.embedding_version)
     if not days or (day is not None and day not in days):
         raise NotFoundError(

@@ -1,4 +1,4 @@
-"""What users are known to have done by a time: the pools that candidates are drawn from, and what they overlap in."""
+"""Item pools: the known positives and events of users before a query time, from which candidates are drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenlake.features.user_inputs import positions_of
 from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
 
-#: Span of the popularity that fills up candidates.
+#: Time span of the popularity that fills up candidates.
 POPULAR = dt.timedelta(days=28)
 _LONG_AGO = dt.timedelta(days=365)
 
@@ -27,14 +27,14 @@ class ItemPools:
     """Positives and all events of a lake up to a day, by user and time.
 
     Args:
-        lake: that holds the events.
+        lake: the lake with the events.
         last: the last day that is read.
-        first: the first day that is asked about, where everything before may be left out that no question about it or
-            a later one can reach: with a `window`, and where what was seen long ago may come again.
+        first: the first day with queries. If the config has a `window` and does not exclude seen items, earlier events
+            that no such query can reach are not read.
 
     Attributes:
         log: events up to and with the last day.
-        ids: item ids in order; an item's code is its place.
+        ids: sorted item ids; an item's code is its position.
         items: int64 (n,), item code of each row of the log.
     """
 
@@ -63,7 +63,7 @@ class ItemPools:
         return self.log.positives.when[order], self.items[self.log.positives.rows[order]]
 
     def votes(self, users: Ints, as_of: Ints) -> tuple[Ints, NDArray[np.float64], Ints]:
-        """Positives of users, each before its query time, within the window: item codes, decay, and offsets of the users."""
+        """Positives of users within the window before their query times: item codes, decay weights, offsets of the users."""
         window, half = self._config.retrieval.window, self._config.retrieval.half_life
         start, end = self.positives.spans(users, as_of, reach=window)
         rows, offsets = take_ranges(np.arange(len(self.positives.rows)), start, end)
@@ -74,18 +74,18 @@ class ItemPools:
         return self.items[self.positives.rows[rows]], decay, offsets
 
     def seen(self, users: Ints, as_of: Ints) -> tuple[Ints, Ints]:
-        """Codes of the items that users met at all, each before its query time, and offsets; an item may come twice."""
+        """Codes of all items in users' events before their query times, and offsets; an item may occur twice."""
         rows, offsets = take_ranges(self.everything.rows, *self.everything.spans(users, as_of))
         return self.items[rows], offsets
 
     def last_seen(self, users: Ints, as_of: Ints) -> Ints:
-        """Instant of each user's last event before `as_of`; a year before it where there is none."""
+        """Time of each user's last event before `as_of`; one year before `as_of` if there is none."""
         start, end = self.everything.spans(users, as_of)
         when = np.append(self.everything.when, 0)
         return np.where(end > start, when[end - 1], as_of - _LONG_AGO // dt.timedelta(microseconds=1))
 
     def popularity(self, day: Day, span: dt.timedelta | None = POPULAR) -> Popularity:
-        """Positives of each item before a day's start, in a span or in all."""
+        """Number of positives of each item before a day's start, within `span` or in all."""
         key = day, span
         if key not in self._popular:
             when, items = self._in_time
@@ -99,12 +99,12 @@ class ItemPools:
 
 @dataclass(frozen=True)
 class Popularity:
-    """How popular items are, by code.
+    """Popularity of items, by code.
 
     Attributes:
         counts: int64 (n,).
-        order: codes by count, the largest first, then by code.
-        place: where each code stands in it.
+        order: codes in descending order of count, then by code.
+        place: position of each code in `order`.
     """
 
     counts: Ints
@@ -113,7 +113,7 @@ class Popularity:
 
     @classmethod
     def of(cls, counts: Ints) -> Popularity:
-        """Sort items by their counts."""
+        """Compute the order from the items' counts."""
         order = np.lexsort((np.arange(len(counts)), -counts))
         place = np.empty(len(counts), np.int64)
         place[order] = np.arange(len(counts))
@@ -121,7 +121,7 @@ class Popularity:
 
 
 def best(scores: NDArray[np.float64], popular: Popularity, k: int) -> Ints:
-    """The k best items: by score, then popularity, then code; only such as have either. A negative score leaves out."""
+    """The k best items by score, then popularity, then code. Items without either, or with a negative score, are left out."""
     chosen = np.flatnonzero(scores > 0)
     if len(chosen) > k:
         least = np.partition(scores[chosen], len(chosen) - k)[len(chosen) - k]
@@ -134,13 +134,13 @@ def best(scores: NDArray[np.float64], popular: Popularity, k: int) -> Ints:
 
 
 def ranks(scores: NDArray[np.float64], popular: Popularity, rows: Ints, items: Ints) -> Ints:
-    """Places from 0 that `best` gives items, without sorting anything: int64 (n,); -1 for one that has neither.
+    """Ranks from 0 of items in the result of `best`, without sorting: int64 (n,); -1 for an item that `best` leaves out.
 
     Args:
         scores: (q, n_items).
-        popular: of the same items.
-        rows: int64 (n,), the row of scores that each is asked for in.
-        items: int64 (n,), codes.
+        popular: popularity of the same items.
+        rows: int64 (n,), the row of `scores` for each item.
+        items: int64 (n,), item codes.
     """
     out = np.full(len(rows), -1, np.int64)
     by_row = np.argsort(rows, kind="stable")
@@ -151,14 +151,14 @@ def ranks(scores: NDArray[np.float64], popular: Popularity, rows: Ints, items: I
 
 
 def _rank(scores: NDArray[np.float64], popular: Popularity, asked: Ints, items: Ints, out: Ints) -> None:
-    """Fill in the places of one row's items; only those with a score are compared, which are few."""
+    """Write the ranks of one row's items into `out`; compares only the items with a score, which are few."""
     listed = np.flatnonzero(scores)
-    theirs, places = scores[listed], popular.place[listed]
-    scored = int(np.count_nonzero(theirs > 0))
+    others, places = scores[listed], popular.place[listed]
+    scored = int(np.count_nonzero(others > 0))
     for i in asked.tolist():
         item = items[i]
-        mine, place = scores[item], popular.place[item]
-        if mine > 0:
-            out[i] = np.count_nonzero((theirs > mine) | ((theirs == mine) & (places < place)))
-        elif mine == 0 and popular.counts[item] > 0:
+        score, place = scores[item], popular.place[item]
+        if score > 0:
+            out[i] = np.count_nonzero((others > score) | ((others == score) & (places < place)))
+        elif score == 0 and popular.counts[item] > 0:
             out[i] = scored + place - np.count_nonzero(places < place)

@@ -1,4 +1,4 @@
-"""Query vectors: users at query times, by the encoder that made a day's index."""
+"""Query vectors of users at query times, by the encoder of a day's index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenlake.times import day_of
 def encode(
     lake: Project, pools: ItemPools, identity: Identity, codes: Ints, as_of: Instants
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Vectors of users at query times by an identity's encoder, float32 (q, dim); and who did anything before."""
+    """Encode users at query times with the encoder of an identity: float32 (q, dim), and a mask of users with earlier events."""
     cache = encoding_cache(lake, identity.version, identity.checkpoint)
     queries = cache.featurizer.queries(pools.log, codes, as_of)
     if not len(codes):
@@ -33,9 +33,9 @@ def encode(
 def drop_self(
     rows: NDArray[np.int64], cosines: NDArray[np.float32], places: Ints
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """All but one of the nearest of each query, (q, k + 1) to (q, k): but its own user's row, or else the last."""
-    mine = rows == places[:, None]
-    drop = np.where(mine.any(1), mine.argmax(1), rows.shape[1] - 1)
+    """Remove one of the nearest rows of each query, (q, k + 1) to (q, k): the user's own row, or else the last one."""
+    is_own = rows == places[:, None]
+    drop = np.where(is_own.any(1), is_own.argmax(1), rows.shape[1] - 1)
     keep = np.arange(rows.shape[1]) != drop[:, None]
     shape = len(rows), max(rows.shape[1] - 1, 0)
     return rows[keep].reshape(shape), cosines[keep].reshape(shape)

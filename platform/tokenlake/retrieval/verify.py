@@ -1,4 +1,4 @@
-"""Checks what is derived of the embeddings: checksums of the files, and that they are equal to the lake's tables."""
+"""Verifies indexes and graphs: checksums of the files, and that their content equals the lake's tables."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REMEDY = "it is derived: delete the folder, and `tokenlake index LAKE DAY` make
 
 @dataclass(frozen=True)
 class CheckedDay:
-    """One day's indexes and graph, found to be whole.
+    """One day's verified indexes and graph.
 
     Attributes:
-        state: `current`; `stale` where the day's embeddings were written again since, which the next build mends.
-        edges: of its graph; None where it has none.
+        state: `current`, or `stale` if the day's embeddings were written again; the next build replaces it.
+        edges: number of edges of the graph; None if the day has no graph.
     """
 
     version: str
@@ -39,10 +39,10 @@ class CheckedDay:
 
 
 def verify(lake: Project) -> Iterator[CheckedDay]:
-    """Check every day's indexes, graph and rows of `edges`.
+    """Verify every day's indexes, graph and rows of `edges`.
 
     Raises:
-        CorruptionError: the first fault; the message names the file.
+        CorruptionError: the first mismatch; the message names the file.
     """
     for folder in sorted((lake.data / "retrieval").glob("*/[0-9]*")):
         made = artefacts.read_info(folder / INDEX_INFO)

@@ -1,8 +1,8 @@
-"""Airflow: what the DAG files share, and services of our own on loopback (docs/airflow.md)."""
+"""Airflow: helpers of the DAG files, and Airflow's services on loopback (docs/airflow.md)."""
 
-#: The environment's name of the lake that the DAGs work on.
+#: Environment variable with the lake of the DAGs.
 LAKE_VARIABLE = "TOKENLAKE_LAKE"
-#: The environment's name of the folder of DAG files, for an installation without the repository's `dags/`.
+#: Environment variable with the folder of DAG files, for an installation without the repository's `dags/`.
 DAGS_VARIABLE = "TOKENLAKE_DAGS"
-#: What Tokenlake's DAGs are tagged with.
+#: Tag of Tokenlake's DAGs.
 TAG = "tokenlake"

@@ -1,4 +1,4 @@
-"""Airflow's REST API, as far as one day of a lake needs it."""
+"""A client of Airflow's REST API, with the calls that the daily path of a lake needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import httpx
 from tokenlake.errors import NotFoundError, ServiceError
 from tokenlake.scheduling import TAG
 
-#: Called with the run (None before there is one) and its task -> state, whenever a state has changed.
+#: Called with the run (None before it exists) and its task states, whenever a state has changed.
 OnChange = Callable[["DagRun | None", Mapping[str, str]], None]
-#: What needs to be well before Airflow can run anything.
+#: Components that must be healthy before Airflow can run a task.
 _PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _ENDED = frozenset({"success", "failed"})
 _POLL = 0.5
@@ -29,7 +29,7 @@ class DagRun:
     Attributes:
         key: its partition, a day such as "2017-12-29".
         state: queued, running, success or failed.
-        queued: when it was asked for.
+        queued: when it was queued.
     """
 
     dag_id: str
@@ -40,31 +40,31 @@ class DagRun:
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Self:
-        """Read one run of an answer."""
+        """Create a run from a JSON object of the API."""
         queued = dt.datetime.fromisoformat(answer["queued_at"] or answer["run_after"])
         return cls(answer["dag_id"], answer["dag_run_id"], answer["partition_key"], answer["state"], queued)
 
     @property
     def ended(self) -> bool:
-        """Nothing more will happen to it by itself."""
+        """Whether the run has ended, with success or failure."""
         return self.state in _ENDED
 
 
 class Client:
-    """Talks to one Airflow.
+    """A client of one Airflow.
 
     Args:
         url: of the api-server.
         user: name of a user.
         password: of that user.
-        on_silence: called when Airflow cannot be reached, to raise a better error than that.
+        on_silence: called if Airflow cannot be reached; it may raise a more specific error.
 
     Errors of all methods: `ServiceError` (transient) where Airflow cannot be reached or answers with an error.
     """
 
     def __init__(self, url: str, user: str, password: str, *, on_silence: Callable[[], None] = lambda: None) -> None:
         self._on_silence = on_silence
-        # Our own services on loopback: a proxy from the environment would send these requests, and the password, elsewhere.
+        # Services on loopback: a proxy from the environment would get these requests, and the password.
         self._http = httpx.Client(
             base_url=url, auth=_TokenAuth(f"{url}/auth/token", user, password), timeout=120, trust_env=False
         )
@@ -74,7 +74,7 @@ class Client:
         self._http.close()
 
     def unhealthy(self) -> list[str]:
-        """Parts of Airflow that are not running (yet)."""
+        """Components of Airflow that are not healthy (yet)."""
         try:
             health = self._http.get("/api/v2/monitor/health", auth=None).json()
         except (httpx.HTTPError, ValueError):
@@ -86,14 +86,14 @@ class Client:
         return {dag["dag_id"]: dag["is_paused"] for dag in self._ask("GET", "/dags", params={"limit": 100})["dags"]}
 
     def import_errors(self) -> dict[str, str]:
-        """DAG file -> why it could not be read."""
+        """DAG file -> its import error."""
         return {e["filename"]: e["stack_trace"] for e in self._ask("GET", "/importErrors")["import_errors"]}
 
-    def unpause(self, dag_id: str, *, timeout: float = 60) -> None:
-        """Let a DAG run; waits for Airflow to have read it.
+    def unpause(self, dag_id: str, *, timeout: float = 600) -> None:
+        """Unpause a DAG; waits until Airflow has parsed it.
 
         Raises:
-            NotFoundError: Airflow has read the DAG folder, and found no such DAG.
+            NotFoundError: Airflow has parsed the DAG folder, and there is no such DAG.
         """
         deadline = time.monotonic() + timeout
         while dag_id not in (dags := self.dags()):
@@ -105,7 +105,7 @@ class Client:
             self._ask("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, key: str | None) -> DagRun:
-        """Start a run of one partition; the DAG is unpaused first, else the run would wait for ever.
+        """Start a run of one partition; the DAG is unpaused first, since a run of a paused DAG never starts.
 
         Args:
             dag_id: the DAG.
@@ -130,11 +130,11 @@ class Client:
         return tasks
 
     def task_states(self, run: DagRun) -> dict[str, str]:
-        """Task id -> state, `none` before it is scheduled; a mapped task's parts are `embed[0]`, `embed[1]`, ..."""
+        """Task id -> state, `none` before it is scheduled; parts of a mapped task are named `embed[0]`, `embed[1]`, ..."""
         return {_name(task): task["state"] or "none" for task in self.tasks(run)}
 
     def result(self, run: DagRun, task_id: str, part: int = -1) -> Any:
-        """What a task returned, or a part of a mapped one."""
+        """The return value of a task, or of a part of a mapped task."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._ask("GET", path, params={"map_index": part})["value"]
 
@@ -142,10 +142,12 @@ class Client:
         """One attempt's log, as text."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
         lines = self._ask("GET", path, params={"full_content": True, "map_index": part})["content"]
-        return "\n".join(f"{line.get('timestamp', '')} {line.get('level', '')} {_told(line)}".strip() for line in lines)
+        return "\n".join(
+            f"{line.get('timestamp', '')} {line.get('level', '')} {_message(line)}".strip() for line in lines
+        )
 
     def flow(self) -> dict[str, set[tuple[str, str]]]:
-        """Tokenlake's DAGs that are not paused -> the (DAG, task) pairs whose assets start them."""
+        """Each unpaused DAG of Tokenlake -> the (DAG, task) pairs whose assets start it."""
         params = {"tags": TAG, "paused": False, "limit": 100}
         sources: dict[str, set[tuple[str, str]]] = {
             dag["dag_id"]: set() for dag in self._ask("GET", "/dags", params=params)["dags"]
@@ -176,17 +178,17 @@ class Client:
         timeout: float = 600,
         progress: OnChange | None = None,
     ) -> DagRun:
-        """Wait until a partition's newest run has ended, well or not.
+        """Wait until a partition's newest run has ended, with success or failure.
 
         Args:
             dag_id: the DAG.
-            key: the partition; None for the newest run of any.
-            since: only runs asked for since this one, such as the upstream run that `trigger` returned.
+            key: the partition; None for the newest run of any partition.
+            since: ignore runs queued before this one, such as the upstream run that `trigger` returned.
             timeout: seconds.
-            progress: told of every change.
+            progress: called at every change.
 
         Raises:
-            ServiceError: no end within `timeout`; the message gives the tasks' states.
+            ServiceError: the run has not ended within `timeout`; the message has the tasks' states.
         """
         deadline = time.monotonic() + timeout
         told: tuple[DagRun | None, dict[str, str]] | None = None
@@ -211,20 +213,20 @@ class Client:
     def wait_all(
         self, key: str, *, since: DagRun | None = None, timeout: float = 1800, progress: OnChange | None = None
     ) -> dict[str, DagRun | None]:
-        """Wait until all of Tokenlake's DAGs have ended for a partition, in the order in which they start each other.
+        """Wait until all of Tokenlake's DAGs have ended for a partition, upstream DAGs first.
 
         Args:
             key: the partition.
-            since: only runs asked for since this one, such as that of `tokenlake_ingest` which `trigger` returned.
-            timeout: seconds for all of them.
-            progress: told of every change of the run that is waited for.
+            since: ignore runs queued before this one, such as the run of `tokenlake_ingest` that `trigger` returned.
+            timeout: seconds for all runs together.
+            progress: called at every change of the run that is waited for.
 
         Returns:
-            DAG id -> its run, upstream DAGs first; None where it was not started, since what it waits for was not
-            published (the day has no events, or a task before it failed). Paused DAGs are left out.
+            DAG id -> its run, upstream DAGs first; None for a DAG that was not started, because its upstream asset was
+            not published (the day has no events, or an upstream task failed). Paused DAGs are left out.
 
         Raises:
-            ServiceError: no end within `timeout`.
+            ServiceError: a run has not ended within `timeout`.
         """
         deadline = time.monotonic() + timeout
         sources = self.flow()
@@ -257,13 +259,13 @@ def _name(task: Mapping[str, Any]) -> str:
     return f"{task['task_id']}{part}"
 
 
-def _told(line: Mapping[str, Any]) -> str:
+def _message(line: Mapping[str, Any]) -> str:
     errors = [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
     return "\n".join([str(line.get("event", "")), *errors])
 
 
 class _TokenAuth(httpx.Auth):
-    """Logs in when first needed, and again when the token has run out."""
+    """Logs in at the first request, and again when the token has expired."""
 
     requires_response_body = True
 

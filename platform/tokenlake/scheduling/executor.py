@@ -1,7 +1,7 @@
-"""Airflow's LocalExecutor, its workers forked from a process that has imported what the jobs need.
+"""Airflow's LocalExecutor with workers that are forked after the jobs' packages were imported.
 
-Airflow forks a process for every task. Whatever such a process imports is gone with it, and the next one imports it
-again: torch takes 2 s of CPU, Feast 5 s, and a day has twenty tasks.
+Airflow forks a process for every task, which would import the packages again: torch takes 2 s of CPU, Feast 5 s, and a
+day has twenty tasks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from airflow.executors.local_executor import LocalExecutor
 
 from tokenlake.scheduling.tasks import feature_repository
 
-#: What the tasks import. None of these starts a thread that a fork would miss: OpenMP's come with the first tensor.
+#: Packages of the tasks. Importing them starts no thread, which a fork would lose: OpenMP starts with the first tensor.
 JOBS = (
     "tokenlake.pipeline.jobs",
     "tokenlake.pipeline.training",
@@ -26,10 +26,10 @@ FEAST = ("tokenlake.feast.materialize",)
 
 
 class PreloadedExecutor(LocalExecutor):
-    """A LocalExecutor whose tasks start with the jobs' packages in memory."""
+    """A LocalExecutor whose tasks start with the jobs' packages already imported."""
 
     def start(self) -> None:
-        """Import the packages, then start the workers; what cannot be imported is left to the tasks, which say so."""
+        """Import the packages, then start the workers; an import error is ignored here, and raised in the tasks."""
         for module in (*JOBS, *(FEAST if feature_repository() else ())):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)

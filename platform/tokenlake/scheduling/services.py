@@ -1,6 +1,6 @@
-"""Airflow's services, started by ourselves: loopback only, and none of their processes outlives us.
+"""Starts Airflow's services: on loopback only, and with no process left after this one ends.
 
-`airflow standalone` is no way to do this: it listens on all addresses, and its workers outlive it.
+`airflow standalone` is not used: it listens on all addresses, and its workers can outlive it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,21 @@ from tokenlake.scheduling.client import Client
 HOST = "127.0.0.1"
 USER = "admin"
 _POLL = 0.25
-#: Seconds that the supervisor needs to stop all services after one has ended.
+#: Seconds within which the supervisor stops all services after one has ended.
 _STOPPED_WITHIN = 10.0
+#: Seconds. On a laptop that is busy with other things Airflow's services are slow, not broken: its own limits, 5 to 50
+#: seconds, would end them, or say that they are not well.
+_PATIENCE = {
+    "CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+    "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
+    "DAG_PROCESSOR__HEALTH_CHECK_THRESHOLD": "300",
+    "DAG_PROCESSOR__STALE_DAG_THRESHOLD": "600",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "300",
+    "SCHEDULER__TASK_QUEUED_TIMEOUT": "3600",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "300",
+    "TRIGGERER__RUNNER_HEALTH_CHECK_THRESHOLD": "300",
+    "WORKERS__EXECUTION_API_TIMEOUT": "60",
+}
 
 
 class Services:
@@ -33,20 +46,20 @@ class Services:
 
     Args:
         lake: folder of `tokenlake.yaml`; the DAGs work on it.
-        home: Airflow's folder: its database, logs, and the user's password; default `<lake>/airflow`.
-        port: of the page and the REST API; 0 takes a free one.
+        home: Airflow's folder with its database, logs and the user's password; default `<lake>/airflow`.
+        port: port of the web page and the REST API; 0 selects a free one.
         dags: folder of DAG files; default the environment's `TOKENLAKE_DAGS`, else the repository's `dags/`.
         database: SQLAlchemy URL of Airflow's database; default SQLite in `home`.
-        parallelism: tasks at a time.
-        timeout: seconds to wait for all services to be well.
+        parallelism: most tasks at a time.
+        timeout: seconds to wait until all services are healthy.
 
     >>> with Services("demo/complete-journey") as airflow:  # doctest: +SKIP
     ...     head = airflow.trigger("tokenlake_ingest", "2017-12-29")
     ...     airflow.wait_all("2017-12-29", since=head)["tokenlake_instance_tokens"].state
     'success'
 
-    Errors of `start`, and of entering: `MissingExtraError` (Airflow is not installed), `ConfigError` (no DAG folder, or
-    the port is taken), `ServiceError` (a service ended or does not get well; with the end of its log).
+    Errors of `start` and of the `with` statement: `MissingExtraError` (Airflow is not installed), `ConfigError` (no DAG
+    folder, or the port is in use), `ServiceError` (a service ended or is not healthy; with the end of its log).
     """
 
     def __init__(
@@ -71,26 +84,26 @@ class Services:
 
     @property
     def url(self) -> str:
-        """Airflow's page and REST API."""
+        """URL of Airflow's web page and REST API."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def password_file(self) -> Path:
-        """JSON `{user: password}`, readable by its owner only."""
+        """JSON file `{user: password}`, readable by its owner only."""
         return self.home / "passwords.json"
 
     @property
     def logs(self) -> Path:
-        """The services' logs, one file each."""
+        """Folder of the services' logs, one file each."""
         return self.home / "logs" / "services"
 
     @property
     def pid(self) -> int | None:
-        """The process above all services, while they run."""
+        """Process id of the supervisor, while the services run; else None."""
         return self._supervisor.pid if self._supervisor else None
 
     def client(self) -> Client:
-        """Airflow's REST API as the generated user."""
+        """A client of the REST API, logged in as the generated user."""
         password = _read_json(self.password_file)[USER]
         return Client(self.url, USER, password, on_silence=lambda: self.check(patience=_STOPPED_WITHIN))
 
@@ -106,10 +119,10 @@ class Services:
         self.stop()
 
     def start(self, progress: Callable[[str], None] | None = None) -> None:
-        """Start all services and wait until they are well.
+        """Start all services and wait until they are healthy.
 
         Args:
-            progress: told what is waited for.
+            progress: called with what is waited for.
         """
         _require_airflow()
         self.port = _free_port(self.port)
@@ -124,7 +137,7 @@ class Services:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal's Ctrl-C comes to us alone, and we stop them in good order
+                start_new_session=True,  # so that Ctrl-C in the terminal reaches only this process, which stops the services in order
             )
         try:
             self._await_health(progress or (lambda _: None))
@@ -149,10 +162,10 @@ class Services:
         return subprocess.run(command, cwd=self.home, env=self._environment(), check=False).returncode  # noqa: S603  our own interpreter
 
     def check(self, patience: float = 0) -> None:
-        """Raise the error that ended the services, if one did.
+        """Raise an error if the services have ended by themselves.
 
         Args:
-            patience: seconds to wait for a stop that may be under way.
+            patience: seconds to wait for services that may be stopping.
         """
         if self._supervisor is None:
             return
@@ -163,7 +176,7 @@ class Services:
         raise ServiceError(self._why())
 
     def stop(self) -> None:
-        """Stop all services, and wait until no process is left; a running job is cut off, which is safe."""
+        """Stop all services, and wait until no process is left; a running job is killed, which is safe."""
         if self._supervisor is None:
             return
         self._supervisor.send_signal(signal.SIGTERM)
@@ -199,7 +212,7 @@ class Services:
         return "\n".join(text.splitlines()[-lines:])
 
     def _environment(self) -> dict[str, str]:
-        """The environment of all services: ours, but for Airflow's settings, which are only these."""
+        """The environment of all services: this process's, with only these settings of Airflow."""
         secret = self._secrets()
         settings = {
             "CORE__DAGS_FOLDER": str(_dags_folder(self._dags)),
@@ -210,7 +223,7 @@ class Services:
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.password_file),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks the network's name server
+            "CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default queries the network's name server
             "DATABASE__SQL_ALCHEMY_CONN": self._database,
             "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
             "API__HOST": HOST,
@@ -220,19 +233,19 @@ class Services:
             "API__SECRET_KEY": secret["session_key"],
             "API_AUTH__JWT_SECRET": secret["token_key"],
             "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            # A job that was cut off with the services is noticed, and tried again, soon after they are back.
+            # A job that was killed with the services is detected, and tried again, soon after they are started again.
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "USAGE_DATA_COLLECTION__ENABLED": "False",
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        environment |= {f"AIRFLOW__{name}": value for name, value in settings.items()}
+        environment |= {f"AIRFLOW__{name}": value for name, value in (settings | _PATIENCE).items()}
         environment |= {"AIRFLOW_HOME": str(self.home), LAKE_VARIABLE: str(self.lake)}
         for name in ("no_proxy", "NO_PROXY"):  # tasks talk to the api-server by HTTP
             environment[name] = ",".join(filter(None, (environment.get(name), HOST)))
         return environment
 
     def _secrets(self) -> dict[str, str]:
-        """Keys and the password, made once; they go to no log and no command line."""
+        """Keys and the password, created once; they are never written to a log or a command line."""
         if not self.password_file.exists():
             _write_private(self.password_file, {USER: secrets.token_urlsafe(12)})
         file = self.home / "secrets.json"

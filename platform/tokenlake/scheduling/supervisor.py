@@ -1,10 +1,10 @@
-"""A process that starts Airflow's services, and takes every one of their processes with it when it ends.
+"""The supervisor: a process that starts Airflow's services, and ends all their processes when it ends.
 
-Airflow puts each task into a process group of its own, so a group signal misses tasks; and killing the process that
-started the services leaves all of them running. So the supervisor adopts orphans (Linux's child subreaper), and watches the
-process that started it. It works in a child of its own, and the two watch each other: whichever is killed, the other
-ends everything. Started as `python -m tokenlake.scheduling.supervisor PARENT LOGS` in Airflow's home, with Airflow's
-settings in its environment; nothing here imports Airflow.
+Airflow puts each task into its own process group, so a signal to one group does not reach the tasks; and if the process
+that started the services is killed, they would keep running. So the supervisor adopts orphans (Linux's child subreaper),
+and watches the process that started it. It runs in a child process, and parent and child watch each other: if one is
+killed, the other ends everything. Started as `python -m tokenlake.scheduling.supervisor PARENT LOGS` in Airflow's home,
+with Airflow's settings in its environment; this module does not import Airflow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import psutil
 from tokenlake.errors import LockedError
 from tokenlake.storage.locks import hold
 
-#: Without `--skip-serve-logs` two of them serve log files on all addresses.
+#: Without `--skip-serve-logs` two of the services serve log files on all addresses.
 SERVICES = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -34,15 +34,15 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TICK = 0.1
-#: Seconds that a service has to end by itself, after which its processes are killed. The jobs are safe to kill.
+#: Seconds until the processes of a service that does not end are killed. The jobs are safe to kill.
 _GRACE = 5.0
 
 
 class Supervisor:
-    """Starts services, watches them, stops all.
+    """Starts the services, watches them, and stops all of them.
 
     Args:
-        parent: the process that must live; when it ends, however it does, everything ends.
+        parent: id of the process to watch; when it ends, in whatever way, all services are ended.
         logs: folder of the services' logs.
     """
 
@@ -52,10 +52,10 @@ class Supervisor:
         self.stopping = False
 
     def run(self) -> int:
-        """Return the exit status: 0 after a wanted stop, 1 where a service ended by itself.
+        """Run until a stop; returns 0 after a requested stop, 1 if a service ended by itself.
 
         Raises:
-            LockedError: other services run in this home.
+            LockedError: services are already running in this home.
         """
         for number in _STOPS:
             signal.signal(number, self._stop)
@@ -100,10 +100,10 @@ class Supervisor:
 
 
 def guard(parent: int, logs: Path) -> int:
-    """Run a supervisor in a child process, and end what it leaves behind should it be killed.
+    """Run a supervisor in a child process, and end its remaining processes if it is killed.
 
     Args:
-        parent: the process that must live.
+        parent: id of the process to watch.
         logs: folder of the services' logs.
 
     Returns:
@@ -139,7 +139,7 @@ def _report(name: str, status: int) -> int:
 
 
 def end_all() -> None:
-    """End every process below this one, those that were orphaned or left the group included."""
+    """End all descendants of this process, orphans and other process groups included."""
     deadline = time.monotonic() + _GRACE
     asked: set[int] = set()
     while processes := psutil.Process().children(recursive=True):
@@ -157,7 +157,7 @@ def end_all() -> None:
 
 
 def _reap() -> None:
-    """Collect adopted processes that have ended; otherwise they would stay in the list for ever."""
+    """Wait for adopted processes that have ended; otherwise they would stay as zombies."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -166,7 +166,7 @@ def _reap() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask for SIGTERM should even the supervisor be killed."""
+    """Ask the kernel for SIGTERM if the supervisor is killed."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

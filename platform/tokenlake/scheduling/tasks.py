@@ -1,6 +1,6 @@
-"""What the DAG files share: the lake, its assets, and how a job becomes a task.
+"""Helpers of the DAG files: the lake, its assets, and the function that runs a job as a task.
 
-DAG files are parsed every few seconds, so this module imports nothing heavy; the jobs come in when a task runs.
+DAG files are parsed every few seconds, so this module imports no large package; a task imports its job when it runs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tokenlake.pipeline.jobs import JobResult
     from tokenlake.times import Day
 
-#: Default arguments of every task. Terminal errors fail at once. All others, a full disk and a killed process among
-#: them, are tried again after 5, 10, 20, ... seconds, for about half an hour.
+#: Default arguments of every task. Terminal errors fail at once. All others, such as a full disk or a killed process,
+#: are tried again after 5, 10, 20, ... seconds, for about half an hour.
 RETRYING: dict[str, Any] = {
     "retries": 10,
     "retry_delay": dt.timedelta(seconds=5),
@@ -35,24 +35,24 @@ RETRYING: dict[str, Any] = {
     "retry_policy": ExceptionRetryPolicy(
         [RetryRule(TerminalError, RetryAction.FAIL, reason="a terminal error: trying again changes nothing")]
     ),
-    # What has begun is finished before a new day is: with Airflow's own rule, tasks that wait for an earlier day would
-    # be given the slots that the earlier day needs.
+    # Tasks of a started day come before those of a new day: with Airflow's default rule, tasks that wait for an
+    # earlier day would take the slots that the earlier day needs.
     "weight_rule": "upstream",
 }
 #: Arguments of a DAG that another DAG's asset starts.
 FOLLOWING: dict[str, Any] = {
     "catchup": False,
-    "max_active_runs": 16,  # with 1, a day that came too early would keep out the day that it waits for
-    "is_paused_upon_creation": False,  # it runs only when `tokenlake_ingest` does
-    # One day at a time for each task: a second would only wait for the first one's lock.
+    "max_active_runs": 16,  # with 1, a day that starts too early would block the day that it waits for
+    "is_paused_upon_creation": False,  # it only runs after `tokenlake_ingest`
+    # One day at a time for each task: a second one would only wait for the first one's lock.
     "default_args": RETRYING | {"max_active_tis_per_dag": 1},
     "tags": [TAG],
 }
 #: Arguments of a task that waits for earlier days. It holds one of Airflow's slots for a few seconds at a time, and is
-#: tried again for about nine hours, since many days may have to be trained before its own.
+#: tried again for about nine hours, since many earlier days may have to be trained first.
 WAITING: dict[str, Any] = {"retries": 500, "max_retry_delay": dt.timedelta(minutes=1)}
-#: Seconds that such a task waits before it frees its slot, and between two looks at the catalog: short, for the day that
-#: it waits for wants the same slot.
+#: Seconds that such a task waits before it frees its slot, and seconds between two checks of the catalog. Both are
+#: short, since the day that it waits for needs the same slot.
 PATIENCE, _LOOK = 2.0, 0.5
 
 
@@ -76,12 +76,12 @@ def lake_config() -> Config:
 
 
 def asset(config: Config, *name: str) -> Asset:
-    """What a job writes, as an asset whose partitions are days: `x-tokenlake://<project>/<name>`."""
+    """The asset of a job's output, whose partitions are days: `x-tokenlake://<project>/<name>`."""
     return Asset("x-tokenlake://" + "/".join(quote(part, safe="") for part in (config.project, *name)))
 
 
 def feature_repository(naming: str = "") -> bool:
-    """Whether the lake has a Feast feature repository, with a file that names something; nothing of it is run."""
+    """Whether the lake has a Feast feature repository with a file that contains `naming`; its files are not run."""
     folder = lake_folder() / "feature_repo"
     there = (folder / "feature_store.yaml").is_file()
     return there and any(naming in file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.py"))
@@ -94,16 +94,16 @@ def run_job(
 
     Args:
         job: the function.
-        lineage: the encoder whose version the job is for, or `EMBEDDINGS`; None where a job knows no versions.
-        outlet: the asset that the task publishes; its event then tells what was written.
-        arguments: what the job takes beside lake, day and version.
+        lineage: the encoder whose version the job gets, or `EMBEDDINGS`; None for a job without versions.
+        outlet: the asset that the task publishes; its event holds the job's summary.
+        arguments: arguments of the job other than lake, day and version.
 
     Returns:
-        What was written, for Airflow's page: it is also the task's return value.
+        The job's summary, for Airflow's page: it becomes the task's return value.
 
     Raises:
-        AirflowSkipException: the job had nothing to do, such as on a day without events; the tasks after it skip, and
-            the asset gets no event.
+        AirflowSkipException: the job had nothing to do, such as on a day without events; downstream tasks are skipped,
+            and the asset gets no event.
         AirflowFailException: the run has no partition key.
     """
     import tokenlake
@@ -121,17 +121,17 @@ def run_job(
 
 
 async def wait_for_earlier_days(lineage: str, patience: float = PATIENCE) -> dict[str, Any]:
-    """Wait until every earlier day with events is done, for the partition of the current task.
+    """Wait until every day with events before the current task's partition is done.
 
     Args:
         lineage: an encoder, or `EMBEDDINGS`.
-        patience: seconds to wait; a scheduler should then let others have the slot, and try again.
+        patience: most seconds to wait; the scheduler then gives the slot to another task, and tries again later.
 
     Returns:
-        The day, and the seconds that were waited.
+        The day, and the seconds waited.
 
     Raises:
-        OrderError: it is not its turn yet.
+        OrderError: an earlier day is still not done.
         AirflowFailException: the run has no partition key.
     """
     import tokenlake
@@ -158,7 +158,7 @@ def version_of(config: Config, lineage: str) -> str:
 
 
 def _partition() -> Day:
-    """The day that the current task is for."""
+    """The day of the current task's partition."""
     from tokenlake.times import as_day
 
     context: Any = get_current_context()

@@ -1,4 +1,4 @@
-"""The ground that everything kept stands on: files and folders written whole or not at all, checksums, logs, locks.
+"""Crash-safe storage: atomic and durable writes of files and folders, checksums, append-only logs, locks.
 
-Knows no store, table or lake; whatever writes a file that must outlive a crash does it through here.
+Independent of stores, tables and lakes; every file that must survive a crash is written through this package.
 """

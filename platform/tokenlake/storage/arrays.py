@@ -1,4 +1,4 @@
-"""Named arrays of any length in one Arrow IPC file, written whole or not at all: how small states are kept."""
+"""Named arrays of any length in one Arrow IPC file, written atomically; used for small states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_arrays(path: Path, arrays: Mapping[str, pa.Array], header: Mapping[str
     Args:
         path: the file; an existing one is replaced, and its folder is made when missing.
         arrays: one-dimensional Arrow arrays without nulls.
-        header: anything that JSON can say.
+        header: any value that JSON can represent.
     """
     columns = [pa.LargeListArray.from_arrays(pa.array([0, len(a)], pa.int64()), a) for a in arrays.values()]
     fields = [pa.field(name, column.type) for name, column in zip(arrays, columns, strict=True)]
@@ -36,8 +36,8 @@ def read_arrays(path: Path) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     """Read what `write_arrays` wrote: the arrays and the header.
 
     Raises:
-        NotFoundError: there is no such file.
-        CorruptionError: it is not such a file, or damaged.
+        NotFoundError: the file does not exist.
+        CorruptionError: the file is damaged, or is not a file of `write_arrays`.
     """
     try:
         data = path.read_bytes()

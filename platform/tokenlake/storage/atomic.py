@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, and replace others so: at every instant the old one or the new one.
+"""Atomic writes of files and folders: a reader sees the complete old one or the complete new one.
 
-What is being written lies beside its target as `.<name>-<32 hex digits>`, locked by its writer; the kernel releases the
-lock when the writer ends, however it ends. So any number of processes may write one path (the last one wins), and each
-removes what killed ones left behind.
+Data is written beside its target as `.<name>-<32 hex digits>`, locked by its writer; the kernel releases the lock when
+the writer ends, even if it is killed. So any number of processes may write one path (the last one wins), and each
+removes temporary files of killed writers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tokenlake.storage import disk
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Write a file whole, atomically and durably; text as UTF-8."""
+    """Write a file atomically and durably; text as UTF-8."""
     with file(path) as part, part.open("wb") as out:
         disk.write(out.fileno(), data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
 def file(path: Path) -> Iterator[Path]:
-    """Yield the path of an empty file that becomes `path` when the block ends well, durably; else nothing is left of it.
+    """Yield the path of an empty temporary file, which durably replaces `path` if the block succeeds, else is removed.
 
     The block writes into that file, and closes it.
     """
@@ -41,14 +41,14 @@ def file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """Yield the path of an empty folder that becomes `path` when the block ends well, durably; else nothing is left of it.
+    """Yield the path of an empty temporary folder, which durably replaces `path` if the block succeeds, else is removed.
 
-    A folder of that name is replaced at once: who opens `path` finds the old one or the new one. Where the file system
-    cannot exchange two names (NFS, for one), there is none for an instant; and if the writer is killed in it, the next
-    one puts the old folder back. The folders above it are made when missing.
+    An existing folder is replaced atomically: `path` is the old one or the new one. On a file system that cannot
+    exchange two names (such as NFS), `path` is missing for an instant; if the writer is killed then, the next writer
+    restores the old folder. Parent folders are created when missing.
 
     Raises:
-        NotADirectoryError: a file has that name; it is somebody's, and stays.
+        NotADirectoryError: `path` is a file; it is not changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
@@ -61,7 +61,7 @@ def folder(path: Path) -> Iterator[Path]:
 
 
 def swap(path: Path, data: bytes) -> None:
-    """Write a small file whole, atomically and durably, by way of `<name>.new`; the caller is its one writer."""
+    """Write a small file atomically and durably, by way of `<name>.new`; the caller must be its only writer."""
     part = path.with_name(f"{path.name}.new")
     disk.unlink([part])
     disk.create(part, [data])
@@ -71,7 +71,7 @@ def swap(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new file or folder beside a path, locked; removed in the end, whatever it is by then."""
+    """Yield a new locked file or folder beside a path; whatever has its name at the end is removed."""
     _clean(path)
     part, fd = _make(path, is_folder=is_folder)
     try:
@@ -94,7 +94,7 @@ def _make(path: Path, *, is_folder: bool) -> tuple[Path, int]:
             continue  # as below
         if _lock(fd) is not False and part.exists():
             return part, fd
-        os.close(fd)  # before it was locked, another process took it for a killed one's
+        os.close(fd)  # before it was locked, another process took it for one of a killed writer
 
 
 def _temporary(path: Path) -> Path:
@@ -102,7 +102,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _lock(fd: int) -> bool | None:
-    """Lock what is open; False: another process has it; None: this file system has no locks."""
+    """Lock an open file; False: another process holds the lock; None: the file system does not support locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -113,7 +113,7 @@ def _lock(fd: int) -> bool | None:
 
 
 def _clean(path: Path) -> None:
-    """Remove what killed writers of a path left beside it; put back what one had set aside."""
+    """Remove temporary files of killed writers of a path; restore the old folder that one of them had moved aside."""
     for part in _left(path, ""):
         with contextlib.suppress(OSError):  # another process was faster
             fd = os.open(part, os.O_RDONLY)
@@ -124,21 +124,21 @@ def _clean(path: Path) -> None:
                 os.close(fd)
     for aside in sorted(_left(path, _ASIDE), key=_when_set_aside, reverse=True):
         if not path.exists():
-            with contextlib.suppress(OSError):  # its writer lives, and has put the new one there
+            with contextlib.suppress(OSError):  # its writer is alive, and has put the new one there
                 disk.rename(aside, path)
-        if path.exists():  # seen after the old one was: so it is a later one
+        if path.exists():  # checked after the old one was seen: so it is a later one
             _discard(aside, path)
 
 
 def _when_set_aside(aside: Path) -> float:
     try:
         return aside.stat().st_ctime
-    except FileNotFoundError:  # its writer lives, and has just put it away
+    except FileNotFoundError:  # its writer is alive, and has just moved it
         return 0.0
 
 
 def _discard(aside: Path, path: Path) -> None:
-    """Remove what was set aside, under another name: nobody must put back what is half removed."""
+    """Rename a folder that was moved aside, then remove it: a half removed folder must not be restored."""
     part = _temporary(path)
     with contextlib.suppress(FileNotFoundError):
         disk.rename(aside, part)
@@ -157,12 +157,12 @@ def _sync_tree(part: Path) -> None:
         disk.sync_folder(Path(root))
 
 
-#: Where two names cannot be exchanged, the old folder gets this at the end of its successor's temporary name.
+#: Suffix of the old folder, after its successor's temporary name, where the system cannot exchange two names.
 _ASIDE = ".old"
 
 
 def _put(part: Path, path: Path) -> None:
-    """Let a folder take a path; what was there before, if anything, lies at `part` then."""
+    """Move the folder `part` to `path`; a folder that was at `path` is at `part` afterwards."""
     aside = part.with_name(part.name + _ASIDE)
     while True:
         with contextlib.suppress(FileNotFoundError):  # nothing to replace

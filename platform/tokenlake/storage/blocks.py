@@ -1,7 +1,8 @@
-"""Immutable Arrow files under checksums: written once, memory-mapped, each block checked when it is first touched.
+"""Immutable Arrow files with checksums: written once, memory-mapped, each block verified at its first read.
 
-What is no data of a column (schema, offsets, index) is the file's *frame*: it has one checksum, which the manifest holds
-and which is checked before the first read. The data's checksums, a block each, lie in the schema's metadata.
+All bytes except the column data (schema, offsets, index) are the file's *frame*. The frame has one checksum, which is in
+the manifest and is verified when the file is opened. The checksums of the data, one per block, are in the schema's
+metadata.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from tokenlake.errors import CorruptionError
 from tokenlake.storage import disk
 
-#: Key of the schema's metadata under which a file tells of its blocks.
+#: Key of the schema's metadata that holds the checksums of the blocks.
 META = b"tokenlake"
-#: First and last byte (exclusive) of a run of a file's bytes.
+#: First and last byte (exclusive) of a part of a file.
 Region = tuple[int, int]
 
 
 def write_batch(path: Path, batch: pa.RecordBatch) -> None:
-    """Write a record batch as a new Arrow IPC file, durably; nothing is left of one that fails."""
+    """Write a record batch as a new Arrow IPC file, durably; the file is removed if the write fails."""
     sink = _Sink(path)
     done = False
     try:
@@ -40,11 +41,11 @@ def write_batch(path: Path, batch: pa.RecordBatch) -> None:
 
 
 def map_file(path: str | Path, size: int, remedy: str) -> mmap.mmap:
-    """Map a file, which stays readable after its name is gone.
+    """Memory-map a file; the map stays readable after the file is deleted.
 
     Raises:
-        FileNotFoundError: it is missing.
-        CorruptionError: it is not of the size that its manifest says.
+        FileNotFoundError: the file is missing.
+        CorruptionError: the file's size is not the one in its manifest.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -56,7 +57,7 @@ def map_file(path: str | Path, size: int, remedy: str) -> mmap.mmap:
 
 
 def frame_sum(data: mmap.mmap, regions: Iterable[Region]) -> str:
-    """XXH3-64 of the bytes outside of some regions, hex."""
+    """XXH3-64 of all bytes outside of some regions, as hex."""
     digest, at = xxhash.xxh3_64(), 0
     with memoryview(data) as view:
         for start, stop in sorted(regions):
@@ -67,19 +68,20 @@ def frame_sum(data: mmap.mmap, regions: Iterable[Region]) -> str:
 
 
 def sums_to_hex(sums: NDArray[np.uint64]) -> str:
-    """Checksums as a file's metadata holds them."""
+    """Checksums as the hex text of a file's metadata."""
     return sums.astype(">u8").tobytes().hex()
 
 
 def sums_from_hex(text: str) -> NDArray[np.uint64]:
-    """The checksums again."""
+    """The inverse of `sums_to_hex`."""
     return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64)
 
 
 class _Sink:
-    """A file to write once, as Arrow's writers expect one; on the disk when `close` returns.
+    """A write-only file object for Arrow's writers; its data is on the disk when `close` returns.
 
-    Bytes are on their way to the disk while the next ones are written: a third less waiting at the end.
+    The kernel starts to write bytes to the disk while the next ones are written, which makes the final sync a third
+    shorter.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +97,7 @@ class _Sink:
             piece = view[start : start + _PIECE]
             disk.write(self._fd, piece)
             if len(piece) == _PIECE and _start_writing is not None:
-                # Whatever it answers, `close` syncs the file.
+                # Its result does not matter, since `close` syncs the file.
                 _start_writing(self._fd, ctypes.c_int64(self._at), ctypes.c_int64(_PIECE), _SYNC_FILE_RANGE_WRITE)
             self._at += len(piece)
         return len(view)
@@ -105,14 +107,14 @@ class _Sink:
         return self._at
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Does nothing: there is no buffer."""
 
     def writable(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def close(self, *, keep: bool = True) -> None:
-        """Sync and close; or, when it is not to be kept, close and remove."""
+        """Sync and close the file; with `keep=False`, close and remove it."""
         if self.closed:
             return
         self.closed = True
@@ -127,5 +129,5 @@ class _Sink:
 
 _PIECE = 1 << 22
 _SYNC_FILE_RANGE_WRITE = 2
-#: Linux alone has it.
+#: Available on Linux only.
 _start_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)

@@ -1,6 +1,6 @@
-"""What changes the disk, one call each: every write, sync, rename and removal that must survive a crash goes through here.
+"""Single disk operations: every write, sync, rename and removal that must survive a crash is a call of this module.
 
-So a test can stop the world at each of them, or let the disk refuse it.
+So a test can simulate a crash, or a failing disk, at each of them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 
 def write(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data`, however many calls it takes."""
+    """Write all of `data`, in as many system calls as needed."""
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view[: 1 << 26]) :]
 
 
 def create(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a new file, durably but for its name.
+    """Write a new file; its data is durable, its name is not until the folder is synced.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -38,12 +38,12 @@ def create(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def sync(fd: int) -> None:
-    """Bring a file's data to the disk."""
+    """Flush a file's data to the disk (fsync)."""
     os.fdatasync(fd)
 
 
 def sync_file(path: Path) -> None:
-    """Bring the data of a file that another library wrote to the disk."""
+    """Flush the data of a closed file, which another library wrote, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         sync(fd)
@@ -52,7 +52,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
+    """Flush a folder's directory entries to the disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -61,15 +61,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file or folder another name, atomically; a file, or an empty folder, of that name is replaced."""
+    """Rename a file or folder atomically; an existing file or empty folder at `target` is replaced."""
     source.replace(target)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two files or folders change names, atomically; False where the system or the file system cannot.
+    """Exchange the names of two files or folders atomically; False where the system or the file system cannot.
 
     Raises:
-        FileNotFoundError: one of them is not there.
+        FileNotFoundError: one of them does not exist.
     """
     if _swap is None:
         return False
@@ -82,18 +82,18 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def truncate(fd: int, size: int) -> None:
-    """Cut a file to a size."""
+    """Truncate a file to `size` bytes."""
     os.ftruncate(fd, size)
 
 
 def unlink(paths: Iterable[Path]) -> None:
-    """Remove files; one that is gone already is fine."""
+    """Remove files; missing ones are ignored."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that it holds, as far as it goes; what is gone already is fine."""
+    """Remove a file, or a folder with its content, as far as possible; missing ones are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -105,7 +105,7 @@ _AT_FDCWD, _EXCHANGE = -100, 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of ma
 
 
 def _swapper() -> Callable[[bytes, bytes], int] | None:
-    """The system's call that exchanges two names; Python has none."""
+    """The system call that exchanges two names, which Python's `os` lacks; None where the system has none."""
     lib: Any = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin" and hasattr(lib, "renamex_np"):
         return lambda one, other: int(lib.renamex_np(one, other, ctypes.c_uint(_EXCHANGE)))

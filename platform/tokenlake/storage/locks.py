@@ -1,4 +1,4 @@
-"""Locks between processes: a file each, released by the kernel when its holder ends, even by `kill -9`."""
+"""File locks between processes; the kernel releases a lock when its holder ends, even by `kill -9`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tokenlake.errors import LockedError, StorageError
 def hold(path: Path, what: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock while the block runs.
 
-    A second `hold` of the same path waits or fails, whoever asks: another process, thread, or the same one.
+    A second `hold` of the same path waits or fails, in another process, in another thread, and in the same thread.
 
     Args:
-        path: the lock's file; its folder is made when missing. The file stays after release.
-        what: what is being done, for the message that others get, such as `"ingest"`.
+        path: the lock file; its folder is created when missing. The file stays after release.
+        what: name of the operation, such as `"ingest"`; others see it in their error message.
         timeout: seconds to wait for another holder; 0 fails at once.
 
     Raises:
-        LockedError: another still holds it; the message says who, since when and for what.
-        StorageError: the lock's file cannot be made.
+        LockedError: the lock is still held; the message names the holder, its operation, and since when.
+        StorageError: the lock file cannot be created.
     """
     note = path.with_name(path.name + ".holder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not a singleton: filelock would hand the same process its own lock again.
+        # Not a singleton: filelock would let the same process take its own lock twice.
         lock = filelock.FileLock(path, is_singleton=False)
         lock.acquire(timeout=timeout, poll_interval=0.02)
     except filelock.Timeout as error:

@@ -1,7 +1,7 @@
-"""Manifests: the one small file of a folder whose swap publishes the folder's next state.
+"""Manifests: the small file of a folder whose atomic replacement publishes the folder's next state.
 
-A line with the XXH3-64 of all that follows, in hexadecimal; then JSON. A manifest names immutable files; a state that
-was swapped away loses its files to the next writer, while readers keep what they have open.
+The first line is the XXH3-64 of the rest, in hexadecimal; the rest is JSON. A manifest names immutable files. The next
+writer removes files of a replaced state; readers that have them open can still read them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _State = TypeVar("_State")
 
 
 def publish(path: Path, body: Mapping[str, Any]) -> None:
-    """Swap a manifest; the caller is its one writer."""
+    """Replace a manifest atomically; the caller must be its only writer."""
     text = json.dumps(body, separators=(",", ":")).encode()
     atomic.swap(path, xxhash.xxh3_64_hexdigest(text).encode() + b"\n" + text)
 
@@ -32,12 +32,12 @@ def read(path: Path, newest: int, remedy: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        newest: the latest format that the caller understands; the first one is 1.
-        remedy: what to do about a damaged one, for the message.
+        newest: the latest format that the caller can read; formats count from 1.
+        remedy: advice for the error message of a damaged manifest.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
-        CorruptionError: its bytes are not what was written, or it is of a later format.
+        FileNotFoundError, NotADirectoryError: the manifest does not exist.
+        CorruptionError: its checksum does not match, or its format is newer than `newest`.
     """
     digest, _, text = path.read_bytes().partition(b"\n")
     if xxhash.xxh3_64_hexdigest(text).encode() != digest:
@@ -49,10 +49,10 @@ def read(path: Path, newest: int, remedy: str) -> dict[str, Any]:
 
 
 class ManifestWatch:
-    """Tells whether a newer manifest was published since; open, so that no newer one can get the same inode.
+    """Detects that a newer manifest was published; keeps the file open, so that no newer one can get the same inode.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
+        FileNotFoundError, NotADirectoryError: the manifest does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class ManifestWatch:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is still the one; False also when there is none any more."""
+        """Whether the manifest is still the same; False also if it was removed."""
         try:
             return os.path.samestat(os.fstat(self._fd), self._path.stat())
         except FileNotFoundError:
@@ -73,10 +73,10 @@ class ManifestWatch:
 
 
 def open_files(load: Callable[[], _Manifest], open_state: Callable[[_Manifest], _State]) -> _State:
-    """Open the files that the newest manifest names; again where a writer replaced them between the two looks.
+    """Open the files that the newest manifest names; tries again if a writer replaced them after the manifest was read.
 
     Raises:
-        FileNotFoundError: a file is missing that the newest manifest names.
+        FileNotFoundError: a file that the newest manifest names is missing.
     """
     manifest = load()
     while True:

@@ -1,7 +1,7 @@
-"""Memory of large batches, used again when nobody holds the batch any more.
+"""A pool for the memory of large batches: a block is reused once its batch is garbage.
 
-The kernel clears each page of new memory before it hands it out, which takes as long as filling the page. A trainer
-drops one batch for the next of about the same size: the next one is put where the last one was.
+The kernel zeroes each new page before it maps it, which takes as long as filling the page. A trainer replaces one batch
+by the next of about the same size, so the next one can use the same memory.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Arrays below this are left to NumPy.
+#: Bytes of an array below which NumPy allocates it.
 LARGE = 1 << 22
-#: Bytes that may lie idle; more are given back to the system.
+#: Most idle bytes in the pool; more are returned to the system.
 IDLE = 1 << 28
 _LINE = 64
 
@@ -22,7 +22,7 @@ _idle: dict[int, NDArray[np.uint8]] = {}
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As `np.empty`; large arrays begin on a cache line, and their memory is used again once they are gone."""
+    """As `np.empty`; large arrays are aligned to a cache line, and their memory returns to the pool when they are freed."""
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE:
         return np.empty(shape, dtype)
@@ -31,7 +31,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 class _Lease:
-    """What an array's memory belongs to: its end gives the block back."""
+    """Owner of an array's memory; returns the block to the pool when it is freed."""
 
     __slots__ = ("__array_interface__", "_block", "_idle")
 
@@ -40,14 +40,14 @@ class _Lease:
         self._block = block
         self._idle = _idle  # the module's name may be gone when the interpreter ends
 
-    def __del__(self, most: int = IDLE) -> None:  # when Python exits, this module's names may be gone already
+    def __del__(self, most: int = IDLE) -> None:  # when Python exits, this module's names may be cleared already
         idle = self._idle
         if sum(block.nbytes for block in list(idle.values())) + self._block.nbytes <= most:
             idle[id(self._block)] = self._block
 
 
 def _take(size: int) -> NDArray[np.uint8]:
-    """An idle block that fits without much waste, or a new one. Single dict calls only: safe among threads."""
+    """An idle block that fits without much waste, or a new one. Only single dict calls, so it is thread-safe."""
     for key, block in list(_idle.items()):
         if size <= block.nbytes <= 2 * size and _idle.pop(key, None) is not None:
             return block

@@ -1,6 +1,7 @@
-"""The C loops of the platform, such as `native.c`: compiled once per machine, and called through ctypes.
+"""The C loops of the platform (`native.c` and others): compiled once per machine, and called through ctypes.
 
-`tokenlake_kernels.native_build` says how. Without a compiler NumPy does the same work, slower, and a warning says so.
+`tokenlake_kernels.native_build` compiles them. Without a compiler NumPy does the same work, slower, and a warning is
+shown.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from numpy.typing import NDArray
 
 from tokenlake_kernels import native_build
 
-#: Threads of one call; the store's loops are bound by memory, which few threads saturate.
+#: Threads of one call; the store's loops are limited by memory bandwidth, which a few threads saturate.
 THREADS = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The store's loops, or None where they cannot be compiled."""
+    """The compiled loops of the store; None where they cannot be compiled."""
     made = load(Path(__file__).with_name("native.c"))
     return None if made is None else _declare(made)
 
 
 def load(source: Path) -> ctypes.CDLL | None:
-    """A source file's functions, still undeclared, or None where it cannot be compiled."""
+    """The compiled library of a source file, without declared argument types; None where it cannot be compiled."""
     return native_build.load(source, "NumPy")
 
 
@@ -52,10 +53,10 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def address(array: NDArray[Any]) -> int:
-    """Where an array's data lies."""
-    buffer: Any = array  # which NumPy's types do not say
+    """Memory address of an array's data."""
+    buffer: Any = array  # NumPy's stubs do not declare the buffer protocol
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    except (TypeError, ValueError):  # not to be written, or not in one piece, or empty: NumPy takes twice the time
+    except (TypeError, ValueError):  # read-only, not contiguous, or empty; NumPy's way takes twice the time
         place: int = array.__array_interface__["data"][0]
         return place

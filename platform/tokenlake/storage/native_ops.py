@@ -1,4 +1,4 @@
-"""Operations on arrays that the store needs often: in C (`native.c`) where it could be compiled, else in NumPy."""
+"""Array operations of the store: in C (`native.c`) where it could be compiled, else in NumPy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from tokenlake.storage.native import THREADS, address, library
 
 Ints = NDArray[np.int64]
-#: Fewer elements than these are left to NumPy.
+#: Elements below which NumPy is used.
 _FEW = 4096
-#: Fewer bytes than these are not worth a second thread.
+#: Bytes below which one thread is used.
 _MANY_BYTES = 1 << 20
 
 
 def hash64(users: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The 64-bit finalizer of MurmurHash3: a bijection, by whose value segments are sorted and split in buckets."""
+    """The 64-bit finalizer of MurmurHash3, a bijection; segments are sorted and split into buckets by this hash."""
     h = users.astype(np.uint64)
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xFF51AFD7ED558CCD)
@@ -52,7 +52,7 @@ def take(column: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def expand_ranges(start: Ints, count: Ints) -> Ints:
-    """The numbers of all ranges [start, start + count), one after the other."""
+    """The integers of all ranges [start, start + count), concatenated."""
     ends = np.cumsum(count)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(start - (ends - count), count) + np.arange(total)
@@ -61,7 +61,7 @@ def expand_ranges(start: Ints, count: Ints) -> Ints:
 def copy_ranges(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Ints, count: Ints) -> None:
     """Copy runs of rows: `out[place[i] : place[i] + count[i]] = column[start[i] : start[i] + count[i]]`.
 
-    Both arrays are contiguous and of one dtype; all runs lie within them.
+    Both arrays are contiguous and have the same dtype; all runs are within their bounds.
     """
     lib = library() if count.sum() > _FEW else None
     if lib is None:
@@ -72,7 +72,7 @@ def copy_ranges(column: NDArray[Any], out: NDArray[Any], start: Ints, place: Int
 
 
 def prepend(head: bytes, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The (n, len(head) + width) rows of an (n, width) array, each behind the same head."""
+    """Put the bytes `head` before each row of an (n, width) array; returns (n, len(head) + width)."""
     out = np.empty((len(rows), len(head) + rows.shape[1]), np.uint8)
     lib = library() if rows.size > _FEW else None
     if lib is None:
@@ -116,7 +116,7 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 
 def widen(values: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The same numbers as float32; NumPy alone takes ten times as long."""
+    """Convert float16 to float32; ten times as fast as NumPy."""
     lib = library() if values.size > _FEW else None
     if lib is None:
         return values.astype(np.float32)
@@ -127,10 +127,10 @@ def widen(values: NDArray[np.float16]) -> NDArray[np.float32]:
 
 
 def float32_writer(values: NDArray[np.float16], out: NDArray[np.uint8]) -> Callable[[int, int], None]:
-    """A callable that writes rows `start` to `stop` as float32 to the beginning of some bytes.
+    """Return a callable `(start, stop)` that writes these rows as float32 to the beginning of `out`.
 
     Args:
-        values: (total, dim), contiguous; out: bytes, enough for any such rows. The callable keeps both alive.
+        values: (total, dim), contiguous; out: bytes, enough for the rows of any call. The callable keeps both alive.
     """
     width, lib = values.shape[1], library()
 

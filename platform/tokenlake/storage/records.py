@@ -1,8 +1,8 @@
 """Append-only logs of checksummed records: a store's realtime tail, its string ids, logged fetches.
 
 A record is a header of 32 bytes (magic, kind, payload length, XXH3-64 of the payload, XXH3-64 of the header's first 24
-bytes) and its payload. A record that is cut short at the end of a file was never acknowledged: readers leave it alone
-and the next writer cuts it off. A whole record whose checksum does not match is corruption.
+bytes) and its payload. An incomplete record at the end of a file was never acknowledged: readers ignore it, and the
+next writer truncates it. A complete record whose checksum does not match is corruption.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MAGIC = b"TLF1"
 
 
 def pack(kind: int, payload: bytes) -> bytes:
-    """One record, ready to be written."""
+    """The bytes of one record."""
     head = _HEAD.pack(MAGIC, kind, len(payload), xxhash.xxh3_64_intdigest(payload))
     return head + _SUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
 
 
 def unpack(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
-    """The whole records at the start of some bytes: kinds and payloads, their size, and whether all are sound.
+    """Parse the complete records at the start of some bytes: kinds and payloads, their size, and whether all are valid.
 
-    What is cut short is left alone; a record that is not sound ends the list.
+    An incomplete record is ignored; an invalid record ends the list.
     """
     found: list[tuple[int, bytes]] = []
     at = 0
@@ -51,11 +51,11 @@ def unpack(data: bytes) -> tuple[list[tuple[int, bytes]], int, bool]:
 
 
 class LogReader:
-    """The records of a growing file; holds it open, so that it stays readable after its name is gone.
+    """Reads the records of a growing file; keeps it open, so that it stays readable after it is deleted.
 
     Attributes:
         path: the file.
-        at: where the next record starts.
+        position: byte at which the next record starts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,18 +69,18 @@ class LogReader:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something new, perhaps a part of a record."""
+        """Whether the file has new bytes, perhaps an incomplete record."""
         return os.fstat(self._fd).st_size > self.position
 
     def advance(self, data: bytes) -> None:
-        """Go past a record that was just written here."""
+        """Skip a record that this process has just written."""
         self.position += len(data)
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The new whole records: kind and payload.
+        """Read the new complete records: kind and payload.
 
         Raises:
-            CorruptionError: a record's bytes are not what was written.
+            CorruptionError: a record's checksum does not match.
         """
         found, size, sound = unpack(self._bytes(os.fstat(self._fd).st_size - self.position))
         if not sound:
@@ -102,9 +102,9 @@ class LogReader:
 
 
 def append(path: Path, at: int, data: bytes) -> None:
-    """Write records at byte `at`, the end of the last whole record, durably; the caller holds the log's lock.
+    """Write records durably at byte `at`, the end of the last complete record; the caller holds the log's lock.
 
-    A write that fails leaves the file as it was.
+    If the write fails, the file is restored.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenlakeOfflineStore", "TokenlakeOfflineStoreConfig"]
 
 
-def __getattr__(name: str) -> Any:  # loaded when asked for: the store imports Feast, which takes seconds
+def __getattr__(name: str) -> Any:  # imported at first use: the store imports Feast, which takes seconds
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.store"), name)

@@ -1,7 +1,7 @@
-"""The point-in-time join: for each question (key, time) the newest row of that key that it may see.
+"""The point-in-time join: for each query (key, time) the newest row of that key that is visible to it.
 
-The questions are sorted, the rows are not: each row goes to the first question that may see it, and what one question
-may see, all later ones of its key may. So rows stream through once, in any order, whatever their number.
+Queries are sorted, rows are not. Each row is assigned to the first query that can see it; all later queries of the same
+key can see it too. So the rows are streamed once, in any order, and their number is not limited.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ def native_library() -> ctypes.CDLL | None:
 
 
 def _order(codes: NDArray[np.int32], times: Ints) -> Ints:
-    """The order by (code, time): two sorts of plain numbers are faster than `lexsort`."""
+    """The sort order by (code, time): two sorts of integers, which are faster than `lexsort`."""
     rank = np.empty(len(times), np.int64)
     rank[np.argsort(times)] = np.arange(len(times))
     return np.argsort(codes * np.int64(len(times)) + rank)
 
 
 class AsOf:
-    """One join under way.
+    """The state of one join.
 
     Args:
         codes: (n,) int32 keys of the queries, 0 to `keys` - 1; -1: no row can match.
         times: (n,) int64 nanoseconds of the queries; `EARLIEST` matches no row.
         keys: number of keys.
-        strict: see rows of times before the question's own, else also at it.
-        known: a row is not seen before its created time either, and never when that is missing.
+        strict: a row at the query's own time is not visible.
+        known: a row is not visible before its created time either, and never if that is missing.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class AsOf:
         self._guard = threading.Lock()
 
     def feed(self, codes: NDArray[np.int32], times: Ints, created: Ints | None, first: int) -> None:
-        """Take rows in, from any thread.
+        """Add rows; may be called from any thread.
 
         Args:
-            codes: (n,) int32 keys; -1: nobody asks for it.
-            times: (n,) int64 nanoseconds; a row at `EARLIEST` is never seen.
-            created: (n,) likewise: of equal times the later created row is seen, missing ones last; of equal ones
-                that of the larger number.
+            codes: (n,) int32 keys; -1: the key of no query.
+            times: (n,) int64 nanoseconds; a row at `EARLIEST` is never visible.
+            created: (n,) int64 nanoseconds. Of rows with equal times the one created last wins, and a missing created
+                time loses; of rows that are equal in both, the one with the larger number wins.
             first: number of the first row.
         """
         with self._guard:
@@ -95,10 +95,10 @@ class AsOf:
             library.tl_asof_feed(ctypes.byref(self._struct()), len(codes), address(codes), address(times), place, first)
 
     def finish(self, ttl: int | None = None) -> Ints:
-        """The (n,) row numbers that the questions see, -1 for none.
+        """The (n,) numbers of the rows that the queries see, -1 for none.
 
         Args:
-            ttl: nanoseconds; a row that is older than that at the question's time is not seen.
+            ttl: nanoseconds; a row that is older than that at the query's time is not visible.
         """
         library = native_library()
         if library is None:
@@ -134,7 +134,7 @@ class AsOf:
         self._keep(place, times[local], made[local], first + local)
 
     def _keep(self, place: Ints, times: Ints, made: Ints, rows: Ints) -> None:
-        """Let the newest of these rows and of those kept so far win each place."""
+        """Store for each place the newest of these rows and the row stored so far."""
         held = np.flatnonzero(self._best_row >= 0)
         place, times = np.concatenate([held, place]), np.concatenate([self._best_time[held], times])
         made, rows = np.concatenate([self._best_created[held], made]), np.concatenate([self._best_row[held], rows])

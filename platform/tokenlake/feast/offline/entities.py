@@ -1,4 +1,4 @@
-"""The entity rows of a retrieval: a dataframe, an Arrow table, SQL over the lake, or none but a range of time."""
+"""The entity rows of a retrieval, from a dataframe, an Arrow table or SQL over the lake."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Entities:
     """Entity rows.
 
     Attributes:
-        table: all columns as they were given, the event timestamp in UTC.
-        timestamp: its column.
-        times: (n,) int64 nanoseconds, the nearest where they can't say it; `asof.NONE` where it is null.
+        table: all given columns, with the event timestamp in UTC.
+        timestamp: name of the event timestamp column.
+        times: (n,) int64 nanoseconds, clipped to their range; `EARLIEST` for a null.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -36,7 +36,7 @@ class Entities:
 
     @property
     def span(self) -> tuple[dt.datetime, dt.datetime] | tuple[None, None]:
-        """The first and the last time, to the microsecond; None without any."""
+        """The first and the last time, in microseconds precision; None if there is no time."""
         moments = self.table[self.timestamp].drop_null()
         if not len(moments):
             return None, None
@@ -48,9 +48,9 @@ class Entities:
         """Entity rows of a dataframe, an Arrow table, or SQL over the views of the lake (docs/sql.md).
 
         Raises:
-            SchemaError: something else, or no column that is the event timestamp.
-            ForbiddenError: SQL that is no question.
-            ConfigError: SQL, and no lake.
+            SchemaError: another type, or no event timestamp column.
+            ForbiddenError: SQL that is not a read-only query.
+            ConfigError: SQL was given, but there is no lake.
         """
         if isinstance(given, str):
             return cls(open_lake(config).sql(given).to_arrow_table())
@@ -71,12 +71,12 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
 
 
 def _in_utc(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Times as timestamps in UTC, of the unit in which they were given; those without a zone are UTC.
+    """Convert times to timestamps in UTC, keeping their unit; times without a zone are UTC.
 
-    Text is read as Feast reads it; dates are their midnights.
+    Text is parsed as Feast does; dates are their midnights.
 
     Raises:
-        SchemaError: something else.
+        SchemaError: another type.
     """
     kind = plain(column.type)
     if column.type != kind:
@@ -91,7 +91,7 @@ def _in_utc(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _read(text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Text in ISO 8601, with zones or without."""
+    """Parse text in ISO 8601, with or without a zone."""
     try:
         try:
             moments = pa.array(pd.to_datetime(text.to_pandas(), utc=True, format="ISO8601"))
@@ -105,7 +105,7 @@ def _read(text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _datetime(moment: pa.Scalar) -> dt.datetime:
-    """An instant to the microsecond, as near as Python's years from 1 to 9999 come to it."""
+    """An instant as a datetime with microseconds, clipped to the years 1 to 9999."""
     micros = moment.value * 1_000_000 // {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[moment.type.unit]
     within = min(max(micros, day_start(Day.min)), day_start(Day.max) + DAY_US - 1)
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=within)

@@ -35,7 +35,7 @@ def historical(
     start: dt.datetime | None,
     end: dt.datetime | None,
 ) -> TokenlakeRetrievalJob:
-    """What `TokenlakeOfflineStore.get_historical_features` does."""
+    """The retrieval job of `TokenlakeOfflineStore.get_historical_features`."""
     strict = strict_by_default(config)
     views = [
         RequestedView.of(view, features, full_names=full_names, strict=strict)
@@ -79,11 +79,11 @@ def historical(
 
 
 def metadata(refs: list[str], entities: Entities) -> RetrievalMetadata:
-    """What Feast wants to know of a retrieval."""
+    """Feast's metadata of a retrieval."""
     keys = [name for name in entities.table.column_names if name != entities.timestamp]
     return RetrievalMetadata(refs, keys, *entities.span)
 
 
 def add(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Add a feature; one that is called as an entity's column gets two underscores behind its name, as in Feast."""
+    """Add a feature column; as in Feast, `__` is appended to a name that an entity column has already."""
     return table.append_column(f"{name}__" if name in table.column_names else name, column)

@@ -1,4 +1,4 @@
-"""Time columns of any kind as int64 nanoseconds UTC, `EARLIEST` where they are null."""
+"""Time columns of any type as int64 nanoseconds UTC, `EARLIEST` for nulls."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tokenlake.times import EARLIEST
 
 
 def as_nanos(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
-    """Timestamps (naive ones are UTC, as Feast has it) or dates.
+    """Convert timestamps (naive ones are UTC, as in Feast) or dates to nanoseconds.
 
-    Instants of the years 1 to 9999 that nanoseconds can't say go to the nearest; what lies beyond these years is missing.
+    Instants of the years 1 to 9999 are clipped to the range of int64 nanoseconds; others count as null.
 
     Raises:
-        SchemaError: neither.
+        SchemaError: another type.
     """
     if pa.types.is_null(column.type):
         return np.full(len(column), EARLIEST)
@@ -30,7 +30,7 @@ def as_nanos(column: pa.Array | pa.ChunkedArray, name: str) -> Ints:
 
 
 def nanos_of(moment: dt.datetime) -> int:
-    """A datetime's nanoseconds, to the microsecond; a naive one is UTC."""
+    """A datetime in nanoseconds since 1970; a naive one is UTC."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     delta = moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

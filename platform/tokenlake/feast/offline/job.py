@@ -1,4 +1,4 @@
-"""`Retrieval`: a retrieval job that computes its table when it is asked for, once."""
+"""`TokenlakeRetrievalJob`: computes its table at the first read, once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing_extensions import override
 
 
 class TokenlakeRetrievalJob(RetrievalJob):
-    """A retrieval.
+    """A retrieval job.
 
     Args:
-        compute: makes the table, without what on-demand views add.
+        compute: returns the table, without the features of on-demand views.
         config: of the feature repository.
-        full_feature_names: whether features are called `view__feature`.
-        on_demand_feature_views: what Feast adds to the table.
-        metadata: what was asked.
+        full_feature_names: whether features are named `view__feature`.
+        on_demand_feature_views: views whose features Feast adds to the table.
+        metadata: Feast's metadata of the retrieval.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class TokenlakeRetrievalJob(RetrievalJob):
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether features are called `view__feature`."""
+        """Whether features are named `view__feature`."""
         return self._full_feature_names
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """What Feast adds to the table."""
+        """The on-demand views whose features Feast adds to the table."""
         return self._on_demand_feature_views
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked; None for a pull."""
+        """Feast's metadata of the retrieval; None for a pull."""
         return self._metadata
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
@@ -70,11 +70,11 @@ class TokenlakeRetrievalJob(RetrievalJob):
     def persist(
         self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None
     ) -> None:
-        """Write the table, on-demand features included, where a saved dataset lies: Parquet or Delta.
+        """Write the table, on-demand features included, as a saved dataset in Parquet or Delta.
 
         Raises:
-            SavedDatasetLocationAlreadyExists: something lies there, and may not be overwritten.
-            ConfigError: storage that is no file.
+            SavedDatasetLocationAlreadyExists: the place is taken, and `allow_overwrite` is False.
+            ConfigError: the storage is not a file.
         """
         from tokenlake.feast.offline.write import write_saved
 

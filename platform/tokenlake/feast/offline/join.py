@@ -1,4 +1,4 @@
-"""The rows of a source that questions see, column by column: join keys and times first, the rest of the winners only."""
+"""Joins queries with a source: reads join keys and times of all rows, then features of the matching rows only."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tokenlake.feast.views import RequestedView
 from tokenlake.times import EARLIEST
 
 
-def join(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
-    """The features of a view as of some times.
+def join(view: RequestedView, rows: SourceRows, queries: pa.Table, times: Ints, *, known: bool) -> list[pa.Array]:
+    """Get the features of a view as of some times.
 
     Args:
         view: the feature view to join.
-        rows: of its source.
-        questions: a table of n rows with the view's keys.
+        rows: the rows of its source.
+        queries: a table of n rows with the view's keys.
         times: (n,) int64 nanoseconds.
-        known: rows are not seen before their created time.
+        known: rows are not visible before their created time.
 
     Returns:
         The (n,) features, null where there is none.
     """
-    found = see(view, rows, questions, times, known=known)
+    found = see(view, rows, queries, times, known=known)
     return gather(rows, list(view.features.values()), found)
 
 
-def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints, *, known: bool) -> Ints:
-    """The (n,) numbers of the rows that questions see, -1 for none; the arguments are those of `join`."""
+def see(view: RequestedView, rows: SourceRows, queries: pa.Table, times: Ints, *, known: bool) -> Ints:
+    """The (n,) numbers of the rows that the queries see, -1 for none; the arguments are those of `join`."""
     missing = [c for c in (*view.keys.values(), view.timestamp, view.created) if c and c not in rows.schema.names]
     if missing:
         raise SchemaError(f"feature view {view.name}: no columns {missing} in its source; it has {rows.schema.names}")
-    columns = [aligned(_one(questions[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
+    columns = [aligned(_one(queries[name]), rows.schema.field(column).type) for name, column in view.keys.items()]
     keys = JoinKeys(columns, len(times))
     state = AsOf(keys.queries, times, keys.count, strict=view.strict, known=known and view.created is not None)
     instants = [view.timestamp, *([view.created] if view.created else [])]
@@ -57,7 +57,7 @@ def see(view: RequestedView, rows: SourceRows, questions: pa.Table, times: Ints,
 
 
 def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
-    """Columns of rows by their numbers, null for -1."""
+    """Read columns of the rows with these numbers; -1 gives null."""
     if not columns:
         return []
     wanted, place = np.unique(found, return_inverse=True)
@@ -67,7 +67,7 @@ def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -
 
 
 def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, asked: Ints) -> list[Group]:
-    """The groups that may hold rows that are seen, by what their files tell of them."""
+    """The row groups that may hold visible rows, by the statistics of their files."""
     latest = int(asked.max())
     oldest = EARLIEST + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, EARLIEST + 1)
     near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]

@@ -28,7 +28,7 @@ class JoinKeys:
         columns: key columns of the queries, in the types that the rows have: see `aligned`.
 
     Attributes:
-        asked: (n,) int32 key of each query, -1 for one with a null.
+        query_codes: (n,) int32 key of each query, -1 for a query with a null.
         count: number of keys.
     """
 
@@ -46,7 +46,7 @@ class JoinKeys:
             self.count = len(self._pairs[-1])
 
     def codes(self, columns: Sequence[pa.Array], rows: int) -> Codes:
-        """The (rows,) int32 keys of some rows, -1 for keys that no query has."""
+        """The (rows,) int32 keys of some rows, -1 for a key that no query has."""
         if not columns:
             return np.zeros(rows, np.int32)
         first, *rest = (self._codes(i, column) for i, column in enumerate(columns))
@@ -62,7 +62,7 @@ class JoinKeys:
         return table.positions(column.to_numpy())
 
     def may_hold(self, column: int, low: object, high: object) -> bool:
-        """Whether a key column's values from `low` to `high` may hold one of the keys."""
+        """Whether one of the keys has a value from `low` to `high` in a key column."""
         values = self._values[column]
         if not len(values):
             return False
@@ -71,16 +71,16 @@ class JoinKeys:
 
 
 class _PositionTable:
-    """Positions of integers by their value, where they lie close together: no row is hashed."""
+    """A lookup table from integer values to positions, for values in a narrow range: no hashing."""
 
     def __init__(self, plain: NDArray[Any], low: int, span: int) -> None:
         self._low, self._span = np.uint64(low % (1 << 64)), np.uint64(span)
-        self._places = np.full(span + 1, -1, np.int32)  # the last one is that of all other values
+        self._places = np.full(span + 1, -1, np.int32)  # the last entry stands for all other values
         self._places[_unsigned(plain) - self._low] = np.arange(len(plain), dtype=np.int32)
 
     @classmethod
     def of(cls, values: pa.Array) -> _PositionTable | None:
-        """None where they are no integers, or lie too far apart."""
+        """Build the table; None if the values are not integers, or their range is too wide."""
         if not pa.types.is_integer(values.type) or not len(values):
             return None
         plain = values.to_numpy()
@@ -89,16 +89,17 @@ class _PositionTable:
 
     def positions(self, plain: NDArray[Any]) -> Codes:
         """(n,) int32 positions, -1 for other values."""
-        places = _unsigned(plain) - self._low  # wraps: what is below the lowest one is far above the highest
+        places = (
+            _unsigned(plain) - self._low
+        )  # unsigned: values below the lowest one wrap around to values above the highest
         found: Codes = self._places.take(np.minimum(places, self._span, out=places).view(np.int64))
         return found
 
 
 def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A query's key column in the type that the source's values have, null where none of them can equal it.
+    """Cast a key column of the queries to the source's type; a value that cannot equal any value of the source is null.
 
-    So it is with a fraction where the source has integers, with a number too large for them, with text where it has
-    numbers, and with NaN.
+    Examples: a fraction or a too large number where the source has integers, text where it has numbers, and NaN.
 
     Args:
         column: of any type.
@@ -113,14 +114,14 @@ def aligned(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _exact(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Values in another type of their family, null where that changes what they are."""
-    if pa.types.is_integer(kind):  # a cast that leaves nothing out, and mostly goes through at once
+    """Cast values to another type of the same family; a value that the cast would change becomes null."""
+    if pa.types.is_integer(kind):  # an exact cast, which mostly succeeds for the whole column
         with contextlib.suppress(pa.ArrowInvalid):
             return column.cast(kind)
     encoded = column.dictionary_encode()
     given = encoded.dictionary
     if pa.types.is_integer(given.type) and pa.types.is_decimal(kind):
-        given = given.cast(pa.decimal256(76, kind.scale))  # from there each value says whether it fits
+        given = given.cast(pa.decimal256(76, kind.scale))  # from this type each value is checked by itself
     values = cast_rows(given, kind)[0]
     if not pa.types.is_integer(kind):
         back = cast_rows(values, given.type)[0]

@@ -1,4 +1,4 @@
-"""The rows behind a Feast data source."""
+"""Opens the rows of a Feast data source."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[SourceRows], T]) -> T:
-    """What `use` makes of the rows of one instant: started again where another process writes them meanwhile.
+    """Call `use` with a consistent state of a source's rows; starts again if another process changes them meanwhile.
 
     Raises:
-        ChangedError: somebody does, again and again.
+        ChangedError: the rows changed during every attempt.
         TokenlakeError: as `open_rows`.
     """
 
@@ -43,13 +43,13 @@ def read_rows(source: DataSource | None, config: RepoConfig, use: Callable[[Sour
 
 
 def open_rows(source: DataSource | None, config: RepoConfig) -> SourceRows:
-    """The rows of a `LakeSource` or a `FileSource` as they are now.
+    """Open the present rows of a `LakeSource` or a `FileSource`.
 
     Raises:
-        ConfigError: a source of another kind, or a format that this store does not read.
-        MissingSourceError: nothing lies there.
-        DamagedSourceError: it cannot be read.
-        SchemaError: files whose columns have types that no type holds together.
+        ConfigError: a source of another type, or a format that this store does not read.
+        MissingSourceError: the path does not exist.
+        DamagedSourceError: a file cannot be read.
+        SchemaError: a column has types without a common type in two files.
     """
     if isinstance(source, LakeSource):
         return _lake_rows(*source.open(open_lake(config)))
@@ -71,7 +71,7 @@ def open_rows(source: DataSource | None, config: RepoConfig) -> SourceRows:
 
 
 def delta_options(source: FileSource) -> dict[str, str]:
-    """What deltalake needs to know of a source's storage."""
+    """Deltalake's storage options for a source."""
     options = dict(source.resolve_credentials() or {})
     if endpoint := source.file_options.s3_endpoint_override:
         options["AWS_ENDPOINT_URL"] = endpoint

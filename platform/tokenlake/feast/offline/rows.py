@@ -1,4 +1,4 @@
-"""Rows in Parquet files, read by row groups: only the columns and the groups that are needed, several at a time."""
+"""Rows in Parquet files: reads only the needed columns and row groups, several groups in parallel."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tokenlake.reading.casting import fitted
 from tokenlake.reading.parquet import ParquetFile
 from tokenlake.storage.native import THREADS
 
-#: Rows of key columns that are decoded at a time.
+#: Rows of a decoded batch of key columns.
 _KEY_BATCH = 1 << 16
-#: Bytes of other columns that are decoded at a time, about.
+#: Bytes, about, of a decoded batch of other columns.
 _BATCH_BYTES = 2 << 20
-#: Reads a batch of some rows: the number of the first one, and their columns.
+#: Called with a batch: the number of its first row, and its columns.
 BatchReader = Callable[[int, pa.RecordBatch], None]
 
 
@@ -36,7 +36,7 @@ class Group:
         file: the Parquet file that holds it.
         number: its number in the file, from 0.
         first: number of its first row among all rows of the source.
-        rows: how many it has.
+        rows: number of its rows.
     """
 
     file: ParquetFile
@@ -45,7 +45,7 @@ class Group:
     rows: int
 
     def bounds(self, column: str) -> tuple[Any, Any] | None:
-        """Least and largest value of a column, where the file tells them."""
+        """Smallest and largest value of a column; None where the file has no statistics."""
         return self.file.bounds(self.number, column)
 
     def overlaps(self, column: str, first: int, last: int) -> bool:
@@ -54,7 +54,7 @@ class Group:
         if bounds is None or not all(isinstance(bound, dt.date) for bound in bounds):
             return True
         low, high = as_nanos(pa.array(bounds), column)
-        # Files may tell times to the microsecond only.
+        # Statistics of times may be rounded to microseconds.
         return bool(low - 1000 <= last and high + 1000 >= first)
 
 
@@ -63,7 +63,7 @@ class SourceRows:
 
     Args:
         files: Parquet files with their partitions.
-        schema: all columns, in types that hold what every file says.
+        schema: all columns, with types that hold the values of every file.
     """
 
     def __init__(self, files: Sequence[ParquetFile], schema: pa.Schema) -> None:
@@ -85,19 +85,19 @@ class SourceRows:
     def read_keys(
         self, columns: Sequence[str], times: Sequence[str], groups: Sequence[Group], reader: BatchReader
     ) -> None:
-        """Hand some narrow columns of some groups to `reader`, from several threads, in no order.
+        """Call `reader` with narrow columns of some groups, from several threads, in any order.
 
         Args:
-            columns: keys.
-            times: columns of instants. They come behind the keys as int64 nanoseconds, of each file's own type, so that
-                none is lost to a type that all files share: see `as_nanos`.
-            groups: which ones.
-            reader: takes them.
+            columns: key columns.
+            times: columns of instants. They follow the keys as int64 nanoseconds, converted from each file's own type,
+                since a cast to the common type could lose some: see `as_nanos`.
+            groups: the groups to read.
+            reader: called with each batch.
         """
         self._read(columns, times, groups, reader, _KEY_BATCH)
 
     def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
-        """Some columns of the rows of these ascending numbers."""
+        """Read some columns of the rows with these numbers, which ascend."""
         schema = self._selected(columns)
         wanted = [g for g in self.groups if _count(rows, g.first, g.first + g.rows)]
         found: dict[int, pa.RecordBatch] = {}
@@ -113,10 +113,10 @@ class SourceRows:
         return pa.Table.from_batches([found[first] for first in sorted(found)], schema)
 
     def check(self) -> None:
-        """Check that the file did not change while it was read.
+        """Check that no file changed while it was read.
 
         Raises:
-            ChangedError: it did.
+            ChangedError: a file changed.
         """
         for file in self._files:
             file.check()
@@ -146,14 +146,14 @@ class SourceRows:
         return pa.schema([self.schema.field(c) for c in columns])
 
     def _fitting(self, columns: Sequence[str], groups: Sequence[Group]) -> int:
-        """Rows of a batch of `_BATCH_BYTES`."""
+        """Number of rows in a batch of `_BATCH_BYTES`."""
         count = sum(group.rows for group in groups)
         size = sum(group.file.size(group.number, columns) for group in groups)
         return max(1024, min(_KEY_BATCH, _BATCH_BYTES * count // max(size, 1)))
 
 
 def _read_ahead(batches: Iterable[tuple[int, pa.RecordBatch]], reader: BatchReader) -> None:
-    """Decode the next batch while one is read: a row group is decoded by one thread, however many there are."""
+    """Decode the next batch while `reader` handles one, since one thread decodes a whole row group."""
     with ThreadPoolExecutor(1) as pool:
         before: Future[None] | None = None
         for first, batch in batches:

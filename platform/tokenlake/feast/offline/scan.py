@@ -1,4 +1,4 @@
-"""Rows of a source as they lie, all of a range of time or the latest of each key: what materialization reads."""
+"""Scans of a source for materialization: all rows of a time range, or the latest row of each key."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LAST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """Which rows and columns, in the source's own names.
+    """The rows and columns of a scan, by the source's own column names.
 
     Attributes:
         keys: join keys.
-        features: other columns; none stands for all of the source's.
-        timestamp: time of a row.
-        created: when it was created, or None.
-        start: first time, included; None: from the beginning.
-        end: last time, included; None: to the end.
-        standing: leave out rows that a later one of equal keys, event and created time replaces.
+        features: other columns; empty: all columns of the source.
+        timestamp: column of the event time.
+        created: column of the created time, or None.
+        start: first event time, included; None: no lower bound.
+        end: last event time, included; None: no upper bound.
+        standing: of rows with equal keys, event time and created time, keep only the last one.
     """
 
     keys: Sequence[str]
@@ -48,12 +48,12 @@ class ScanRequest:
         return [self.timestamp, *([self.created] if self.created else [])]
 
     def columns(self, rows: SourceRows) -> list[str]:
-        """Names of the result.
+        """Names of the result's columns.
 
         Raises:
-            SchemaError: one that the source lacks.
+            SchemaError: a column that the source lacks.
         """
-        # A view without entities may name the key that Feast gives it, which `_finished` adds.
+        # A view without entities may name Feast's dummy key, which `_finished` adds.
         features = [name for name in self.features if name != DUMMY_ENTITY_ID]
         others = features or [name for name in rows.schema.names if name not in self.keys]
         names = list(dict.fromkeys([*self.keys, *others, *self.times]))
@@ -63,26 +63,26 @@ class ScanRequest:
 
     @property
     def range(self) -> tuple[int, int]:
-        """First and last nanosecond."""
+        """First and last nanosecond of the range."""
         first = EARLIEST + 1 if self.start is None else nanos_of(self.start)
         return first, _LAST if self.end is None else nanos_of(self.end) + 999
 
     def groups(self, rows: SourceRows) -> list[Group]:
-        """The groups that may hold rows of the range."""
+        """The row groups that may hold rows of the range."""
         if self.start is None and self.end is None:
             return rows.groups
         return [group for group in rows.groups if group.overlaps(self.timestamp, *self.range)]
 
 
 def pull_all(rows: SourceRows, pull: ScanRequest) -> pa.Table:
-    """All rows of the range."""
+    """Read all rows of the range."""
     names, (first, last) = pull.columns(rows), pull.range
     found: list[Ints] = []
 
     def reader(start: int, batch: pa.RecordBatch) -> None:
         times = batch.column(0).to_numpy()
         inside = (times >= first) & (times <= last)
-        # Rows without a time are of no range, but of all rows.
+        # A row without a time is in no range, but it is included if there is no bound.
         if pull.start is None and pull.end is None:
             inside |= times == EARLIEST
         found.append(np.flatnonzero(inside) + start)
@@ -94,7 +94,7 @@ def pull_all(rows: SourceRows, pull: ScanRequest) -> pa.Table:
 
 
 def _standing(table: pa.Table, pull: ScanRequest) -> pa.Table:
-    """The rows that no later one replaces; those of no entity by their time, since who writes them keeps the last."""
+    """Of rows with equal keys and times keep the last one; rows of a view without entities are compared by time."""
     times = as_nanos(table[pull.timestamp], pull.timestamp)
     made = as_nanos(table[pull.created], pull.created) if pull.created else np.zeros(len(times), np.int64)
     codes, _ = _group(table, pull.keys)
@@ -110,7 +110,7 @@ def _standing(table: pa.Table, pull: ScanRequest) -> pa.Table:
 
 
 def pull_latest(rows: SourceRows, pull: ScanRequest) -> pa.Table:
-    """The latest row of the range of each key: of equal times the one created last, of equal ones the last one."""
+    """Read the latest row of each key in the range; ties are broken by created time, then by position."""
     names, (first, last) = pull.columns(rows), pull.range
     parts: dict[int, pa.RecordBatch] = {}
     rows.read_keys(pull.keys, pull.times, pull.groups(rows), parts.__setitem__)
@@ -129,7 +129,7 @@ def pull_latest(rows: SourceRows, pull: ScanRequest) -> pa.Table:
 
 
 def _group(table: pa.Table, keys: Sequence[str]) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], int]:
-    """A number for each row's key, and how many there are."""
+    """A number for each row's key, and the number of keys."""
     if not keys:
         return np.zeros(table.num_rows, np.int32), 1
     codes, count = _number(table[keys[0]])
@@ -147,7 +147,7 @@ def _number(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np
 
 
 def _finished(table: pa.Table, pull: ScanRequest) -> pa.Table:
-    """Times in UTC, and the key that Feast gives to views without entities."""
+    """Convert times to UTC, and add Feast's dummy key to views without entities."""
     for name in pull.times:
         column = table[name]
         if pa.types.is_timestamp(column.type) and column.type.tz != "UTC":

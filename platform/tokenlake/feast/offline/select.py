@@ -1,4 +1,4 @@
-"""Some rows of an Arrow column, in any order: vectors are copied whole, where Arrow looks up each of their numbers."""
+"""Selects rows of an Arrow column, in any order; whole vectors are copied, while Arrow copies number by number."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tokenlake.errors import SchemaError
 from tokenlake.storage.native_ops import copy_ranges
 
 Ints = NDArray[np.int64]
-#: Bytes of a number -> what stands for its bits.
+#: Bytes of a number -> unsigned dtype of the same width.
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def pick(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
-    """The rows of these numbers; null for -1.
+    """Take the rows with these numbers; -1 gives null.
 
     Raises:
-        SchemaError: they hold more than fits into one array.
+        SchemaError: the result has more elements than one array can hold.
     """
     if _vectors(column.type) and not any(chunk.values.null_count for chunk in column.chunks):
         return _pick_vectors(column, rows)
@@ -27,14 +27,14 @@ def pick(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
 
 
 def _vectors(kind: pa.DataType) -> bool:
-    """Whether it is lists of numbers of whole bytes."""
+    """Whether the type is lists of numbers whose width is a whole number of bytes."""
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
     return bool(pa.types.is_primitive(kind.value_type)) and kind.value_type.bit_width // 8 in _BITS
 
 
 def _pick_vectors(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
-    """Rows are copied from their chunks to their places; nothing is put together before."""
+    """Copy each vector from its chunk to its place, without joining the chunks first."""
     start, count = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     there = np.zeros(len(rows), np.bool_)
     order = np.argsort(rows)

@@ -1,4 +1,4 @@
-"""Entity rows of a retrieval that names none: every entity that a view has rows of in a range of time, at its end."""
+"""Entity rows of a retrieval without an entity dataframe: every entity with rows in a time range, at its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tokenlake.times import EARLIEST
 def limited(
     views: list[RequestedView], feature_views: list[FeatureView], start: dt.datetime | None, end: dt.datetime | None
 ) -> tuple[list[RequestedView], dt.datetime, dt.datetime]:
-    """The views that see no row before `start`, and the range; without `start` only their own TTL limits them."""
+    """The views limited to rows since `start`, and the range; without `start` only the views' TTLs limit them."""
     first, last = compute_non_entity_date_range(feature_views, start, end)
     if start is None:
         return views, first, last
@@ -37,10 +37,10 @@ def limited(
 
 
 def entities_at(views: list[RequestedView], config: RepoConfig, start: dt.datetime, end: dt.datetime) -> Entities:
-    """The entities that the views have rows of, sorted, at `end`.
+    """The entities with rows in the views, sorted, at the time `end`.
 
     Raises:
-        SchemaError: a view whose join keys are not among those of the view that has most.
+        SchemaError: a view has join keys that the view with the most join keys lacks.
     """
     widest = max(views, key=lambda view: len(view.keys))
     names = list(widest.keys)
@@ -66,7 +66,7 @@ def entities_at(views: list[RequestedView], config: RepoConfig, start: dt.dateti
 
 
 def _entities(view: RequestedView, config: RepoConfig, start: dt.datetime, end: dt.datetime) -> pa.Table:
-    """Distinct keys of the rows of a view's range, with nulls."""
+    """Distinct keys, nulls included, of a view's rows in the range."""
     if not view.keys:
         return pa.table({})
     if isinstance(view.source, TokenSource):

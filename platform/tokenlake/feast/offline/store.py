@@ -25,7 +25,7 @@ from tokenlake.feast.offline.scan import ScanRequest, pull_all, pull_latest
 from tokenlake.feast.sequences import latest
 from tokenlake.feast.sources import TokenSource, open_lake
 
-_NOT_TOLD = "(not told)"
+_NOT_GIVEN = "(not given)"
 
 
 class TokenlakeOfflineStoreConfig(FeastConfigBaseModel):
@@ -34,12 +34,12 @@ class TokenlakeOfflineStoreConfig(FeastConfigBaseModel):
     type: StrictStr = "tokenlake.feast.TokenlakeOfflineStore"
     #: The lake's folder, relative to the feature repository; without it the repository's parent folder.
     lake: StrictStr | None = None
-    #: See rows of files and tables strictly after their time only; a source's tag `strict` says otherwise.
+    #: Whether a row is visible only strictly after its time; a source's tag `strict` overrides it.
     strict: bool = False
 
 
 class TokenlakeOfflineStore(OfflineStore):
-    """Point-in-time joins at the speed of decoding (docs/feast-stores.md)."""
+    """Point-in-time joins that take hardly longer than decoding the files (docs/feast-stores.md)."""
 
     supports_filter_by_created_timestamp = True
 
@@ -56,7 +56,7 @@ class TokenlakeOfflineStore(OfflineStore):
         filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """Features as of each entity row's time, every row once, in their order, null where there is none."""
+        """Features as of each entity row's time: the entity rows in their order, null for a missing feature."""
         return historical(
             config,
             feature_views,
@@ -83,7 +83,7 @@ class TokenlakeOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The latest row of each key from `start_date` to `end_date`, both included.
 
-        Of a `TokenSource` the sequence before `end_date` of each user who has a token since `start_date`.
+        For a `TokenSource`, the sequence before `end_date` of each user with a token since `start_date`.
         """
         pull = ScanRequest(
             join_key_columns,
@@ -106,24 +106,24 @@ class TokenlakeOfflineStore(OfflineStore):
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str | None = _NOT_TOLD,
+        created_timestamp_column: str | None = _NOT_GIVEN,
         start_date: dt.datetime | None = None,
         end_date: dt.datetime | None = None,
     ) -> RetrievalJob:
-        """All rows from `start_date` to `end_date`, both included; of a `TokenSource` as `pull_latest_...`.
+        """All rows from `start_date` to `end_date`, both included; for a `TokenSource` as `pull_latest_...`.
 
-        Materialization tells the created column, even where there is none; saved datasets and logs don't. Of the former,
-        rows that a later one of equal keys and times replaces are left out: Feast would take any of them.
+        Materialization passes `created_timestamp_column`, even if it is None; saved datasets and logs do not. For
+        materialization, of rows with equal keys and times only the last is returned: Feast would use any of them.
         """
-        told = created_timestamp_column != _NOT_TOLD
+        is_materialization = created_timestamp_column != _NOT_GIVEN
         pull = ScanRequest(
             join_key_columns,
             feature_name_columns,
             timestamp_field,
-            (created_timestamp_column or None) if told else None,
+            (created_timestamp_column or None) if is_materialization else None,
             start_date,
             end_date,
-            standing=told,
+            standing=is_materialization,
         )
         if isinstance(data_source, TokenSource):
             return _sequences(config, data_source, pull)
@@ -136,7 +136,7 @@ class TokenlakeOfflineStore(OfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Add rows to the files behind a feature view."""
+        """Append rows to the files of a feature view."""
         from tokenlake.feast.offline.write import append
 
         append(config, feature_view, table)
@@ -151,7 +151,7 @@ class TokenlakeOfflineStore(OfflineStore):
         logging_config: LoggingConfig,
         registry: BaseRegistry,
     ) -> None:
-        """Add what a feature service served to its log, a folder of Parquet files."""
+        """Append served features of a feature service to its log, a folder of Parquet files."""
         from tokenlake.feast.offline.write import write_logs
 
         write_logs(config, data, source.get_schema(registry), logging_config.destination)

@@ -1,4 +1,4 @@
-"""Tables into files: more rows of a feature view, saved datasets, and logs of what was served."""
+"""Writes tables to files: rows of a feature view, saved datasets, and logs of served features."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _PUSH = re.compile(r"(.*)push-(\d{12})-[0-9a-f]{8}\.parquet")
 
 
 def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
-    """Add rows to a view's source, a Parquet file, a folder of them, or a Delta table; durable when it returns.
+    """Append rows to a view's source (a Parquet file, a folder of them, or a Delta table); durable when it returns.
 
-    They come behind all rows that are there, so that of rows of one time the last written is seen. One writer at a time.
+    New rows come after existing ones, so that of rows with equal times the last written is used. One writer at a time.
 
     Raises:
-        ConfigError: a source that is no file: the lake's tables are written by its jobs.
-        SchemaError: other columns than the source's, or another order.
-        LockedError: others kept the source locked for too long.
-        StorageError: the disk refused.
+        ConfigError: the source is not a file: the lake's tables are written by its jobs.
+        SchemaError: other columns than the source's, or in another order.
+        LockedError: another writer kept the source locked for too long.
+        StorageError: the disk is full or not writable.
     """
     source = view.batch_source
     if not isinstance(source, FileSource):
@@ -68,8 +68,8 @@ def append(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
 
 
 def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """The table in a source's types."""
-    # Feast's engine leaves pandas' row numbers in what it writes.
+    """Cast the table to a source's types."""
+    # Feast's engine leaves pandas' index column in its tables.
     given = [column for column in table.column_names if column in schema.names or not _INDEX.fullmatch(column)]
     if given != schema.names:
         raise SchemaError(f"{name}: columns {given} given; expected {schema.names}, in this order")
@@ -77,7 +77,7 @@ def _fitting(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
 
 
 def _behind_all(folder: Path) -> Path:
-    """A new file, whose name stands behind those of all that lie in a folder: in that order their rows are read."""
+    """A new file name that sorts after all files in a folder, since rows are read in the order of the file names."""
     paths = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     last = max((path for path in paths if path[0] not in "._"), key=lambda path: path.split("/"), default="")
     if (own := _PUSH.fullmatch(last)) is not None:
@@ -89,7 +89,7 @@ def _behind_all(folder: Path) -> Path:
 
 @contextmanager
 def _writing(place: str, filesystem: Any, config: RepoConfig, what: str) -> Iterator[None]:
-    """Be the only one who writes to a place, among this machine's processes and, of local files, all who share the disk."""
+    """Hold the writer's lock of a place: it excludes this machine's processes and, for local files, all that share the disk."""
     if filesystem is None:
         whole = Path(place).resolve()
         lock = whole.with_name(f".{whole.name}.lock")
@@ -103,7 +103,7 @@ def _writing(place: str, filesystem: Any, config: RepoConfig, what: str) -> Iter
 
 
 def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfig, *, overwrite: bool) -> None:
-    """Write a saved dataset; the errors are those of `Retrieval.persist`."""
+    """Write a saved dataset; the errors are those of `TokenlakeRetrievalJob.persist`."""
     if not isinstance(storage, SavedDatasetFileStorage):
         raise ConfigError(f"{type(storage).__name__} given; TokenlakeOfflineStore saves to SavedDatasetFileStorage")
     source = _file_source(storage.to_data_source())
@@ -123,17 +123,17 @@ def write_saved(table: pa.Table, storage: SavedDatasetStorage, config: RepoConfi
 
 
 def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, destination: LoggingDestination) -> None:
-    """Add served features to a log: one more file in its folder, or in each of its partitions (`logs/2024-03-01/`).
+    """Append served features to a log: a new file in its folder, or in each of its partitions (`logs/2024-03-01/`).
 
     Args:
         config: of the feature repository.
         logs: the rows, or a Parquet file or folder that holds them.
-        schema: columns that they must have, as the feature service tells; others are kept behind them.
-        destination: where the log is.
+        schema: the columns of the feature service, which the rows must have; other columns are kept after them.
+        destination: the log.
 
     Raises:
-        ConfigError: a destination that is no file.
-        SchemaError: a column is missing, or of another type.
+        ConfigError: the destination is not a file.
+        SchemaError: a column is missing, or has another type.
     """
     if not isinstance(destination, FileLoggingDestination):
         raise ConfigError(f"{type(destination).__name__} given; TokenlakeOfflineStore logs to a FileLoggingDestination")
@@ -145,7 +145,7 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
     source = _file_source(destination.to_data_source())
     _, filesystem, place = _place(source, config)
     table = _cast(table.select(whole.names), whole)
-    # Arrow leaves a partition's column out of its files, and a reader could not name it: copies of them go instead.
+    # Arrow drops the partition columns from the files, and the folder names do not hold them: it drops copies instead.
     copies = [f"partition {name}" for name in destination.partition_by or ()]
     for copy, name in zip(copies, destination.partition_by or (), strict=True):
         if name not in table.column_names:
@@ -166,7 +166,7 @@ def write_logs(config: RepoConfig, logs: pa.Table | Path, schema: pa.Schema, des
 
 
 def _add_files(write: Callable[..., None], folder: Path) -> None:
-    """Let files appear in a folder whole: they are written aside, where no reader looks."""
+    """Add complete files to a folder: they are written in a hidden folder, then moved."""
     aside = folder / f".{uuid.uuid4().hex}.new"
     try:
         aside.mkdir(parents=True)
@@ -205,7 +205,7 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _write_whole(table: pa.Table, place: str, filesystem: Any) -> None:
-    """A local file is replaced at once, so that a reader sees the old or the new one."""
+    """Write a file; a local file is replaced atomically, so that a reader sees the old or the new one."""
     if filesystem is not None:
         pq.write_table(table, place, filesystem=filesystem)
         return

@@ -1,1 +1,1 @@
-"""A Redis that keeps rows: its address, the connection, and what goes wrong with its certificates."""
+"""A Redis that stores rows: its address, the connection, and errors of TLS certificates."""

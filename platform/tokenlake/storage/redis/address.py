@@ -1,4 +1,4 @@
-"""Addresses of a Redis, as configs and manifests hold them: without secrets."""
+"""URLs of a Redis as configs and manifests hold them: without secrets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"
 
 
 def check_address(url: str) -> str:
-    """The address of a Redis, if it is one.
+    """Return the URL of a Redis after checking it.
 
     Raises:
-        ConfigError: it is none, or holds a password; the message does not repeat it.
+        ConfigError: it is not a URL of a Redis, or it holds a password; the message does not repeat the password.
     """
     try:
         parts = urlsplit(url)

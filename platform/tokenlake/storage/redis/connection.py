@@ -1,4 +1,4 @@
-"""A Redis that keeps rows: reached again when it was away, held to its promises, and its errors as ours."""
+"""A connection to a Redis that stores rows: reconnects, checks the durability settings, and translates errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tokenlake.storage.redis import tls
 from tokenlake.storage.redis.address import PASSWORD, USERNAME, check_address
 
 _T = TypeVar("_T")
-#: Seconds: to be let in, and for one answer, which may wait for the server's disk.
+#: Timeouts in seconds: to connect, and for one answer, which may wait for the server's disk.
 CONNECT_S, ANSWER_S = 3.0, 10.0
 
 
 class Connection:
-    """Connections to a server, made when first needed; threads share them, a forked process makes its own.
+    """Connections to a server, opened at first use; threads share them, a forked process opens its own.
 
     Args:
-        url: its address.
-        what: what it is needed for, to end the sentence "Redis does not answer, which holds ...".
+        url: the server's URL.
+        what: what the server stores, for the message "Redis, which holds ..., does not answer".
     """
 
     def __init__(self, url: str, what: str) -> None:
@@ -33,7 +33,7 @@ class Connection:
 
     @cached_property
     def client(self) -> Any:
-        """The client; it repeats nothing by itself, since a command that adds must not run twice."""
+        """The client; it does not retry, since a command that adds rows must not run twice."""
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -49,20 +49,20 @@ class Connection:
             socket_timeout=ANSWER_S,
             retry=Retry(NoBackoff(), 0),
         )
-        # Closed here, before the collector comes to the sockets and complains that they are open.
+        # Closed here, since the garbage collector would warn about open sockets.
         weakref.finalize(self, client.connection_pool.disconnect)
         return client
 
     def run(self, command: Callable[[Any], _T], again: Callable[[Any], _T] | None = None) -> _T:
-        """Run a command; and once more on a new connection, when the old one broke.
+        """Run a command; if the connection is broken, run it once more on a new one.
 
         Args:
-            command: given the client.
-            again: what to run in its place the second time; None: it may run twice.
+            command: called with the client.
+            again: called instead of `command` the second time; None: `command` may run twice.
 
         Raises:
             ServiceError: Redis does not answer.
-            ConfigError, StorageError: it refuses.
+            ConfigError, StorageError: Redis refuses the command.
         """
         client = self.client
         from redis import exceptions as refused
@@ -74,14 +74,14 @@ class Connection:
                 return (again or command)(client)
 
     def require_durable(self) -> None:
-        """See once, before anything is sent, that the server acknowledges only what its disk holds, and keeps it.
+        """Check once, before the first write, that the server syncs rows to disk before it acknowledges them, and keeps them.
 
-        `WAITAOF` is no way out for one that syncs every second: it takes a second, and Valkey (8.1 and 9.1 were tried)
-        answers it before it has synced.
-        A server that does not tell (a managed one forbids CONFIG) is trusted.
+        `WAITAOF` cannot replace `appendfsync always`: it takes a second, and Valkey (8.1 and 9.1 were tried) answers
+        before it has synced.
+        A server that hides its settings (managed ones forbid CONFIG) is trusted.
 
         Raises:
-            ConfigError: it would lose acknowledged rows.
+            ConfigError: the server could lose acknowledged rows.
         """
         if self._durable:
             return

@@ -1,4 +1,4 @@
-"""What keeps a TLS connection to a Redis from being made, said so that it can be mended."""
+"""Error messages for TLS connections to a Redis that fail, with advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from tokenlake.errors import ConfigError
 
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-#: OpenSSL's verify codes -> what to do; any other says that nobody trusted has signed the certificate.
+#: OpenSSL's verify codes -> advice; all other codes mean that no trusted authority has signed the certificate.
 _MEND = {
     10: "renew it",
     62: "write the host as the certificate names it, or give the server one for this name",
@@ -20,10 +20,10 @@ _UNTRUSTED = "if it is the right server, name who signed its certificate: rediss
 
 
 def check_files(url: str) -> None:
-    """See that the files that an address names are there.
+    """Check that the certificate files that a URL names can be read.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a file cannot be read.
     """
     for option, (path, *_) in parse_qs(urlsplit(url).query).items():
         if option in _FILES and not os.access(path, os.R_OK):
@@ -34,7 +34,7 @@ def check_files(url: str) -> None:
 
 
 def refusal(url: str, error: Exception) -> ConfigError | None:
-    """What the client's error says of the two sides' certificates; None: it is about something else."""
+    """The error for a failed check of a certificate, the server's or the client's; None for any other error."""
     cause = error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         mend = _MEND.get(cause.verify_code, _UNTRUSTED)
@@ -50,7 +50,7 @@ def refusal(url: str, error: Exception) -> ConfigError | None:
 
 
 def hint(url: str, error: Exception) -> str:
-    """What may be the reason that a server does not answer, though it is there."""
+    """A possible reason why a running server does not answer; empty where there is none."""
     if url.startswith("rediss:") and "handshake" in str(error.__context__):
         return ": is it a port without TLS? That is redis://"
     closed = "closed by server" in str(error) or isinstance(error.__context__, ssl.SSLEOFError)
