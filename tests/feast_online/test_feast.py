@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types import Value_pb2
@@ -24,12 +24,11 @@ from feast.value_type import ValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.feast_online.stores import OURS, START, config, stores
 from tokenlake.errors import SchemaError
 from tokenlake.feast import TokenlakeOnlineStore
 from tokenlake.feast.online import encode, wire
 
-OURS = "tokenlake.feast.TokenlakeOnlineStore"
-START = dt.datetime(2017, 3, 1, tzinfo=dt.UTC)
 TYPES: dict[str, Any] = {
     "a_bool": Bool,
     "a_bytes": Bytes,
@@ -47,29 +46,6 @@ TYPES: dict[str, Any] = {
     "times": Array(UnixTimestamp),
 }
 ROWS = 7
-
-
-def config(folder: Path, kind: str, project: str = "project", **more: Any) -> RepoConfig:
-    folder.mkdir(parents=True, exist_ok=True)
-    return RepoConfig(
-        project=project,
-        provider="local",
-        registry=str(folder / "registry.db"),
-        online_store={"type": kind, "path": "online.db"},
-        entity_key_serialization_version=3,
-        repo_path=folder,
-        **more,
-    )
-
-
-def stores(folder: Path, objects: list[Any]) -> list[FeatureStore]:
-    """Feast's and ours, with the same objects."""
-    made = []
-    for kind in ("sqlite", OURS):
-        store = FeatureStore(config=config(folder / kind, kind))
-        store.apply(objects)
-        made.append(store)
-    return made
 
 
 def columns() -> pa.Table:

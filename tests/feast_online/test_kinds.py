@@ -31,7 +31,7 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from tests.feast_online.test_feast import OURS, START, config, stores
+from tests.feast_online.stores import OURS, START, config, stores
 from tokenlake.errors import SchemaError
 from tokenlake.feast import TokenlakeOnlineStore, TokenSource
 from tokenlake.feast.kinds import is_plain, tokens_of

@@ -18,8 +18,8 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
 from feast.types import Array, Bool, Float32, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
-from tests.pipeline.test_embeddings import BLOCK
+from tests.fixtures.embedded import BLOCK
+from tests.fixtures.lakes import CONFIG, day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource

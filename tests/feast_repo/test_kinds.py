@@ -19,8 +19,8 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 import tokenlake
-from tests.feast_repo.helpers import setting, store_of
-from tests.pipeline.lakes import day, make_lake
+from tests.fixtures.feast_lakes import setting, store_of
+from tests.fixtures.lakes import day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.feast import repository

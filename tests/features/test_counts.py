@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.tables import config_of, table_of
+from tests.features.tables import config_of, table_of
 from tokenlake.config import Config
 from tokenlake.errors import CorruptionError, NotFoundError, SchemaError
 from tokenlake.features.counts import STRENGTH, Counts, count_names

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
+from tests.fixtures.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
 from tokenlake._lake import Lake
 from tokenlake.features.day_features import DayFeatureCache
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.tables import DAY, config, random_table
-from tests.strict import STRICT
+from tests.fixtures.strict import STRICT
+from tests.fixtures.tables import DAY, learner, random_table
 from tokenlake_models import metrics
 from tokenlake_models.checkpoint import read_checkpoint
 from tokenlake_models.config import CompressorConfig
@@ -30,12 +30,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def learner(kind: str = "user-order", **fields: object) -> Learner:
-    if kind == "logistic":
-        return Learner.create(config(**fields), model="logistic", learning_rate=1e-3)
-    return Learner.create(config(scheme=kind, **fields), learning_rate=0.01)
 
 
 def state(trained: Learner) -> dict[str, torch.Tensor]:
@@ -116,7 +110,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from tests.models.tables import random_table
+from tests.fixtures.tables import random_table
 from tokenlake_models.instances import History
 from tokenlake_models.training import Learner
 torch.set_num_threads(1)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.pipeline.kills import ended
-from tests.pipeline.lakes import day, make_events, make_lake, of_day
-from tests.pipeline.test_embeddings import SMALL, vectors
+from tests.fixtures.embedded import SMALL, vectors
+from tests.fixtures.kills import ended
+from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError, SchemaError

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.lake.helpers import FakeLake
+from tests.fixtures.fake_lake import FakeLake
 from tokenlake.errors import SourceError
 from tokenlake.lake.ingest import ingest
 from tokenlake.reading import lines as reading_lines

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
-from tests.pipeline.test_embeddings import BLOCK
+from tests.fixtures.embedded import AGAIN, SEEN_LEFT_OUT, filled
+from tests.fixtures.lakes import day, make_events, make_lake
 from tests.retrieval.oracle import Oracle
 from tokenlake._lake import Lake
 from tokenlake.cli import app
@@ -29,24 +29,6 @@ from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.edges import FEATURES, EdgeModel
 from tokenlake.retrieval.graph import Graph
 from tokenlake.times import DAY_US, day_start
-
-RETRIEVAL = """
-retrieval:
-  neighbors: 4
-  window: 3d
-  half_life: 2d
-  edge_days: 2
-  exclude_seen: %s
-"""
-SEEN_LEFT_OUT = CONFIG + BLOCK + RETRIEVAL % "true"
-AGAIN = CONFIG + BLOCK + RETRIEVAL % "false"
-
-
-def filled(folder: Path, config: str, events: pa.Table | None = None) -> Lake:
-    lake = make_lake(folder, config)
-    lake.ingest(make_events() if events is None else events)
-    backfill(lake, version="alure", index="all")
-    return lake
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, points, redis_prefix, same
+from tests.fixtures import stores
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make, points, redis_prefix, same
 from tests.tokens.killed import rows
-from tests.tokens.oracle import DAY, Row
-from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, CorruptionError
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens.store import TokenStore
@@ -22,7 +22,7 @@ LATER = [Row(1, DAY + i, 10 + i, 1, 0) for i in range(6)]
 
 @pytest.fixture
 def store(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     made = make(tmp_path / "store")
     made.append(**arguments(ROWS[:2]))
     return made

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.fixtures.patience import HANG_S
-from tests.tokens.helpers import DIM, make
-from tests.tokens.oracle import DAY
+from tests.fixtures.store_oracle import DAY
+from tests.fixtures.stores import DIM, make
 from tokenlake.storage import native_ops
 from tokenlake.storage.native import library
 from tokenlake.times import day_of

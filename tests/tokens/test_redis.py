@@ -17,11 +17,11 @@ import pytest
 import redis
 from redis.connection import AbstractConnection
 
-from tests.pipeline.lakes import CONFIG, make_lake
-from tests.tokens import helpers
-from tests.tokens.helpers import DIM, arguments, make, redis_prefix, same
-from tests.tokens.oracle import DAY, Row
-from tests.tokens.servers import Server
+from tests.fixtures import stores
+from tests.fixtures.lakes import CONFIG, make_lake
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import DIM, arguments, make, redis_prefix, same
 from tokenlake.commands.status import _store, _told
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError, ServiceError
 from tokenlake.pipeline.publishing import open_or_create
@@ -39,7 +39,7 @@ ROUNDS = 100
 
 @pytest.fixture
 def store(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     return make(tmp_path / "store")
 
 
@@ -191,7 +191,7 @@ def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore, server
 
 
 def test_rows_outlive_the_server(own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers, "TAIL", own.url)
+    monkeypatch.setattr(stores, "TAIL", own.url)
     store = make(tmp_path / "store")
     store.append(**arguments([row(0, 0)]))
     own.kill()
@@ -216,7 +216,7 @@ def test_rows_outlive_the_server(own: Server, tmp_path: Path, monkeypatch: pytes
 def test_a_server_that_goes_within_a_publication(
     own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, superseding: bool
 ) -> None:
-    monkeypatch.setattr(helpers, "TAIL", own.url)
+    monkeypatch.setattr(stores, "TAIL", own.url)
     store = make(tmp_path / "store")
     store.append(**arguments([row(0, 0), row(0, 4)]))
     reader = TokenStore.open(store.path)

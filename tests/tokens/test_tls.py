@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens.helpers import arguments, same
-from tests.tokens.oracle import Row
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import arguments, same
 from tests.tokens.relay import Authority, Relay
-from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.storage.redis import connection
 from tokenlake.times import NEVER, day_of
