@@ -77,10 +77,9 @@ def test_a_pipe_gets_every_line_whole(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_every_table_is_one_of_these() -> None:
-    """The demo's alone are of its own making: it knows what it prints."""
     files = {path.name: path.read_text() for path in Path(tokenlake.commands.__file__).parent.glob("*.py")}
     made = {name for name, text in files.items() if re.search(r"rich\.table import|(?<!Whole)Table\(", text)}
-    assert made - {"_demo_report.py", "_demo_retrieval.py"} == {"_answers.py"}
+    assert made == {"_answers.py"}
 
 
 @NARROW

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 
+from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 from tokenlake.commands.evaluate import missing_controls
@@ -79,11 +79,11 @@ def next_steps(lake: Lake, folder: Path) -> None:
 
 
 def _tables(lake: Lake) -> None:
-    table = Table("table", "rows", "days", title="Rows per table")
+    table = WholeTable("table", "rows", "days", title="Rows per table", right={"rows", "days"})
     for name in ("events", "quarantine", "instance_tokens", "predictions"):
         delta = getattr(lake, name)
         table.add_row(name, f"{delta.count():,}", str(len(delta.days())))
-    console.print(table)
+    print_tables(table)
     if lake.quarantine.count():
         _saved_query(lake, "quarantine_reasons")
 
@@ -95,7 +95,7 @@ def _metrics(lake: Lake) -> None:
 
     for report in (token_report(lake), ranker_report(lake, lake.resolve())):
         for label in report.rows:
-            console.print(_scores(report, label))
+            print_tables(_scores(report, label))
     console.print(
         "NE is the log loss over that of always saying the base rate: below 1 something was learned. In brackets, 95%\n"
         "intervals over users: models whose intervals overlap are not told apart by so little data.",
@@ -103,11 +103,11 @@ def _metrics(lake: Lake) -> None:
     )
 
 
-def _scores(report: TokenReport, label: str) -> Table:
+def _scores(report: TokenReport, label: str) -> WholeTable:
     """One label's scores, best NE last, in 80 columns."""
-    table = Table("model", title=f"{label}: {report.rows[label]:,} predictions, {report.base_rate[label]:.1%} positive")
-    for name in ("AUC [95%]", "NE [95%]"):
-        table.add_column(name, justify="right")
+    title = f"{label}: {report.rows[label]:,} predictions, {report.base_rate[label]:.1%} positive"
+    numbers = ("AUC [95%]", "NE [95%]")
+    table = WholeTable("model", *numbers, title=title, right=numbers)
     scores = [score for score in report.scores if score.label == label]
     for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
         table.add_row(score.model, _interval(score.auc), _interval(score.ne))
@@ -125,12 +125,12 @@ def _tokens(lake: Lake) -> None:
     before = last - _TAIL
     user = lake.sql("SELECT mode(user_id) FROM events").fetchall()[0][0]
     batch = store.fetch([user], before=[day_start(before)], length=5)
-    table = Table("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
+    table = WholeTable("timestamp", *batch.side, "token", title=f"User {user}: last 5 tokens strictly before {before}")
     for i in range(len(batch.timestamps)):
         labels = [str(values[i]) if batch.known[name][i] else "unknown" for name, values in batch.side.items()]
         numbers = " ".join(f"{x:+.2f}" for x in batch.values[i, :5])
         table.add_row(str(np.datetime64(int(batch.timestamps[i]), "us"))[:19], *labels, f"{numbers} ...")
-    console.print(table)
+    print_tables(table)
     console.print(
         f"The same after the day {last} was overwritten with noise: {_equal_after_noise(lake, user, before, last)}"
     )
@@ -164,7 +164,7 @@ def _saved_query(lake: Lake, name: str, columns: str = "*") -> None:
     query = queries()[name]
     result = lake.sql(query.sql, query.bind({"n": "8"} if "n" in query.bind() else None))
     result = result.project(columns)
-    table = Table(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
+    table = WholeTable(*result.columns, title=f"SQL: {query.title} (tokenlake sql --query {name})")
     for row in result.limit(12).fetchall():
         table.add_row(*("" if value is None else str(value) for value in row))
-    console.print(table)
+    print_tables(table)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from tokenlake.commands import neighbors
+from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
 
@@ -31,8 +30,7 @@ def show(lake: Lake, form: Form) -> None:
     graph = lake.graph(before)
     user = _busiest(lake, graph)
     at = dt.datetime.combine(before + dt.timedelta(days=1), dt.time(12))
-    console.print(neighbors.table_of_neighbors(graph, user, _ROWS))
-    console.print(_candidates(lake, user, at))
+    print_tables(neighbors.table_of_neighbors(graph, user, _ROWS), _candidates(lake, user, at))
     _feast(lake, user[0].as_py(), at)
 
 
@@ -41,29 +39,28 @@ def _recall(lake: Lake, form: Form) -> None:
 
     with bar() as progress:
         report = current_report(lake, progress, form.report_days)
-    table = Table(
-        "method",
-        title=f"Is the next positive item among {report.k} candidates? {report.events:,} events, {report.first} to {report.last}",
-    )
-    for name in ("recall", "more than by popularity [95%]", "NDCG"):
-        table.add_column(name, justify="right")
+    title = f"Is the next positive item among {report.k} candidates? {report.events:,} events, {report.first} to {report.last}"
+    numbers = ("recall", "more than by popularity [95%]", "NDCG")
+    table = WholeTable("method", *numbers, title=title, right=numbers)
     for score in report.scores:
         if score.users == "all":
             lift = f"{score.lift.value:+.3f} [{score.lift.low:+.3f}, {score.lift.high:+.3f}]"
             table.add_row(score.method, f"{score.recall:.3f}", lift, f"{score.ndcg:.3f}")
-    console.print(table)
+    print_tables(table)
     console.print("U2U2I are the candidates by similar users; the other methods obey the same rules.", soft_wrap=True)
 
 
 def _indexes(lake: Lake) -> None:
     """The newest index of each kind, with its recall against an exact search."""
     newest = {made.name: made for made in sorted(lake.catalog.indexes(lake.config.embedding_version), key=_day)}
-    table = Table("index", "kind", "day", "rows", "recall@10 against exact", title="Indexes (SQL: index_versions())")
+    table = WholeTable(
+        "index", "kind", "day", "rows", "recall@10 against exact", title="Indexes (SQL: index_versions())"
+    )
     for name, made in newest.items():
         recall = made.stats.get("recall@10")
         kind = str(made.stats.get("kind", ""))
         table.add_row(name, kind, str(made.day), f"{made.rows:,}", "" if recall is None else f"{recall:.4f}")
-    console.print(table)
+    print_tables(table)
 
 
 def _day(made: Any) -> dt.date:
@@ -78,15 +75,14 @@ def _busiest(lake: Lake, graph: Graph) -> pa.Array:
     return found.column(0).combine_chunks().cast(graph.ids.type)
 
 
-def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> Table:
+def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> WholeTable:
     """What similar users recommend, with what the log tells of the items."""
     answer = lake.candidates(user, at=at.replace(tzinfo=dt.UTC), k=_ROWS)
     told = [name for name, feature in lake.config.events.features.items() if feature.of == "item"][:2]
     columns = ["item_id", *(f'any_value("{name}")' for name in told)]
     query = f"SELECT {', '.join(columns)} FROM events WHERE list_contains($items, item_id) GROUP BY item_id"
     known = {row[0]: row[1:] for row in lake.sql(query, {"items": answer.items.to_pylist()}).fetchall()}
-    table = Table("item", *told, title=f"Candidates for user {user[0]} at {at}")
-    table.add_column("score", justify="right")
+    table = WholeTable("item", *told, "score", title=f"Candidates for user {user[0]} at {at}", right={"score"})
     for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
         table.add_row(str(item), *(_word(value) for value in known[item]), f"{score:.4f}")
     return table
@@ -112,11 +108,13 @@ def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
     asked = pd.DataFrame({"user_id": [user] * 2, "event_timestamp": [at.replace(tzinfo=dt.UTC), now]})
     past = store.get_historical_features(asked, features).to_arrow().to_pylist()
     online = {name: values[0] for name, values in _online(store, features, user).items()}
-    table = Table("read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}")
+    table = WholeTable(
+        "read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}"
+    )
     for row in sorted(past, key=lambda row: row["event_timestamp"]):
         table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_told(row))
     table.add_row("online", "now", *_told(online))
-    console.print(table)
+    print_tables(table)
 
 
 def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[Any]]:

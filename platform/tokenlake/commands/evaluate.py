@@ -81,7 +81,7 @@ def _retrieval(opened: Lake, *, ablations: bool, retrain: bool) -> Answer:
         report = retrieval_report(opened, ablations=ablations, retrain=retrain, progress=progress)
     if report.indexed:
         click.echo(f"indexed and linked {report.indexed} days that it asks about", err=True)
-    return _retrieval_facts(report), [retrieval_table(report)]
+    return _retrieval_facts(report), [_retrieval_table(report)]
 
 
 def _ranker(opened: Lake) -> Answer:
@@ -94,11 +94,6 @@ def _ranker(opened: Lake) -> Answer:
             train_ranker(opened, version, options, progress)
     report = ranker_report(opened, version, options)
     return _token_facts(report), _token_tables(report)
-
-
-def print_ranker(opened: Lake) -> None:
-    """Train the ranker where it is not trained yet, and print its tables."""
-    print_tables(*_ranker(opened)[1])
 
 
 def train_controls(lake: Lake) -> None:
@@ -175,10 +170,10 @@ def _interval(name: str, value: Interval | None) -> Facts:
 
 
 def _token_tables(report: TokenReport) -> list[WholeTable]:
-    return [as_table(report, label) for label in report.rows]
+    return [_score_table(report, label) for label in report.rows]
 
 
-def retrieval_table(report: RetrievalReport) -> WholeTable:
+def _retrieval_table(report: RetrievalReport) -> WholeTable:
     """Every method on all, warm and cold users."""
     title = f"next positive item, {report.events:,} events of {report.people:,} users, {report.first} to {report.last}"
     numbers = ("events", f"recall@{report.k}", "over 28 days' popularity [95%]", f"NDCG@{report.k}")
@@ -195,7 +190,7 @@ def retrieval_table(report: RetrievalReport) -> WholeTable:
     return table
 
 
-def as_table(report: TokenReport, label: str) -> WholeTable:
+def _score_table(report: TokenReport, label: str) -> WholeTable:
     """One label's scores, best NE last."""
     sampled = " (negatives were sampled)" if report.sampled else ""
     title = (

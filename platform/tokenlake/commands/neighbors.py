@@ -69,7 +69,7 @@ def command(
     elif found is not None and output is None:
         print_tables(_table_of_communities(graph, found, count))
     if at is not None and key is not None:
-        print_tables(table_of_candidates(opened, key, at, count))
+        print_tables(_table_of_candidates(opened, key, at, count))
 
 
 def _facts(
@@ -161,7 +161,7 @@ def _candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> Facts
     }
 
 
-def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> WholeTable:
+def _table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) -> WholeTable:
     """What similar users recommend to one at a time (UTC)."""
     facts = _candidates(lake, key, at, count)
     served = facts["served_by"] or "popularity alone: no embeddings were available"
