@@ -91,29 +91,6 @@ def user_bootstrap(
     return _interval(_METRICS[metric](y, p, codes), _count(codes), resamples, level, seed)
 
 
-def paired_bootstrap(
-    metric: MetricName,
-    labels: Array,
-    scores: Array,
-    baseline: Array,
-    users: Array,
-    *,
-    resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval | None:
-    """Metric of `scores` less metric of `baseline`, both on the same drawn users; else as `user_bootstrap`."""
-    y, p, codes = _checked(labels, scores, users)
-    _, other, _ = _checked(labels, baseline, users)
-    ours, theirs = _METRICS[metric](y, p, codes), _METRICS[metric](y, other, codes)
-
-    def difference(weights: NDArray[np.float64]) -> float | None:
-        a, b = ours(weights), theirs(weights)
-        return None if a is None or b is None else a - b
-
-    return _interval(difference, _count(codes), resamples, level, seed)
-
-
 def _whole(metric: MetricName, labels: Array, scores: Array, users: Array | None = None) -> float | None:
     y, p, codes = _checked(labels, scores, np.zeros(len(labels), np.int64) if users is None else users)
     return _METRICS[metric](y, p, codes)(np.ones(_count(codes)))

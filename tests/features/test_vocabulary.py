@@ -65,12 +65,6 @@ def test_saved_and_loaded_is_the_same_and_grows_on(parts: list) -> None:
     assert loaded.grow("x", pa.array(["new"])) == 1
 
 
-def test_rare_values_wait() -> None:
-    vocabulary = Vocabulary()
-    assert vocabulary.grow("x", pa.array(["a", "b", "a", None, None]), min_count=2) == 1
-    assert vocabulary.lookup("x", pa.array(["a", "b"])).tolist() == [1, 0]
-
-
 def test_any_arrow_encoding_of_a_value_is_that_value() -> None:
     vocabulary = grown([pa.array(["a", "b"])])
     chunked = pa.chunked_array([["b"], [], ["a", None]], pa.large_string())

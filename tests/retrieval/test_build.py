@@ -135,7 +135,7 @@ def test_an_index_that_was_built_again_while_open_is_not_mixed_with_the_new_one(
 
 
 def test_verify_finds_all_whole(lake: Lake) -> None:
-    build.ensure(lake, [day(6), day(7)])
+    build.ensure_graphs(lake, [day(6), day(7)])
     told = {checked.day: checked for checked in verify(lake)}
     for i in (6, 7):
         checked = told[str(day(i))]

@@ -28,6 +28,8 @@ from tokenlake.retrieval import build, faiss_build
 from tokenlake.retrieval.candidates import Ablation, Retriever
 from tokenlake.retrieval.edges import FEATURES, EdgeModel
 from tokenlake.retrieval.graph import Graph
+from tokenlake.retrieval.pools import ItemPools
+from tokenlake.retrieval.queries import encode
 from tokenlake.times import DAY_US, day_start
 
 
@@ -109,7 +111,7 @@ def test_without_faiss_the_error_names_the_extra(lake: Lake, monkeypatch: pytest
     with pytest.raises(MissingExtraError, match=r"tokenlake\[cpu\]"):
         lake.index("users", day(7)).search([1])
     with pytest.raises(MissingExtraError):
-        build.ensure(lake, [day(6)], rebuild=True)
+        build.ensure_indexes(lake, [day(6)], rebuild=True)
 
 
 def test_deleted_it_is_made_again_and_equal(lake: Lake) -> None:
@@ -131,7 +133,7 @@ def test_a_build_that_dies_leaves_the_old_one(lake: Lake, monkeypatch: pytest.Mo
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "run", dies)
         with pytest.raises(StorageError, match="killed"):
-            build.ensure(lake, [day(7)], rebuild=True)
+            build.ensure_indexes(lake, [day(7)], rebuild=True)
     assert lake.index("users", day(7)).search([1], 4)[0].equals(before)
     assert not list(build.folder_of(lake, day(7)).parent.glob(".*"))
 
@@ -274,12 +276,14 @@ def test_query_vectors_equal_those_of_the_rows(lake: Lake) -> None:
     """Of events that happened before the retention window, too, where their label became known within it."""
     oracle, now = Oracle(lake), day_start(day(7)) + DAY_US // 2
     since = dt.datetime.fromtimestamp(now / 1e6, dt.UTC) - dt.timedelta(days=5)
-    users = np.arange(13)
-    found = Retriever(lake, day(7)).vectors(pa.array(users), np.full(len(users), now))
+    users, pools = np.arange(13), ItemPools(lake, day(7))
+    codes = pools.log.codes_of(pa.array(users))
+    found, known = encode(lake, pools, lake.index("users", day(6)).identity, codes, np.full(len(users), now))
     late = [e for e in lake.events.read().to_pylist() if e["timestamp"] < since and e["bought"]]
     assert any(e["bought_known_at"] > since for e in late)
-    for user, vector in zip(users, found, strict=True):
+    for user, vector, there in zip(users, found, known, strict=True):
         expected = oracle.vector(int(user), day(6), now)
+        assert there == (expected is not None)
         if expected is not None:
             np.testing.assert_allclose(vector, expected, atol=1e-5)
 
@@ -349,7 +353,7 @@ def test_what_cannot_be_asked(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_graph_and_index_of_different_days_never_meet(lake: Lake) -> None:
-    build.ensure(lake, [day(5), day(6)])
+    build.ensure_graphs(lake, [day(5), day(6)])
     mine = build.folder_of(lake, day(6)) / "graph.arrow"
     kept = mine.read_bytes()
     shutil.copy(build.folder_of(lake, day(5)) / "graph.arrow", mine)

@@ -38,13 +38,12 @@ class Vocabulary:
         """Rows of each feature's table, row 0 included."""
         return {name: len(keys) + 1 for name, keys in self._keys.items()}
 
-    def grow(self, name: str, values: pa.Array | pa.ChunkedArray, *, min_count: int = 1) -> int:
+    def grow(self, name: str, values: pa.Array | pa.ChunkedArray) -> int:
         """Add the values that are not in the vocabulary yet.
 
         Args:
             name: the feature; a new one starts empty.
             values: integers or strings, all of them the same over the feature's life; nulls are nothing.
-            min_count: how often a value must be among `values` to be added.
 
         Returns:
             How many were added.
@@ -53,10 +52,7 @@ class Vocabulary:
             SchemaError: values of another type than before.
         """
         keys = self._keys.setdefault(name, KeyIndex())
-        codes, distinct = factorize(flat(values))
-        if min_count > 1:
-            frequent = np.bincount(codes[codes >= 0], minlength=len(distinct)) >= min_count
-            distinct = distinct.filter(pa.array(frequent))
+        _, distinct = factorize(flat(values))
         before = len(keys)
         keys.add(distinct)
         return len(keys) - before

@@ -26,21 +26,17 @@ from tokenlake.times import Day
 _PATIENCE = 600.0
 
 
-def ensure(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build missing indexes and graphs of some days; returns the days for which something was built.
+def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
+    """Build the indexes of days that lack one of their present embeddings.
+
+    Returns:
+        The days for which something was built.
 
     Raises:
         MissingExtraError: faiss is not installed.
         NotFoundError: a day has no embeddings.
         LockedError: another process held the build lock for ten minutes.
     """
-    wanted = sorted(set(days))
-    indexed = ensure_indexes(lake, wanted, rebuild=rebuild)
-    return sorted({*indexed, *ensure_graphs(lake, wanted, rebuild=rebuild)})
-
-
-def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build the indexes of days that lack one of their present embeddings; returns and raises as `ensure`."""
     require_faiss()
     with hold(lake.data / "locks" / "retrieval", "building indexes", timeout=_PATIENCE):
         stale = [day for day in sorted(set(days)) if rebuild or not index_is_current(lake, day)]
@@ -49,7 +45,7 @@ def ensure_indexes(lake: Project, days: Iterable[Day], *, rebuild: bool = False)
 
 
 def ensure_graphs(lake: Project, days: Iterable[Day], *, rebuild: bool = False) -> list[Day]:
-    """Build the graphs of days that lack one of their present embeddings; returns and raises as `ensure`.
+    """Build the graphs of days that lack one of their present embeddings; returns and raises as `ensure_indexes`.
 
     The needed indexes are built too: those of the days, and those on which the edge weights are fitted.
     """

@@ -98,20 +98,6 @@ class Retriever:
             self._served[end] = serving_day(self._lake, self._days, end)
         return self._served[end]
 
-    def vectors(self, users: pa.Array, at: Instants) -> list[NDArray[np.float32] | None]:
-        """Query vector of each user at a time, by the encoder of the serving day; None where there is no such day."""
-        codes = self.pools.log.codes_of(users)
-        days = [self.available(int(now)) for now in at]
-        out: list[NDArray[np.float32] | None] = [None] * len(days)
-        for day in {day for day in days if day is not None}:
-            queries = [i for i, d in enumerate(days) if d == day]
-            found, _ = encode(
-                self._lake, self.pools, load_index(self._lake, "users", day).identity, codes[queries], at[queries]
-            )
-            for i, vector in zip(queries, found, strict=True):
-                out[i] = vector
-        return out
-
     def candidates(self, users: pa.Array, at: Instants, k: int = 100) -> Candidates:
         """Find candidates of each user at a time.
 
