@@ -88,7 +88,7 @@ def _roles(opened: Source, columns: dict[str, Any]) -> ColumnRoles:
     for file in opened.files[1:]:
         if read_description(file.schema) != read_description(first.schema):
             raise SchemaError(
-                f"{first.name} and {file.name} have different descriptions in their metadata; audit each alone"
+                f"{first.name} and {file.name} were made in different ways, by the descriptions in their metadata; audit each alone"
             )
     return ColumnRoles.of(opened.schema, **columns)
 

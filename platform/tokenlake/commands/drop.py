@@ -1,4 +1,4 @@
-"""`tokenlake drop`: remove a version that nobody needs any more."""
+"""`tokenlake drop`: removes a version for good."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(lake: Path, version: str, *, yes: bool, as_json: bool) -> None:
     """Remove VERSION of LAKE for good: its store, checkpoints, rows and runs.
 
-    Refused while it serves, and while an encoder of tokenlake.yaml would make it again. Cut short, it is run again.
+    Refused while it is serving, and while an encoder of tokenlake.yaml has this version. If it is interrupted, run it again.
     """
     import tokenlake
     from tokenlake.pipeline.dropping import contents
