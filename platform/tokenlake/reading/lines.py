@@ -111,7 +111,7 @@ class Lines:
         try:
             return decoder.decode(piece, final).encode()
         except UnicodeError as error:
-            raise SourceError(f"{self._handle.path} is not text in {encoding} ({error}); pass its encoding") from error
+            raise SourceError(f"{self._handle.path} is not text in {encoding} ({error}); tell its encoding") from error
 
     def _check(self, head: bytes, *, final: bool) -> None:
         try:
@@ -122,4 +122,4 @@ class Lines:
 
 def not_utf8(name: str, detail: str) -> SourceError:
     """The error of text in another encoding."""
-    return SourceError(f"{name} is not text in UTF-8 ({detail}); pass its encoding, or save it as UTF-8 or Parquet")
+    return SourceError(f"{name} is not text in UTF-8 ({detail}); tell its encoding, or save it as UTF-8 or Parquet")

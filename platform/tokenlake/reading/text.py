@@ -99,7 +99,7 @@ class TextFile:
             line, _ = self._lines.read()
         if b"\0" in line:
             raise SourceError(
-                f"{self.name}: NUL bytes in its header, as in UTF-16; pass its encoding, or save it as UTF-8"
+                f"{self.name}: NUL bytes in its header, as in UTF-16; tell its encoding, or save it as UTF-8"
             )
         if not _matches(pa.array([line + b"\n"]), self._well).all():
             raise SourceError(

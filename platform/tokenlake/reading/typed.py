@@ -80,7 +80,7 @@ class TypedText:
         for chunk in self._file.chunks(columns):
             for line in chunk.broken:
                 if line.reason != BLANK:
-                    place = f"line {line.number} after the header: {line.reason}"
+                    place = f"line {line.number} behind the header: {line.reason}"
                     raise SourceError(f"{self.name}, {place}; correct it, or remove it: {line.text[:200]!r}")
             yield chunk.rows
 
