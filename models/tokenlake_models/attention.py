@@ -62,6 +62,7 @@ def attention_layout(
     A value sees itself and every visible value with a strictly earlier timestamp; values with equal timestamps do not
 
     see each other.
+
     Returns:
         The layout of all values, in the keys' order; the indices of the values in that order; each value's position in it.
     """

@@ -29,10 +29,10 @@ class SitLayer(nn.Module):
     def forward(self, x: Tensor, layout: AttentionLayout) -> Tensor:
         """All rows of `x` are keys; the result has the queries of `layout`."""
         normed = self.norm(x)
-        mine, asking = (x, normed) if layout.queries is None else (x[layout.queries], normed[layout.queries])
+        residual, asking = (x, normed) if layout.queries is None else (x[layout.queries], normed[layout.queries])
         q = self.query(asking).unflatten(-1, (self.heads, -1))
         k, v = self.key_value(normed).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        y: Tensor = mine + self.out(layout_attention(q, k, v, layout, self.bias).flatten(1))
+        y: Tensor = residual + self.out(layout_attention(q, k, v, layout, self.bias).flatten(1))
         return torch.add(y, self.feed(y))
 
 
