@@ -25,8 +25,8 @@ day = dt.date(2024, 1, 1)
 REFUSED = {
     "from tokenlake.evaluation.variants import variants; variants(lake)": "ConfigError: tokenlake.yaml has no `embeddings`",
     "from tokenlake.features.user_inputs import UserFeaturizer; UserFeaturizer(lake.config)": "ConfigError: tokenlake.yaml has no `embeddings`",
-    "from tokenlake.features.activity import Days; lake.shared(Days).read(day, day, None).positives": "ConfigError: tokenlake.yaml has no `embeddings`",
-    "from tokenlake.features.activity import Days; lake.shared(Days).read(day, day, None).sources": "ConfigError: tokenlake.yaml has no `embeddings`",
+    "from tokenlake.features.activity import EventDayCache; lake.shared(EventDayCache).read(day, day, None).positives": "ConfigError: tokenlake.yaml has no `embeddings`",
+    "from tokenlake.features.activity import EventDayCache; lake.shared(EventDayCache).read(day, day, None).sources": "ConfigError: tokenlake.yaml has no `embeddings`",
     "lake.index()": "ConfigError: tokenlake.yaml has no `embeddings`",
     "lake.candidates([1], [1])": "ConfigError: tokenlake.yaml has no `embeddings`",
     """

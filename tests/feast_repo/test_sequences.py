@@ -186,7 +186,8 @@ print(rows, (peak() - before) // 1024)
 def test_memory_does_not_grow_with_the_users(tmp_path: Path) -> None:
     """1,500 users fill a portion and more. Of nine times as many, what is mapped from the store's files counts too.
 
-    In one table they took 1,046 MB more, in portions 143 MB, of which 120 MB are mapped.
+    In one table they took 1,046 MB more, in portions 143 to 191 MB, of which 120 MB are mapped: the
+    allocator keeps more or less of what two portions took, so a margin of 64 MB was too little.
     """
     dim, few, many = 64, 1_500, 13_500
     for name, users in (("few", few), ("many", many)):
@@ -198,4 +199,4 @@ def test_memory_does_not_grow_with_the_users(tmp_path: Path) -> None:
     rows, grown = map(int, done.stdout.split())
     assert rows == many
     mapped = tokenlake.open(tmp_path / "many").tokens().status().bytes
-    assert grown < mapped / (1 << 20) + 64
+    assert grown < mapped / (1 << 20) + 128

@@ -92,7 +92,11 @@ def test_a_store_whose_removal_or_making_was_cut_short(own: Server, tmp_path: Pa
 
 def test_the_command_lists_and_removes(own: Server, tmp_path: Path) -> None:
     def call(*words: str, answer: str | None = None) -> str:
-        return CliRunner().invoke(app, ["tails", own.url, *words], input=answer, catch_exceptions=False).output
+        return (
+            CliRunner(env={"COLUMNS": "200"})
+            .invoke(app, ["tails", own.url, *words], input=answer, catch_exceptions=False)
+            .output
+        )
 
     assert "Nothing of a token store is there" in call()
     store = fill(tmp_path / "store")

@@ -132,5 +132,5 @@ def test_training_sets_of_different_makings_are_audited_alone(store: TokenStore,
     for available in ("realtime", "daily"):
         SequenceDataset(part(1), store, available=available).write(tmp_path / "sets" / f"{available}.parquet")
         assert audit(tmp_path / "sets" / f"{available}.parquet", store).clean
-    with pytest.raises(SchemaError, match=r"daily\.parquet and .*realtime\.parquet were made in different ways"):
+    with pytest.raises(SchemaError, match=r"daily\.parquet and .*realtime\.parquet have different descriptions"):
         audit(tmp_path / "sets", store)

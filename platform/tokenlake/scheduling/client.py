@@ -89,7 +89,7 @@ class Client:
         """DAG file -> its import error."""
         return {e["filename"]: e["stack_trace"] for e in self._ask("GET", "/importErrors")["import_errors"]}
 
-    def unpause(self, dag_id: str, *, timeout: float = 60) -> None:
+    def unpause(self, dag_id: str, *, timeout: float = 600) -> None:
         """Unpause a DAG; waits until Airflow has parsed it.
 
         Raises:

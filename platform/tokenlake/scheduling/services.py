@@ -26,6 +26,19 @@ USER = "admin"
 _POLL = 0.25
 #: Seconds within which the supervisor stops all services after one has ended.
 _STOPPED_WITHIN = 10.0
+#: Seconds. On a laptop that is busy with other things Airflow's services are slow, not broken: its own limits, 5 to 50
+#: seconds, would end them, or say that they are not well.
+_PATIENCE = {
+    "CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+    "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
+    "DAG_PROCESSOR__HEALTH_CHECK_THRESHOLD": "300",
+    "DAG_PROCESSOR__STALE_DAG_THRESHOLD": "600",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "300",
+    "SCHEDULER__TASK_QUEUED_TIMEOUT": "3600",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "300",
+    "TRIGGERER__RUNNER_HEALTH_CHECK_THRESHOLD": "300",
+    "WORKERS__EXECUTION_API_TIMEOUT": "60",
+}
 
 
 class Services:
@@ -225,7 +238,7 @@ class Services:
             "USAGE_DATA_COLLECTION__ENABLED": "False",
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        environment |= {f"AIRFLOW__{name}": value for name, value in settings.items()}
+        environment |= {f"AIRFLOW__{name}": value for name, value in (settings | _PATIENCE).items()}
         environment |= {"AIRFLOW_HOME": str(self.home), LAKE_VARIABLE: str(self.lake)}
         for name in ("no_proxy", "NO_PROXY"):  # tasks talk to the api-server by HTTP
             environment[name] = ",".join(filter(None, (environment.get(name), HOST)))
