@@ -39,7 +39,7 @@ COMMANDS = {
 }
 
 
-class _Late(click.Group):
+class _LazyGroup(click.Group):
     """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,7 +56,7 @@ class _Late(click.Group):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
-@click.group(cls=_Late, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tokenlake")
 def app() -> None:
     """Tokenlake: learned features of interaction logs, served point-in-time correct."""

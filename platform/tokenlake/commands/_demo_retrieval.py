@@ -114,8 +114,8 @@ def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
     online = {name: values[0] for name, values in _online(store, features, user).items()}
     table = Table("read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}")
     for row in sorted(past, key=lambda row: row["event_timestamp"]):
-        table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_told(row))
-    table.add_row("online", "now", *_told(online))
+        table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_row_cells(row))
+    table.add_row("online", "now", *_row_cells(online))
     console.print(table)
 
 
@@ -124,7 +124,7 @@ def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[
     return answer
 
 
-def _told(row: dict[str, Any]) -> list[str]:
+def _row_cells(row: dict[str, Any]) -> list[str]:
     vector = row["embedding"]
     numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:3]) + " ..."
     return [str(row["events"]), str(len(row["timestamps"] or [])), numbers]

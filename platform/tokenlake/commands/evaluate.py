@@ -206,11 +206,17 @@ def as_table(report: TokenReport, label: str) -> WholeTable:
     table = WholeTable("model", *numbers, title=title, right=numbers)
     scores = [score for score in report.scores if score.label == label]
     for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
-        table.add_row(score.model, _told(score.auc), _number(score.gauc), _told(score.ne), _number(score.log_loss))
+        table.add_row(
+            score.model,
+            _interval_text(score.auc),
+            _number(score.gauc),
+            _interval_text(score.ne),
+            _number(score.log_loss),
+        )
     return table
 
 
-def _told(value: Interval | None) -> str:
+def _interval_text(value: Interval | None) -> str:
     return "n/a" if value is None else f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
 
 

@@ -121,9 +121,9 @@ def table_of_neighbors(graph: Graph, key: pa.Array, count: int, explored: pa.Tab
     numbers = ("weight", *(_PLACE if explored is not None else ()))
     table = WholeTable("user", *numbers, title=title, right=numbers)
     for row in similar["neighbors"]:
-        table.add_row(str(row["user"]), f"{row['weight']:.4f}", *(_told(row) if explored is not None else ()))
+        table.add_row(str(row["user"]), f"{row['weight']:.4f}", *(_place_cells(row) if explored is not None else ()))
     if explored is not None:
-        table.caption = "itself: community {}, centrality {}, followers {}".format(*_told(similar))
+        table.caption = "itself: community {}, centrality {}, followers {}".format(*_place_cells(similar))
     return table
 
 
@@ -176,7 +176,7 @@ def table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int) 
     return table
 
 
-def _told(place: Facts) -> tuple[str, str, str]:
+def _place_cells(place: Facts) -> tuple[str, str, str]:
     return str(place["community"]), f"{place['centrality']:.5f}", str(place["followers"])
 
 

@@ -221,7 +221,7 @@ def _versions(facts: Facts) -> WholeTable:
         last = row["last_checkpoint"] or "none"
         of = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing, rerun = _first(row["missing"]), str(len(row["rerun"]))
-        shown.add_row(row["version"], state, last, of, missing, rerun, _told(row["store"]))
+        shown.add_row(row["version"], state, last, of, missing, rerun, _store_text(row["store"]))
     return shown
 
 
@@ -251,7 +251,7 @@ def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
     return f"{day} ({kind})" + ("" if current else ", not of the newest embeddings")
 
 
-def _told(store: Facts | None) -> str:
+def _store_text(store: Facts | None) -> str:
     if store is None:
         return "none"
     if "unreachable" in store:

@@ -57,12 +57,12 @@ def _facts(held: StoreStreams) -> dict[str, Any]:
     }
 
 
-def _show(found: list[StoreStreams]) -> None:
+def _show(streams: list[StoreStreams]) -> None:
     table = bare(None, "store", "state", "folder", "host", "entries", "last used", right={"entries"})
-    for held in found:
+    for held in streams:
         idle = "unknown" if held.idle is None else f"{held.idle:,} s ago"
         table.add_row(held.store, held.state, held.folder or "", held.host or "", f"{held.entries:,}", idle)
-    if found:
+    if streams:
         print_tables(table)
     else:
         console.print("Nothing of a token store is there")
