@@ -69,7 +69,7 @@ class OnlineRows:
 
     @property
     def weight(self) -> int:
-        """Bytes that a merge has to move."""
+        """Bytes that a merge has to copy."""
         sizes: list[int] = [column.nbytes for column in (self.keys, *self.values.values())]
         return sum(sizes) + ROW_BYTES * len(self)
 
@@ -121,7 +121,7 @@ class RunFile:
 
     @property
     def weight(self) -> int:
-        """Bytes that a merge has to move."""
+        """Bytes that a merge has to copy."""
         return sum(stop - start for start, stop in self.regions) + ROW_BYTES * self.rows
 
 
