@@ -50,7 +50,7 @@ def test_faults_of_ours_keep_their_traceback(error: Exception, monkeypatch: pyte
 @pytest.mark.parametrize("error", [InstancesError("rows 9, but the model has 4"), ShapeError("q has shape (2, 16)")])
 def test_a_job_says_in_our_words_what_models_and_kernels_refuse(error: ModelError | KernelError) -> None:
     """Terminal: a scheduler that tried again would meet the same."""
-    with pytest.raises(TrainingError, match=re.escape(str(error))) as caught, jobs._translated_errors():
+    with pytest.raises(TrainingError, match=re.escape(str(error))) as caught, jobs.translated_errors():
         raise error
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, TokenlakeError)

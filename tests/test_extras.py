@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.lakes import day, make_events, make_lake
-from tests.retrieval.test_retrieval import SEEN_LEFT_OUT
+from tests.fixtures.embedded import SEEN_LEFT_OUT
+from tests.fixtures.lakes import day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import MissingExtraError, missing_extra
 

@@ -92,7 +92,19 @@ def jagged_dense_add(x: Tensor, offsets: Tensor, dense: Tensor) -> Tensor:
 
 
 def jagged_dense_mul(x: Tensor, offsets: Tensor, dense: Tensor) -> Tensor:
-    """`x[offsets[b] + l] * dense[b, l]`; arguments, result and errors as `jagged_dense_add`."""
+    """`x[offsets[b] + l] * dense[b, l]`.
+
+    Args:
+        x: `(total, dim)`.
+        offsets: `(batch + 1,)` int32 or int64.
+        dense: `(batch, len, dim)`, len at least the longest row; a len or a dim of 1 is broadcast.
+
+    Returns:
+        `(total, dim)`; differentiable in x and dense.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, OffsetsError: An argument that does not fit the others.
+    """
     _check_broadcast(x, offsets, dense)
     out: Tensor = _broadcast(x, dense, offsets, 1)
     return out

@@ -43,6 +43,9 @@ class SamoyedsWeight:
         Args:
             weight: `(rows, cols)` floating point; rows a multiple of 2, cols of 128.
 
+        Returns:
+            The packed weight: of each two rows in a block of columns the heavier one, two of its every four values.
+
         Raises:
             ShapeError, DtypeError: A weight that cannot be packed.
         """

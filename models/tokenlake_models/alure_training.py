@@ -24,7 +24,7 @@ from tokenlake_models.optimizers import Optimizers
 
 _MODEL = "alure"
 #: Queries of one step without training.
-_SCORING = 1024
+SCORING_BATCH = 1024
 Progress = Callable[[int, int], None]
 
 
@@ -313,7 +313,7 @@ def batches(queries: UserQueries) -> list[Int64[Tensor, " _"]]:
     The last bits of a vector depend on the other queries of its batch, so parallel workers must get whole batches.
     """
     order = torch.argsort(queries.lengths(), stable=True)
-    return [part for part in torch.split(order, _SCORING) if len(part)]
+    return [part for part in torch.split(order, SCORING_BATCH) if len(part)]
 
 
 def _candidates(wanted: Tensor, items: Items, negatives: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,9 @@ def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.
     Args:
         folder_or_yaml: a folder that holds `tokenlake.yaml`, or the file itself.
 
+    Returns:
+        The lake; its tables, catalog and stores are opened when they are asked for.
+
     Raises:
         ConfigError: there is no such file, or it is not valid.
     """
@@ -40,6 +43,12 @@ class Lake(Project):
         """Run all daily jobs of one day, for every encoder; the DAGs call the same functions.
 
         Running a day again changes nothing.
+
+        Args:
+            day: a date or ISO string.
+
+        Returns:
+            What each job did.
 
         Raises:
             OrderError: an earlier day with events is not done yet.
@@ -62,7 +71,14 @@ class Lake(Project):
             first: defaults to the first day with events.
             last: defaults to the last day with events.
             version: one encoder or version; defaults to every encoder of the config.
-            index: days whose indexes and graph are built: "last" for the last day, "all" for every day.
+            index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
+
+        Returns:
+            What each job did; days that were done already are left out.
+
+        Raises:
+            NotFoundError: no such version or encoder.
+            ConfigError: another `index`.
         """
         from tokenlake.pipeline.backfill import backfill
 
@@ -90,6 +106,9 @@ class Lake(Project):
     def drop(self, version: str) -> None:
         """Remove a version for good: its token store with its streams in Redis, checkpoints, table rows, and runs.
 
+        Args:
+            version: its whole name, as `versions` tells it.
+
         Raises:
             NotFoundError: there is no such version.
             VersionError: the version is serving, or an encoder of the config has this version.
@@ -104,6 +123,13 @@ class Lake(Project):
     def index(self, name: str = "users", day: DayLike | None = None) -> Index:
         """The published FAISS index of a day's `users` or `items`; defaults to the newest day.
 
+        Args:
+            name: `users` or `items`.
+            day: a date or ISO string; defaults to the newest that was published.
+
+        Returns:
+            The index: `search(vectors or ids, k)` gives ids and scores.
+
         Raises:
             NotFoundError: no index of that day was published; the message names the command that builds it.
             MissingExtraError: faiss is not installed.
@@ -113,7 +139,17 @@ class Lake(Project):
         return load_index(self, name, None if day is None else as_day(day))
 
     def graph(self, day: DayLike | None = None) -> Graph:
-        """The published graph of similar users at the end of a day; default and errors as `index`."""
+        """The graph of similar users at the end of a day, as the `graph` job published it; defaults to the newest.
+
+        Args:
+            day: a date or ISO string; defaults to the newest that was published.
+
+        Returns:
+            The graph: `neighbors(users, k)` gives jagged ids and weights.
+
+        Raises:
+            NotFoundError: none was published of that day; the message names the command that makes it.
+        """
         from tokenlake.retrieval.load import load_graph
 
         return load_graph(self, None if day is None else as_day(day))

@@ -43,6 +43,12 @@ class Query:
     def bind(self, values: Mapping[str, str] | None = None) -> dict[str, str | None]:
         """Values of all parameters: the given ones, else the defaults.
 
+        Args:
+            values: parameter -> its value as text; None: none are given.
+
+        Returns:
+            Every parameter of the query; None where it has neither.
+
         Raises:
             KeyError: a value for no parameter of this query.
         """

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import DAY, Row
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make
 from tokenlake.audit import audit
 from tokenlake.cli import app
 from tokenlake.errors import SchemaError, SourceError

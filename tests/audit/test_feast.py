@@ -14,12 +14,13 @@ from click.testing import CliRunner, Result
 from feast import FeatureStore
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
-from tests.feast_repo.helpers import close, store_of
-from tests.feast_repo.sequences import LABELS, TOKENS, lake_of
-from tests.pipeline.lakes import day
+from tests.fixtures.feast_lakes import store_of
+from tests.fixtures.feast_sequences import LABELS, TOKENS, lake_of
+from tests.fixtures.lakes import day
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.feast.apply import register
+from tokenlake.feast.materialize import close
 from tokenlake.times import DAY_US, day_start
 
 HALF = pd.Timedelta(hours=12)

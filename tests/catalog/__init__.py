@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.catalog.checks")
+pytest.register_assert_rewrite("tests.fixtures.catalog_checks")

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.catalog import checks
-from tests.catalog.checks import DAY, a_plan
+from tests.fixtures import catalog_checks
+from tests.fixtures.catalog_checks import DAY, a_plan
 from tokenlake.catalog import Catalog
 from tokenlake.errors import OrderError, SchemaError
 
 
-@pytest.mark.parametrize("check", checks.ALL, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", catalog_checks.ALL, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_on_sqlite(catalog: Catalog, check: Callable[[Catalog], None]) -> None:
     check(catalog)
 

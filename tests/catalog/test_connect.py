@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.checks import DAY
+from tests.fixtures.catalog_checks import DAY
 from tests.fixtures.patience import HANG_S
 from tokenlake.catalog import Catalog, connect, models
 from tokenlake.catalog.connect import as_url, scrub, to_json

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.datasets import releases
-from tests.datasets.test_movielens import write
-from tests.pipeline.lakes import day, make_events, make_lake
+from tests.fixtures import releases
+from tests.fixtures.lakes import day, make_events, make_lake
+from tests.fixtures.releases import write
 from tokenlake._lake import Lake
 
 CONFIG = """

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict, is_typeddict
 
 from tests.commands import shop
-from tests.tokens.servers import Server
+from tests.fixtures.servers import Server
 from tokenlake import cli
 from tokenlake.tokens.store import TokenStore
 

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import tokenlake.commands
-from tests.pipeline.lakes import make_lake
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import Row
-from tests.tokens.test_store import T0
+from tests.fixtures.lakes import make_lake
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import T0, arguments, make
 from tokenlake import cli
 from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands.neighbors import table_of_neighbors

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.datasets import releases
-from tests.datasets.test_movielens import write
+from tests.fixtures import releases
+from tests.fixtures.releases import write
 from tokenlake.cli import app
 from tokenlake.datasets import DATASETS, fetch
 from tokenlake.errors import NotFoundError, SchemaError

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import releases
+from tests.fixtures import releases
+from tests.fixtures.releases import write
 from tokenlake.config import Config
 from tokenlake.datasets import _download, fetch, movielens
 from tokenlake.errors import SchemaError, SourceError, TransientError
@@ -23,18 +23,6 @@ RELEASES = {
     "ml-20m": (releases.ml_20m(), False),
     "ml-25m": (releases.ml_20m("ml-25m"), False),
 }
-
-
-def write(folder: Path, release: releases.Release, *, as_zip: bool) -> Path:
-    if as_zip:
-        with zipfile.ZipFile(folder / "release.zip", "w") as archive:
-            for name, data in release.items():
-                archive.writestr(name, data)
-        return folder / "release.zip"
-    for name, data in release.items():
-        (folder / "release" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "release" / name).write_bytes(data)
-    return (folder / "release" / next(iter(release))).parent
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

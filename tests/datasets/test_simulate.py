@@ -135,7 +135,7 @@ def test_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("again")
     make("other", seed=1)
     assert files(tmp_path / "one") == files(tmp_path / "again") != files(tmp_path / "other")
-    monkeypatch.setattr(module, "_BLOCK", 97)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 97)
     make("blocks")
     for name in files(tmp_path / "one"):
         assert pa.parquet.read_table(tmp_path / "one" / name).equals(pa.parquet.read_table(tmp_path / "blocks" / name))

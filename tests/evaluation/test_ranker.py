@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, plays
+from tests.fixtures.lakes import UNLABELLED, day, make_events, make_lake, plays
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.pipeline.lakes import day, make_events, make_lake
-from tests.retrieval.test_retrieval import AGAIN, SEEN_LEFT_OUT, filled
+from tests.fixtures.embedded import AGAIN, SEEN_LEFT_OUT, filled
+from tests.fixtures.lakes import day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.catalog.catalog import EMBED
 from tokenlake.cli import app

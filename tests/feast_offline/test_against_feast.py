@@ -257,7 +257,7 @@ def test_same_pulls(stores: Stores, once: list[Any], ties: list[Any], one: int, 
         found = []
         for store in (stores.ours, stores.dask):
             with feast_warns():
-                offline = store._get_provider().offline_store
+                offline = store.provider.offline_store
                 found.append(getattr(offline, method)(config=store.config, **pull).to_df())
         columns = sorted(found[0].columns)
         assert columns == sorted(found[1].columns)

@@ -51,20 +51,17 @@ def test_finds_what_a_loop_finds(
     known: bool,
     cut: int,
 ) -> None:
-    if native and asof._library() is None:
+    if native and asof.native_library() is None:
         pytest.skip("no C compiler")
     codes, times = (np.array([q[i] for q in questions], dtype) for i, dtype in enumerate((np.int32, np.int64)))
     state = AsOf(codes, times, 4, strict=strict, known=known)
-    feed = state.feed if native else state._feed_slowly
-    for start in reversed(range(0, len(rows), cut)):  # in any order
-        part = rows[start : start + cut]
-        key, time, made = (np.array([r[i] for r in part], np.int64) for i in range(3))
-        feed(key.astype(np.int32), time, made, start)
-    if not native:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(asof, "_library", lambda: None)
-            found = state.finish(ttl)
-    else:
+    with pytest.MonkeyPatch.context() as patch:
+        if not native:
+            patch.setattr(asof, "native_library", lambda: None)
+        for start in reversed(range(0, len(rows), cut)):  # in any order
+            part = rows[start : start + cut]
+            key, time, made = (np.array([r[i] for r in part], np.int64) for i in range(3))
+            state.feed(key.astype(np.int32), time, made, start)
         found = state.finish(ttl)
     assert found.tolist() == slowly(questions, rows, ttl, strict=strict, known=known)
 

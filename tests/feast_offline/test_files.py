@@ -77,7 +77,7 @@ def test_reads_delta_as_it_is_now(tmp_path: Path) -> None:
     names = [
         name for name, _ in store.get_feature_view("rows").batch_source.get_table_column_names_and_types(store.config)
     ]
-    store._get_provider().offline_store.offline_write_batch(
+    store.provider.offline_store.offline_write_batch(
         store.config, store.get_feature_view("rows"), late.select(names), None
     )
     assert answer(store) == slowly(pa.concat_tables([second, late]), asked())
@@ -139,7 +139,7 @@ def test_saves_what_it_retrieved(tmp_path: Path) -> None:
             job.persist(place)
         source = place.to_data_source()
         source.timestamp_field = "event_timestamp"
-        pull = store._get_provider().offline_store.pull_all_from_table_or_query(
+        pull = store.provider.offline_store.pull_all_from_table_or_query(
             store.config, source, ["user"], ["x"], "event_timestamp"
         )
         assert sorted(pull.to_arrow()["x"].to_pylist(), key=str) == sorted(slowly(rows, asked()), key=str)
@@ -153,7 +153,7 @@ def test_writes_batches(tmp_path: Path) -> None:
     for name in ("rows.parquet", "many"):
         store = stored(tmp_path / f"of-{name}", str(tmp_path / name))
         written: list[int] = []
-        offline, feature_view = store._get_provider().offline_store, store.get_feature_view("rows")
+        offline, feature_view = store.provider.offline_store, store.get_feature_view("rows")
         offline.offline_write_batch(store.config, feature_view, late, written.append)
         assert written == [10]
         assert answer(store) == slowly(pa.concat_tables([rows, late]), asked())

@@ -73,7 +73,7 @@ def test_what_is_logged_is_read_back(tmp_path: Path, partition_by: list[str] | N
     assert (tmp_path / "repo" / "logs").is_dir(), "relative to the repository"
 
     def read(start: dt.datetime, end: dt.datetime) -> pd.DataFrame:
-        job = store._get_provider().retrieve_feature_service_logs(service, start, end, store.config, store.registry)
+        job = store.provider.retrieve_feature_service_logs(service, start, end, store.config, store.registry)
         return job.to_df().sort_values("__log_timestamp").reset_index(drop=True)
 
     whole = read(NOON - DAY, NOON + 9 * DAY)

@@ -138,7 +138,7 @@ def test_one_time_beyond_the_years_hides_no_other_row(name: str, tmp_path: Path)
     pq.write_table(part([1, 2, 3], [1.0, 2.0, 3.0], FAR[name]), tmp_path / "source.parquet")
     store = stored(tmp_path, tmp_path / "source.parquet")
     assert ask(store, [1, 2, 3], ["2024-01-03"] * 3) == [1.0, 2.0, None]
-    offline = store._get_provider().offline_store
+    offline = store.provider.offline_store
     source = store.get_feature_view("v").batch_source
     between = (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2025, 1, 1, tzinfo=dt.UTC))
     latest = offline.pull_latest_from_table_or_query(store.config, source, ["u"], ["x"], "ts", None, *between)
@@ -183,7 +183,7 @@ def test_a_source_of_text_is_refused(tmp_path: Path) -> None:
     store = stored(tmp_path, tmp_path / "source.parquet")
     source = FileSource(name="text", path=str(tmp_path / "rows.csv"), timestamp_field="ts")
     (tmp_path / "rows.csv").write_text("u,ts,x\n1,2024-01-01,1\n")
-    offline = store._get_provider().offline_store
+    offline = store.provider.offline_store
     with pytest.raises(ConfigError, match=r"rows\.csv is no Parquet"):
         offline.pull_all_from_table_or_query(store.config, source, ["u"], ["x"], "ts").to_arrow()
 

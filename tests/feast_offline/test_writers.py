@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from tests.feast_offline.repositories import OURS, FeatureStore, FeatureView, Field, FileSource, Int64, entity
 from tokenlake.errors import ConfigError, LockedError, StorageError
 from tokenlake.feast.offline import write
+from tokenlake.storage import locks
 
 START = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 END = START + dt.timedelta(days=2)
@@ -127,7 +128,7 @@ def test_of_one_time_the_last_push_wins(kind: str, created: bool, pushes: list[l
             found = store.get_historical_features(asked, ["v:x"]).to_df()["x"]
             told = [newest(rows, user, created=created, until=hour) for user in USERS]
             assert [None if pd.isna(x) else int(x) for x in found] == told, "offline"
-        pull = store._get_provider().offline_store.pull_latest_from_table_or_query(
+        pull = store.provider.offline_store.pull_latest_from_table_or_query(
             store.config, source, ["u"], ["x"], "ts", "made" if created else None, START, END
         )
         latest = {row["u"]: row["x"] for row in pull.to_arrow().to_pylist()}
@@ -201,7 +202,7 @@ def test_a_source_that_others_hold_is_no_loss(tmp_path: Path, monkeypatch: pytes
     frame = arrow([(1, 1, None, 1)], created=False).to_pandas()
     monkeypatch.setattr(write, "PATIENCE_S", 0.05)
     with (
-        write._writing(source.path, None, store.config, "a long write"),
+        locks.hold(tmp_path / ".source.parquet.lock", "a long write"),
         pytest.raises(LockedError, match="a long write"),
     ):
         store.write_to_offline_store("v", frame)

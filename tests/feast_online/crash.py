@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.feast_online.helpers import Oracle, Write, rows
-from tests.storage.dying import die
+from tests.fixtures.dying import die
 from tokenlake.feast.online.files import load
 from tokenlake.feast.online.table import OnlineTable
 

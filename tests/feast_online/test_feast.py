@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types import Value_pb2
@@ -24,12 +24,11 @@ from feast.value_type import ValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.feast_online.stores import OURS, START, config, stores
 from tokenlake.errors import SchemaError
 from tokenlake.feast import TokenlakeOnlineStore
 from tokenlake.feast.online import encode, wire
 
-OURS = "tokenlake.feast.TokenlakeOnlineStore"
-START = dt.datetime(2017, 3, 1, tzinfo=dt.UTC)
 TYPES: dict[str, Any] = {
     "a_bool": Bool,
     "a_bytes": Bytes,
@@ -47,29 +46,6 @@ TYPES: dict[str, Any] = {
     "times": Array(UnixTimestamp),
 }
 ROWS = 7
-
-
-def config(folder: Path, kind: str, project: str = "project", **more: Any) -> RepoConfig:
-    folder.mkdir(parents=True, exist_ok=True)
-    return RepoConfig(
-        project=project,
-        provider="local",
-        registry=str(folder / "registry.db"),
-        online_store={"type": kind, "path": "online.db"},
-        entity_key_serialization_version=3,
-        repo_path=folder,
-        **more,
-    )
-
-
-def stores(folder: Path, objects: list[Any]) -> list[FeatureStore]:
-    """Feast's and ours, with the same objects."""
-    made = []
-    for kind in ("sqlite", OURS):
-        store = FeatureStore(config=config(folder / kind, kind))
-        store.apply(objects)
-        made.append(store)
-    return made
 
 
 def columns() -> pa.Table:
@@ -139,9 +115,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[FeatureStore]:
         for name in ("both", "single"):
             view = store.get_feature_view(name)
             types = {c.name: c.dtype.to_value_type() for c in view.entity_columns}
-            store._get_provider().online_write_batch(
-                store.config, view, _convert_arrow_to_proto(columns(), view, types), None
-            )
+            store.provider.online_write_batch(store.config, view, _convert_arrow_to_proto(columns(), view, types), None)
     return made
 
 
@@ -172,7 +146,7 @@ def test_the_same_in_a_coroutine(pair: list[FeatureStore]) -> None:
     ours = pair[1]
     found = asyncio.run(ours.get_online_features_async(FEATURES, ENTITIES, full_feature_names=True))
     assert found.proto == ours.get_online_features(FEATURES, ENTITIES, full_feature_names=True).proto
-    provider, view = ours._get_provider(), ours.get_feature_view("single")
+    provider, view = ours.provider, ours.get_feature_view("single")
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=55)])
     row = (key, {"a_bool": Value(bool_val=True)}, START, None)
     asyncio.run(provider.online_write_batch_async(ours.config, view, [row], None))

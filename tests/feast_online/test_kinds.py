@@ -31,7 +31,7 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from tests.feast_online.test_feast import OURS, START, config, stores
+from tests.feast_online.stores import OURS, START, config, stores
 from tokenlake.errors import SchemaError
 from tokenlake.feast import TokenlakeOnlineStore, TokenSource
 from tokenlake.feast.kinds import is_plain, tokens_of
@@ -158,7 +158,7 @@ def test_what_goes_is_gone(tmp_path: Path) -> None:
     objects = views(tmp_path)
     _, store = stores(tmp_path, objects)
     STEPS["materialized"](store)
-    online, names = store._get_provider().online_store, ["plain", "everyone", "batch", "stream", "on_demand"]
+    online, names = store.provider.online_store, ["plain", "everyone", "batch", "stream", "on_demand"]
     made = {view.name: view for view in store.list_all_feature_views()}
     online.update(store.config, [made["on_demand"]], [made[name] for name in names[:-1]], [], [], partial=False)
     found = all_of(store)

@@ -18,8 +18,8 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
 from feast.types import Array, Bool, Float32, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
-from tests.pipeline.test_embeddings import BLOCK
+from tests.fixtures.embedded import BLOCK
+from tests.fixtures.lakes import CONFIG, day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, NotFoundError, SchemaError
 from tokenlake.feast import LakeSource, TokenlakeOnlineStore, TokenSource
@@ -172,7 +172,7 @@ def test_through_the_feature_store(lake: Lake, config: RepoConfig, labelled: Tok
     store.apply([user, tokens, near])
     day_after = dt.datetime.combine(day(8), dt.time(1), dt.UTC)
     store.materialize(day_after - dt.timedelta(days=1), day_after)
-    assert store._provider.online_store.write_arrow(store.config, tokens, pa.table({})) == 0
+    assert store.provider.online_store.write_arrow(store.config, tokens, pa.table({})) == 0
     users = [0, 3, 99]
     answer = store.get_online_features(["view:vectors", "view:clicked"], [{"user_id": u} for u in users]).to_dict()
     batch = labelled.fetch(users, before=NOW, length=LENGTH)

@@ -19,12 +19,13 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 import tokenlake
-from tests.feast_repo.helpers import close, setting, store_of
-from tests.pipeline.lakes import day, make_lake
+from tests.fixtures.feast_lakes import setting, store_of
+from tests.fixtures.lakes import day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.feast import repository
 from tokenlake.feast.apply import load
+from tokenlake.feast.materialize import close
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.materialization import is_current, materialized_until
 from tokenlake.times import available_at

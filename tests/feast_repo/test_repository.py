@@ -17,9 +17,10 @@ import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
 import tokenlake
-from tests.feast_repo.helpers import (
+from tests.fixtures.feast_lakes import (
     BLOCK,
     EMBEDDING,
+    LATER,
     MICRO,
     bring,
     build,
@@ -30,11 +31,12 @@ from tests.feast_repo.helpers import (
     historical,
     online,
     setting,
+    start,
     store_of,
     users_of,
 )
+from tests.fixtures.lakes import CONFIG, day, make_lake
 from tests.fixtures.patience import HANG_S
-from tests.pipeline.lakes import CONFIG, day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.commands.status import collect
 from tokenlake.errors import ConfigError, LockedError, ServiceError
@@ -44,12 +46,7 @@ from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.storage.locks import hold
 
-LATER = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 OURS = '{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: "../feature_store/online"}'
-
-
-def start(i: int) -> dt.datetime:
-    return dt.datetime.combine(day(i), dt.time(), dt.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +278,7 @@ def test_two_processes_at_once(built: Lake, tmp_path: Path) -> None:
 
 def test_one_that_cannot_wait_says_who_is_at_it(built: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = copy(built, tmp_path / "lake")
-    monkeypatch.setattr(jobs, "_FEAST_PATIENCE", 0.1)
+    monkeypatch.setattr(jobs, "FEAST_PATIENCE_S", 0.1)
     with (
         hold(lake.data / "locks" / "materialize", "somebody else"),
         pytest.raises(LockedError, match="somebody else"),

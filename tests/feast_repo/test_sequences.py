@@ -11,8 +11,8 @@ import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
 import tokenlake
-from tests.feast_repo.helpers import bring, build, child, close, store_of, users_of
-from tests.feast_repo.sequences import (
+from tests.fixtures.feast_lakes import bring, build, child, store_of, users_of
+from tests.fixtures.feast_sequences import (
     LABELS,
     LENGTH,
     TOKENS,
@@ -24,9 +24,10 @@ from tests.feast_repo.sequences import (
     trained,
     write,
 )
+from tests.fixtures.lakes import day
 from tests.fixtures.patience import HANG_S
-from tests.pipeline.lakes import day
 from tokenlake.feast import repository
+from tokenlake.feast.materialize import close
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.backfill import backfill
 from tokenlake.times import day_start
@@ -165,8 +166,8 @@ def test_users_of_the_realtime_tail_alone_are_listed_and_copied(tmp_path: Path) 
 
 _RSS = r"""
 import re, sys
-from tests.feast_repo.sequences import lake_of
-from tests.pipeline.lakes import day
+from tests.fixtures.feast_sequences import lake_of
+from tests.fixtures.lakes import day
 from tokenlake.pipeline import jobs
 from pathlib import Path
 import tokenlake

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.models.test_training import learner
+from tests.fixtures.tables import learner
 from tokenlake.errors import NotFoundError
 from tokenlake.features import checkpoints
 from tokenlake.features.vocabulary import Vocabulary

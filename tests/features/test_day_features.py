@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
+from tests.fixtures.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
 from tokenlake._lake import Lake
 from tokenlake.features.day_features import DayFeatureCache
 
@@ -41,8 +42,9 @@ def test_a_state_on_disk_takes_in_what_came_late(tmp_path: Path) -> None:
     before = lake.watermark()
     lake.ingest(of_day(make_events(days=10, seed=5), 2))
     rolled = tokenlake.open(tmp_path)
-    fresh = DayFeatureCache(tokenlake.open(tmp_path))
-    fresh._folder = tmp_path / "nothing-kept"
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "counts")
+    fresh = DayFeatureCache(tokenlake.open(tmp_path / "copy"))
     expected = fresh.read(day(9), lake.watermark())
     np.testing.assert_array_equal(rolled.shared(DayFeatureCache).read(day(9), lake.watermark()).counts, expected.counts)
     # The plan of a day that was drawn before still sees what it saw.

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.tables import config_of, table_of
+from tests.features.tables import config_of, table_of
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError
 from tokenlake.features.counts import count_names

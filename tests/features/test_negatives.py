@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.tables import config_of, table_of
+from tests.features.tables import config_of, table_of
 from tokenlake.features.negatives import UNIFORM, item_table, sample
 
 CONFIG = config_of(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.feast_repo.helpers import online
+from tests.fixtures.feast_lakes import online
 from tokenlake._lake import Lake
 from tokenlake.feast import repository
 from tokenlake.scheduling.client import DagRun

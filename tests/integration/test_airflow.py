@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tests.fixtures.patience import HANG_S, wait_until
 from tests.integration.days import (
     ALL,
@@ -32,7 +33,6 @@ from tests.integration.days import (
     states,
     write_feature_repository,
 )
-from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.features.versions import path_of

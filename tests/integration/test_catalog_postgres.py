@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 import tokenlake
-from tests.catalog import checks
+from tests.fixtures import catalog_checks
 from tokenlake.catalog import Catalog
 from tokenlake.errors import TerminalError, TransientError
 
@@ -37,7 +37,7 @@ def url(server: str, request: pytest.FixtureRequest) -> str:
     return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
-@pytest.mark.parametrize("check", checks.ALL, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", catalog_checks.ALL, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_on_postgres(url: str, check: Callable[[Catalog], None]) -> None:
     check(Catalog.open(url))
 

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 import yaml
 
 import tokenlake
-from tests.feast_repo.helpers import setting
+from tests.fixtures.feast_lakes import setting
+from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tests.fixtures.patience import HANG_S
 from tests.integration.days import (
     ALL,
@@ -28,7 +29,6 @@ from tests.integration.days import (
     states,
     write_feature_repository,
 )
-from tests.pipeline.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.scheduling.client import Client, DagRun
 from tokenlake.scheduling.services import Services

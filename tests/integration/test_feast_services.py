@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 import tokenlake
-from tests.feast_repo.helpers import (
+from tests.fixtures.feast_lakes import (
     BLOCK,
+    LATER,
     bring,
     build,
     by_hand,
@@ -22,12 +23,12 @@ from tests.feast_repo.helpers import (
     historical,
     online,
     setting,
+    start,
     users_of,
 )
-from tests.feast_repo.sequences import LENGTH, TOKENS, Portions, fetched, lake_of, only, served, trained, write
-from tests.feast_repo.test_repository import LATER, start
+from tests.fixtures.feast_sequences import LENGTH, TOKENS, Portions, fetched, lake_of, only, served, trained, write
+from tests.fixtures.lakes import CONFIG, day, make_lake
 from tests.fixtures.patience import HANG_S
-from tests.pipeline.lakes import CONFIG, day, make_lake
 from tokenlake._lake import Lake
 from tokenlake.errors import ServiceError
 from tokenlake.pipeline import jobs

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, numpy as np
 import tokenlake.storage.native as store
-from tokenlake.feast.offline.asof import AsOf, _library as asof
+from tokenlake.feast.offline.asof import AsOf, native_library as asof
 from tokenlake.storage import native_ops
 rows = np.arange(10_000)
 assert (native_ops.take(rows, rows[::-1].copy()) == rows[::-1]).all()

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 import tokenlake
-from tests.lake.test_ingest import dense
+from tests.lake.events import dense
 from tokenlake.cli import app
 from tokenlake.config import Config
 from tokenlake.errors import ConfigError

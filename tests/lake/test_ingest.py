@@ -13,23 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.fake_lake import FakeLake
 from tests.fixtures.patience import HANG_S
-from tests.lake.helpers import FakeLake
+from tests.lake.events import EVENTS, SCHEMA, T0, dense, simple, table
 from tokenlake.errors import LockedError, SchemaError, StorageError
 from tokenlake.lake.ingest import ingest
 from tokenlake.storage.locks import hold
 
-T0 = 1_488_330_000
-EVENTS = {"features": {"kind": "categorical"}, "labels": ["clicked"]}
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.int64()),
-        ("timestamp", pa.int64()),
-        ("kind", pa.string()),
-        ("clicked", pa.int8()),
-    ]
-)
 row_values = st.tuples(
     st.one_of(st.integers(0, 3), st.none()),
     st.integers(0, 3),
@@ -37,18 +27,6 @@ row_values = st.tuples(
     st.sampled_from("ab"),
     st.sampled_from([0, 1, 2]),
 )
-
-
-def table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
-
-
-def simple(n: int = 100) -> pa.Table:
-    return table([(i % 7, i, T0 + i * 3_600, "a", i % 2) for i in range(n)])
-
-
-def dense(n: int) -> pa.Table:
-    return table([(i % 7, i, T0 + i * 60, "a", i % 2) for i in range(n)])
 
 
 @settings(max_examples=25, deadline=None)
@@ -192,7 +170,7 @@ def test_nothing_but_bad_rows(tmp_path: Path) -> None:
 
 
 def test_another_ingest_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenlake.lake.ingest._PATIENCE", 0.0)
+    monkeypatch.setattr("tokenlake.lake.ingest.PATIENCE_S", 0.0)
     lake = FakeLake(tmp_path, EVENTS)
     with hold(tmp_path / "locks" / "ingest.lock", "ingest"), pytest.raises(LockedError, match=f"process {os.getpid()}"):
         ingest(lake, simple(3))
@@ -215,8 +193,8 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
-from tests.lake.helpers import FakeLake
-from tests.lake.test_ingest import EVENTS, dense
+from tests.fixtures.fake_lake import FakeLake
+from tests.lake.events import EVENTS, dense
 from tokenlake.errors import StorageError
 from tokenlake.lake.ingest import ingest
 lake = FakeLake(Path(sys.argv[1]), EVENTS)
@@ -249,8 +227,8 @@ def test_a_full_disk(tmp_path: Path, size: int) -> None:
 _WORK = """
 import sys
 from pathlib import Path
-from tests.lake.helpers import FakeLake
-from tests.lake.test_ingest import EVENTS, dense
+from tests.fixtures.fake_lake import FakeLake
+from tests.lake.events import EVENTS, dense
 from tokenlake.lake.ingest import ingest
 lake = FakeLake(Path(sys.argv[1]), EVENTS)
 first, last = int(sys.argv[2]), int(sys.argv[3])

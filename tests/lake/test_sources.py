@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from tests.lake.helpers import FakeLake
-from tests.lake.test_ingest import EVENTS, T0, simple
+from tests.fixtures.fake_lake import FakeLake
+from tests.lake.events import EVENTS, T0, simple
 from tokenlake.errors import ChangedError, SchemaError, SourceError
 from tokenlake.lake.ingest import ingest
 from tokenlake.lake.validate import Validator

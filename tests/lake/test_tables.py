@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.lake.helpers import FakeLake
+from tests.fixtures.fake_lake import FakeLake
 from tokenlake.errors import ConfigError, ConflictError, CorruptionError, SchemaError
 from tokenlake.lake.ingest import ingest
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema, label_columns

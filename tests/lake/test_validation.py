@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lake.helpers import FakeLake
+from tests.fixtures.fake_lake import FakeLake
 from tokenlake.errors import SchemaError
 from tokenlake.lake.ingest import canonical, ingest
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models.tables import BAGS, ROWS, config, random_table
+from tests.fixtures.tables import BAGS, ROWS, config, random_table
 from tokenlake_models.baselines import LogisticRegression
 from tokenlake_models.errors import InstancesError, ModelError
 from tokenlake_models.iat import InstanceCompressor

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.models.tables import equal, random_table
+from tests.fixtures.tables import equal, random_table
 from tokenlake_models.errors import InstancesError
 from tokenlake_models.instances import Instances
 

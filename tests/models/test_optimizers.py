@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.models.tables import config, random_table
+from tests.fixtures.tables import config, random_table
 from tokenlake_models.embeddings import FusedTable
 from tokenlake_models.errors import CheckpointError
 from tokenlake_models.iat import InstanceCompressor

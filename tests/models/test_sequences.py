@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models.tables import random_table
+from tests.fixtures.tables import random_table
 from tokenlake_models.instances import History
 from tokenlake_models.jagged import offsets_of
 from tokenlake_models.sequences import Sequences

@@ -4,14 +4,16 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 
-from tests.models.tables import DAY, config, random_table
-from tests.strict import STRICT
+from tests.fixtures.strict import STRICT
+from tests.fixtures.tables import DAY, learner, random_table
 from tokenlake_models import metrics
+from tokenlake_models.checkpoint import read_checkpoint
 from tokenlake_models.config import CompressorConfig
 from tokenlake_models.errors import CheckpointError, DivergedError, InstancesError, ModelError
 from tokenlake_models.instances import History, Instances
@@ -30,14 +32,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def learner(kind: str = "user-order", **fields: object) -> Learner:
-    if kind == "logistic":
-        return Learner.create(config(**fields), model="logistic", learning_rate=1e-3)
-    return Learner.create(config(scheme=kind, **fields), learning_rate=0.01)
-
-
 def state(trained: Learner) -> dict[str, torch.Tensor]:
-    return {**trained.model.state_dict(), **trained._optimizers.state()}
+    """Weights and optimisers, as they are saved."""
+    with TemporaryDirectory() as folder:
+        trained.save(Path(folder))
+        _, weights, optimizer = read_checkpoint(Path(folder))
+    return {**weights, **optimizer}
 
 
 def same(a: Learner, b: Learner) -> bool:
@@ -110,7 +110,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from tests.models.tables import random_table
+from tests.fixtures.tables import random_table
 from tokenlake_models.instances import History
 from tokenlake_models.training import Learner
 torch.set_num_threads(1)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.pipeline.kills import ended
-from tests.pipeline.lakes import day, make_events, make_lake, of_day
-from tests.pipeline.test_embeddings import SMALL, vectors
+from tests.fixtures.embedded import SMALL, vectors
+from tests.fixtures.kills import ended
+from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.errors import OrderError, SchemaError
@@ -25,7 +25,7 @@ DAYS = 3
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alure_training, "_SCORING", 3)
+    monkeypatch.setattr(alure_training, "SCORING_BATCH", 3)
 
 
 def fresh(folder: Path) -> Lake:
@@ -104,8 +104,8 @@ def test_staged_vectors_of_another_plan_or_other_events_are_not_mixed_in(tmp_pat
 
     plan = lake.catalog.plan(version, day(0))
     assert plan is not None
-    stale = buckets._path(lake, plan, 0, 3)
     buckets.stage(lake, plan, 0, 3)
+    (stale,) = (lake.data / "staging").rglob("0-of-3.arrow")
     arrays, header = buckets.read_arrays(stale)
     buckets.write_arrays(stale, arrays, header | {"checkpoint": "another"})
     assert jobs.gather(lake, day(0), version, 3).summary["made_here"] == 3

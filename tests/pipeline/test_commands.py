@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tests.pipeline.lakes import day, make_events, make_lake
+from tests.fixtures.lakes import day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError, OrderError, SchemaError

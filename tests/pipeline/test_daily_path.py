@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.pipeline.lakes import UNLABELLED, day, make_events, make_lake, of_day, plays, tokens_of
+from tests.fixtures.lakes import UNLABELLED, day, make_events, make_lake, of_day, plays, tokens_of
 from tokenlake._lake import Lake
 from tokenlake.errors import OrderError
 from tokenlake.features.counts import Counts

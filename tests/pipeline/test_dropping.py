@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import tokenlake
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
-from tests.tokens.servers import Server
+from tests.fixtures.lakes import CONFIG, day, make_events, make_lake
+from tests.fixtures.servers import Server
 from tokenlake._lake import Lake
 from tokenlake.catalog import dropping
 from tokenlake.cli import app

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
+from tests.fixtures.embedded import BLOCK, SMALL, vectors
+from tests.fixtures.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
 from tokenlake._lake import Lake
 from tokenlake.catalog import Plan
 from tokenlake.config import Filter
@@ -21,19 +22,6 @@ from tokenlake.pipeline import embedding, jobs
 from tokenlake.pipeline.backfill import backfill, run
 from tokenlake.times import DAY_US, day_start
 
-BLOCK = """
-embeddings:
-  sources: {all: all, bought: {label: bought}, g1: [{feature: genre, is: g1}, {label: clicked}]}
-  dim: 8
-  width: 16
-  queries: 2
-  history: 6
-  retention_days: 5
-  batch: 16
-"""
-SMALL = CONFIG + BLOCK
-ALL = (dt.date(2024, 1, 1), dt.date(2025, 1, 1))
-
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Lake:
@@ -41,12 +29,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake.ingest(make_events())
     backfill(lake, version="alure")
     return lake
-
-
-def vectors(lake: Lake, of: str = "user", through: dt.date | None = None) -> pa.Table:
-    table = lake.user_embeddings if of == "user" else lake.item_embeddings
-    rows = table.read(version=lake.config.embedding_version, between=(ALL[0], through or ALL[1]))
-    return rows.sort_by([("ds", "ascending"), (f"{of}_id", "ascending")])
 
 
 def by_hand(log: EventLog, filters: list[Filter], user: int, now: int, length: int, reach: dt.timedelta) -> list[int]:

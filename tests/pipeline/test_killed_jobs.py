@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 import tokenlake
-from tests.pipeline.kills import ended
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake, tokens_of
+from tests.fixtures.kills import ended
+from tests.fixtures.lakes import CONFIG, day, make_events, make_lake, tokens_of
 from tokenlake._lake import Lake
 from tokenlake.errors import OrderError, TokenlakeError
 from tokenlake.times import NEVER

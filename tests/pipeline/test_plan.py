@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.lakes import day, make_events, make_lake, of_day
+from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tokenlake.catalog import Catalog, Plan
 from tokenlake.errors import OrderError
 from tokenlake.pipeline.plan import plan, plan_chunks, require_order

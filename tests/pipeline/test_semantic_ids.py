@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.lakes import day, make_events, make_lake
-from tests.pipeline.test_embeddings import SMALL
+from tests.fixtures.embedded import SMALL
+from tests.fixtures.lakes import day, make_events, make_lake
 from tokenlake._lake import Lake
 from tokenlake.datasets.simulate import simulate
 from tokenlake.features import checkpoints

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
+from tests.fixtures.lakes import CONFIG, UNLABELLED, day, make_events, make_lake, of_day, plays
 from tokenlake._lake import Lake
 from tokenlake.pipeline import jobs
 from tokenlake.pipeline.statistics import stale_days

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import tokenlake
-from tests.pipeline.lakes import make_events, make_lake
+from tests.fixtures.lakes import make_events, make_lake
 from tokenlake.cli import app
 from tokenlake.errors import NotFoundError, VersionError
 from tokenlake.times import NEVER

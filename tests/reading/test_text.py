@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.lake.helpers import FakeLake
+from tests.fixtures.fake_lake import FakeLake
 from tokenlake.errors import SourceError
 from tokenlake.lake.ingest import ingest
 from tokenlake.reading import lines as reading_lines
@@ -104,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def blocks(request: pytest.FixtureRequest) -> Iterator[int]:
     """Blocks that end within lines and characters, and one that holds all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading_lines, "_BLOCK", request.param)
+        patch.setattr(reading_lines, "BLOCK_BYTES", request.param)
         yield request.param
 
 
@@ -224,7 +224,7 @@ def test_a_header_in_quotes(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading_lines, "_LONGEST", 1000)
+    monkeypatch.setattr(reading_lines, "LONGEST_LINE", 1000)
     (tmp_path / "x.csv").write_text("a,b\n" + "x" * 5000)
     with pytest.raises(SourceError, match="a line of more than 1,000 bytes"):
         names_and_rows(tmp_path / "x.csv")

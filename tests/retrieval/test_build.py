@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from tests.pipeline.lakes import day, make_events
-from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
+from tests.fixtures.embedded import SEEN_LEFT_OUT, filled
+from tests.fixtures.lakes import day, make_events
+from tests.retrieval.derived import derived, edges_of
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import CorruptionError, OrderError, VersionError
@@ -34,22 +35,6 @@ def lake(tmp_path: Path, template: Path) -> Lake:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return filled(tmp_path_factory.mktemp("built"), SEEN_LEFT_OUT).root
-
-
-def derived(lake: Lake, i: int) -> dict[str, object]:
-    """Everything that the jobs made of a day, as plain values."""
-    graph, edges = lake.graph(day(i)), edges_of(lake, i)
-    found = [lake.index(name, day(i)).search(lake.index(name, day(i)).ids, 4) for name in artefacts.NAMES]
-    return {
-        "near": [(ids.to_pylist(), cosines.tolist()) for ids, cosines in found],
-        "graph": (graph.targets.tolist(), graph.weights.tolist(), graph.identity, graph.model),
-        "edges": edges,
-    }
-
-
-def edges_of(lake: Lake, i: int) -> list[tuple[object, ...]]:
-    rows = lake.edges.read(day=day(i)).to_pylist()
-    return sorted((r["src"], r["dst"], r["weight"], r["version"], r["ds"]) for r in rows)
 
 
 def test_edges_equal_the_graph(lake: Lake) -> None:

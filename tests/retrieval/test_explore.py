@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
+from tests.fixtures.embedded import SEEN_LEFT_OUT, filled
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import MissingExtraError, NotFoundError

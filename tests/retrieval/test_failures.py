@@ -17,12 +17,11 @@ import torch
 from deltalake import DeltaTable
 
 import tokenlake
+from tests.fixtures.embedded import SEEN_LEFT_OUT, vectors
+from tests.fixtures.kills import ended
+from tests.fixtures.lakes import day, make_events, make_lake
 from tests.fixtures.patience import wait_until
-from tests.pipeline.kills import ended
-from tests.pipeline.lakes import day, make_events, make_lake
-from tests.pipeline.test_embeddings import vectors
-from tests.retrieval.test_build import derived, edges_of
-from tests.retrieval.test_retrieval import SEEN_LEFT_OUT
+from tests.retrieval.derived import derived, edges_of
 from tokenlake._lake import Lake
 from tokenlake.errors import NotFoundError, StorageError, TransientError, VersionError
 from tokenlake.pipeline import jobs

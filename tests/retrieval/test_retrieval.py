@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from tests.pipeline.lakes import CONFIG, day, make_events, make_lake
-from tests.pipeline.test_embeddings import BLOCK
+from tests.fixtures.embedded import AGAIN, SEEN_LEFT_OUT, filled
+from tests.fixtures.lakes import day, make_events, make_lake
+from tests.retrieval.oracle import Oracle
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import MissingExtraError, NotFoundError, SchemaError, StorageError, TrainingError, VersionError
@@ -25,28 +26,9 @@ from tokenlake.pipeline.backfill import backfill
 from tokenlake.pipeline.indexing import index_days
 from tokenlake.retrieval import build, faiss_build
 from tokenlake.retrieval.candidates import Ablation, Retriever
-from tokenlake.retrieval.edges import FEATURES, EdgeFeatures, EdgeModel
+from tokenlake.retrieval.edges import FEATURES, EdgeModel
 from tokenlake.retrieval.graph import Graph
-from tokenlake.retrieval.pools import ItemPools, best
 from tokenlake.times import DAY_US, day_start
-
-RETRIEVAL = """
-retrieval:
-  neighbors: 4
-  window: 3d
-  half_life: 2d
-  edge_days: 2
-  exclude_seen: %s
-"""
-SEEN_LEFT_OUT = CONFIG + BLOCK + RETRIEVAL % "true"
-AGAIN = CONFIG + BLOCK + RETRIEVAL % "false"
-
-
-def filled(folder: Path, config: str, events: pa.Table | None = None) -> Lake:
-    lake = make_lake(folder, config)
-    lake.ingest(make_events() if events is None else events)
-    backfill(lake, version="alure", index="all")
-    return lake
 
 
 @pytest.fixture(scope="module")
@@ -273,56 +255,33 @@ def test_edge_weights_find_planted_rates() -> None:
 # Candidates.
 
 
-def by_hand(lake: Lake, user: int, now: int, k: int) -> list[tuple[int, float]]:
-    """U2U2I in plain Python, given the vectors and the model of the weights."""
-    at = dt.datetime.fromtimestamp(now / 1e6, dt.UTC)
-    last = (at - dt.timedelta(days=1)).date()
-    events = [e for e in lake.events.read().to_pylist() if e["timestamp"] < at]
-    clicks = [e for e in events if e["clicked"] == 1]
-    popular: dict[int, int] = {}
-    midnight = dt.datetime.combine(at.date(), dt.time(), dt.UTC)
-    for e in clicks:
-        if midnight - dt.timedelta(days=28) <= e["timestamp"] < midnight:
-            popular[e["item_id"]] = popular.get(e["item_id"], 0) + 1
-    vectors, scores = vectors_of(lake, (last - day(0)).days), dict[int, float]()
-    if vectors and any(e["user_id"] == user for e in events):
-        pools = ItemPools(lake, at.date())
-        index, model = lake.index("users", last), lake.graph(last).model
-        near = EdgeFeatures(index, pools, own=not lake.config.retrieval.exclude_seen)
-        asked = Retriever(lake, at.date(), pools=pools)
-        query = asked.vectors(pa.array([user]), np.array([now]))[0]
-        similar = sorted((v for v in vectors if v != user), key=lambda v: -float(vectors[v] @ query))[:4]
-        places = index.places(similar)
-        code = pools.log.codes_of(pa.array([user]))
-        cosines = np.float32([vectors[v] @ query for v in similar])
-        edges = near.edges(code, index.places([user]), np.array([now]), places[None], cosines[None])
-        weights = model.weights(edges.features)
-        voters = similar + ([user] if not lake.config.retrieval.exclude_seen else [])
-        for v, w in zip(voters, weights / weights.sum(), strict=True):
-            for e in clicks:
-                age = (at - e["timestamp"]).total_seconds() / 86_400
-                if e["user_id"] == v and age <= 3:
-                    scores[e["item_id"]] = scores.get(e["item_id"], 0.0) + w * 0.5 ** (age / 2)
-    if lake.config.retrieval.exclude_seen:
-        met = {e["item_id"] for e in events if e["user_id"] == user}
-        scores = {i: s for i, s in scores.items() if i not in met}
-        popular = {i: c for i, c in popular.items() if i not in met}
-    ranked = sorted(scores.keys() | popular.keys(), key=lambda i: (-scores.get(i, 0.0), -popular.get(i, 0), i))
-    return [(i, scores.get(i, 0.0)) for i in ranked[:k]]
-
-
 @pytest.mark.parametrize("which", ["lake", "again"])
 def test_candidates_equal_those_found_by_hand(which: str, request: pytest.FixtureRequest) -> None:
     lake: Lake = request.getfixturevalue(which)
+    oracle = Oracle(lake)
     rng = np.random.default_rng(1)
     times = day_start(day(0)) + rng.integers(0, 8 * DAY_US, 25)
     users = [int(u) for u in rng.integers(0, 13, 25)]  # 12 is nobody
     answer = lake.candidates(users, times, k=12)
     for i, (user, now) in enumerate(zip(users, times, strict=True)):
-        expected = by_hand(lake, user, int(now), 12)
+        expected = oracle.candidates(user, int(now), 12)
         assert answer.of(i).to_pylist() == [item for item, _ in expected]
         got = answer.scores[answer.offsets[i] : answer.offsets[i + 1]]
         np.testing.assert_allclose(got, [s for _, s in expected], atol=1e-5)  # vectors alone, and in a batch
+
+
+def test_query_vectors_equal_those_of_the_rows(lake: Lake) -> None:
+    """Of events that happened before the retention window, too, where their label became known within it."""
+    oracle, now = Oracle(lake), day_start(day(7)) + DAY_US // 2
+    since = dt.datetime.fromtimestamp(now / 1e6, dt.UTC) - dt.timedelta(days=5)
+    users = np.arange(13)
+    found = Retriever(lake, day(7)).vectors(pa.array(users), np.full(len(users), now))
+    late = [e for e in lake.events.read().to_pylist() if e["timestamp"] < since and e["bought"]]
+    assert any(e["bought_known_at"] > since for e in late)
+    for user, vector in zip(users, found, strict=True):
+        expected = oracle.vector(int(user), day(6), now)
+        if expected is not None:
+            np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ablation", [Ablation(), Ablation(realtime=False), Ablation(cosine=True), Ablation(stale=2)])
@@ -348,9 +307,8 @@ def test_only_what_was_available_serves(lake: Lake) -> None:
 def test_strangers_get_what_is_popular_and_no_one_what_he_saw(lake: Lake) -> None:
     now = day_start(day(7))
     answer = lake.candidates([999, 4], [now], k=5)
-    pools = ItemPools(lake, day(7))
-    popular = pools.popularity(day(7))
-    assert answer.of(0).equals(pools.ids.take(pa.array(best(np.zeros(len(pools.ids)), popular, 5))))
+    popular = Oracle(lake).popular(day(7))
+    assert answer.of(0).to_pylist() == sorted(popular, key=lambda item: (-popular[item], item))[:5]
     met = lake.events.read(filter=(pc.field("user_id") == 4) & (pc.field("ds") < pa.scalar(day(7))))["item_id"]
     assert not set(answer.of(1).to_pylist()) & set(met.to_pylist())
     of_another_kind = lake.candidates(["4", "x"], [now], k=5)

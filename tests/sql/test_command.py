@@ -187,7 +187,7 @@ def test_history_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from tokenlake.commands import _shell
 
     monkeypatch.setattr("click.get_app_dir", lambda name: str(tmp_path / name))
-    with _shell._history(["events"]):
+    with _shell.history(["events"]):
         readline.clear_history()
         readline.add_history("select 1;")
         complete = readline.get_completer()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenlake_sql
-from tests.sql.conftest import DAY, an_event, at, rows_of
+from tests.sql.events import DAY, an_event, at, rows_of
 from tokenlake._lake import Lake
 
 VIEWS = (

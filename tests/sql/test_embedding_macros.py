@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tokenlake
 import tokenlake_sql
-from tests.sql.conftest import DAY, RETIRED, YAML, an_event, at, rows_of
+from tests.sql.events import DAY, RETIRED, YAML, an_event, at, rows_of
 from tokenlake._lake import Lake
 from tokenlake.lake.schema import IdTypes, edges_schema, embeddings_schema
 from tokenlake.lake.tables import Table
@@ -68,7 +68,7 @@ def test_neighbors_are_of_the_newest_graph_alone(
 
 
 def test_neighbors_of_sql_and_of_python_are_the_same(tmp_path: Path) -> None:
-    from tests.retrieval.test_retrieval import SEEN_LEFT_OUT, filled
+    from tests.fixtures.embedded import SEEN_LEFT_OUT, filled
 
     lake = filled(tmp_path, SEEN_LEFT_OUT)
     graph = lake.graph()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from tests.sql.conftest import DAY, an_event, rows_of
+from tests.sql.events import DAY, an_event, rows_of
 from tokenlake._lake import Lake
 from tokenlake.errors import ForbiddenError
 

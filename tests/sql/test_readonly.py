@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 import tokenlake
-from tests.sql.conftest import DAY, YAML, an_event, rows_of
+from tests.sql.events import DAY, YAML, an_event, rows_of
 from tokenlake._lake import Lake
 from tokenlake.errors import ForbiddenError
 from tokenlake.lake import readonly

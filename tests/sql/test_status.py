@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from tests.sql.conftest import DAY
-from tests.tokens.servers import Server
+from tests.fixtures.servers import Server
+from tests.sql.events import DAY
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import OrderError

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.storage.dying import die
+from tests.fixtures.dying import die
 from tokenlake.storage import atomic, disk
 
 NAMES = ("a", "b/c", "b/d")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.dying import OPERATIONS
 from tests.storage.crash import NAMES, read, write
-from tests.storage.dying import OPERATIONS
 from tokenlake.storage import atomic, disk
 
 KINDS = ("file", "folder", "aside")

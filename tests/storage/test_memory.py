@@ -15,7 +15,7 @@ def place(array: np.ndarray) -> int:
 
 
 def test_memory_of_a_dropped_array_is_used_again_and_begins_on_a_line() -> None:
-    memory._idle.clear()
+    memory._idle.clear()  # what other tests left: nobody but a test needs to know
     first = memory.empty((SIZE // 8, 8), BYTES)
     assert first.shape == (SIZE // 8, 8)
     where = place(first)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tokens import helpers
-from tests.tokens.servers import Server
+from tests.fixtures import stores
+from tests.fixtures.servers import Server
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(params=["disk", "redis"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let `helpers.make` make stores whose tail lies in each place."""
+    """Let `stores.make` make stores whose tail lies in each place."""
     if request.param == "redis":
-        monkeypatch.setattr(helpers, "TAIL", request.getfixturevalue("server").url)
+        monkeypatch.setattr(stores, "TAIL", request.getfixturevalue("server").url)
     return str(request.param)

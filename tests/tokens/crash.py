@@ -15,13 +15,12 @@ from typing import Any
 
 from redis.connection import AbstractConnection
 
-from tests.storage import dying
-from tests.storage.dying import KILLED
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, same
-from tests.tokens.oracle import DAY, Oracle, Row
+from tests.fixtures import dying, stores
+from tests.fixtures.dying import KILLED
+from tests.fixtures.store_oracle import DAY, Oracle, Row
+from tests.fixtures.stores import arguments, make, same
 from tokenlake.times import NEVER, day_of
-from tokenlake.tokens import compaction
+from tokenlake.tokens import compaction, manifest
 from tokenlake.tokens.store import TokenStore
 
 USERS = ["a", "b", "c"]
@@ -152,7 +151,7 @@ def check(folder: Path, plan: list[Step], states: list[Oracle], done: int, point
         assert holds(writer, state), f"point {point}: going on gives something else"
     writer.compact()  # a writer cleans up after a killed one
     left = {p.name for p in (folder / "segments").iterdir()}
-    held = {s.name for s in writer._view.snapshot.manifest.segment_files()}
+    held = {s.name for s in manifest.load(folder).segment_files()}
     assert left == held, f"point {point}: {left ^ held} left over"
     writer.verify()
 
@@ -192,7 +191,7 @@ def publication(base: Path, *, supersedes: bool) -> int:
 
 
 if __name__ == "__main__":
-    helpers.TAIL = sys.argv[3] if len(sys.argv) > 3 else None
+    stores.TAIL = sys.argv[3] if len(sys.argv) > 3 else None
     if sys.argv[4:] == ["publication"]:
         print(min(publication(Path(sys.argv[1]), supersedes=supersedes) for supersedes in (True, False)))
     else:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens import helpers
+from tests.fixtures import stores
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make
 from tests.tokens.crash import die
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import DAY, Row
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import manifest
@@ -32,7 +32,7 @@ def fill(folder: Path) -> TokenStore:
 
 
 def keys(store: TokenStore) -> list[bytes]:
-    """Names of what a store has in Redis."""
+    """Names of what a store has in Redis, by its handle, since its folder may be gone."""
     tail = store._view.snapshot.manifest.tail
     if tail is None:
         return []
@@ -96,5 +96,5 @@ def main(kind: str, base: Path) -> None:
 
 
 if __name__ == "__main__":
-    helpers.TAIL = sys.argv[3] if len(sys.argv) > 3 else None
+    stores.TAIL = sys.argv[3] if len(sys.argv) > 3 else None
     main(sys.argv[1], Path(sys.argv[2]))

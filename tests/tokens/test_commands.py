@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import Row
-from tests.tokens.test_store import T0
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import T0, arguments, make
 from tokenlake.cli import app
 from tokenlake.errors import CorruptionError
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, points, same
+from tests.fixtures import stores
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make, points, redis_prefix, same
 from tests.tokens.killed import rows
-from tests.tokens.oracle import DAY, Row
-from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, CorruptionError
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens.store import TokenStore
@@ -22,7 +22,7 @@ LATER = [Row(1, DAY + i, 10 + i, 1, 0) for i in range(6)]
 
 @pytest.fixture
 def store(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     made = make(tmp_path / "store")
     made.append(**arguments(ROWS[:2]))
     return made
@@ -139,7 +139,7 @@ def test_strings_that_only_the_original_met(store: TokenStore, tmp_path: Path) -
 
 def test_a_store_of_before_has_no_note(store: TokenStore, server: Server) -> None:
     with server.client() as client:
-        assert client.delete(f"{store._view.tail.backend._prefix}:owner") == 1
+        assert client.delete(f"{redis_prefix(store)}:owner") == 1
     other = copy(store)
     assert TokenStore.open(store.path).append(**arguments(ROWS[2:3])) == 1  # the first to write it is its owner
     with pytest.raises(ConfigError):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tokens.helpers import arguments, make, same
-from tests.tokens.oracle import DAY, Oracle, Row
+from tests.fixtures.store_oracle import DAY, Oracle, Row
+from tests.fixtures.stores import arguments, make, same
 from tokenlake.errors import CorruptionError
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import view

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens.helpers import points
+from tests.fixtures.stores import points
 
 
 @pytest.mark.slow

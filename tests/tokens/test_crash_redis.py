@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens.helpers import points
-from tests.tokens.servers import Server
+from tests.fixtures.servers import Server
+from tests.fixtures.stores import points
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from tests.tokens.helpers import DIM, arguments, make
-from tests.tokens.oracle import DAY, Oracle, Row
+from tests.fixtures.store_oracle import DAY, Oracle, Row
+from tests.fixtures.stores import DIM, arguments, make
 from tokenlake.times import day_of
 from tokenlake.tokens import segment
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import Row
-from tests.tokens.servers import Server
+from tests.fixtures import stores
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import arguments, make
 from tokenlake.cli import app
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.tokens import garbage
@@ -24,12 +24,13 @@ from tokenlake.tokens.store import TokenStore
 def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose keys are this test's alone."""
     running = Server(tmp_path_factory.mktemp("own"))
-    monkeypatch.setattr(helpers, "TAIL", running.url)
+    monkeypatch.setattr(stores, "TAIL", running.url)
     yield running
     running.kill()
 
 
 def name(store: TokenStore) -> str:
+    """Of the handle, since its folder may be gone."""
     assert store._view.snapshot.manifest.tail is not None
     return store._view.snapshot.manifest.tail.store
 

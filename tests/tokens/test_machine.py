@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.tokens.helpers import arguments, make, same
-from tests.tokens.oracle import DAY, Oracle, Row
+from tests.fixtures.store_oracle import DAY, Oracle, Row
+from tests.fixtures.stores import arguments, make, same
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import segment, view
 from tokenlake.tokens.store import TokenStore

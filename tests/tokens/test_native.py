@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.fixtures.patience import HANG_S
-from tests.tokens.helpers import DIM, make
-from tests.tokens.oracle import DAY
+from tests.fixtures.store_oracle import DAY
+from tests.fixtures.stores import DIM, make
 from tokenlake.storage import native_ops
 from tokenlake.storage.native import library
 from tokenlake.times import day_of
@@ -90,7 +90,7 @@ def test_many_queries_on_threads(
 ) -> None:
     monkeypatch.setattr(segment, "SEGMENT_ROWS", 900)
     if streamed:
-        monkeypatch.setattr(query_native, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(query_native, "LARGE_BYTES", 0)
     rng = np.random.default_rng(1)
     store = make(tmp_path / "s", dtype)
 

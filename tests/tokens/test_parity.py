@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import DAY, Row
+from tests.fixtures import stores
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make
 from tokenlake.cli import app
 from tokenlake.errors import CorruptionError, NotFoundError
 from tokenlake.times import NEVER, day_of
@@ -62,7 +62,7 @@ def test_a_changed_byte_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest
     write(store, 0, 0)
     reader = TokenStore.open(store.path, log=tmp_path / "log", keep_bytes=True)
     reader.fetch([0, 1], before=NEVER)
-    monkeypatch.setattr(helpers, "TAIL", None)  # a kept state has its tail in files
+    monkeypatch.setattr(stores, "TAIL", None)  # a kept state has its tail in files
     other = make(tmp_path / "other")  # the same rows, but for one value of user 1
     changed = [r._replace(event=r.event + 1) if i == 5 else r for i, r in enumerate(rows(0, 0))]
     other.write_day(day_of(0), **arguments(changed))
@@ -80,7 +80,7 @@ def test_a_changed_byte_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest
 
 def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: int) -> None:
     """Put a state in the place of generation 1 that differs in the value of one event."""
-    monkeypatch.setattr(helpers, "TAIL", None)  # a kept state has its tail in files
+    monkeypatch.setattr(stores, "TAIL", None)  # a kept state has its tail in files
     other = make(tmp_path / "other")
     changed = [r._replace(event=r.event + 1) if i == event else r for i, r in enumerate(rows(0, 0))]
     other.write_day(day_of(0), **arguments(changed))

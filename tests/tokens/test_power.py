@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures import stores
 from tests.fixtures.patience import wait_until
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, same
-from tests.tokens.oracle import Row
-from tests.tokens.servers import Server, redis_6, valkey
+from tests.fixtures.servers import Server, redis_6, valkey
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import arguments, make, same
 from tokenlake.errors import ConfigError
 from tokenlake.storage.redis.connection import Connection
 from tokenlake.times import NEVER, day_of
@@ -64,7 +64,7 @@ def fragile(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         pytest.skip("no C compiler to make the library that watches syncs")
     kind, sync = request.param
     server = Fragile(tmp_path, {"redis": redis_6, "valkey": valkey()}[kind], appendfsync=sync)
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     yield server
     server.kill()
 

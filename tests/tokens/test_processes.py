@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tokens.helpers import arguments, make
-from tests.tokens.oracle import DAY, Row
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import arguments, make
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens.store import TokenStore
 

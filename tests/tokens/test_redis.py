@@ -17,11 +17,11 @@ import pytest
 import redis
 from redis.connection import AbstractConnection
 
-from tests.pipeline.lakes import CONFIG, make_lake
-from tests.tokens import helpers
-from tests.tokens.helpers import DIM, arguments, make, same
-from tests.tokens.oracle import DAY, Row
-from tests.tokens.servers import Server
+from tests.fixtures import stores
+from tests.fixtures.lakes import CONFIG, make_lake
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import DIM, arguments, make, redis_prefix, same
 from tokenlake.commands.status import _store, _told
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError, ServiceError
 from tokenlake.pipeline.publishing import open_or_create
@@ -39,7 +39,7 @@ ROUNDS = 100
 
 @pytest.fixture
 def store(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     return make(tmp_path / "store")
 
 
@@ -52,7 +52,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def key(store: TokenStore, number: int = 1) -> str:
-    return store._view.tail.backend.name(number)
+    return f"{redis_prefix(store)}:tail:{number}"
 
 
 def row(writer: int, i: int, event: int | None = None) -> Row:
@@ -151,6 +151,7 @@ def test_an_append_waits_for_a_publication_and_no_longer(store: TokenStore, monk
     monkeypatch.setattr(handle, "TAIL_WAIT_S", 0.2)
     store.append(**arguments([row(0, 0)]))
     other = TokenStore.open(store.path)
+    # The middle of a publication: nothing public stays there.
     with store._writing("a test"), store._exclude_appends():
         with pytest.raises(LockedError, match="published"):
             other.append(**arguments([row(0, 1)]))
@@ -162,6 +163,7 @@ def test_an_append_that_missed_a_publication_is_refused(store: TokenStore) -> No
     store.append(**arguments([row(0, 0)]))
     for supersedes in (False, True):  # the fence is lifted; the log is sealed
         store.refresh()
+        # What `append` does in two steps, with a publication in between.
         mark, tail = store._view.tail.position(), store._view.tail
         assert mark is not None
         other = TokenStore.open(store.path)
@@ -174,29 +176,22 @@ def tail_rows(tail: Tail) -> TokenRows:
     return TokenRows(tail.users.copy(), {name: column.copy() for name, column in tail.columns.items()})
 
 
-def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore) -> None:
+def test_a_reader_that_slept_goes_on_with_what_is_left(store: TokenStore, server: Server) -> None:
     reader = TokenStore.open(store.path)
     for i in range(8):
         store.append(**arguments([row(0, i), row(1, i)]))
         days = [row(0, k) for k in range(i + 1) if k % DAYS == i % DAYS]
         store.write_day(day_of(i % DAYS * DAY), **arguments(days))
-    assert [n for n in range(1, 12) if _there(store, n)] == [7, 8, 9]
+    with server.client() as client:
+        assert [n for n in range(1, 12) if client.exists(key(store, n))] == [7, 8, 9]
     # The user whose rows no day took has them all; those of the other were superseded while the reader slept.
     same(reader.fetch(1, before=NEVER), [sorted((row(1, i) for i in range(8)), key=lambda r: r.ts)], [NEVER])
     assert reader.refresh()
     assert len(reader.fetch(0, before=NEVER).values) == 8
 
 
-def _there(store: TokenStore, number: int) -> bool:
-    try:
-        store._view.tail.backend.reader(number)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def test_rows_outlive_the_server(own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers, "TAIL", own.url)
+    monkeypatch.setattr(stores, "TAIL", own.url)
     store = make(tmp_path / "store")
     store.append(**arguments([row(0, 0)]))
     own.kill()
@@ -221,7 +216,7 @@ def test_rows_outlive_the_server(own: Server, tmp_path: Path, monkeypatch: pytes
 def test_a_server_that_goes_within_a_publication(
     own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, superseding: bool
 ) -> None:
-    monkeypatch.setattr(helpers, "TAIL", own.url)
+    monkeypatch.setattr(stores, "TAIL", own.url)
     store = make(tmp_path / "store")
     store.append(**arguments([row(0, 0), row(0, 4)]))
     reader = TokenStore.open(store.path)
@@ -284,13 +279,13 @@ def test_an_answer_that_is_lost_adds_rows_once(store: TokenStore, monkeypatch: p
 
 
 def test_a_long_tail_comes_in_pieces(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal_redis, "_ENTRIES", 2)
+    monkeypatch.setattr(wal_redis, "ENTRIES", 2)
     reader = TokenStore.open(store.path)
     rows = [row(0, 4 * i) for i in range(7)]
     for one in rows:
         store.append(**arguments([one]))
     same(reader.fetch(0, before=NEVER), [rows], [NEVER])
-    monkeypatch.setattr(wal_redis, "_LARGEST", 50)
+    monkeypatch.setattr(wal_redis, "LARGEST_APPEND", 50)
     with pytest.raises(SchemaError, match="split them"):
         store.append(**arguments([row(0, 31)]))
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens import helpers
-from tests.tokens.helpers import arguments, make, points
+from tests.fixtures import stores
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import arguments, make, points
 from tests.tokens.killed import fill, keys
-from tests.tokens.oracle import Row
-from tests.tokens.servers import Server
 from tokenlake.errors import LockedError, NotFoundError, ServiceError
 from tokenlake.times import NEVER, day_of
+from tokenlake.tokens import handle
 from tokenlake.tokens.store import TokenStore
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -74,7 +75,7 @@ def test_what_is_no_store_or_at_work_stays(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "mine").exists()
     store = fill(tmp_path / "store")
     (store.path / "notes").touch()
-    with store._writing("a test"), pytest.raises(LockedError, match="a test"):
+    with handle.locked(store.path, "a test"), pytest.raises(LockedError, match="a test"):
         TokenStore.remove(store.path)
     store.verify()
     TokenStore.remove(store.path)
@@ -82,7 +83,7 @@ def test_what_is_no_store_or_at_work_stays(tmp_path: Path) -> None:
 
 
 def test_a_removal_is_ended_by_another(tmp_path: Path) -> None:
-    assert points("tests.tokens.killed", "removal", tmp_path, *filter(None, [helpers.TAIL])) >= 10
+    assert points("tests.tokens.killed", "removal", tmp_path, *filter(None, [stores.TAIL])) >= 10
 
 
 def test_a_copy_goes_alone(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_while_redis_is_away_nothing_goes(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(tmp_path_factory.mktemp("own"))
-    monkeypatch.setattr(helpers, "TAIL", server.url)
+    monkeypatch.setattr(stores, "TAIL", server.url)
     store = fill(tmp_path / "store")
     server.kill()
     with pytest.raises(ServiceError):

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokens.helpers import DIM, arguments, make
-from tests.tokens.oracle import DAY, Row
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import DIM, arguments, make
 from tokenlake.errors import NotFoundError, SchemaError, SourceError, VersionError
 from tokenlake.times import day_of
 from tokenlake.tokens.store import TokenStore

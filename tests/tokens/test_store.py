@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.tokens.helpers import DIM, arguments, make, same
-from tests.tokens.oracle import DAY, Row
+from tests.fixtures.store_oracle import DAY, Row
+from tests.fixtures.stores import DIM, T0, arguments, make, same
 from tokenlake.errors import ConfigError, LockedError, NotFoundError, SchemaError, StorageError
 from tokenlake.storage import disk, locks
 from tokenlake.times import NEVER
@@ -27,7 +27,6 @@ from tokenlake.tokens import compaction
 from tokenlake.tokens.batch import TokenBatch
 from tokenlake.tokens.store import TokenStore
 
-T0 = 1_488_326_400_000_000  # 2017-03-01
 NAIVE = dt.datetime(2017, 3, 1, tzinfo=dt.UTC).replace(tzinfo=None)
 
 

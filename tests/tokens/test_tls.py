@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokens.helpers import arguments, same
-from tests.tokens.oracle import Row
+from tests.fixtures.servers import Server
+from tests.fixtures.store_oracle import Row
+from tests.fixtures.stores import arguments, same
 from tests.tokens.relay import Authority, Relay
-from tests.tokens.servers import Server
 from tokenlake.errors import ConfigError, ServiceError
 from tokenlake.storage.redis import connection
 from tokenlake.times import NEVER, day_of
@@ -154,7 +154,7 @@ def test_one_side_takes_tls_and_the_other_does_not(
     behind = relay(authority.server(tmp_path))
     with pytest.raises(ServiceError, match=r"closed by server.*does it take TLS alone\? That is rediss://"):
         create(tmp_path, f"redis://127.0.0.1:{behind.port}/0")
-    monkeypatch.setattr(connection, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_S", 0.3)
     with pytest.raises(ServiceError, match=r"is it a port without TLS\? That is redis://"):
         create(tmp_path, f"rediss://127.0.0.1:{server.port}/0")
 

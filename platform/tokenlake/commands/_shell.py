@@ -162,7 +162,7 @@ def list_queries() -> None:
 
 def interact(shell: Shell, views: Iterable[str]) -> None:
     """Feed a shell with typed lines, with history and completion where Python has readline."""
-    with _history(views):
+    with history(views):
         while not shell.done:
             try:
                 line = input("        -> " if shell.pending else "tokenlake> ")
@@ -177,7 +177,7 @@ def interact(shell: Shell, views: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def _history(views: Iterable[str]) -> Iterator[None]:
+def history(views: Iterable[str]) -> Iterator[None]:
     try:
         import readline
     except ImportError:  # Python may be built without it

@@ -29,7 +29,7 @@ REVISION = 1
 WINDOW_US = 7 * DAY_US
 #: Number of days of stored clicks, one bit each.
 _MEMORY = 32
-_BLOCK = 1 << 17
+BLOCK_ROWS = 1 << 17
 _INTERCEPT, _AFFINITY, _FOLLOW_UP = -3.4, 2.2, 2.2
 _DEVICES = ("phone", "desktop", "tablet", "tv")
 _HOURS = np.array([2, 1, 1, 1, 1, 2, 3, 5, 6, 6, 6, 6, 7, 6, 6, 6, 6, 7, 8, 9, 10, 9, 7, 4], float)
@@ -300,8 +300,8 @@ class _Columns:
 
 
 def _blocks(day: _Day) -> Iterator[slice]:
-    for begin in range(0, len(day.user), _BLOCK):
-        yield slice(begin, min(begin + _BLOCK, len(day.user)))
+    for begin in range(0, len(day.user), BLOCK_ROWS):
+        yield slice(begin, min(begin + BLOCK_ROWS, len(day.user)))
 
 
 def _ids(number: int, rows: slice) -> pa.Array:

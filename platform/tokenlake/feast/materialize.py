@@ -117,10 +117,11 @@ def _opened(repo: Path) -> Iterator[FeatureStore]:
             yield store
     finally:
         if store is not None:
-            _close(store)
+            close(store)
 
 
-def _close(store: FeatureStore) -> None:
+def close(store: FeatureStore) -> None:
+    """Close the connections that a `FeatureStore` holds, which has no such method itself."""
     engine = getattr(store._registry, "write_engine", None)
     if engine is not None:
         engine.dispose()

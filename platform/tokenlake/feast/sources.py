@@ -157,6 +157,12 @@ class LakeSource(_SettingsSource):
     def open(self, lake: Project) -> tuple[Table, str | None]:
         """Open the table, and resolve the version; None for a table without versions.
 
+        Args:
+            lake: whose table it is.
+
+        Returns:
+            The table, and a version or None.
+
         Raises:
             NotFoundError: there is no such table.
             ConfigError: a version was given for a table without versions.

@@ -42,7 +42,7 @@ from tokenlake.times import Day, day_of
 #: Called with the step's name, the rows that are done, and the rows in total (an estimate for text files).
 
 #: How long a call waits for another ingest of the same lake.
-_PATIENCE = 60.0
+PATIENCE_S = 60.0
 _CONFLICT = "event id stands for another event already"
 
 
@@ -346,7 +346,7 @@ def _scratch(lake: HasEvents, *, dry_run: bool) -> Iterator[Path]:
             yield Path(folder)
         return
     path = lake.data / "ingest.tmp"
-    with hold(lake.data / "locks" / "ingest.lock", "ingest", timeout=_PATIENCE):
+    with hold(lake.data / "locks" / "ingest.lock", "ingest", timeout=PATIENCE_S):
         shutil.rmtree(path, ignore_errors=True)  # what a killed ingest left behind
         path.mkdir(parents=True)
         try:

@@ -53,6 +53,12 @@ class Project:
     def open(cls, folder_or_yaml: str | Path) -> Self:
         """Open the project of a folder that holds `tokenlake.yaml`, or of the file itself.
 
+        Args:
+            folder_or_yaml: a folder that holds `tokenlake.yaml`, or the file itself.
+
+        Returns:
+            The project; its tables, catalog and stores are opened when they are asked for.
+
         Raises:
             ConfigError: there is no such file, or it is not valid.
         """
@@ -68,7 +74,14 @@ class Project:
         return cls(file.resolve(), config)
 
     def shared(self, make: Callable[[Self], T]) -> T:
-        """The result of `make` for this project, created at its first use and kept: for caches that several jobs share."""
+        """The result of `make` for this project, created at its first use and kept: for caches that several jobs share.
+
+        Args:
+            make: a class or function that takes the project; it is also the key.
+
+        Returns:
+            The same object at every call with the same `make`.
+        """
         if make not in self._shared:
             self._shared[make] = make(self)
         made: T = self._shared[make]
@@ -173,7 +186,15 @@ class Project:
         return self.catalog.versions()
 
     def promote(self, version: str) -> None:
-        """Make a version the serving one; the old one stays readable."""
+        """Make a version the serving one; the old one stays readable.
+
+        Args:
+            version: a version, or an encoder's name.
+
+        Raises:
+            NotFoundError: neither a version nor an encoder.
+            VersionError: it has nothing to serve yet.
+        """
         self.catalog.promote(self.resolve(version))
 
     def rollback(self) -> str:
@@ -182,6 +203,12 @@ class Project:
 
     def resolve(self, version: str | None = None) -> str:
         """Turn a version, an encoder's name or None (the serving version) into a version.
+
+        Args:
+            version: a version, an encoder's name, or None.
+
+        Returns:
+            The version's whole name.
 
         Raises:
             NotFoundError: no version or encoder has that name.
@@ -201,6 +228,12 @@ class Project:
     def tokens(self, version: str | None = None) -> TokenStore:
         """The token store of a version or encoder; defaults to the serving version.
 
+        Args:
+            version: a version, an encoder's name, or None: the serving version.
+
+        Returns:
+            The store, as it is now.
+
         Raises:
             NotFoundError: nothing was published for it yet.
         """
@@ -212,7 +245,14 @@ class Project:
         return TokenStore.open(path)
 
     def published(self, version: str) -> set[Day]:
-        """Days that a version's publish job has finished and that its token store still holds: a store can be deleted."""
+        """Days that a version's publish job has finished and that its token store still holds: a store can be deleted.
+
+        Args:
+            version: its whole name.
+
+        Returns:
+            The days; empty where nothing was published.
+        """
         from tokenlake.tokens import manifest
 
         path = self.store_path(version)
@@ -220,13 +260,27 @@ class Project:
         return self.catalog.done(version, "publish") & stored
 
     def store_path(self, version: str) -> Path:
-        """Folder of a version's token store."""
+        """Folder of a version's token store.
+
+        Args:
+            version: its whole name.
+
+        Returns:
+            The folder, which need not exist yet.
+        """
         return self.data / "tokens" / version
 
     # Exploration.
 
     def sql(self, query: str, params: Any = None) -> duckdb.DuckDBPyRelation:
         """Run a read-only query in DuckDB's SQL.
+
+        Args:
+            query: one statement.
+            params: values of its `?` or `$name`, a list or a dict.
+
+        Returns:
+            A relation of DuckDB: `.df()`, `.to_arrow_table()`, `.fetchall()`.
 
         Raises:
             ForbiddenError: a statement that is not a read-only query, or a file outside the lake.

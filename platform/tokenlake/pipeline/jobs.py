@@ -28,7 +28,7 @@ from tokenlake_kernels.errors import KernelError
 from tokenlake_models.errors import CheckpointError, ModelError
 
 #: Seconds that a job waits for another that materializes.
-_FEAST_PATIENCE = 120.0
+FEAST_PATIENCE_S = 120.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NO_ACTIVE_USERS = "no user had done anything that the sources read"
 Value: TypeAlias = int | float | str | None
@@ -306,7 +306,7 @@ def materialize(lake: Project, day: Day, progress: Progress | None = None) -> Jo
 
     with (
         _job(lake, MATERIALIZE, day) as (run, summary),
-        hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=_FEAST_PATIENCE),
+        hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=FEAST_PATIENCE_S),
     ):
         summary |= materialize_day(lake, day, run, progress)
     return JobResult(MATERIALIZE, day, None, "done", summary)
@@ -315,14 +315,14 @@ def materialize(lake: Project, day: Day, progress: Progress | None = None) -> Jo
 @contextmanager
 def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
     summary: dict[str, Value] = {}
-    with lake.catalog.run(job, day, version) as run, _translated_errors():
+    with lake.catalog.run(job, day, version) as run, translated_errors():
         yield run, summary
         for name in ("rows", "accepted", "duplicates", "quarantined", "predictions"):
             _measure(run, summary, name)
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Translate errors of the disk, the models and the kernels into Tokenlake's, which tell a scheduler whether to try again."""
     try:
         yield

@@ -12,9 +12,9 @@ from tokenlake.errors import SourceError
 from tokenlake.reading.handles import FileHandle
 
 #: Bytes of a block of lines, and bytes at the start of a file that are checked before anything is read.
-_BLOCK, _HEAD = 8 << 20, 1 << 20
+BLOCK_BYTES, _HEAD = 8 << 20, 1 << 20
 #: Most bytes of a line; a longer one is an error.
-_LONGEST = 256 << 20
+LONGEST_LINE = 256 << 20
 #: In this order, since the byte order mark of UTF-16 is a prefix of one of UTF-32.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -76,21 +76,23 @@ class Lines:
                 yield b"".join([*rest, piece[:cut]])
                 rest = []
             rest.append(piece[cut:])
-            if sum(map(len, rest)) > _LONGEST:
-                raise SourceError(f"{self._handle.path} has a line of more than {_LONGEST:,} bytes; is it text at all?")
+            if sum(map(len, rest)) > LONGEST_LINE:
+                raise SourceError(
+                    f"{self._handle.path} has a line of more than {LONGEST_LINE:,} bytes; is it text at all?"
+                )
         if last := b"".join(rest):
             yield last + b"\n"
 
     def _pieces(self) -> Iterator[bytes]:
         """The file in UTF-8 without a byte order mark, in pieces that may end anywhere."""
         stream = self._unpacked(self._handle.open())
-        piece = stream.read(_BLOCK)
+        piece = stream.read(BLOCK_BYTES)
         encoding = self._encoding or next((name for mark, name in _MARKS.items() if piece.startswith(mark)), "utf-8")
         plain = codecs.lookup(encoding).name == "utf-8"
         decoder = codecs.getincrementaldecoder(encoding)()
         first, old = True, None
         while piece:
-            following = stream.read(_BLOCK)
+            following = stream.read(BLOCK_BYTES)
             if first and plain:
                 self._check(piece[:_HEAD], final=not following and len(piece) <= _HEAD)
             text = piece if plain else self._decoded(decoder, piece, encoding, final=not following)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +22,10 @@ def encode(
     queries = cache.featurizer.queries(pools.log, codes, as_of)
     if not len(codes):
         return np.zeros((0, cache.checkpoint.learner.config.dim), np.float32), np.zeros(0, np.bool_)
-    retention = dt.timedelta(days=lake.config.require_embeddings().retention_days)
-    encoded = cache.events(pools.log, day_of(int(as_of.min())) - retention, day_of(int(as_of.max())))
+    # Events whose label became known lately may themselves have happened before the retention window.
+    when = pools.log.timestamps[np.concatenate([rows.numpy() for rows, _ in queries.histories])]
+    first, last = int(when.min(initial=as_of.min())), int(as_of.max())
+    encoded = cache.events(pools.log, day_of(first), day_of(last))
     vectors = cache.checkpoint.learner.pool(cache.featurizer.times(pools.log), queries, encoded)
     return vectors.numpy(), queries.lengths().numpy() > 0
 

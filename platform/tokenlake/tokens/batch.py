@@ -88,6 +88,12 @@ class TokenBatch:
 
         `np.minimum(batch.lengths, length)` tells the rows from the padding. An int8 store gives float32.
 
+        Args:
+            length: rows of each query, at least 1.
+
+        Returns:
+            A new array in the store's dtype; float32 of an int8 store.
+
         Raises:
             SchemaError: a length below 1.
         """
@@ -101,7 +107,14 @@ class TokenBatch:
         return out
 
     def torch(self, device: str | torch.device | None = None) -> TensorBatch:
-        """The same rows as tensors; on the CPU they share this batch's memory."""
+        """The same rows as tensors; on the CPU they share this batch's memory.
+
+        Args:
+            device: as torch names it; None is the CPU.
+
+        Returns:
+            Tensors of the same names as the batch's attributes.
+        """
         import torch
 
         def tensor(array: NDArray[Any] | None) -> Any:
@@ -119,12 +132,23 @@ class TokenBatch:
 
     @classmethod
     def empty(cls, schema: StoreSchema) -> TokenBatch:
-        """A batch without queries."""
+        """A batch without queries.
+
+        Args:
+            schema: of the store whose dtype and width it has.
+
+        Returns:
+            0 queries, 0 rows.
+        """
         columns = schema.empty(0)
         return cls(columns["token"], np.zeros(1, np.int64), columns["timestamp"])
 
     def reserve(self, schema: StoreSchema, offsets: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Make room for rows in the buffers at hand, or in new ones where they don't suffice.
+
+        Args:
+            schema: of the store.
+            offsets: int64 (n + 1,), rows of each query.
 
         Returns:
             The columns to fill, by their names in the store; the batch's attributes are views of them.

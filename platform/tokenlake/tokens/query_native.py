@@ -23,7 +23,7 @@ _LOAD, _CHECK, _NO_MEMORY = 1, 2, 4
 _MANY_QUERIES = 512
 _MANY_BYTES = 1 << 20
 #: An output of so many bytes finds no room in a processor's caches.
-_LARGE_BYTES = 1 << 25
+LARGE_BYTES = 1 << 25
 
 _SEGMENT = np.dtype(
     [(name, np.uintp) for name in ("users", "offsets", "directory", "times", "block_states")]
@@ -199,7 +199,7 @@ def read(
         column_structs[i] = (address(column), column.strides[0], snapshot.base_pointers[name], base, *mask)
         size += column.nbytes
     request = _Gather(
-        ranges.pointer, ctypes.addressof(column_structs), len(columns), address(as_of), size >= _LARGE_BYTES
+        ranges.pointer, ctypes.addressof(column_structs), len(columns), address(as_of), size >= LARGE_BYTES
     )
     lib.tl_gather(ctypes.addressof(request), THREADS if size >= _MANY_BYTES else 1)
     return batch

@@ -68,6 +68,9 @@ class TokenStore(StoreHandle):
             tail: where appended rows lie until their day is written: in the folder, or for many writers in a Redis,
                 such as `redis://host:6379/0`.
 
+        Returns:
+            The store, open.
+
         Raises:
             SchemaError: a width, dtype or name that cannot be.
             ConfigError: the folder holds something already; or the Redis would lose rows, or its address a password.
@@ -99,6 +102,9 @@ class TokenStore(StoreHandle):
         A removal that was cut short is ended by another. A copied folder goes alone: the streams are its original's.
         Handles that are open get NotFoundError from then on, but for fetches of what they have open.
 
+        Args:
+            path: its folder.
+
         Raises:
             NotFoundError: there is none.
             LockedError: a process writes a day there, or merges; nothing was removed.
@@ -108,7 +114,14 @@ class TokenStore(StoreHandle):
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
-        """Whether a folder holds a store, made completely."""
+        """Whether a folder holds a store, made completely.
+
+        Args:
+            path: a folder, which need not exist.
+
+        Returns:
+            False also for a store whose `create` was cut short.
+        """
         return (Path(path) / manifests.NAME).exists()
 
     @classmethod
@@ -121,6 +134,9 @@ class TokenStore(StoreHandle):
             path: its folder.
             log: a folder on the same disk that logs every fetch, for `tokenlake verify --parity`.
             keep_bytes: log whole answers, not only their checksums.
+
+        Returns:
+            A handle: it keeps the state that it opened until `refresh`, but for the realtime tail, which it follows.
 
         Raises:
             NotFoundError: there is none.
@@ -188,7 +204,8 @@ class TokenStore(StoreHandle):
         """All rows with exactly these keys: those of the day, then those of the tail.
 
         Args:
-            users: user ids; timestamps: instants; they broadcast into n queries.
+            users: user ids, one or an array; they broadcast with `timestamps` into n queries.
+            timestamps: instants, one or an array.
             as_of: labels are as known at this instant (one, or one for each query); None masks every label.
 
         Returns:
@@ -264,8 +281,14 @@ class TokenStore(StoreHandle):
     ) -> int:
         """Add rows at once: durable when this returns, and seen by the next fetch of any process.
 
-        Rows whose (user, timestamp) is in their day already are dropped. The arguments are those of `write_day`, with
-        rows of any days.
+        Rows whose (user, timestamp) is in their day already are dropped.
+
+        Args:
+            users: (n,) ids.
+            timestamps: (n,) instants of any days.
+            tokens: (n, dim) finite floats.
+            side: name -> (n,) for every side column.
+            known_at: label -> (n,) instants from which it is known; null or `times.NEVER`: it never is.
 
         Returns:
             How many rows were added.
@@ -334,7 +357,15 @@ class TokenStore(StoreHandle):
         return TokenStore.open(self.path).status()
 
     def appended(self, since: int, before: int) -> NDArray[Any]:
-        """Ids of the users who have a row in the realtime tail with since <= timestamp < before, in microseconds."""
+        """Ids of the users who have a row in the realtime tail with since <= timestamp < before, in microseconds.
+
+        Args:
+            since: int64 microseconds UTC, included.
+            before: int64 microseconds UTC, left out.
+
+        Returns:
+            Each user once: int64, or an object array of strings.
+        """
         tail = self._view.tail
         tail.poll()
         times = tail.columns["timestamp"]

@@ -22,9 +22,9 @@ from tokenlake.tokens.manifest import TailLocation
 from tokenlake.tokens.wal import MirroredLog
 
 #: Entries of one answer, so that a long log comes in several answers.
-_ENTRIES = 64
+ENTRIES = 64
 #: Redis takes no value above 512 MB.
-_LARGEST = 256 << 20
+LARGEST_APPEND = 256 << 20
 #: Names of one command.
 _NAMES = 512
 
@@ -139,9 +139,9 @@ class RedisLogs:
         )
 
     def _add(self, number: int, at: int, data: bytes, *, make: bool) -> bool:
-        if len(data) > _LARGEST:
+        if len(data) > LARGEST_APPEND:
             raise SchemaError(
-                f"{len(data):,} bytes of rows in one append; a tail in Redis takes {_LARGEST:,}: split them"
+                f"{len(data):,} bytes of rows in one append; a tail in Redis takes {LARGEST_APPEND:,}: split them"
             )
         from redis import exceptions as refused
 
@@ -201,7 +201,7 @@ class StreamReader:
                 if name != b"%d-0" % number:
                     raise self._logs.missing_error(self._number)
                 found.append(self._record(name, fields))
-            if len(entries) < _ENTRIES:
+            if len(entries) < ENTRIES:
                 self.position += len(found)
                 return found
 
@@ -211,7 +211,7 @@ class StreamReader:
         def ask(client: Any) -> Any:
             with client.pipeline() as pipe:  # a transaction: the stream is whole, or gone
                 pipe.xlen(self._key)
-                pipe.xrange(self._key, min=f"({at}-0", count=_ENTRIES)
+                pipe.xrange(self._key, min=f"({at}-0", count=ENTRIES)
                 return pipe.execute()
 
         length, entries = self._logs.redis.run(ask)

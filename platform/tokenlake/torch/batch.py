@@ -64,7 +64,15 @@ class SequenceBatch:
         return len(self.before)
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> SequenceBatch:
-        """The same batch on a device."""
+        """The same batch on a device.
+
+        Args:
+            device: as torch names it.
+            non_blocking: don't wait for copies out of pinned memory.
+
+        Returns:
+            A new batch; tensors that are there already are shared.
+        """
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SequenceBatch:

@@ -133,15 +133,39 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         self.set_epoch(self.epoch + 1)
 
     def loader(self, workers: int = 0, **options: Any) -> SequenceLoader:
-        """A loader whose worker processes read ahead, in the same order; `options` go to `torch.utils.data.DataLoader`."""
+        """Batches read ahead by worker processes, in the same order; `options` go to `torch.utils.data.DataLoader`.
+
+        Args:
+            workers: processes; 0: batches are read in this one.
+            **options: of `torch.utils.data.DataLoader`.
+
+        Returns:
+            The loader.
+        """
         return SequenceLoader(self, workers, **options)
 
     def rows_of(self, index: int, epoch: int) -> pa.Table:
-        """The rows of a batch, by the batch's number in the epoch."""
+        """The rows of a batch, by the batch's number in the epoch.
+
+        Args:
+            index: number of the batch in the epoch, over all ranks.
+            epoch: that it belongs to.
+
+        Returns:
+            Rows of `table`, in the batch's order.
+        """
         return self.table.take(pa.array(self._order.take(index, epoch)))
 
     def fetch(self, rows: pa.Table, out: TokenBatch | None = None) -> TokenBatch:
-        """The tokens of rows of this dataset."""
+        """The tokens of rows of this dataset.
+
+        Args:
+            rows: with the dataset's columns of users and times.
+            out: a batch whose buffers are used again.
+
+        Returns:
+            The last `length` tokens of each row's user strictly before the row's time, oldest first.
+        """
         return self.store.fetch(
             rows[self.user], before=rows[self.before], length=self.length, available=self.available, out=out
         )
@@ -176,7 +200,11 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         return int(self.table.num_rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start this epoch with the next iteration."""
+        """Begin an epoch with the next pass.
+
+        Args:
+            epoch: its number; the order of the rows depends on it.
+        """
         self.epoch, self._start = epoch, 0
         self.share_position()
 
@@ -186,6 +214,9 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a saved position; the number of ranks and workers may differ.
+
+        Args:
+            state: what `state_dict`, or a batch's `state`, told.
 
         Raises:
             VersionError: the state is of other rows, or of another seed, batch size, length or availability.
@@ -197,7 +228,11 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         self.share_position()
 
     def seek(self, state: Mapping[str, Any]) -> None:
-        """Set this process's position."""
+        """Move this process's position.
+
+        Args:
+            state: what `state_dict` told; it isn't checked.
+        """
         self.epoch, self._start = int(state["epoch"]), int(state["next"])
 
     def share_position(self) -> None:

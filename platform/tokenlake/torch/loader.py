@@ -48,9 +48,20 @@ class SequenceLoader:
         return self.dataset.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the position of a `state_dict`."""
+        """Go on where a `state_dict` was taken.
+
+        Args:
+            state: what `state_dict`, or a batch's `state`, told.
+
+        Raises:
+            VersionError: the state is of another dataset, as `SequenceDataset.load_state_dict` says.
+        """
         self.dataset.load_state_dict(state)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start this epoch with the next iteration."""
+        """Begin an epoch with the next pass.
+
+        Args:
+            epoch: its number; the order of the rows depends on it.
+        """
         self.dataset.set_epoch(epoch)

@@ -29,7 +29,8 @@ class _Struct(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def native_library() -> ctypes.CDLL | None:
+    """The compiled loops of asof.c; None where there is no compiler: NumPy does the work then."""
     library = load(Path(__file__).with_name("asof.c"))
     if library is not None:
         pointer, size = ctypes.c_void_p, ctypes.c_int64
@@ -84,7 +85,7 @@ class AsOf:
             first: number of the first row.
         """
         with self._guard:
-            library = _library()
+            library = native_library()
             if library is None:
                 self._feed_slowly(codes, times, created, first)
                 return
@@ -99,7 +100,7 @@ class AsOf:
         Args:
             ttl: nanoseconds; a row that is older than that at the query's time is not visible.
         """
-        library = _library()
+        library = native_library()
         if library is None:
             self._finish_slowly()
         else:

@@ -15,7 +15,7 @@ from tokenlake.storage.redis.address import PASSWORD, USERNAME, check_address
 
 _T = TypeVar("_T")
 #: Timeouts in seconds: to connect, and for one answer, which may wait for the server's disk.
-_CONNECT_S, _ANSWER_S = 3.0, 10.0
+CONNECT_S, ANSWER_S = 3.0, 10.0
 
 
 class Connection:
@@ -45,8 +45,8 @@ class Connection:
             self.url,
             username=os.environ.get(USERNAME),
             password=os.environ.get(PASSWORD),
-            socket_connect_timeout=_CONNECT_S,
-            socket_timeout=_ANSWER_S,
+            socket_connect_timeout=CONNECT_S,
+            socket_timeout=ANSWER_S,
             retry=Retry(NoBackoff(), 0),
         )
         # Closed here, since the garbage collector would warn about open sockets.
