@@ -17,7 +17,7 @@ def tokenlake_feast() -> None:
 
     @task
     def statistics() -> object:
-        """Write the day's `user_statistics`: what each user did lately."""
+        """Write the day's `user_statistics`: recent activity of each user."""
         from tokenlake.pipeline import jobs
 
         return run_job(jobs.statistics)

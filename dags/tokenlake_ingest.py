@@ -18,15 +18,15 @@ EVENTS = asset(lake_config(), "events")
     tags=[TAG],
 )
 def tokenlake_ingest() -> None:
-    """Every day, bring in the events of the day before.
+    """Every day, ingest the events of the day before.
 
-    The day is the partition key (`2017-03-01`). All that is to be done for a day waits for the partition of the asset
-    that this DAG publishes. A day without events is skipped, and starts nothing.
+    The day is the partition key (`2017-03-01`). All other DAGs of a day wait for the partition of the asset that this
+    DAG publishes. A day without events is skipped, and starts no other DAG.
     """
 
     @task(outlets=[EVENTS])
     def ingest() -> object:
-        """Land the day's raw files as events."""
+        """Ingest the day's raw files."""
         from tokenlake.pipeline import jobs
 
         return run_job(jobs.ingest, outlet=EVENTS)

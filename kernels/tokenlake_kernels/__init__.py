@@ -70,7 +70,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The ops, on first use: `native_build` serves a token store that has no PyTorch."""
+    """Import the ops at first use, since a token store without PyTorch imports `native_build` from here."""
     if name in __all__:
         return getattr(importlib.import_module(".ops", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Compile every Triton kernel for GPUs that are not here, and read what came out.
+"""Compiles every Triton kernel ahead of time for several GPUs, and checks the compiled code.
 
-No device and no toolkit is needed: the Triton wheel brings ptxas, cuobjdump, nvdisasm and LLVM's AMD back end. Checked
-are the things that a compiler does not refuse but a GPU punishes: registers spilled to memory, matrix products that
-miss the tensor cores, and more shared memory than a block may have.
+No GPU and no toolkit is needed: the Triton wheel contains ptxas, cuobjdump, nvdisasm and LLVM's AMD back end. The check
+finds problems that a compiler accepts but a GPU runs slowly or not at all: registers spilled to memory, matrix products
+that do not use the tensor cores, and more shared memory than a block may have.
 """
 
 import itertools
@@ -38,7 +38,7 @@ class Target(NamedTuple):
     dot: str  # what a matrix instruction is called in its assembly
 
     def gpu(self) -> GPUTarget:
-        """As Triton names it."""
+        """Triton's description of the GPU."""
         if self.vendor == "cuda":
             return GPUTarget("cuda", int(self.arch.removeprefix("sm_")), 32)
         return GPUTarget("hip", self.arch, 64)
@@ -53,7 +53,7 @@ TARGETS = (
 
 
 class Case(NamedTuple):
-    """One way in which one kernel ships, for one target."""
+    """One configuration of one kernel, for one target."""
 
     kernel: str
     flags: tuple[tuple[str, Any], ...]
@@ -65,7 +65,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the compiler made of a case.
+    """The compiler's result for a case.
 
     Attributes:
         case: What was compiled.
@@ -86,7 +86,7 @@ class Result:
     occupancy: float
 
     def problems(self) -> list[str]:
-        """What is wrong with it; empty when it may ship."""
+        """Problems of the compiled code; empty if there are none."""
         found = []
         if self.spills or (self.case.target.vendor == "hip" and self.stack):
             found.append(f"{self.spills} spills, {self.stack} bytes of stack")
@@ -98,7 +98,7 @@ class Result:
 
 
 def cases(*, defaults: bool) -> Iterator[Case]:
-    """Everything that ships; with `defaults`, the first configuration of each kernel in its fullest form."""
+    """All cases; with `defaults`, only the first configuration of each kernel, with all its flags."""
     for kernel, target in itertools.product(KERNELS.values(), TARGETS):
         sized = kernel.sizes(kernel.dims[0]) != kernel.sizes(kernel.dims[-1])
         dims = kernel.dims if sized and not defaults else kernel.dims[1:2]
@@ -115,7 +115,7 @@ def _source(kernel: Kernel, case: Case) -> ASTSource:
     constants = dict(case.flags) | kernel.sizes(case.dim) | dict(case.config.tiles)
     types = {name: kind.replace("T", case.dtype) for name, kind in kernel.signature.items()}
     signature = {name: types.get(name, "constexpr") for name in kernel.fn.arg_names}
-    # Pointers and strides are multiples of 16 in practice, and Triton looks: it loads more at once then.
+    # Pointers and strides are multiples of 16 in practice; Triton then uses wider loads.
     aligned = [["tt.divisibility", 16]]
     attributes = {
         (n,): aligned
@@ -127,7 +127,7 @@ def _source(kernel: Kernel, case: Case) -> ASTSource:
 
 def _tool(name: str, *args: str) -> str:
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    # The tool came with Triton and the arguments are ours.
+    # The tool is part of Triton, and the arguments come from this module.
     return subprocess.run([str(path), *args], capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 

@@ -97,7 +97,7 @@ def _keeps_graph(*tensors: Tensor | None) -> bool:
 
 
 def check_heads(q: Tensor, q_axis: int, k: Tensor, v: Tensor) -> None:
-    """Refuse keys and values that do not fit the queries, whose heads are in dimension `q_axis`."""
+    """Check that keys and values fit the queries, whose heads are in dimension `q_axis`."""
     for name, x in (("k", k), ("v", v)):
         checks.rank(name, x, ("total", "kv_heads", "dim"))
         checks.same_dtype(name, x, "q", q)

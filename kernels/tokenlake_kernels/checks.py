@@ -1,7 +1,7 @@
-"""What every op checks before it runs: shapes, dtypes and devices always, the values of offsets where reading is free.
+"""Argument checks of the ops: shapes, dtypes, devices, and the values of offsets where reading them is free.
 
-Shapes, dtypes and devices are checked in the public functions (they cost nothing and trace away). Offset values are
-read inside the ops: always on the CPU; on a GPU, where reading them waits for the device, with `TOKENLAKE_CHECKS=1`.
+Shapes, dtypes and devices are checked in the public functions (at no cost under `torch.compile`). Offset values are
+checked inside the ops: always on the CPU; on a GPU, where reading them waits for the device, with `TOKENLAKE_CHECKS=1`.
 """
 
 import os
@@ -21,31 +21,31 @@ def _names(dtypes: tuple[torch.dtype, ...]) -> str:
 
 
 def dtype(name: str, x: Tensor, allowed: tuple[torch.dtype, ...] = FLOATS) -> None:
-    """Refuse a tensor whose dtype is not among `allowed`."""
+    """Check that a tensor's dtype is in `allowed`."""
     if x.dtype not in allowed:
         raise DtypeError(f"{name} is {str(x.dtype).removeprefix('torch.')}; expected one of {_names(allowed)}")
 
 
 def rank(name: str, x: Tensor, dims: tuple[str, ...]) -> None:
-    """Refuse a tensor that has not exactly the named dimensions."""
+    """Check that a tensor has exactly the named dimensions."""
     if x.dim() != len(dims):
         raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected ({', '.join(dims)})")
 
 
 def size(name: str, x: Tensor, axis: int, expected: int, meaning: str) -> None:
-    """Refuse a tensor whose axis has not the expected size."""
+    """Check that a tensor's axis has the expected size."""
     if x.shape[axis] != expected:
         raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected {expected} ({meaning}) in dimension {axis}")
 
 
 def same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse tensors of different dtypes."""
+    """Check that two tensors have the same dtype."""
     if x.dtype != other.dtype:
         raise DtypeError(f"{name} is {x.dtype} but {other_name} is {other.dtype}; convert one of them")
 
 
 def devices(**tensors: Tensor | None) -> None:
-    """Refuse tensors that live on different devices."""
+    """Check that all tensors are on the same device."""
     first_name, first = "", None
     for name, x in tensors.items():
         if x is None:
@@ -57,7 +57,7 @@ def devices(**tensors: Tensor | None) -> None:
 
 
 def offsets_form(name: str, offsets: Tensor) -> None:
-    """Refuse offsets that are not `(batch + 1,)` integers."""
+    """Check that offsets are `(batch + 1,)` integers."""
     dtype(name, offsets, INTS)
     rank(name, offsets, ("batch + 1",))
     if offsets.shape[0] < 1:
@@ -65,7 +65,7 @@ def offsets_form(name: str, offsets: Tensor) -> None:
 
 
 def at_least(name: str, value: float | int, least: int) -> None:
-    """Refuse a number below `least`."""
+    """Check that a number is at least `least`."""
     if value < least:
         raise ArgumentError(f"{name} is {value}; expected at least {least}")
 
@@ -76,9 +76,9 @@ def reads_values(x: Tensor) -> bool:
 
 
 def offsets_values(name: str, offsets: Tensor, total: int | None, max_len: int = -1) -> None:
-    """Refuse offsets that do not start at 0, decrease, do not end at `total`, or hold a row beyond `max_len`.
+    """Check that offsets start at 0, do not decrease, end at `total`, and hold no row longer than `max_len`.
 
-    `total=None` leaves the end open, `max_len=-1` the length.
+    `total=None` does not check the end, `max_len=-1` does not check the lengths.
     """
     if not reads_values(offsets):
         return
@@ -100,7 +100,7 @@ def offsets_values(name: str, offsets: Tensor, total: int | None, max_len: int =
 
 
 def row_counts(name: str, counts: Tensor, offsets: Tensor) -> None:
-    """Refuse per-row counts that are negative or exceed their row."""
+    """Check that per-row counts are not negative and do not exceed the length of their row."""
     if not reads_values(offsets):
         return
     values = counts.detach().cpu().numpy()
@@ -112,7 +112,7 @@ def row_counts(name: str, counts: Tensor, offsets: Tensor) -> None:
 
 
 def places_in_rows(name: str, values: Tensor, q_offsets: Tensor, offsets: Tensor, *, last: int) -> None:
-    """Refuse per-query places outside `0 .. length of the query's row + last`."""
+    """Check that per-query positions are in `0 .. length of the query's row + last`."""
     if not reads_values(offsets):
         return
     places = values.detach().cpu().numpy()

@@ -143,9 +143,9 @@ def hstu_attention(
     """`silu(scale q k^T + position + time) / norm`, masked, times v, inside each row (arXiv 2402.17152, eq. 2).
 
     A row of length L is H = L - its num_targets of history, then its targets (candidates to be scored). History row
-    i sees j <= i where `i - j <= local`, or `i >= H - tail` (the last rows see everything), or `j < prefix` (the
-    first keys are seen by everyone). Targets see all history and themselves, never each other. Tiles that this
-    leaves empty are not computed: cost grows as (local + tail) x L.
+    i sees j <= i where `i - j <= local`, or `i >= H - tail` (the last rows see everything), or `j < prefix` (all
+    rows see the first keys). Targets see all history and themselves, never each other. Empty tiles of this mask
+    are not computed: the cost grows as (local + tail) x L.
 
     The tail form leaks how long the row is: use it to score targets only, never under losses at every position.
 
@@ -158,10 +158,10 @@ def hstu_attention(
         scale: Multiplies q k^T; `dim ** -0.5` if None (1 in the research code, `1 / dim` in ULTRA).
         max_len: At least the longest row; None costs a GPU one wait for the device.
         num_targets: `(batch,)` integers: how many values at the end of each row are targets; None: none.
-        local: How far back history rows see; None: all the way, and `tail` and `prefix` add nothing.
-        tail: How many of the last history rows see everything.
-        prefix: How many of the first keys everyone sees.
-        contextual: The first so many rows see each other fully, and every row sees them.
+        local: How far back history rows see; None: no limit, and `tail` and `prefix` have no effect.
+        tail: Number of last history rows that see everything.
+        prefix: Number of first keys that all rows see.
+        contextual: Number of first rows that see each other fully, and that every row sees.
         target_local: Limit targets to the last `local` keys of history (and the prefix) where there is no tail.
         timestamps: `(total,)` integers, any unit; needed by `time_bias`.
         position_bias: `(positions,)` or `(heads, positions)`: the bias at distance i - j, clamped into the table.

@@ -1,4 +1,4 @@
-"""Between jagged and padded rows, and jagged rows joined and cut: one copy of segments, whose gradient is the copy back."""
+"""Conversions between jagged and padded rows, and concat and split of jagged rows: all are copies of segments."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from .registry import Size, define
 def _check_segments(
     srcs: list[Tensor], src_starts: list[Tensor], dst_starts: list[Tensor], lengths: list[Tensor], rows: int
 ) -> None:
-    """Copying past an end would corrupt memory, so this is checked wherever reading values is free."""
+    """Check that no segment exceeds its tensor, which would corrupt memory; done wherever reading values is free."""
     if not lengths or not checks.reads_values(lengths[0]):
         return
     for src, starts, ends, counts in zip(srcs, src_starts, dst_starts, lengths, strict=True):
@@ -98,7 +98,7 @@ _copy = define(
 
 
 def padded(x: Tensor, offsets: Tensor, max_len: Size, fill: float | int) -> Tensor:
-    """`jagged_to_padded`, unchecked, for gradients."""
+    """`jagged_to_padded` without checks, for gradients."""
     batch = offsets.shape[0] - 1
     starts = torch.arange(batch, device=x.device) * max_len
     lengths = offsets.diff().clamp(max=max_len)  # type: ignore[arg-type]  # its types know no symbolic size
@@ -107,19 +107,19 @@ def padded(x: Tensor, offsets: Tensor, max_len: Size, fill: float | int) -> Tens
 
 
 def _check_offsets_now(offsets: Tensor, total: int | None, max_len: int = -1) -> None:
-    """Values can't be read while tracing; then the op's own check of its segments remains."""
+    """Check offsets, except while tracing, when values cannot be read; the op itself then checks its segments."""
     if not torch.compiler.is_compiling():
         checks.offsets_values("offsets", offsets, total, max_len)
 
 
 def jagged_to_padded(x: Tensor, offsets: Tensor, max_len: int, fill: float | int = 0) -> Tensor:
-    """Lay jagged rows out as a padded block.
+    """Copy jagged rows into a padded block.
 
     Args:
         x: `(total, ...)` of any dtype.
         offsets: `(batch + 1,)` int32 or int64.
         max_len: The length of the block; longer rows keep their first `max_len` values.
-        fill: What stands behind shorter rows.
+        fill: Value of the padding after shorter rows.
 
     Returns:
         `(batch, max_len, ...)`; differentiable in x.
@@ -163,10 +163,10 @@ def padded_to_jagged(p: Tensor, offsets: Tensor, total: int | None = None) -> Te
 
 
 def jagged_concat(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Join jagged tensors row by row: row b of the result is row b of each, one after the other.
+    """Concatenate jagged tensors row by row: row b of the result is the concatenation of all rows b.
 
     Args:
-        values: `(total_n, ...)` each, alike but for their totals.
+        values: `(total_n, ...)` each, with the same trailing dimensions.
         offsets: `(batch + 1,)` each.
 
     Returns:
@@ -201,7 +201,7 @@ def jagged_concat(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> tuple[
 def jagged_split(
     x: Tensor, offsets: Tensor, lengths: Tensor, total: int | None = None
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Cut every row in two: the inverse of `jagged_concat` of two.
+    """Split every row in two: the inverse of `jagged_concat` of two tensors.
 
     Args:
         x: `(total, ...)`.

@@ -1,4 +1,4 @@
-"""Numbers that say who sees whom, in the form that all back ends take."""
+"""Attention masks as numbers, in the form that all back ends use."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class HstuMask(NamedTuple):
     target_local: int = 0
 
     def seen(self, i: Int[Tensor, "queries 1"], j: Int[Tensor, "1 keys"], history: int) -> Bool[Tensor, "queries keys"]:
-        """Whether query i of a row with so much history sees key j."""
+        """Whether query i sees key j, in a row with `history` values before its targets."""
         first = min(self.contextual, history)
         near = (i - j <= self.local) | (i >= history - self.tail) | (j < self.prefix)
         past = (i < history) & (j <= i) & near
@@ -30,7 +30,7 @@ class HstuMask(NamedTuple):
         return past | target | (j < first)
 
     def keys(self, start: int, end: int, history: int) -> list[tuple[int, int]]:
-        """Ranges of keys, disjoint and rising, that hold all that the queries start..end of a row see."""
+        """Disjoint ascending ranges of keys that include all keys seen by the queries start..end of a row."""
         sink = min(max(self.prefix, min(self.contextual, history)), max(end, min(self.contextual, history)))
         whole = end > history - self.tail
         low = 0 if whole or end > history else max(0, start - self.local)

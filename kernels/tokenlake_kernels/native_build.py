@@ -1,18 +1,18 @@
-"""C and C++ sources: compiled once per machine by the compiler at hand, and called through ctypes.
+"""Compiles C and C++ sources once per machine, with the installed compiler; they are called through ctypes.
 
-A library is one `.c` file, or one folder of `.cpp` files, with a plain C interface of pointers and sizes; so it depends
-on no ABI of Python, NumPy or PyTorch. The kernels' C++ is built here, and so are the C loops of the platform. Who asks
-for a library first compiles it (a second, or a few) and keeps it in the cache folder, named by a hash of all that it is
-made from. Processes that race build twice and publish once: each writes its own file, then renames it.
+A library is one `.c` file, or one folder of `.cpp` files, with a plain C interface of pointers and sizes; so it does not
+depend on an ABI of Python, NumPy or PyTorch. The kernels' C++ and the C loops of the platform are built here. The first
+use of a library compiles it (in a few seconds) into the cache folder, under a name with a hash of its sources, flags,
+compiler and machine. Concurrent processes may both build it: each writes its own file, then renames it.
 
-Looked for in this order: the cache, the compiler, a library that a wheel brought (beside the source, and for any CPU of
-its architecture). With none of them a slower path in Python serves, after one `NativeBuildWarning` per library.
+The order of lookup is: the cache, the compiler, a library from a wheel (beside the source, for any CPU of its
+architecture). Without any of them slower Python code is used, after one `NativeBuildWarning` per library.
 
-Nothing here needs PyTorch or NumPy: the token store and `hatch_build.py` have neither when they import it.
+This module needs neither PyTorch nor NumPy, which the token store and `hatch_build.py` may lack when they import it.
 
 Environment:
-    CC, CXX             the C and the C++ compiler, with arguments if need be; else cc, gcc, clang and c++, g++, clang++.
-                        A compiler that is named here and not there is no compiler: no other is taken in its place.
+    CC, CXX             the C and the C++ compiler, with optional arguments; else cc, gcc, clang and c++, g++, clang++.
+                        If the named compiler does not exist, no other one is used.
     TOKENLAKE_CACHE     the cache folder; else `XDG_CACHE_HOME/tokenlake` or `~/.cache/tokenlake`.
     TOKENLAKE_NATIVE=0  never use compiled code.
 """
@@ -33,24 +33,24 @@ from typing import NamedTuple
 
 
 class BuildError(Exception):
-    """The compiler is missing or refused; the message holds what it said."""
+    """The compiler is missing or failed; the message contains its output."""
 
 
 class NativeBuildWarning(RuntimeWarning):
-    """Compiled code is not to be had; a slower path in Python does its work."""
+    """Compiled code is not available; slower Python code is used."""
 
 
 class Language(NamedTuple):
-    """How sources of one language are compiled.
+    """Compiler settings of one language.
 
     Attributes:
         name: Of the language.
         variable: The environment variable that names the compiler.
-        compilers: Those looked for where it names none, the best first.
-        flags: For every build.
-        machine: Further ones for this very CPU.
-        portable: In their place, by architecture, for any CPU of the last ten years: a wheel's.
-        threads: How threads come to be, the best first: the next is tried where one can't be compiled or loaded.
+        compilers: Compilers to look for if the variable is not set, best first.
+        flags: Flags of every build.
+        machine: Additional flags for the present CPU.
+        portable: Flags in their place for a wheel, by architecture: for any CPU of the last ten years.
+        threads: Kinds of threads, best first; the next is tried if one cannot be compiled or loaded.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Language(NamedTuple):
     threads: tuple[str, ...]
 
 
-#: The platform's loops are bound by memory: they gain nothing from a newer CPU.
+#: The platform's loops are limited by memory bandwidth: they gain nothing from flags for a newer CPU.
 C = Language("C", "CC", ("cc", "gcc", "clang"), ("-O3", "-fPIC"), (), {}, ("-pthread",))
-#: OpenMP is compiled in but not linked: its calls find the runtime that PyTorch has loaded (`parallel.h` says why).
+#: OpenMP is compiled in but not linked: its calls use the runtime that PyTorch has loaded (`parallel.h` explains it).
 CPP = Language(
     "C++",
     "CXX",
@@ -85,12 +85,12 @@ def language(source: Path) -> Language:
 
 
 def prebuilt(source: Path) -> Path:
-    """Where a wheel brings the library of a source; `native.so` would be taken for the module `native`."""
+    """Path of a source's library in a wheel; not `native.so`, which Python would import as the module `native`."""
     return source.with_name(f"{source.stem}.prebuilt.so")
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries, autotune results and downloads are kept: `TOKENLAKE_CACHE`, else in the XDG cache folder."""
+    """Folder of compiled libraries, autotune results and downloads: `TOKENLAKE_CACHE`, else in the XDG cache folder."""
     if chosen := os.environ.get("TOKENLAKE_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -98,10 +98,10 @@ def cache_folder() -> Path:
 
 
 def compiler(of: Language) -> list[str]:
-    """The compiler's path, and arguments that its variable gave.
+    """The compiler's path, and the arguments in its environment variable.
 
     Raises:
-        BuildError: there is none.
+        BuildError: there is no compiler.
     """
     if named := shlex.split(os.environ.get(of.variable, "")):
         if found := shutil.which(named[0]):
@@ -114,14 +114,14 @@ def compiler(of: Language) -> list[str]:
 
 
 def load(source: Path, instead: str) -> ctypes.CDLL | None:
-    """The library of a `.c` file or of a folder of `.cpp` files, its functions not yet declared.
+    """Load the library of a `.c` file or of a folder of `.cpp` files, without declared argument types.
 
     Args:
         source: The file or folder.
-        instead: What does the work without it, for the warning: such as "NumPy".
+        instead: What is used without the library, for the warning; such as "NumPy".
 
     Returns:
-        None, after a warning, where it is not to be had; without one where `TOKENLAKE_NATIVE=0` wants none.
+        The library; None, after a warning, if it is not available, and None without a warning for `TOKENLAKE_NATIVE=0`.
     """
     if os.environ.get("TOKENLAKE_NATIVE") == "0":
         return None
@@ -139,17 +139,17 @@ def load(source: Path, instead: str) -> ctypes.CDLL | None:
 
 
 def build(source: Path, target: Path, *, threads: str, machine: tuple[str, ...]) -> Path:
-    """Compile a library into `target`, whole or not at all.
+    """Compile a library into `target`, atomically.
 
     Args:
         source: The file or folder.
-        target: The library.
-        threads: One of the language's ways.
-        machine: Flags that say for which CPU.
+        target: Path of the library.
+        threads: One of the language's kinds of threads.
+        machine: Flags for the CPU.
 
     Raises:
-        BuildError: there is no compiler, or it refused.
-        OSError: the folder can't be written to.
+        BuildError: there is no compiler, or it failed.
+        OSError: the folder is not writable.
     """
     of = language(source)
     command = compiler(of)
@@ -172,7 +172,7 @@ def build_portable(source: Path, target: Path) -> Path:
 
 
 def _find(source: Path) -> ctypes.CDLL:
-    """Raises BuildError or OSError of the last attempt."""
+    """Find or build a library; raises the BuildError or OSError of the last attempt."""
     *better, last = language(source).threads
     for threads in better:
         try:
@@ -203,7 +203,7 @@ def _units(source: Path) -> list[Path]:
 
 
 def _identity(source: Path, threads: str) -> str:
-    """A hash of what a library is made from: sources, flags, the compiler that was asked for, and the machine."""
+    """A hash of a library's sources, flags, compiler and machine."""
     of = language(source)
     digest = hashlib.sha256()
     for path in [source] if source.is_file() else sorted(source.iterdir()):
@@ -217,7 +217,7 @@ def _identity(source: Path, threads: str) -> str:
 
 
 def _cpu() -> str:
-    """What `-march=native` depends on."""
+    """The properties of the CPU on which `-march=native` depends."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
@@ -227,7 +227,7 @@ def _cpu() -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        # The compiler is the user's own and the arguments are ours.
+        # The user's own compiler, with arguments of this module.
         subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)  # noqa: S603
     except subprocess.CalledProcessError as error:
         raise BuildError(f"{shlex.join(command)} failed:\n{error.stderr.strip()}") from error

@@ -1,7 +1,7 @@
 """The end of an HSTU layer in one pass: LayerNorm, gate, concatenation and projection (arXiv 2402.17152, eq. 4).
 
-In place, these are four ops that each write their result; here the normalised rows are made on the way and made again
-in backward, so between the attention and the projection nothing but the attention's own output is kept.
+As separate ops, each of the four would store its result. Here the normalised rows are computed on the fly, and again in
+backward, so that nothing between the attention's output and the projection is stored.
 """
 
 from typing import Any
@@ -76,7 +76,7 @@ _forward = define(
 )
 
 
-# The projection with its input recomputed: the same on every device, since it is made of ops that know theirs.
+# The projection, whose input is recomputed in backward; device-independent, since it only calls other ops.
 
 
 def _linear(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, eps: float, concat: int) -> Tensor:
@@ -130,8 +130,8 @@ def gated_norm(
         u: `(total, dim)`: the gate.
         weight: `(dim,)` of the LayerNorm.
         bias: `(dim,)` of the LayerNorm.
-        out_weight: `(outer, dim)`, or `(outer, 3 dim)` with `concat`: the projection; y is then never kept.
-        concat: Put u and a in front.
+        out_weight: `(outer, dim)`, or `(outer, 3 dim)` with `concat`: the projection; y is then never stored.
+        concat: Put u and a before the normalised rows.
         eps: Added to the variance.
 
     Returns:

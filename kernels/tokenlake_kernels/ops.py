@@ -1,4 +1,4 @@
-"""All ops: importing this module registers them under `torch.ops.tokenlake`, which loading an exported program wants."""
+"""All ops: importing this module registers them under `torch.ops.tokenlake`, as loading an exported program needs."""
 
 from .attention import jagged_attention, jagged_cross_attention
 from .broadcast import jagged_dense_add, jagged_dense_mul

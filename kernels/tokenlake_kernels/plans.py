@@ -1,4 +1,4 @@
-"""What an attention op is told besides its q, k and v, in the order of its schema: the form in which back ends get it."""
+"""Arguments of the attention ops besides q, k and v, in the order of their schemas, as passed to the back ends."""
 
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ from .masks import HstuMask
 
 
 class SoftmaxPlan(NamedTuple):
-    """How softmax attention goes.
+    """Arguments of softmax attention.
 
     Attributes:
         bias: `(rows, queries, max_len)`, added to the scores of all heads, or None.
         offsets: `(rows + 1,)` into k and v, and into q where that is jagged too.
-        queries: How many a row has where q is dense; 0 where it is jagged.
+        queries: Queries per row if q is dense; 0 if it is jagged.
         left: Query i sees key j when `-left <= j - i <= right`.
         right: See `left`.
         scale: Multiplies q k^T.
@@ -31,15 +31,15 @@ class SoftmaxPlan(NamedTuple):
 
 
 class PrefixPlan(NamedTuple):
-    """How prefix attention goes.
+    """Arguments of prefix attention.
 
     Attributes:
-        table: `(1 or heads, 1 + buckets)`: the bias of the own key, then of the time gap, or None.
+        table: `(1 or heads, 1 + buckets)`: the bias of the query's own key, then of the time gap; or None.
         q_offsets: `(rows + 1,)` into q.
         offsets: `(rows + 1,)` into k and v.
-        limits: `(queries,)`: a query sees the first so many keys of its row.
-        own: `(queries,)`: the place of a query's own key in its row.
-        q_times: `(queries,)`, there where `table` is.
+        limits: `(queries,)`: number of first keys of its row that a query sees.
+        own: `(queries,)`: position of a query's own key in its row.
+        q_times: `(queries,)`; None without `table`.
         times: `(total,)`, likewise.
         scale: Multiplies q k^T.
         max_len: At least the longest row; -1: unknown.
@@ -57,17 +57,17 @@ class PrefixPlan(NamedTuple):
 
 
 class HstuPlan(NamedTuple):
-    """How HSTU attention goes.
+    """Arguments of HSTU attention.
 
     Attributes:
         offsets: `(rows + 1,)` into q, k and v.
-        targets: `(rows,)`: how many values at the end of each row are targets, or None.
-        timestamps: `(total,)`, there where `time` is.
+        targets: `(rows,)`: number of targets at the end of each row, or None.
+        timestamps: `(total,)`; None without `time`.
         position: `(1 or heads, positions)`: the bias of the distance, or None.
         time: `(1 or heads, buckets)`: the bias of the time gap, or None.
         scale: Multiplies q k^T.
         norm: Divides the weights.
-        mask: Who sees whom.
+        mask: The attention mask.
         max_len: At least the longest row; -1: unknown.
     """
 
@@ -83,6 +83,6 @@ class HstuPlan(NamedTuple):
 
     @classmethod
     def of(cls, *arguments: Any) -> "HstuPlan":
-        """From the op's arguments, whose mask is a plain list."""
+        """Create a plan from the op's arguments, in which the mask is a list."""
         *rest, mask, max_len = arguments
         return cls._make((*rest, HstuMask(*mask), max_len))

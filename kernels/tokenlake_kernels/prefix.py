@@ -1,7 +1,7 @@
-"""Softmax attention of jagged queries to the beginning of their row, and to one key of their own.
+"""Softmax attention of jagged queries to a prefix of their row, and to one key of their own.
 
-What lets events of one user that share a timestamp not see each other: a row's keys ascend in time, a query sees the
-first so many (those strictly earlier), and itself. No causal mask can say that, since the number differs from the place.
+With it, events of one user with the same timestamp do not see each other: a row's keys ascend in time, and a query sees
+the strictly earlier keys and itself. A causal mask cannot express that, since a query's limit differs from its position.
 """
 
 from typing import Any
@@ -139,8 +139,8 @@ def jagged_prefix_attention(
     """Softmax attention of each query to the first `limits` keys of its row and to its own key.
 
     With keys that ascend in time and limits that count the strictly earlier ones, a query sees the past and itself,
-    and rows of a tie don't see each other: the mask of SIT (IAT, arXiv 2604.08933). Keys that nobody but their own
-    query may read stand at the end of a row, beyond all limits.
+    and rows of a tie do not see each other: the mask of SIT (IAT, arXiv 2604.08933). Keys that only their own query
+    may read are at the end of a row, beyond all limits.
 
     Args:
         q: `(queries, heads, dim)`: all values of the rows, or, with `q_offsets`, any number a row.
@@ -148,7 +148,7 @@ def jagged_prefix_attention(
         v: As `k`.
         offsets: `(batch + 1,)` int32 or int64 into k and v.
         limits: `(queries,)` integers, 0 to the length of the row.
-        own: `(queries,)` integers: the place in its row of the key that a query sees in any case.
+        own: `(queries,)` integers: position in its row of the key that a query always sees.
         q_offsets: `(batch + 1,)` into q; None: `offsets`.
         scale: Multiplies the scores; `dim ** -0.5` if None.
         max_len: At least the longest row, of keys and of queries. None costs a GPU one wait for the device.

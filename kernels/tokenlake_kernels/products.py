@@ -1,4 +1,4 @@
-"""Products over jagged rows (arXiv 2409.15373): two, which are each other's gradients."""
+"""Two matrix products over jagged rows (arXiv 2409.15373); each computes the gradients of the other."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def _picked(x: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _ours(x: Tensor, matrix: int) -> bool:
-    """The vendor's matrix product wins on large matrices, ours on many small ones (and has no float64)."""
+    """Whether to use our kernel: it is faster for many small matrices, the vendor's for large ones; it has no float64."""
     return compiled.usable(x) and matrix <= 1 << 15
 
 
@@ -67,7 +67,7 @@ def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _unpick(rows: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient of `_picked`: rows that were picked twice collect both gradients."""
+    """The gradient of `_picked`: gradients of a row that was picked twice are summed."""
     return rows if index is None else like.new_zeros(like.shape).index_add(0, index, rows)
 
 
@@ -163,7 +163,7 @@ def jagged_jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor) -> Tensor:
 
 
 def grouped_gemm(x: Tensor, weights: Tensor, offsets: Tensor, index: Tensor | None = None) -> Tensor:
-    """Groups of rows, each times its group's weights; the rows may be picked by index, without moving x.
+    """Groups of rows, each times its group's weights; rows may be selected by index, without copying x.
 
     Args:
         x: `(tokens, inner)`.

@@ -1,6 +1,6 @@
-"""Slow, obvious PyTorch forms of every op: what the fast ones are tested against, and the definition to read first.
+"""Slow, obvious PyTorch versions of every op: the definitions, against which the fast ones are tested.
 
-Each walks the rows in Python and lets autograd find the gradients. Shapes are those of the public functions.
+Each loops over the rows in Python and uses autograd for the gradients. Shapes are those of the public functions.
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def jagged_cross_attention(
 def time_buckets(gaps: Int[Tensor, "*shape"], buckets: int) -> Int[Tensor, "*shape"]:
     """Half-octave buckets of |gap|: 0 and 1 -> 0, [1.5, 2) -> 1, [2, 3) -> 2, [3, 4) -> 3, [4, 6) -> 4, ...
 
-    Read from the bits of float32 (exponent and first mantissa bit), so that every device finds the same bucket.
+    Computed from the bits of float32 (exponent and first mantissa bit), so that every device gives the same bucket.
     """
     bits = gaps.abs().clamp(min=1).to(torch.float32).view(torch.int32)
     return ((bits - 0x3F800000) >> 22).clamp(max=buckets - 1).long()

@@ -1,7 +1,7 @@
-"""`python -m tokenlake_kernels.report`: compile all that ships for four GPUs, and write the table into docs/kernels.md.
+"""`python -m tokenlake_kernels.report`: compiles all kernels for four GPUs, and writes a table into docs/kernels.md.
 
-Ends with 1 where something must not ship, and says what. `--defaults` checks the default configurations only (what the
-tests do); `--docs FILE` puts the whole table between the markers of that file.
+Exits with 1 and a list if there are problems. `--defaults` checks the default configurations only (as the tests do);
+`--docs FILE` writes the complete table between the markers of that file.
 """
 
 import argparse
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- kernels-report -->", "<!-- /kernels-report -->"
 
 
 def table(results: Iterable[Result]) -> str:
-    """One line a kernel, dimension, configuration and target; the worst of its dtypes and flags."""
+    """One line per kernel, dimension, configuration and target: the worst values over dtypes and flags."""
     worst: dict[tuple[str, int, str, str], Result] = {}
     count: dict[tuple[str, int, str, str], int] = {}
     for r in results:
@@ -40,7 +40,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a document."""
+    """Replace the text between the markers of a document."""
     document = path.read_text()
     head, rest = document.split(BEGIN)
     path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")

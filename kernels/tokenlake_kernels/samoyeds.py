@@ -1,7 +1,7 @@
-"""Samoyeds: weights that are 75% zeros in a form that matrix units can use, times a selection of tokens.
+"""Samoyeds (arXiv 2503.10725): the product of structured sparse weights, 75% zeros, with a selection of tokens.
 
-arXiv 2503.10725. Of every 2 rows one is kept, the choice shared by V = 128 columns; inside what is kept, 2 of every 4
-values are (2:4). Activations are not pruned: an expert reads its routed tokens through a selection list.
+Of every 2 rows one is kept, chosen for each block of V = 128 columns; of the kept row, 2 of every 4 values are kept
+(2:4 sparsity). Activations are not pruned: an expert reads its routed tokens through a selection list.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from . import checks
 from .errors import ShapeError
 from .registry import Size, define
 
-BLOCK = 128  # V: columns that share the choice of row
+BLOCK = 128  # V: columns for which the same row is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class SamoyedsWeight:
     """A `(rows, cols)` matrix, 75% zeros.
 
     Attributes:
-        data: `(rows / 2, cols / 2)`: what was kept.
-        indices: `(cols / 128, rows / 2)` uint8: which of two rows a block of columns was kept of.
-        metadata: `(rows / 2, cols / 8)` uint8: where in its four columns each value stands, 2 bits a value.
+        data: `(rows / 2, cols / 2)`: the kept values.
+        indices: `(cols / 128, rows / 2)` uint8: which of two rows was kept in a block of columns.
+        metadata: `(rows / 2, cols / 8)` uint8: the position of each value among its four columns, 2 bits per value.
     """
 
     data: Tensor
@@ -72,7 +72,7 @@ class SamoyedsWeight:
 
 
 def _positions(indices: Tensor, metadata: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column in the decoded matrix of every kept value: papers' formula with N:M:V = 1:2:128."""
+    """Row and column in the decoded matrix of every kept value: the paper's formula with N:M:V = 1:2:128."""
     place = _places(metadata)
     c = torch.arange(place.shape[1], device=metadata.device)
     r = torch.arange(metadata.shape[0], device=metadata.device)[:, None]
@@ -80,7 +80,7 @@ def _positions(indices: Tensor, metadata: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _places(metadata: Tensor) -> Tensor:
-    """`(rows / 2, kept)`: the column of every kept value, from the first column that the metadata tells of."""
+    """`(rows / 2, kept)`: the column of every kept value, counted from the first column of the metadata."""
     bits = (metadata[..., None] >> torch.arange(0, 8, 2, device=metadata.device)) & 3
     place = bits.reshape(metadata.shape[0], -1).long()
     return place + torch.arange(place.shape[1], device=metadata.device) // 2 * 4
@@ -110,7 +110,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    """Both gradients by blocks of 128 columns: of two rows only the kept one is multiplied, and one block spread out."""
+    """Both gradients, by blocks of 128 columns: only the kept one of two rows is multiplied, and one block is decoded."""
     x, data, indices, metadata, selection = ctx.saved_tensors
     want_x, want_data = ctx.needs_input_grad[:2]
     picked = x if selection is None else x.index_select(0, selection)

@@ -1,4 +1,4 @@
-"""What the user encoder reads: events as tensors, and which of them a user had done by a time."""
+"""Inputs of the user encoder: events as tensors, and the histories of users at query times."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Multi = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Events of one activity source as rows of attention: a row is what one user did on one day.
+    """Events of one activity source as rows of attention: one row per user and day.
 
     Attributes:
         rows: `(m,)` rows of an `Activity`, by user, day, and the instant at which they entered the source.
-        ties: `(g + 1,)` offsets into `rows`: events of one instant, which see each other alike, in no order.
-        offsets: `(s + 1,)` offsets into the instants: users' days.
+        ties: `(g + 1,)` offsets into `rows`: groups of events of one instant, whose order does not matter.
+        offsets: `(s + 1,)` offsets into these groups: one row per user and day.
     """
 
     rows: Int64[Tensor, " m"]
@@ -31,14 +31,14 @@ class Stream:
     offsets: Int64[Tensor, " s_1"]
 
     def of(self, days: Int64[Tensor, " k"]) -> Stream:
-        """Some of the users' days, in the order given."""
+        """Select some rows (a user's day each), in the given order."""
         count = self.offsets.diff()[days]
         instants = ranges(self.offsets[days], count)
         sizes = self.ties.diff()[instants]
         return Stream(self.rows[ranges(self.ties[instants], sizes)], offsets_of(sizes), offsets_of(count))
 
     def until(self, positions: Int64[Tensor, " _"]) -> Stream:
-        """What must be encoded for the events at some places of `rows`: theirs and the day's earlier instants."""
+        """The part that must be encoded for the events at some positions of `rows`: these and earlier instants of their days."""
         instant = row_numbers(self.ties)[positions]
         last = self.offsets.new_full((len(self.offsets) - 1,), -1)
         last = last.scatter_reduce(0, row_numbers(self.offsets)[instant], instant, "amax")
@@ -51,16 +51,16 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """`n` events, in any order, that histories point at.
+    """`n` events, in any order, to which histories refer.
 
     Attributes:
         categorical: vocabulary rows, 0 = out of vocabulary; `item_id` is among them, `user_id` is not.
         multi: vocabulary rows of multi-valued features.
         labels: `(n, L)` 0 or 1; read only by a query after `known_at`.
-        known_at: `(n, L)` microseconds UTC from which a label may be seen; the largest int64 where never.
+        known_at: `(n, L)` microseconds UTC at which a label becomes known; the largest int64 for never.
         timestamps: `(n,)` microseconds since 1970, UTC.
         streams: one for each source.
-        numeric: `(n, N)` raw numbers, NaN where there is none; None where no feature is numeric.
+        numeric: `(n, N)` raw numbers, NaN for a missing one; None if no feature is numeric.
     """
 
     categorical: Categorical
@@ -76,20 +76,20 @@ class Activity:
         return len(self.timestamps)
 
     def without_ids(self, dropped: Int64[Tensor, " _"]) -> Activity:
-        """The same, but these events are of an unknown item."""
+        """A copy in which these events have an unknown item."""
         ids = self.categorical["item_id"].index_fill(0, dropped, 0)
         return replace(self, categorical=self.categorical | {"item_id": ids})
 
 
 @dataclass(frozen=True, slots=True)
 class UserQueries:
-    """`q` queries: a user at a time each.
+    """`q` queries: each is a user at a query time.
 
     Attributes:
-        now: `(q,)` microseconds UTC.
+        as_of: `(q,)` query times, microseconds UTC.
         histories: one for each source, `(rows (total,), offsets (q + 1,))`: rows of an `Activity`, oldest first, all
             strictly before the query's `as_of`.
-        users: `(q,)` numbers that tell users apart; None where every query is another user's.
+        users: `(q,)` numbers that identify users; None if all queries are of different users.
     """
 
     as_of: Int64[Tensor, " q"]
@@ -112,11 +112,11 @@ class UserQueries:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Events of one source as the encoder left them: keys and values that any query may pool.
+    """Encoded events of one source: keys and values that any query can pool.
 
     Attributes:
         values: `(m, 2 * width)`.
-        places: `(n,)` where each row of an `Activity` is among them; anything for those that are not.
+        positions: `(n,)` the position in `values` of each row of an `Activity`; undefined for rows that are not in it.
     """
 
     values: Float32[Tensor, "m two_width"]
@@ -130,8 +130,8 @@ class Items:
     Attributes:
         categorical: vocabulary rows, `item_id` among them.
         multi: vocabulary rows of multi-valued features.
-        events: `(m,)` how often each was met: what negatives are sampled by.
-        numeric: `(m, N)` raw numbers of the item, NaN where there is none; None where no feature of items is numeric.
+        events: `(m,)` number of events of each item, the weight in the sampling of negatives.
+        numeric: `(m, N)` raw numbers of the item, NaN for a missing one; None if no item feature is numeric.
     """
 
     categorical: Categorical
@@ -155,7 +155,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What followed each of `q` queries.
+    """The target items of `q` queries: the next positives.
 
     Attributes:
         items: `(total,)` rows of an `Items`.

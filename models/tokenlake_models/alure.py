@@ -33,15 +33,15 @@ class AlureConfig:
         categorical: `{name: vocabulary rows}` of events, row 0 out of vocabulary; `item_id` among them.
         multi: likewise for multi-valued features.
         numeric: names of `Activity.numeric`'s columns.
-        item_features: those of the above that describe the item; `item_id` among them.
+        item_features: names of the features above that describe the item; `item_id` among them.
         labels: names of `Activity.labels`' columns.
         dim: width of the embeddings.
         width: width of the hidden layers.
-        layers: of self-attention in each source, over what a user did on one day.
+        layers: self-attention layers of each source, over a user's events of one day.
         heads: attention heads; divides `width`.
         queries: learned queries that pool a source.
-        history: events that a source reads at most.
-        time: ages, gaps, hours and weekdays among the inputs (off for the ablation).
+        history: most events that a source reads.
+        time: whether ages, gaps, hours and weekdays are inputs (False for the ablation).
         id_dropout: share of ids that training replaces by row 0.
         temperature: initial divisor of the cosines in the loss; learned from there.
         seed: of the initial weights.
@@ -86,7 +86,7 @@ class AlureConfig:
         return tuple(name for name in self.numeric if name in self.item_features)
 
     def with_rows(self, rows: dict[str, int]) -> AlureConfig:
-        """The same with other vocabulary sizes."""
+        """A copy with other vocabulary sizes."""
         return dataclasses.replace(
             self,
             categorical={name: rows[name] for name in self.categorical},
@@ -95,10 +95,10 @@ class AlureConfig:
 
     @classmethod
     def from_dict(cls, data: Any) -> AlureConfig:
-        """From `dataclasses.asdict`, lists standing for tuples.
+        """Create a config from `dataclasses.asdict`; lists are read as tuples.
 
         Raises:
-            CheckpointError: unknown or missing fields, or values that no config has.
+            CheckpointError: unknown or missing fields, or invalid values.
         """
         try:
             return cls(**_tupled(data))
@@ -111,7 +111,7 @@ def _tupled(data: Any) -> dict[str, Any]:
 
 
 class _DayLayer(nn.Module):
-    """Pre-norm causal attention and feed-forward; both branches start at zero: untrained, the layer is the identity."""
+    """Pre-norm causal attention and feed-forward; both branches start at zero, so an untrained layer is the identity."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _DayLayer(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """Jagged rows `(total, width)` to the same."""
+        """Map jagged rows `(total, width)` to the same shape."""
         q, k, v = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         seen = jagged_attention(q, k, v, offsets, causal=True, window=self.window)
         x = x + self.out(seen.flatten(1))
@@ -136,9 +136,9 @@ class _DayLayer(nn.Module):
 class _SourceEncoder(nn.Module):
     """Encoder of one activity source.
 
-    Events are encoded once for all queries: jagged self-attention over the instants of a user's day, so that what comes
-    later changes nothing. A query then pools its history by learned queries; what depends on the query time
-    (rank, age, gap, labels known by now) is added to keys and values there.
+    Events are encoded once for all queries, by jagged causal self-attention over the instants of a user's day, so that
+    later events do not change them. A query then pools its history with learned queries; features that depend on the
+    query time (rank, age, gap, labels known by then) are added to keys and values at that point.
     """
 
     def __init__(self, config: AlureConfig) -> None:
@@ -168,13 +168,13 @@ class _SourceEncoder(nn.Module):
 
 
 class TimeEncoder(nn.Module):
-    """What an event is to the query time, as the sum of rows of one table: rank, age, gap, known labels.
+    """Encoding of an event relative to the query time: the sum of table rows for rank, age, gap and known labels.
 
     Args:
-        history: ranks are told apart up to here.
-        width: of the encoding.
+        history: largest rank with its own row.
+        width: width of the encoding.
         labels: number of labels.
-        clock: with False neither ages nor gaps.
+        clock: whether ages and gaps are included.
     """
 
     def __init__(self, history: int, width: int, labels: int, *, clock: bool) -> None:
@@ -186,7 +186,7 @@ class TimeEncoder(nn.Module):
     def time_features(
         self, activity: Activity, now: Int64[Tensor, " total"], rows: Int64[Tensor, " total"], offsets: Tensor
     ) -> Int64[Tensor, "total marks"]:
-        """Rows of the table for the events `rows` of jagged histories; `now` is each one's moment."""
+        """Table rows for the events `rows` of jagged histories; `now` is the query time of each event."""
         timestamps, place = activity.timestamps[rows], torch.arange(len(rows), device=rows.device)
         query = row_numbers(offsets)
         columns = [(offsets[query + 1] - 1 - place).clamp(max=self.history - 1)]
@@ -206,9 +206,9 @@ class TimeEncoder(nn.Module):
 
 
 class AlureEncoder(nn.Module):
-    """Users by what they did, and items by what they are, in one space of unit vectors.
+    """Encodes users by their events, and items by their features, to unit vectors of one space.
 
-    An event is the sum of its features' embeddings and of its hour and weekday. One encoder a source attends and
+    An event is the sum of the embeddings of its features, its hour and its weekday. One encoder per source attends and
     pools; the concatenation is compressed. The item tower shares the items' embeddings.
     """
 
@@ -231,16 +231,16 @@ class AlureEncoder(nn.Module):
             self.tower = nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.dim)
             )
-        # Weight of an item's popularity in the loss, learned: so vectors need not tell it.
+        # Learned weight of an item's popularity in the loss, so that the vectors need not encode popularity.
         self.popularity = nn.Parameter(torch.ones(()))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def users(self, activity: Activity, queries: UserQueries) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of users at query times, from what their histories hold."""
+        """Unit vectors of users at query times, from their histories."""
         return self.pool(activity, queries, self.encode_for(activity, queries))
 
     def encode_for(self, activity: Activity, queries: UserQueries) -> list[Encoded]:
-        """Encode what the histories of some queries need, and no more."""
+        """Encode only the events that the histories of some queries need."""
         parts = []
         for stream, (rows, _) in zip(activity.streams, queries.histories, strict=True):
             place = stream.rows.new_zeros(len(activity))
@@ -263,7 +263,7 @@ class AlureEncoder(nn.Module):
         return out
 
     def pool(self, activity: Activity, queries: UserQueries, encoded: Sequence[Encoded]) -> Float32[Tensor, "q dim"]:
-        """Unit vectors of queries from encoded events; of `activity` only times and labels are read."""
+        """Unit vectors of queries from encoded events; reads only times and labels of `activity`."""
         pooled = []
         for source, (rows, offsets), one in zip(self._sources(), queries.histories, encoded, strict=True):
             marks = source.clock.time_features(activity, queries.as_of[row_numbers(offsets)], rows, offsets)
@@ -282,13 +282,13 @@ class AlureEncoder(nn.Module):
         return normalize(self.tower(summed), dim=1)
 
     def grow(self, rows: dict[str, int]) -> Int64[Tensor, " new_total"]:
-        """Extend vocabularies to the numbers of rows given; returns what `FusedTable.grow` does."""
+        """Extend vocabularies to the given numbers of rows; returns the result of `FusedTable.grow`."""
         origin = self.table.grow(rows)
         self.config = self.config.with_rows(self.table.rows)
         return origin
 
     def _sources(self) -> list[_SourceEncoder]:
-        return cast(list[_SourceEncoder], list(self.sources))  # a ModuleList does not tell what it holds
+        return cast(list[_SourceEncoder], list(self.sources))  # a ModuleList does not declare its element type
 
     def _events(self, activity: Activity, rows: Tensor) -> Tensor:
         summed = self._summed(

@@ -1,4 +1,4 @@
-"""Training of the user encoder by sampled softmax over the next items, and embedding with it."""
+"""Trains the user encoder by sampled softmax over the next items, and embeds with it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tokenlake_models.jagged import row_numbers, take_rows
 from tokenlake_models.optimizers import Optimizers
 
 _MODEL = "alure"
-#: Questions of one step where nothing is trained.
+#: Queries of one step without training.
 SCORING_BATCH = 1024
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class AlureStats:
-    """What one `AlureLearner.fit` did.
+    """Statistics of one `AlureLearner.fit`.
 
     Attributes:
         queries: queries given.
-        targets: items that followed them.
+        targets: number of target items.
         steps: optimiser steps.
-        loss: mean cross-entropy a target, each taken before the step that trained on it; None without targets.
+        loss: mean cross-entropy per target, computed before the step that trained on it; None without targets.
         seconds: wall time.
     """
 
@@ -48,7 +48,7 @@ class AlureStats:
 
 
 class AlureLearner:
-    """A user encoder with its optimisers: trained day after day, saved and continued to the same bits.
+    """A user encoder with its optimisers: trained day after day; saving and loading does not change the results.
 
     >>> learner = AlureLearner.create(config)                                    # doctest: +SKIP
     >>> learner.fit(activity, queries, targets, items, batch=64, seed=7)         # doctest: +SKIP
@@ -88,7 +88,7 @@ class AlureLearner:
             config: inputs and shape.
             learning_rate: of the dense weights.
             table_learning_rate: of the embedding table.
-            frozen: never to be trained.
+            frozen: the model will not be trained, so no optimisers are created.
         """
         return cls(
             AlureEncoder(config),
@@ -99,7 +99,7 @@ class AlureLearner:
 
     @property
     def config(self) -> AlureConfig:
-        """Inputs and shape of the model, with today's vocabulary sizes."""
+        """Inputs and shape of the model, with the present vocabulary sizes."""
         return self.model.config
 
     def grow(self, rows: dict[str, int]) -> None:
@@ -119,26 +119,26 @@ class AlureLearner:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> AlureStats:
-        """Train on what followed each moment, by softmax over sampled items with the log-q correction.
+        """Train to predict the targets of each query, by softmax over sampled items with the log-q correction.
 
-        A catalog of at most `negatives` items is taken whole, and nothing is corrected then. Items that also
-        followed the same moment are no negatives of each other. An item's popularity enters at a learned weight, so
-        that the vectors tell what sets users apart.
+        A catalog of at most `negatives` items is used completely, without a correction. Targets of the same query are
+        not negatives of each other. An item's popularity has a learned weight in the loss, so that the vectors encode
+        the differences between users.
 
         Args:
-            activity: events that the histories point at.
-            queries: queries; those without a target teach nothing.
-            targets: items that followed each.
-            items: what negatives are drawn from; every target is one of them.
-            batch: queries a step.
-            negatives: items drawn a step, half evenly, half by their events.
+            activity: events of the histories.
+            queries: the queries; those without a target are not trained on.
+            targets: the target items of each query.
+            items: the items from which negatives are sampled; it contains every target.
+            batch: queries per step.
+            negatives: items sampled per step, half of them uniformly, half in proportion to their events.
             passes: over all queries.
             seed: of the order, the negatives and the id dropout; the same state, data and seed give the same bits.
             progress: called after each step with queries done and queries in all.
 
         Raises:
             InstancesError: queries, targets or features don't fit the model or each other.
-            DivergedError: a loss that is no number.
+            DivergedError: the loss is NaN or infinite.
         """
         began = time.perf_counter()
         self._check(queries, activity.categorical, activity.multi)
@@ -148,7 +148,7 @@ class AlureLearner:
         asked = targets.offsets.diff().nonzero()[:, 0]
         self._take_statistics(activity, items)
         steps, seen, total, done = 0, 0, 0.0, 0
-        for _ in range(passes if len(asked) else 0):  # a split of nothing is one empty part
+        for _ in range(passes if len(asked) else 0):  # an empty tensor splits into one empty part
             for rows in torch.split(_shuffled(queries, asked, generator), batch):
                 wanted, offsets = take_rows(targets.items, targets.offsets, rows)
                 loss = self._loss(activity, queries.select(rows), wanted, offsets, items, negatives, generator)
@@ -196,8 +196,8 @@ class AlureLearner:
         Args:
             activity: only times and labels are read.
             queries: users and times.
-            encoded: what `encode` gave, one for each source.
-            parts: those of `batches(queries)` to answer, with zeros for the others; all of them when left out.
+            encoded: results of `encode`, one for each source.
+            parts: the parts of `batches(queries)` to compute, zeros for the others; None: all parts.
         """
         out = torch.zeros(len(queries), self.config.dim)
         for rows in batches(queries) if parts is None else parts:
@@ -206,7 +206,7 @@ class AlureLearner:
 
     @torch.no_grad()
     def items(self, items: Items) -> Float32[Tensor, "m dim"]:
-        """Unit vectors of items; one that was never seen speaks through its features.
+        """Unit vectors of items; the vector of an unseen item depends only on its features.
 
         Raises:
             InstancesError: features don't fit the model.
@@ -227,14 +227,14 @@ class AlureLearner:
 
     @classmethod
     def load(cls, folder: Path, *, frozen: bool = False) -> AlureLearner:
-        """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+        """Load a saved model; further training gives the same bits as without the interruption (same machine, threads).
 
         Args:
-            folder: what `save` wrote.
-            frozen: only to embed: the optimisers' state is left where it is.
+            folder: folder that `save` wrote.
+            frozen: load for embedding only, without the optimisers' state.
 
         Raises:
-            CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
+            CheckpointError: the checkpoint is missing or damaged, or its tensors do not fit its config.
         """
         header, weights, optimizer = read_checkpoint(folder)
         if header.get("model") != _MODEL:
@@ -308,16 +308,16 @@ class AlureLearner:
 
 
 def batches(queries: UserQueries) -> list[Int64[Tensor, " _"]]:
-    """Questions that are answered together, of like length.
+    """Split queries into batches of similar length.
 
-    A vector's last bits depend on what was computed beside it: whoever shares the work out deals out whole batches.
+    The last bits of a vector depend on the other queries of its batch, so parallel workers must get whole batches.
     """
     order = torch.argsort(queries.lengths(), stable=True)
     return [part for part in torch.split(order, SCORING_BATCH) if len(part)]
 
 
 def _candidates(wanted: Tensor, items: Items, negatives: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of items, ascending, and the logarithm of how likely each is among them."""
+    """Sampled rows of items, ascending, and the logarithm of each item's sampling probability."""
     if len(items) <= negatives:
         return torch.arange(len(items)), torch.zeros(len(items))
     popular = items.events / items.events.sum()
@@ -329,19 +329,19 @@ def _candidates(wanted: Tensor, items: Items, negatives: int, generator: torch.G
 
 
 def _drop_ids(items: Items, share: float, generator: torch.Generator) -> Items:
-    """Replace a random share of item ids by the out-of-vocabulary row, which so learns to speak for unseen ones."""
+    """Replace a random share of item ids by the out-of-vocabulary row, which thereby learns to represent unseen items."""
     kept = torch.rand(len(items), generator=generator) >= share
     return dataclasses.replace(items, categorical=items.categorical | {"item_id": items.categorical["item_id"] * kept})
 
 
 def _without_ids(activity: Activity, queries: UserQueries, share: float, generator: torch.Generator) -> Activity:
-    """The same for the events of histories; one event is dropped for all of a step's queries, or for none."""
+    """As `_drop_ids`, for the events of histories; the id of an event is dropped for all queries of a step, or for none."""
     read = torch.unique(torch.cat([rows for rows, _ in queries.histories]))
     return activity.without_ids(read[torch.rand(len(read), generator=generator) < share])
 
 
 def _shuffled(queries: UserQueries, asked: Tensor, generator: torch.Generator) -> Tensor:
-    """Questions in random order of their users: one user's share most of their events, which are encoded once a step."""
+    """Queries in random order of their users: queries of one user share most events, which are encoded once per step."""
     if queries.users is None:
         return asked[torch.randperm(len(asked), generator=generator)]
     _, user = torch.unique(queries.users[asked], return_inverse=True)

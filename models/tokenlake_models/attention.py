@@ -1,4 +1,4 @@
-"""The attention layout of SIT: which values see which, and the time between them, prepared once a batch for the jagged kernels."""
+"""The attention layout of SIT: visible keys and time gaps of jagged rows, prepared once per batch for the kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenlake_models.jagged import offsets_of, row_numbers
 
 #: Bucket 0: the row itself. 1 + b: earlier by at least 2^b - 1 seconds and less than 2^(b + 1) - 1.
 BUCKETS = 33
-#: Seconds between two events of a user that 32 bits hold: 34 years.
+#: Largest time between two events of a user, in seconds: 34 years fit in 32 bits.
 _LONGEST = 2**30
 
 
@@ -21,16 +21,16 @@ _LONGEST = 2**30
 class AttentionLayout:
     """The attention of some values of jagged rows over all values of their own row.
 
-    Keys stand in an order of their own: in each row first those that later values may read, ascending in time, then
-    the others, which only themselves can see.
+    Keys are reordered: in each row first the keys that later values may read, ascending in time, then the others, which
+    only their own query sees.
 
     Attributes:
         offsets: `(rows + 1,)` into the keys.
         q_offsets: `(rows + 1,)` into the queries.
-        queries: `(q,)` the place of each query among the keys; None: every value, in the keys' order.
-        limits: `(q,)` how many keys of its row a query sees.
+        queries: `(q,)` the position of each query among the keys; None: every value, in the keys' order.
+        limits: `(q,)` number of keys at the start of its row that a query sees.
         own_positions: `(q,)` the query's own position in its row.
-        seconds: `(total,)` when, from the row's first event on.
+        seconds: `(total,)` seconds since the row's first event.
     """
 
     offsets: Int64[Tensor, " rows_1"]
@@ -41,7 +41,7 @@ class AttentionLayout:
     seconds: Int64[Tensor, " total"]
 
     def for_queries(self, is_query: Bool[Tensor, " total"], positions: Int64[Tensor, " total"]) -> AttentionLayout:
-        """From the layout of all values, the layout in which only some of them are queries, in the values' order.
+        """The layout in which only some values are queries, in the values' order; `self` is the layout of all values.
 
         Args:
             is_query: which values are queries, in the order in which `attention_layout` got them.
@@ -57,12 +57,14 @@ class AttentionLayout:
 def attention_layout(
     timestamps: Int64[Tensor, " total"], offsets: Int64[Tensor, " rows_1"], visible: Bool[Tensor, " total"]
 ) -> tuple[AttentionLayout, Int64[Tensor, " total"], Int64[Tensor, " total"]]:
-    """Lay out the attention of jagged rows, in any order of time.
+    """Compute the attention layout of jagged rows, whose values may have any order.
 
-    A value sees itself and every visible one with a strictly earlier timestamp: values of a tie don't see each other.
+    A value sees itself and every visible value with a strictly earlier timestamp; values with equal timestamps do not
+
+    see each other.
 
     Returns:
-        The layout of all values, in the keys' order; that order, as indices of the values; and each value's place in it.
+        The layout of all values, in the keys' order; the indices of the values in that order; each value's position in it.
     """
     rows = row_numbers(offsets)
     places = torch.arange(len(timestamps), device=timestamps.device)

@@ -1,4 +1,4 @@
-"""What a compressor is measured against."""
+"""Baselines of the compressor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenlake_models.instances import History, Instances
 
 
 class LogisticRegression(nn.Module):
-    """Logistic regression on the same inputs: one weight an id, one a number, one a vector's element; per label."""
+    """Logistic regression on the same inputs: for each label one weight per id, per number, and per vector element."""
 
     config: CompressorConfig
     #: As `InstanceCompressor.lr_scales`.
@@ -21,7 +21,7 @@ class LogisticRegression(nn.Module):
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
         self.config = config
-        # What serves this model best on Complete Journey: without counts, ids alone must tell users and items apart.
+        # The best values for Complete Journey: without counts, only ids distinguish users and items.
         self.lr_scales = (10.0, 50.0 if config.counts else 500.0)
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
@@ -31,7 +31,7 @@ class LogisticRegression(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(config.labels)))
 
     def forward(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:
-        """Logits; history is not read."""
+        """Logits; `history` is ignored."""
         inputs, targets = self.inputs(instances), len(self.config.labels)
         weights, numbers = torch.split(inputs, [self.inputs.embedded * targets, self.inputs.dense.width], dim=1)
         return weights.view(len(inputs), self.inputs.embedded, targets).sum(1) + numbers @ self.weight + self.bias

@@ -22,10 +22,11 @@ def write_checkpoint(
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
 ) -> None:
-    """Write all files of a checkpoint into a folder, which is made when missing.
+    """Write all files of a checkpoint into a folder, which is created if missing.
 
-    `config.json` goes first and comes last: what a writer that was cut short leaves is no checkpoint, and never a mixture
-    of two. Who wants the old one to stay until the new one is whole writes into a folder beside it, and renames that.
+    An old `config.json` is removed first, and the new one is written last: an interrupted write leaves no valid
+    checkpoint, and never a mixture of two. To keep the old checkpoint until the new one is complete, write into another
+    folder and rename it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
@@ -36,10 +37,10 @@ def write_checkpoint(
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Header, weights and optimiser state of a checkpoint.
+    """Read the header, weights and optimiser state of a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the format is of another release.
+        CheckpointError: a file is missing or damaged, or the format belongs to another release.
     """
     for name in ("config.json", "weights.safetensors", "optimizer.safetensors"):
         if not (folder / name).is_file():
@@ -57,10 +58,10 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], di
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a model, having looked at every name and shape.
+    """Load weights into a model after checking every name, shape and dtype.
 
     Raises:
-        CheckpointError: a tensor is missing, is too many, or has another shape or dtype; nothing was changed then.
+        CheckpointError: a tensor is missing, unknown, or has another shape or dtype; the model is not changed.
     """
     expected = model.state_dict()
     if missing := expected.keys() - weights.keys():
@@ -74,5 +75,5 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"{name}: {tuple(tensor.shape)} {tensor.dtype} expected by the config, "
                 f"the checkpoint has {tuple(given.shape)} {given.dtype}"
             )
-    # Every name was compared above; torch's own strict comparison takes a feature's name with a dot for two modules'.
+    # Every name was compared above; torch's own strict check would take a feature name with a dot for a nested module.
     model.load_state_dict(dict(weights), strict=False)

@@ -1,4 +1,4 @@
-"""What makes a model: its inputs, widths and seed."""
+"""The config of a model: its inputs, widths and seed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class CompressorConfig:
         multi: likewise for multi-valued features.
         numeric: names of `Instances.numeric`'s columns.
         vectors: `{name: width}`.
-        counts: names of `Instances.counts`' columns; with `()` the model ignores counts that it is given.
+        counts: names of `Instances.counts`' columns; with `()` the model ignores counts.
         dim: width of a token.
         width: width of the hidden layers.
         embedding: width of one feature's embedding.
-        history: earlier tokens of the user that SIT reads (T - 1).
+        history: number of earlier tokens of the user that SIT reads (T - 1).
         sit_layers: layers of SIT.
         sit_heads: attention heads of SIT; divides `dim`.
         id_dropout: share of ids that training replaces by row 0.
@@ -72,7 +72,7 @@ class CompressorConfig:
         return {**self.categorical, **self.multi}
 
     def with_rows(self, rows: dict[str, int]) -> CompressorConfig:
-        """The same with other vocabulary sizes."""
+        """A copy with other vocabulary sizes."""
         return dataclasses.replace(
             self,
             categorical={name: rows[name] for name in self.categorical},
@@ -81,10 +81,10 @@ class CompressorConfig:
 
     @classmethod
     def from_dict(cls, data: Any) -> CompressorConfig:
-        """From `dataclasses.asdict`, lists standing for tuples.
+        """Create a config from `dataclasses.asdict`; lists are read as tuples.
 
         Raises:
-            CheckpointError: unknown or missing fields, or values that no config has.
+            CheckpointError: unknown or missing fields, or invalid values.
         """
         try:
             return cls(**_tupled(data))

@@ -14,12 +14,12 @@ from tokenlake_models.errors import InstancesError
 
 
 class FusedTable(nn.Module):
-    """The embeddings of many features as blocks of one weight, so that a single lookup serves them all.
+    """The embeddings of many features as blocks of one weight, so that a single lookup reads all of them.
 
-    Row 0 of each block is what stands for ids out of vocabulary. Every other row starts as a copy of it, at the
-    beginning as after `grow`: an id that was never trained speaks like an unknown one.
+    Row 0 of each block stands for ids out of vocabulary. Every other row starts as a copy of it, initially and after
+    `grow`: an untrained id has the embedding of an unknown one.
 
-    Gradients are sparse; `tokenlake_models.optimizers.RowwiseAdagrad` takes them.
+    Gradients are sparse; `tokenlake_models.optimizers.RowwiseAdagrad` applies them.
     """
 
     weight: nn.Parameter
@@ -37,7 +37,7 @@ class FusedTable(nn.Module):
         return embedding(index, self.weight, sparse=True)
 
     def sums(self, rows: dict[str, Int64[Tensor, " n"]]) -> Float32[Tensor, "n width"]:
-        """Sums of what `lookup` gives, without its `(n, features, width)`."""
+        """Sum of `lookup` over the features, without creating its `(n, features, width)` result."""
         index = torch.stack([local + self.starts[name] for name, local in rows.items()], dim=1)
         return embedding_bag(index, self.weight, mode="sum", sparse=True)
 
@@ -55,7 +55,7 @@ class FusedTable(nn.Module):
         """Extend blocks to the numbers of rows given; features not named stay as they are.
 
         Returns:
-            For each row of the new weight, the old row that it was, or -1: what else is kept by row can follow.
+            For each row of the new weight its old row, or -1 for a new one; used to extend other state per row.
 
         Raises:
             InstancesError: an unknown feature, or fewer rows than there are.
@@ -74,7 +74,7 @@ class FusedTable(nn.Module):
 
 
 def grown(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
-    """`old` with the numbers of `new`.
+    """Merge the numbers of rows of `new` into `old`.
 
     Raises:
         InstancesError: `new` names an unknown feature, or fewer rows than `old`.
@@ -90,9 +90,9 @@ def grown(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
 class Standardize(nn.Module):
     """Numeric inputs on one scale, by statistics of the training data seen so far.
 
-    Each column comes three times: itself and its signed logarithm `sign(x) log(1 + |x|)`, both standardised and
-    clipped at 8 deviations (raw values keep what is near zero apart, logarithms tame heavy tails), and a flag where
-    it is missing, whose other two are 0, the mean.
+    Each column gives three inputs: the value and its signed logarithm `sign(x) log(1 + |x|)`, both standardised and
+    clipped at 8 deviations (raw values distinguish small numbers, logarithms compress heavy tails), and a flag for a
+    missing value, in which case the other two are 0, the mean.
     """
 
     seen: Float64[Tensor, " features"]
@@ -110,7 +110,7 @@ class Standardize(nn.Module):
         return len(self.seen) // 2 * 3
 
     def update(self, x: Float32[Tensor, "n columns"]) -> None:
-        """Take the statistics of more training data in (the parallel form of Welford's sums)."""
+        """Update the statistics with more training data (the parallel form of Welford's sums)."""
         values = _with_logarithm(x.double())
         there = ~values.isnan()
         count = there.sum(0).double()
@@ -123,7 +123,7 @@ class Standardize(nn.Module):
         self.seen += count
 
     def forward(self, x: Float32[Tensor, "n columns"]) -> Float32[Tensor, "n inputs"]:
-        """Scaled values, scaled logarithms, flags of the missing."""
+        """Scaled values, scaled logarithms, and flags of missing values."""
         deviation = (self.squares / self.seen.clamp(min=1)).sqrt()
         inverse = torch.where(deviation > 0, 1 / deviation, 1.0)
         scaled = ((_with_logarithm(x) - self.mean) * inverse).float().clamp(-8.0, 8.0)

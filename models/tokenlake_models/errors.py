@@ -1,10 +1,10 @@
-"""What can go wrong in this room.
+"""Every error that this package raises on purpose.
 
 ValueError
 └── ModelError
-    ├── InstancesError    the tensors given don't fit the model
-    ├── CheckpointError   a folder is no checkpoint, or one of another model
-    └── DivergedError     training met a loss that is no number
+    ├── InstancesError    tensors that do not fit the model
+    ├── CheckpointError   a folder that is not a checkpoint, or one of another model
+    └── DivergedError     a training loss that is NaN or infinite
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class ModelError(ValueError):
 
 
 class InstancesError(ModelError):
-    """The instances or the history given don't fit the model."""
+    """Instances or a history that do not fit the model."""
 
 
 class CheckpointError(ModelError):
-    """A folder is no checkpoint, is damaged, or belongs to another model."""
+    """A folder that is not a checkpoint, is damaged, or belongs to another model."""
 
 
 class DivergedError(ModelError):

@@ -1,7 +1,7 @@
-"""HSTU layers (arXiv 2402.17152), and a ranker of a few of them over a user's stored tokens.
+"""HSTU layers (arXiv 2402.17152), and a ranker with a few of them over a user's stored tokens.
 
-A query is a user at a time: the tokens from before it, then the candidates to be scored, as targets that see all
-of the history and themselves, never each other (ULTRA-HSTU, arXiv 2602.16986).
+A query is a user at a query time: its row holds the earlier tokens, then the candidates to score, as targets that see
+the whole history and themselves, but not each other (ULTRA-HSTU, arXiv 2602.16986).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class HstuConfig:
         dim: width of the layers; a multiple of `heads`.
         layers: at least 1.
         heads: attention heads, each `dim / heads` wide.
-        history: tokens of a query at most; also what attention divides by.
+        history: most tokens of a query; attention weights are divided by it.
         preset: `research`, the paper's own code: SiLU on U, V, Q and K, no scale, learned biases by distance and by time
             gap inside the attention, `W_o(U * LayerNorm(A))`. `stu`, its production form: SiLU on U alone,
             `1 / sqrt(d)`, distance and age as embeddings at the input, `W_o [U, A, U * LayerNorm(A)]`.
@@ -61,15 +61,15 @@ class HstuConfig:
 
 @dataclass(frozen=True, slots=True)
 class RankingBatch:
-    """What a ranker reads: `q` queries, a user at a time each.
+    """Input of a ranker: `q` queries, each a user at a query time.
 
     Attributes:
         tokens: `(total, token_dim)` tokens from before each query's time, oldest first.
         timestamps: `(total,)` microseconds, each before its query's time.
-        labels: `(total, L)` what was known of the tokens' labels by then: 0 unknown, 1 no, 2 yes.
+        labels: `(total, L)` labels of the tokens as known at the query time: 0 unknown, 1 no, 2 yes.
         offsets: `(q + 1,)` into the above.
         as_of: `(q,)` microseconds, the time of each query.
-        candidates: `(m, token_dim)` what is to be scored.
+        candidates: `(m, token_dim)` tokens of the candidates to score.
         candidate_offsets: `(q + 1,)` into the candidates.
     """
 
@@ -139,10 +139,10 @@ class HstuLayer(nn.Module):
 
 
 class HstuRanker(nn.Module):
-    """Logits of candidates, from a user's stored tokens with the labels known by then.
+    """Scores candidates, from a user's stored tokens with the labels known at the query time.
 
     Args:
-        config: its shape; weights follow from `config.seed` alone.
+        config: shape of the ranker; initial weights depend only on `config.seed`.
     """
 
     def __init__(self, config: HstuConfig) -> None:
@@ -165,7 +165,7 @@ class HstuRanker(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
 
     def forward(self, batch: RankingBatch) -> Float32[Tensor, "m L"]:
-        """One logit a candidate and label; no candidate depends on another, nor on anything after its time."""
+        """One logit per candidate and label; it does not depend on other candidates or on later events."""
         candidate_offsets = batch.candidate_offsets
         x, offsets = jagged_concat(
             [self._past(batch), self.candidate(batch.candidates)], [batch.offsets, candidate_offsets]
@@ -191,11 +191,11 @@ class HstuRanker(nn.Module):
 
 
 def _adapter(inputs: int, dim: int) -> nn.Module:
-    """Stored tokens drift as their encoder learns: normalised first."""
+    """Projection of stored tokens, with normalisation first, since tokens drift as their encoder is trained."""
     return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
 def _bucket(seconds: Int64[Tensor, " total"]) -> Int64[Tensor, " total"]:
-    """Half octaves of `seconds + 1`, from the bits of a float."""
+    """Half-octave buckets of `seconds + 1`, from the bits of a float."""
     bits = (seconds + 1).clamp(min=1).float().view(torch.int32)
     return ((bits - 0x3F800000) >> 22).clamp(max=_BUCKETS - 1).long()

@@ -1,4 +1,4 @@
-"""Streaming training of the HSTU ranker: predict, then learn from the same forward pass."""
+"""Streaming training of the HSTU ranker: predicts, then learns from the same forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenlake_models.hstu import HstuConfig, HstuRanker, RankingBatch
 
 
 class HstuLearner:
-    """A ranker with its optimiser, taking each batch once.
+    """A ranker with its optimiser; each batch is used once.
 
     Args:
         config: the ranker's shape; the same config and data give the same bits (same machine, threads).
@@ -28,20 +28,20 @@ class HstuLearner:
 
     @torch.no_grad()
     def predict(self, batch: RankingBatch) -> Float32[Tensor, "m L"]:
-        """Probabilities, without learning."""
+        """Probabilities, without training."""
         probabilities: Tensor = self.model(batch).sigmoid()
         return probabilities
 
     def step(
         self, batch: RankingBatch, targets: Float32[Tensor, "m L"], learn: Bool[Tensor, "m L"]
     ) -> Float32[Tensor, "m L"]:
-        """Predict, and then learn from the targets where `learn`.
+        """Predict, then learn from the targets where `learn` is True.
 
         Returns:
-            The probabilities from before learning.
+            The probabilities before learning.
 
         Raises:
-            DivergedError: a loss that is no number.
+            DivergedError: the loss is NaN or infinite.
         """
         if not bool(learn.any()):
             return self.predict(batch)

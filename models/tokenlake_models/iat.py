@@ -1,4 +1,4 @@
-"""IAT stage one: every instance, with all its features, compressed into one token (arXiv 2604.08933)."""
+"""IAT stage one: compresses every instance, with all its features, into one token (arXiv 2604.08933)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Interaction(nn.Module):
 
 
 class InstanceCompressor(nn.Module):
-    """Instance -> interaction -> token -> (SIT) -> decompress -> one logit a label.
+    """Instance -> interaction -> token -> (SIT) -> decompress -> one logit per label.
 
-    The token is `SiLU(W1 h + b1)`. In user-order, SIT (a causal transformer over the user's tokens) stands between the
-    token and its decompression; the token that is stored is the one *before* SIT.
+    The token is `SiLU(W1 h + b1)`. In user-order, SIT (a causal transformer over the user's tokens) runs between the
+    token and its decompression; the stored token is the one *before* SIT.
     """
 
     config: CompressorConfig
@@ -62,7 +62,7 @@ class InstanceCompressor(nn.Module):
         return self.config.scheme == "user-order"
 
     def compress(self, instances: Instances) -> Float32[Tensor, "n {self.config.dim}"]:
-        """The tokens: of each instance's features alone, without labels, other instances, or SIT."""
+        """Tokens from each instance's features only, without labels, other instances, or SIT."""
         tokens: Tensor = self.to_token(self.interaction(self.inputs(instances)))
         return tokens
 
@@ -77,7 +77,7 @@ class InstanceCompressor(nn.Module):
         window: SitBatch,
         asks: Tensor | None = None,
     ) -> Float32[Tensor, "q dim"]:
-        """SIT's output for a window's own rows (or those of them where `asks`).
+        """SIT's output for a window's own rows (or only those where `asks` is True).
 
         Args:
             tokens: of `[window.past, window.context, window.own]`.
@@ -103,7 +103,7 @@ class InstanceCompressor(nn.Module):
 
         Args:
             instances: in any order.
-            history: earlier tokens of their users; no gradient goes into them. Read in user-order only.
+            history: earlier tokens of their users, without gradients; read in user-order only.
         """
         tokens = self.compress(instances)
         if not self.is_sequential:
@@ -116,7 +116,7 @@ class InstanceCompressor(nn.Module):
         return torch.zeros_like(logits).index_copy(0, window.own, logits)
 
     def grow(self, rows: dict[str, int]) -> Tensor:
-        """Extend the vocabularies named to the numbers of rows given; new rows start as the out-of-vocabulary row.
+        """Extend vocabularies to the given numbers of rows; new rows start as the out-of-vocabulary row.
 
         Returns:
             `(total,)` the old row of each row of the embedding weight, -1 for new ones.

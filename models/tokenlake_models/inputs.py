@@ -1,4 +1,4 @@
-"""From instances to one row of numbers each, the same for every model; and what they refuse."""
+"""The input layer of every model: one row of numbers per instance; and the checks of instances."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tokenlake_models.instances import History, Instances
 
 
 class ByName(nn.Module):
-    """Layers or weights of features, each under the feature's name, which may be any text.
+    """Layers or weights of features by the feature's name, which may be any text.
 
-    `nn.ModuleDict` and `nn.ParameterDict` refuse names with dots, and those of their own attributes, such as `items`,
-    for they let a name be an attribute. Here it is only a key; weights are called as there, `<name>.weight` and so on.
+    `nn.ModuleDict` and `nn.ParameterDict` reject names with dots, and names of their own attributes, such as `items`,
+    since they use names as attributes. Here a name is only a key; weights are named as there, `<name>.weight` and so on.
     """
 
     def __init__(self, values: Mapping[str, nn.Module | nn.Parameter]) -> None:
@@ -38,9 +38,9 @@ class ByName(nn.Module):
 
 
 class Inputs(nn.Module):
-    """All features of an instance side by side: `embedded` blocks of `embedding` numbers, then the scaled numerics.
+    """All features of an instance, concatenated: `embedded` blocks of `embedding` numbers, then the scaled numerics.
 
-    Labels are not among them.
+    Labels are not included.
 
     Args:
         config: the features.
@@ -60,11 +60,11 @@ class Inputs(nn.Module):
         self.width = self.embedded * embedding + self.dense.width
 
     def observe(self, instances: Instances) -> None:
-        """Take the statistics of more training data in."""
+        """Update the statistics of the numerics with more training data."""
         self.dense.update(self._numbers(instances))
 
     def forward(self, instances: Instances) -> Float32[Tensor, "n width"]:
-        """One row an instance."""
+        """One row per instance."""
         parts = [self.table.lookup({k: instances.categorical[k] for k in self.categorical}).flatten(1)]
         if self.multi:
             parts.append(self.table.means({k: instances.multi[k] for k in self.multi}).flatten(1))
@@ -79,10 +79,10 @@ class Inputs(nn.Module):
 
 
 def check_instances(config: CompressorConfig, instances: Instances) -> None:
-    """Refuse instances that don't fit the config.
+    """Check that instances fit the config.
 
     Raises:
-        InstancesError: names the feature, what was given, and what was expected.
+        InstancesError: they do not; the message names the feature, the given and the expected shape.
     """
     for name, rows in config.categorical.items():
         _check_rows(name, instances.categorical.get(name), rows)
@@ -107,10 +107,10 @@ def check_instances(config: CompressorConfig, instances: Instances) -> None:
 
 
 def check_history(config: CompressorConfig, instances: Instances, history: History) -> None:
-    """Refuse a history that doesn't fit the config or the instances.
+    """Check that a history fits the config and the instances.
 
     Raises:
-        InstancesError: says what was given and what was expected.
+        InstancesError: it does not; the message has the given and the expected value.
     """
     if history.tokens.shape[1:] != (config.dim,):
         raise InstancesError(f"history tokens are {tuple(history.tokens.shape)}, (total, {config.dim}) expected")

@@ -1,4 +1,4 @@
-"""What the models read: a table of events as tensors, and the tokens of their users' past."""
+"""Inputs of the models: a table of events as tensors, and the earlier tokens of their users."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Instances:
         multi: `{name: (values (total,), offsets (n + 1,))}` vocabulary rows of a multi-valued feature.
         numeric: `(n, k)`, NaN = missing.
         vectors: `{name: (n, d)}`, a row of NaN = missing.
-        counts: `(n, c)` running counts strictly before each event; `c = 0` where there are none.
+        counts: `(n, c)` running counts strictly before each event; `c = 0` if there are none.
         labels: `(n, L)`, 0 where unknown. Never an input of a model, only its target.
         known: `(n, L)`, whether the label is a training target.
         users: `(n,)` code of the event's user within this table, `0 .. U - 1`.
         timestamps: `(n,)` microseconds since 1970, UTC.
-        seen: `(n,)` whether later rows of the user may read the row, None: all. Not so for sampled negatives, which
-            never happened, and for rows that are also part of the history.
+        seen: `(n,)` whether later rows of the user may read the row; None: all. False for sampled negatives, which
+            never happened, and for rows that are also in the history.
     """
 
     categorical: dict[str, Int64[Tensor, " n"]]
@@ -62,12 +62,12 @@ class Instances:
         )
 
     def visible(self) -> Bool[Tensor, " n"]:
-        """`seen`, spelled out."""
+        """`seen` as a tensor, all True if it is None."""
         return torch.ones_like(self.timestamps, dtype=torch.bool) if self.seen is None else self.seen
 
     @staticmethod
     def concat(parts: Sequence[Instances]) -> Instances:
-        """All events of several tables whose user codes mean the same users.
+        """Concatenate tables whose user codes stand for the same users.
 
         Raises:
             InstancesError: no table was given, or their features differ.
@@ -98,7 +98,7 @@ class Instances:
 class History:
     """Stored tokens of the users `0 .. U - 1` of an `Instances`, each user's oldest first.
 
-    A token at or after a query's timestamp is not seen by that query, so a fetch that reaches too far leaks nothing.
+    A query does not see tokens at or after its timestamp, so a history that contains later tokens leaks nothing.
 
     Attributes:
         tokens: `(total, dim)`.
@@ -112,7 +112,7 @@ class History:
 
     @staticmethod
     def empty(users: int, dim: int) -> History:
-        """No past for any of `users` users."""
+        """An empty history for `users` users."""
         return History(
             torch.zeros(0, dim), torch.zeros(0, dtype=torch.int64), torch.zeros(users + 1, dtype=torch.int64)
         )

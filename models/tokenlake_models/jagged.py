@@ -15,7 +15,7 @@ def offsets_of(lengths: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows+1"]:
 
 
 def ranges(starts: Int64[Tensor, " rows"], lengths: Int64[Tensor, " rows"]) -> Int64[Tensor, " total"]:
-    """The index ranges one after the other: `starts [5, 0], lengths [2, 3] -> [5, 6, 0, 1, 2]`."""
+    """Concatenated index ranges: `starts [5, 0], lengths [2, 3] -> [5, 6, 0, 1, 2]`."""
     offsets = offsets_of(lengths)
     shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
     return torch.arange(len(shift), device=shift.device) + shift

@@ -1,8 +1,8 @@
 """Metrics of binary predictions, and their intervals by resampling users. NumPy only.
 
-Each is None where it means nothing: no rows, or a single class where both are needed.
+A metric is None where it is undefined: no rows, or a single class where both are needed.
 
-All start from `(n,)` labels (0 or 1), scores (probabilities, where not only their order counts), and user ids.
+Inputs are `(n,)` labels (0 or 1), scores (probabilities, or any scores for metrics of the order), and user ids.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tokenlake_models.errors import ModelError
 
 Array: TypeAlias = NDArray[Any]
 MetricName = Literal["auc", "gauc", "log_loss", "ne", "calibration"]
-#: From how often each user was drawn, `(U,)`, to the metric of that sample.
+#: Maps the number of draws of each user, `(U,)`, to the metric of that sample.
 _Resampled: TypeAlias = Callable[[NDArray[np.float64]], float | None]
 _CLIP = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A metric (or the difference of two), with the bounds between which resampled users put it.
+    """A metric (or a difference of two) with its interval from resampled users.
 
     Attributes:
         value: on all rows.
@@ -39,7 +39,7 @@ class Interval:
 
 
 def auc(labels: Array, scores: Array) -> float | None:
-    """Chance that a random positive scores above a random negative; a tie counts half."""
+    """Probability that a random positive scores above a random negative; a tie counts half."""
     return _whole("auc", labels, scores)
 
 
@@ -59,7 +59,7 @@ def ne(labels: Array, scores: Array) -> float | None:
 
 
 def calibration(labels: Array, scores: Array) -> float | None:
-    """Mean prediction over mean label; 1 is right, above predicts too much."""
+    """Mean prediction divided by mean label; 1 is right, above 1 the predictions are too high."""
     return _whole("calibration", labels, scores)
 
 
@@ -73,19 +73,19 @@ def user_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """A metric with its percentile interval, users being drawn with replacement and all their rows with them.
+    """A metric with its percentile interval; users are drawn with replacement, with all their rows.
 
     Args:
         metric: name of the metric.
         labels: `(n,)`.
         scores: `(n,)`.
         users: `(n,)` integers or strings.
-        resamples: draws; those without a value are left out.
+        resamples: number of draws; draws without a value are left out.
         level: share of the draws inside the interval.
         seed: of the draws.
 
     Returns:
-        None where the metric is.
+        The interval; None where the metric is None.
     """
     y, p, codes = _checked(labels, scores, users)
     return _interval(_METRICS[metric](y, p, codes), _count(codes), resamples, level, seed)
@@ -112,7 +112,7 @@ def _interval(metric: _Resampled, users: int, resamples: int, level: float, seed
 
 
 def _auc(y: NDArray[np.bool_], p: NDArray[np.float64], codes: NDArray[np.int64]) -> _Resampled:
-    # Sorted once: a resample only changes how often each user's rows count.
+    # Sorted once: a resample only changes the weight of each user's rows.
     order = np.argsort(p, kind="stable")
     y, p, codes = y[order], p[order], codes[order]
     positives, negatives = codes[y], codes[~y]
@@ -191,7 +191,7 @@ def _per_user(values: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[
 
 
 def _average_ranks(p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Ranks from 1 within each user, equal scores sharing their mean; rows are sorted by user and score."""
+    """Ranks from 1 within each user, with the mean rank for equal scores; rows are sorted by user and score."""
     fresh_user = np.concatenate([[True], codes[1:] != codes[:-1]])[: len(codes)]
     fresh = fresh_user | np.concatenate([[True], p[1:] != p[:-1]])[: len(codes)]
     starts = np.flatnonzero(fresh)

@@ -15,9 +15,9 @@ _EPS = 1e-8
 
 
 class RowwiseAdagrad:
-    """Adagrad with one accumulator a row, touching only the rows of a sparse gradient.
+    """Adagrad with one accumulator per row; updates only the rows of a sparse gradient.
 
-    The usual choice for embedding tables: ids seldom seen keep a large step, and the state is one float a row.
+    The usual choice for embedding tables: rare ids keep a large step size, and the state is one float per row.
     """
 
     def __init__(self, table: FusedTable, learning_rate: float) -> None:
@@ -26,12 +26,12 @@ class RowwiseAdagrad:
         self.squares = torch.zeros(len(table.weight))
 
     def grow(self, origin: Int64[Tensor, " new_total"]) -> None:
-        """Follow `FusedTable.grow`: new rows start with an empty accumulator."""
+        """Extend the state after `FusedTable.grow`: new rows start with an accumulator of 0."""
         self.squares = torch.where(origin < 0, 0.0, self.squares[origin.clamp(min=0)])
 
     @torch.no_grad()
     def step(self) -> None:
-        """Apply the gradient and drop it."""
+        """Apply the gradient and clear it."""
         weight = self.table.weight
         if weight.grad is None:
             return
@@ -44,7 +44,7 @@ class RowwiseAdagrad:
 
 
 class Optimizers:
-    """Both optimisers of a model, as one thing that steps, grows, and is saved."""
+    """Both optimisers of a model, with common steps, growth and state."""
 
     def __init__(
         self, model: nn.Module, table: FusedTable, *, learning_rate: float, table_learning_rate: float
@@ -54,17 +54,17 @@ class Optimizers:
         self.dense = torch.optim.AdamW(self._dense.values(), lr=learning_rate, weight_decay=1e-4, fused=True)
 
     def step(self) -> None:
-        """Apply all gradients and drop them."""
+        """Apply all gradients and clear them."""
         self.table.step()
         self.dense.step()
         self.dense.zero_grad()
 
     def grow(self, origin: Int64[Tensor, " new_total"]) -> None:
-        """Follow `FusedTable.grow`."""
+        """Extend the state after `FusedTable.grow`."""
         self.table.grow(origin)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, by name; AdamW's appear with its first step."""
+        """All tensors of the state, by name; AdamW's exist after its first step."""
         state = {"table.squares": self.table.squares}
         for name, parameter in self._dense.items():
             for key, value in self.dense.state.get(parameter, {}).items():
@@ -75,7 +75,7 @@ class Optimizers:
         """Continue from `state()`.
 
         Raises:
-            CheckpointError: a tensor is missing, is too many, or has another shape.
+            CheckpointError: a tensor is missing, unknown, or has another shape.
         """
         squares = state.get("table.squares")
         if squares is None or squares.shape != self.table.squares.shape:

@@ -1,7 +1,7 @@
-"""Semantic ids: content vectors as a few codes each, by residual quantisation (RQ-VAE's codes, arXiv 2406.05898, 2306.08121).
+"""Semantic ids: a few codes for each content vector, by residual quantisation (RQ-VAE's codes, arXiv 2406.05898, 2306.08121).
 
-Level by level, k-means of what the levels before left over: like vectors share their first codes, and so an item that
-was never met speaks through those that were.
+Each level is a k-means of the residuals of the levels before. Similar vectors share their first codes, so an unseen item
+shares embeddings with similar known items.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from tokenlake_models.errors import CheckpointError, InstancesError
 
 _ROUNDS = 20
-#: Vectors a code at least, on average: with fewer, a code would be one item's name.
+#: Least number of vectors per code, on average: with fewer, a code would identify a single item.
 _PER_CODE = 4
 
 
 @dataclass(frozen=True)
 class ResidualQuantizer:
-    """Codebooks of one vector feature, fixed once they are trained: a code keeps its meaning.
+    """Codebooks of one vector feature; they never change after training, so a code keeps its meaning.
 
     Attributes:
         center: `(dim,)` mean of the training vectors.
@@ -55,7 +55,7 @@ class ResidualQuantizer:
         return cls(center, torch.stack(books))
 
     def codes(self, vectors: Float32[Tensor, "n dim"]) -> Int64[Tensor, "n levels"]:
-        """Codes from 1, level by level; 0 where a vector holds NaN, that is, where there is none.
+        """Codes from 1 for each level; 0 for a vector with NaN, which means a missing one.
 
         Raises:
             InstancesError: vectors of another width.
@@ -74,7 +74,7 @@ class ResidualQuantizer:
         return out
 
     def decode(self, codes: Int64[Tensor, "n levels"]) -> Float32[Tensor, "n dim"]:
-        """The vectors that codes from 1 stand for."""
+        """The vectors of codes from 1: the sum of their codebook entries."""
         return self.center + torch.stack([book[codes[:, i] - 1] for i, book in enumerate(self.codebooks)]).sum(0)
 
 
@@ -86,7 +86,7 @@ def save_quantizers(quantizers: Mapping[str, ResidualQuantizer], file: Path) -> 
 
 
 def load_quantizers(file: Path) -> dict[str, ResidualQuantizer]:
-    """Read what `save_quantizers` wrote; no file, no quantizers.
+    """Read the file of `save_quantizers`; empty if there is no file.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -113,7 +113,7 @@ def _k_means(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
         sums = torch.zeros_like(book).index_add(0, nearest, x)
         book = torch.where(counts.unsqueeze(1) > 0, sums / counts.clamp(min=1).unsqueeze(1), book)
         empty = (counts == 0).nonzero()[:, 0]
-        if len(empty):  # a code that nothing is near to moves to what is farthest from its own
+        if len(empty):  # an unused code moves to the vector that is farthest from its own code
             far = (x - book[nearest]).norm(dim=1).topk(min(len(empty), len(x))).indices
             book[empty[: len(far)]] = x[far]
     return book

@@ -1,4 +1,4 @@
-"""Users' events in order of time, cut into the pieces that one step of user-order training takes."""
+"""Users' events in order of time, split into the segments of user-order training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenlake_models.jagged import offsets_of, ranges
 
 @dataclass(frozen=True, slots=True)
 class SitBatch:
-    """Some segments side by side: what SIT reads in one step.
+    """Several segments: the input of SIT in one step.
 
     Attributes:
         past: `(p,)` indices of stored tokens, in `History`.
-        context: `(c,)` earlier rows of the table that may be read; they are not trained.
-        own: `(m,)` rows of the table that the segments are made of.
-        merge: `(p + c + m,)` the order that makes of `[past, context, own]` one sequence a segment, oldest first.
+        context: `(c,)` earlier rows of the table that may be read; they are not trained on.
+        own: `(m,)` rows of the table in the segments.
+        merge: `(p + c + m,)` the order that turns `[past, context, own]` into one sequence per segment, oldest first.
         offsets: `(segments + 1,)` the sequences in that order.
         timestamps: `(p + c + m,)` in that order, microseconds.
         is_own: `(p + c + m,)` in that order.
@@ -38,11 +38,12 @@ class SitBatch:
 
 
 class Sequences:
-    """The table's rows by user and time, in segments, each with what came before it.
+    """The table's rows by user and time in segments, each with its earlier tokens.
 
-    A segment holds at most about `history + 1` rows of one user and never divides a tie. Before it come up to `history`
-    earlier tokens: rows of the same table, then stored ones. Where a tie would be divided at the far end, all of it is
-    left out; a tie longer than `history` right before the segment is read as a whole. So neither the order inside a tie nor anything later changes a segment.
+    A segment holds at most about `history + 1` rows of one user and never splits a tie (rows of equal timestamps). Up to
+    `history` earlier tokens precede it: rows of the same table, and before them stored tokens. A tie that would be split
+    at the far end is left out; a tie longer than `history` right before the segment is read completely. So neither the
+    order inside a tie nor later rows change a segment.
     """
 
     def __init__(self, instances: Instances, past: History, history: int) -> None:
@@ -59,7 +60,7 @@ class Sequences:
         self.starts = torch.unique(torch.maximum(_run_starts(piece), user_begin))
         self.stops = torch.cat([self.starts[1:], self.starts.new_tensor([len(users)])])[: len(self.starts)]
         self.wave = piece[self.starts]
-        # What comes before a segment is counted among the rows that later ones may read.
+        # Only rows that later rows may read count as earlier tokens of a segment.
         readable = self._seen[self.order]
         self._readable = self.order[readable]
         number = offsets_of(readable.long())
@@ -77,10 +78,10 @@ class Sequences:
         return len(self.starts)
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> list[list[Int64[Tensor, " _"]]]:
-        """Segments in batches of about `size` rows: every user's first, then every user's second, and so on.
+        """Segments in batches of about `size` rows: every user's first segment, then every user's second, and so on.
 
         Args:
-            size: rows, not counting what comes before a segment.
+            size: rows of a batch, without the earlier tokens of the segments.
             generator: shuffles users; without it the order is always the same.
         """
         mixed = torch.randperm(len(self), generator=generator) if generator else torch.arange(len(self))
@@ -88,7 +89,7 @@ class Sequences:
         length = self.stops - self.starts + before
         mixed = mixed[
             torch.sort(length[mixed], stable=True).indices
-        ]  # similar lengths together: the threads end together
+        ]  # similar lengths together, so that the threads finish at the same time
         mixed = mixed[torch.sort(self.wave[mixed], stable=True).indices]
         waves = torch.unique_consecutive(self.wave[mixed], return_counts=True)[1].tolist()
         return [self._cut(wave, size, generator) for wave in torch.split(mixed, waves)] if waves else []
@@ -101,7 +102,7 @@ class Sequences:
         return [batches[i] for i in turn]
 
     def window(self, segments: Int64[Tensor, " s"]) -> SitBatch:
-        """What SIT reads for the segments given."""
+        """SIT's input for some segments."""
         starts = torch.stack([self._past_starts, self._context_starts, self.starts])[:, segments]
         stops = torch.stack([self._past_stops, self._context_stops, self.stops])[:, segments]
         lengths = stops - starts
@@ -124,7 +125,7 @@ class Sequences:
 
 
 def _run_starts(values: Tensor) -> Tensor:
-    """For each place, where its run of equal values begins: `[7, 7, 8] -> [0, 0, 2]`."""
+    """For each position, the start of its run of equal values: `[7, 7, 8] -> [0, 0, 2]`."""
     places = torch.arange(len(values), device=values.device)
     changed = torch.ones_like(places, dtype=torch.bool)
     changed[1:] = values[1:] != values[:-1]
@@ -132,7 +133,7 @@ def _run_starts(values: Tensor) -> Tensor:
 
 
 def _whole_ties(begin: Tensor, end: Tensor, tie_begin: Tensor) -> Tensor:
-    """Move each `begin` that divides a tie to the tie's end, or where nothing is left before `end`, to its start."""
+    """Move each `begin` that splits a tie to the tie's end, or to its start if nothing would be left before `end`."""
     places = torch.arange(len(tie_begin), device=begin.device)
     first = torch.cat([places[_run_starts(tie_begin) == places], begin.new_tensor([len(tie_begin)])])
     following = first[torch.searchsorted(first, begin)]

@@ -26,21 +26,21 @@ class SitLayer(nn.Module):
             nn.init.zeros_(branch.weight)
             nn.init.zeros_(branch.bias)
 
-    def forward(self, x: Tensor, sight: AttentionLayout) -> Tensor:
-        """All of `x` are keys; the queries of `sight` come out."""
+    def forward(self, x: Tensor, layout: AttentionLayout) -> Tensor:
+        """All rows of `x` are keys; the result has the queries of `layout`."""
         normed = self.norm(x)
-        mine, asking = (x, normed) if sight.queries is None else (x[sight.queries], normed[sight.queries])
+        residual, asking = (x, normed) if layout.queries is None else (x[layout.queries], normed[layout.queries])
         q = self.query(asking).unflatten(-1, (self.heads, -1))
         k, v = self.key_value(normed).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        y: Tensor = mine + self.out(layout_attention(q, k, v, sight, self.bias).flatten(1))
+        y: Tensor = residual + self.out(layout_attention(q, k, v, layout, self.bias).flatten(1))
         return torch.add(y, self.feed(y))
 
 
 class SIT(nn.Module):
     """Causal transformer over jagged token sequences.
 
-    A token sees itself and those with strictly earlier timestamps; time gaps in buckets of a doubling width stand for
-    position. The last layer computes only the tokens that are asked for.
+    A token sees itself and those with strictly earlier timestamps. Buckets of time gaps, of doubling width, replace
+    positions. The last layer computes only the requested tokens.
 
     Args:
         dim: width of a token; a multiple of `heads`.
@@ -61,14 +61,14 @@ class SIT(nn.Module):
         asks: Bool[Tensor, " total"],
         seen: Bool[Tensor, " total"],
     ) -> Float32[Tensor, "q dim"]:
-        """Contextual tokens of the `q` places where `asks`, in order.
+        """Contextual tokens of the `q` positions where `asks` is True, in order.
 
         Args:
-            tokens: of all rows, one after the other.
+            tokens: tokens of all rows, concatenated.
             timestamps: microseconds.
             offsets: the rows.
-            asks: what comes out.
-            seen: what later tokens may read.
+            asks: the tokens to compute.
+            seen: the tokens that later tokens may read.
         """
         everything, order, place = attention_layout(timestamps, offsets, seen)
         x = tokens[order]

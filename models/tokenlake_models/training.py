@@ -1,4 +1,4 @@
-"""Training, scoring and encoding: the one thing that jobs talk to."""
+"""`Learner`: training, scoring and encoding, the interface of the jobs."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _MODELS: dict[str, type[InstanceCompressor | LogisticRegression]] = {
     "compressor": InstanceCompressor,
     "logistic": LogisticRegression,
 }
-#: Rows of one step where nothing is trained: as many as a core's cache likes.
+#: Rows of one step without training, chosen to fit a core's cache.
 _SCORING = 1024
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class FitStats:
-    """What one `Learner.fit` did.
+    """Statistics of one `Learner.fit`.
 
     Attributes:
-        instances: rows given.
+        instances: number of rows.
         targets: labels trained on, over all passes.
         steps: optimiser steps.
-        loss: mean log loss a target, each taken before the step that trained on it; None without targets.
+        loss: mean log loss per target, computed before the step that trained on it; None without targets.
         seconds: wall time.
     """
 
@@ -56,7 +56,7 @@ class FitStats:
 
 
 class Learner:
-    """A model with its optimisers: trained day after day, saved and continued to the same bits.
+    """A model with its optimisers: trained day after day; saving and loading does not change the results.
 
     >>> learner = Learner.create(config, learning_rate=1e-3)            # doctest: +SKIP
     >>> learner.fit(instances, history, batch=512, passes=1, seed=7)    # doctest: +SKIP
@@ -97,17 +97,17 @@ class Learner:
             config: inputs and shape.
             model: `compressor`, or `logistic`, the baseline on the same inputs.
             learning_rate: of the compressor's dense weights; embeddings and baseline learn in proportion (`lr_scales`).
-            frozen: never to be trained.
+            frozen: the model will not be trained, so no optimisers are created.
         """
         return cls(_MODELS[model](config), learning_rate=learning_rate, frozen=frozen)
 
     @property
     def config(self) -> CompressorConfig:
-        """Inputs and shape of the model, with today's vocabulary sizes."""
+        """Inputs and shape of the model, with the present vocabulary sizes."""
         return self.model.config
 
     def grow(self, rows: dict[str, int]) -> None:
-        """Extend vocabularies to the numbers of rows given; new rows start as the learned out-of-vocabulary row.
+        """Extend vocabularies to the given numbers of rows; new rows start as the learned out-of-vocabulary row.
 
         Raises:
             InstancesError: an unknown feature, or fewer rows than there are.
@@ -126,20 +126,20 @@ class Learner:
     ) -> FitStats:
         """Train on the instances, once or more.
 
-        In temporal-order (and for the baseline) batches follow global time. In user-order they hold whole users,
-        whose later rows come after their earlier ones; every second pass takes the users in reversed order.
+        In temporal-order (and for the baseline) batches follow global time. In user-order a batch holds segments of
+        users, whose later rows come in later steps; every second pass takes the users in reversed order.
 
         Args:
-            instances: of a day or of several; rows without a known label are history, not targets.
+            instances: of one day or several; rows without a known label are history, not targets.
             history: tokens of their users from before these instances, read in user-order.
-            batch: rows a step, about.
-            passes: over all rows.
+            batch: rows per step, about.
+            passes: passes over all rows.
             seed: of the order of users and of id dropout; the same state, data and seed give the same bits.
             progress: called after each step with rows done and rows in all.
 
         Raises:
             InstancesError: instances or history don't fit the model.
-            DivergedError: a loss that is no number, with the batch that gave it.
+            DivergedError: the loss is NaN or infinite; the message describes the batch.
         """
         began = time.perf_counter()
         past = self._checked(instances, history)
@@ -188,7 +188,7 @@ class Learner:
 
     @torch.no_grad()
     def encode(self, instances: Instances) -> Float32[Tensor, "n dim"]:
-        """The tokens to store: of each instance's features alone, before SIT, whatever the scheme.
+        """The tokens to store, from each instance's features only, before SIT, in both schemes.
 
         Raises:
             InstancesError: the instances don't fit the model.
@@ -211,14 +211,14 @@ class Learner:
 
     @classmethod
     def load(cls, folder: Path, *, frozen: bool = False) -> Learner:
-        """Continue from `save`: training goes on to the same bits as if it had never stopped (same machine, threads).
+        """Load a saved model; further training gives the same bits as without the interruption (same machine, threads).
 
         Args:
-            folder: what `save` wrote.
-            frozen: only to score and encode: the optimisers' state is left where it is.
+            folder: folder that `save` wrote.
+            frozen: load for scoring and encoding only, without the optimisers' state.
 
         Raises:
-            CheckpointError: no checkpoint, a damaged one, or tensors that don't fit its config.
+            CheckpointError: the checkpoint is missing or damaged, or its tensors do not fit its config.
         """
         header, weights, optimizer = read_checkpoint(folder)
         if header.get("model") not in _MODELS:
@@ -248,7 +248,7 @@ class Learner:
     def _forward_steps(
         self, instances: Instances, past: History, batch: int, generator: torch.Generator, turn: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows with a target, and their logits, step by step; each is computed after the step before was applied."""
+        """Yield rows with a target and their logits, step by step; each is computed after the step before was applied."""
         model, share = self.model, self.config.id_dropout
         wanted = instances.known.any(1)
         if not (isinstance(model, InstanceCompressor) and model.is_sequential):
@@ -271,7 +271,7 @@ class Learner:
 
 
 def _drop_ids(instances: Instances, share: float, generator: torch.Generator) -> Instances:
-    """Replace a random share of ids by the out-of-vocabulary row, which learns from them to speak for unseen ids."""
+    """Replace a random share of ids by the out-of-vocabulary row, which thereby learns to represent unseen ids."""
     if share == 0:
         return instances
     kept = torch.rand(len(instances.categorical), len(instances), generator=generator) >= share

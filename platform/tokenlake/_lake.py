@@ -1,4 +1,4 @@
-"""`Lake`: the one object that users hold; every method hands on to the room that does the work."""
+"""`Lake`: the object that users work with; its methods delegate to the packages that do the work."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def open(folder_or_yaml: str | Path) -> Lake:  # the contract's name: tokenlake.
         The lake; its tables, catalog and stores are opened when they are asked for.
 
     Raises:
-        ConfigError: there is no such file, or it says something that cannot be.
+        ConfigError: there is no such file, or it is not valid.
     """
     return Lake.open(folder_or_yaml)
 
 
 class Lake(Project):
-    """A project with its daily jobs, and what they publish: tokens of new events, index, graph, candidates."""
+    """A project with its daily jobs and their results: tokens of new events, indexes, graphs, candidates."""
 
     # The daily jobs.
 
     def run(self, day: DayLike) -> Report:
-        """Run all daily jobs of one day, for every encoder: the functions that the DAGs call.
+        """Run all daily jobs of one day, for every encoder; the DAGs call the same functions.
 
         Running a day again changes nothing.
 
@@ -51,7 +51,7 @@ class Lake(Project):
             What each job did.
 
         Raises:
-            OrderError: an earlier day with events is not done.
+            OrderError: an earlier day with events is not done yet.
         """
         from tokenlake.pipeline.backfill import run
 
@@ -85,34 +85,34 @@ class Lake(Project):
         return backfill(self, *_range(first, last), version=version, index=index)
 
     def encode(self, events: pa.Table, *, version: str | None = None) -> NDArray[np.float32]:
-        """Tokens of new events, as the nightly job would write them.
+        """Encode new events to the tokens that the daily job would write.
 
         Args:
-            events: rows with the source's columns, ingested already or not. What the lake holds strictly before
-                each row, and the other rows of this call, are its past.
+            events: rows with the source's columns, ingested already or not. The past of each row is what the lake and
+                the other rows of this call hold strictly before it.
             version: a version or encoder; defaults to the serving one.
 
         Returns:
             float32 `(rows, dim)`, rounded to the store's dtype, in the order of the rows.
 
         Raises:
-            SchemaError: a row that ingest would quarantine; the message gives its reason.
-            NotFoundError: no checkpoint yet.
+            SchemaError: ingest would quarantine a row; the message has the reason.
+            NotFoundError: there is no checkpoint yet.
         """
         from tokenlake.pipeline.realtime import encode
 
         return encode(self, events, self.resolve(version))
 
     def drop(self, version: str) -> None:
-        """Remove a version for good: its store with what it has in Redis, checkpoints, rows, and its runs.
+        """Remove a version for good: its token store with its streams in Redis, checkpoints, table rows, and runs.
 
         Args:
             version: its whole name, as `versions` tells it.
 
         Raises:
-            NotFoundError: no such version.
-            VersionError: it serves, or an encoder of the config would make it again.
-            LockedError: one of its jobs runs.
+            NotFoundError: there is no such version.
+            VersionError: the version is serving, or an encoder of the config has this version.
+            LockedError: one of its jobs is running.
         """
         from tokenlake.pipeline.dropping import drop
 
@@ -121,7 +121,7 @@ class Lake(Project):
     # Retrieval.
 
     def index(self, name: str = "users", day: DayLike | None = None) -> Index:
-        """The FAISS index of a day's `users` or `items`, as the `index` job published it; defaults to the newest.
+        """The published FAISS index of a day's `users` or `items`; defaults to the newest day.
 
         Args:
             name: `users` or `items`.
@@ -131,7 +131,7 @@ class Lake(Project):
             The index: `search(vectors or ids, k)` gives ids and scores.
 
         Raises:
-            NotFoundError: none was published of that day; the message names the command that makes it.
+            NotFoundError: no index of that day was published; the message names the command that builds it.
             MissingExtraError: faiss is not installed.
         """
         from tokenlake.retrieval.load import load_index
@@ -155,19 +155,19 @@ class Lake(Project):
         return load_graph(self, None if day is None else as_day(day))
 
     def candidates(self, users: Any, at: Any, k: int = 100) -> Candidates:
-        """Items for users at times, by what similar users did before (U2U2I, docs/retrieval.md).
+        """Find items for users at query times, from the events of similar users (U2U2I, docs/retrieval.md).
 
         Args:
             users: q ids.
-            at: one time, or one for each; nothing from then on is read, and of vectors, index and graph only what was
-                available then.
-            k: candidates a query, at most.
+            at: one time, or one for each user; only earlier events are read, and only vectors, indexes and graphs that
+                were available then.
+            k: most candidates of a query.
 
         Returns:
             Jagged `items` and `scores`, best first, with `offsets` (q + 1,).
 
         Raises:
-            NotFoundError: no embeddings yet, or the index or graph of a day was not published.
+            NotFoundError: there are no embeddings yet, or the index or graph of a day was not published.
             MissingExtraError: faiss is not installed.
         """
         from tokenlake.retrieval.candidates import candidates

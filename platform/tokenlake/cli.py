@@ -1,4 +1,4 @@
-"""The command line. Each command lies in `tokenlake.commands` and is imported only when it is called."""
+"""The command line. Each command is a module of `tokenlake.commands`, imported only when it is called."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from tokenlake.errors import TokenlakeError, missing_extra, storage_error
 from tokenlake_kernels.errors import KernelError
 from tokenlake_models.errors import ModelError
 
-#: command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
+#: Command -> its one line of help; the module `tokenlake.commands.<name>` holds `command`.
 COMMANDS = {
     "airflow": "Run Airflow on loopback with a lake's DAGs.",
-    "audit": "Prove that a training set holds nothing known later.",
+    "audit": "Check a training set for values that became known too late.",
     "backfill": "Run every daily job from one day to another.",
     "bench": "Run the repository's benchmarks.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
     "drop": "Remove an encoder version for good.",
-    "evaluate": "Print metrics of encoders and candidates beside baselines.",
+    "evaluate": "Print metrics of encoders and candidates, with baselines.",
     "fetch": "Print a user's last tokens before a time.",
     "index": "Build indexes and graphs of days with embeddings.",
-    "ingest": "Bring raw events into a lake.",
+    "ingest": "Ingest raw events into a lake.",
     "init": "Write a commented tokenlake.yaml.",
     "neighbors": "Print similar users, and candidates at a time.",
-    "promote": "Let an encoder version serve.",
-    "rollback": "Let the version that served before serve again.",
+    "promote": "Make an encoder version the serving one.",
+    "rollback": "Make the previous serving version the serving one again.",
     "run": "Run every daily job of one day.",
     "simulate": "Write an ads-like event log.",
-    "sql": "Explore a lake in SQL, read-only.",
+    "sql": "Query a lake in SQL, read-only.",
     "status": "Show days, freshness, versions and last errors.",
-    "tails": "Show what token stores keep in a Redis.",
+    "tails": "Show the streams of token stores in a Redis.",
     "verify": "Check every checksum, order and count on disk.",
-    "versions": "Show encoder versions, and which one serves.",
+    "versions": "Show encoder versions, and which one is serving.",
 }
 
 
-class _Late(click.Group):
+class _LazyGroup(click.Group):
     """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,14 +56,14 @@ class _Late(click.Group):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
-@click.group(cls=_Late, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tokenlake")
 def app() -> None:
     """Tokenlake: learned features of interaction logs, served point-in-time correct."""
 
 
 def main() -> None:
-    """Run the command line; errors made for people are printed without a traceback."""
+    """Run the command line; Tokenlake errors are printed without a traceback."""
     try:
         app()
     except (TokenlakeError, ModelError, KernelError) as error:

@@ -1,24 +1,24 @@
 """Every error that Tokenlake raises on purpose.
 
     TokenlakeError
-    ├── TerminalError            retrying changes nothing: mend the input, the config or the code
-    │   ├── ConfigError          tokenlake.yaml says something that cannot be
+    ├── TerminalError            retrying does not help: correct the input, the config or the code
+    │   ├── ConfigError          tokenlake.yaml, or another setting, is not valid
     │   ├── SchemaError          data of the wrong shape, type or range (also a ValueError)
     │   ├── SourceError          a source that cannot be read at all
-    │   │   ├── MissingSourceError   nothing lies there (also a NotFoundError)
-    │   │   └── DamagedSourceError   no file of its kind, or one that was cut or damaged (also a CorruptionError)
+    │   │   ├── MissingSourceError   a source that does not exist (also a NotFoundError)
+    │   │   └── DamagedSourceError   a file of another format, or a truncated or damaged one (also a CorruptionError)
     │   ├── NotFoundError        a day, version, checkpoint or artefact that does not exist (also a LookupError)
     │   ├── VersionError         artefacts of different identities would have been mixed
     │   ├── CorruptionError      bytes on disk that are not what was written; names the file
-    │   ├── TrainingError        a model or index that cannot be made of these events, or whose loss is no number
+    │   ├── TrainingError        a model or index that cannot be trained on these events, or a loss that is NaN or infinite
     │   ├── ForbiddenError       SQL that would write or read outside the lake
     │   └── MissingExtraError    an optional dependency is not installed (also an ImportError)
-    └── TransientError           the same call may go through later: a scheduler should retry
+    └── TransientError           the same call may succeed later: a scheduler should retry
         ├── LockedError          another process holds the lock
         ├── OrderError           an earlier day is not done yet
         ├── ConflictError        a concurrent commit won
         ├── ChangedError         a source was written while it was read
-        ├── StorageError         the disk refused: full, read-only or gone
+        ├── StorageError         the disk is full, read-only or missing
         └── ServiceError         a service, such as Airflow's, is down or does not answer
 
 Each message says what was given, what was expected and what to do.
@@ -38,7 +38,7 @@ class TransientError(TokenlakeError):
 
 
 class ConfigError(TerminalError):
-    """The configuration says something that cannot be."""
+    """The configuration is not valid."""
 
 
 class SchemaError(TerminalError, ValueError):
@@ -62,15 +62,15 @@ class CorruptionError(TerminalError):
 
 
 class MissingSourceError(SourceError, NotFoundError):
-    """Nothing lies where a source was said to be."""
+    """A source that does not exist."""
 
 
 class DamagedSourceError(SourceError, CorruptionError):
-    """A file that is not of its kind, or was cut or damaged; the message names it."""
+    """A file of another format, or a truncated or damaged one; the message names it."""
 
 
 class TrainingError(TerminalError):
-    """A model or an index that cannot be made as the config says, or whose loss stopped being a number."""
+    """A model or index that cannot be trained as configured, or a loss that is NaN or infinite."""
 
 
 class ForbiddenError(TerminalError):
@@ -86,7 +86,7 @@ class LockedError(TransientError):
 
 
 class OrderError(TransientError):
-    """A job came before the jobs that it depends on."""
+    """A job ran before the jobs that it depends on."""
 
 
 class ConflictError(TransientError):
@@ -94,11 +94,11 @@ class ConflictError(TransientError):
 
 
 class ChangedError(TransientError):
-    """A source was written while it was read, again and again."""
+    """A source kept changing while it was read."""
 
 
 class StorageError(TransientError):
-    """The disk refused: full, read-only or gone; the message names what was being written."""
+    """The disk is full, read-only or missing; the message names what was being written."""
 
 
 class ServiceError(TransientError):
@@ -106,12 +106,12 @@ class ServiceError(TransientError):
 
 
 def storage_error(error: OSError) -> StorageError:
-    """What the operating system said, as an error of ours that names the file."""
+    """Turn an error of the operating system into a `StorageError` that names the file."""
     place = f"{error.filename}: " if error.filename is not None else ""
     return StorageError(f"{place}{error.strerror or error}; check the disk's space and rights, then do the same again")
 
 
-#: The extra of `tokenlake` that brings a package; the packages that only come with others are left to these.
+#: Optional package -> the extra of `tokenlake` that installs it; dependencies of these packages are not listed.
 _EXTRAS = {
     "torch": "train",
     "triton": "train",
@@ -128,7 +128,7 @@ _EXTRAS = {
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """What was not found, as an error that says how to install it; None for what is no optional package of ours."""
+    """Turn a failed import into an error that says how to install the package; None if it is not an optional package."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return None

@@ -1,4 +1,4 @@
-"""Names that people choose, in one space with names of our own."""
+"""User-defined column names, and how to keep them apart from Tokenlake's own names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 
 def folded(name: str) -> str:
-    """A column's name as SQL and Delta compare names: `Price` and `price` are one column.
+    """A column's name in the form in which SQL and Delta compare names: `Price` and `price` are one column.
 
     >>> folded("Price")
     'price'
@@ -15,7 +15,7 @@ def folded(name: str) -> str:
 
 
 def quotable(name: str) -> bool:
-    """Whether SQL can quote a name: any text but the empty one, one with NUL, and half a surrogate pair.
+    """Whether SQL can quote a name: any text except an empty one, one with NUL, and one with a lone surrogate.
 
     >>> quotable('my "own" name'), quotable("")
     (True, False)
@@ -24,7 +24,7 @@ def quotable(name: str) -> bool:
 
 
 def unlike(name: str, taken: Collection[str]) -> str:
-    """The name itself, or with as many underscores behind it as make it none of those that are taken.
+    """The name, with underscores appended until it is not in `taken`.
 
     >>> unlike("scale", ["token"]), unlike("scale", ["token", "scale"])
     ('scale', 'scale_')
@@ -35,7 +35,7 @@ def unlike(name: str, taken: Collection[str]) -> str:
 
 
 def apart(wanted: Sequence[str], taken: Collection[str]) -> list[str]:
-    """A name for each wanted one: none that is taken, no two alike; of equal ones the first keeps its own.
+    """Make names unique: underscores are appended to a name that is taken; of equal names the first one is kept.
 
     >>> apart(["price", "token", "token_", "price"], taken=["token"])
     ['price', 'token__', 'token_', 'price_']

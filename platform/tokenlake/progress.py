@@ -1,4 +1,4 @@
-"""How long work tells how far it is: one protocol for ingest, jobs, reports and data sets."""
+"""The protocol of progress callbacks, for ingest, jobs, reports and data sets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called by long work, after each step of it.
+    """Called by long operations after each step.
 
     Args:
-        what: what is being done, such as a version's name or "reading"; each has a count of its own.
-        done: how much of it is done.
-        total: how much there is.
+        what: name of the operation, such as a version or "reading"; each is counted separately.
+        done: amount done so far.
+        total: amount in total.
     """
 
     def __call__(self, what: str, done: int, total: int, /) -> None: ...  # noqa: D102  # told by the class

@@ -15,7 +15,7 @@ from tokenlake.errors import SchemaError
 DAY_US = 86_400_000_000
 #: A label that never becomes known, as an instant.
 NEVER = np.iinfo(np.int64).max
-#: Before every other instant: where a range without a beginning starts, and what stands for a time that is missing.
+#: The smallest instant: the start of a range without a lower bound, and the value of a missing time.
 EARLIEST = np.iinfo(np.int64).min
 
 Day: TypeAlias = dt.date
@@ -30,7 +30,7 @@ def as_day(value: DayLike) -> Day:
     datetime.date(2017, 3, 1)
 
     Raises:
-        SchemaError: the value is neither.
+        SchemaError: the value is neither a date nor an ISO string of a day.
     """
     if isinstance(value, dt.datetime):
         raise SchemaError(f"a day was expected, got the instant {value!r}; pass its .date() (in UTC)")
@@ -50,7 +50,7 @@ def day_start(day: Day) -> int:
 
 
 def available_at(day: Day) -> int:
-    """Instant (us) from which what was learned of a day may be read: the start of the day after."""
+    """Instant (us) from which a day's results may be read: the start of the next day."""
     return day_start(day) + DAY_US
 
 
@@ -68,10 +68,10 @@ def as_micros(values: object, name: str = "timestamps") -> NDArray[np.int64]:
     """Turn timestamps into int64 microseconds UTC.
 
     Args:
-        values: integers (taken as microseconds UTC), `datetime64` of any unit, aware `datetime`s, Arrow
-            timestamps (with a zone, or naive ones that are then taken as UTC like `datetime64`), or pandas
-            ones; a scalar or an array of any shape.
-        name: what to call the argument in an error.
+        values: integers (microseconds UTC), `datetime64` of any unit, aware `datetime`s, Arrow timestamps (with a
+            zone, or naive ones, which are UTC like `datetime64`), or pandas timestamps; a scalar or an array of any
+            shape.
+        name: name of the argument in an error message.
 
     Returns:
         An int64 array of the same shape.

@@ -122,9 +122,9 @@ def _beginning(columns: Iterable[str]) -> str:
 
 
 def _given_user(user: str, kind: str) -> str:
-    """A macro's parameter `user` as this lake's kind of id, whichever was given; null, and so nobody, where it is none.
+    """SQL that casts a macro's parameter `user` to this lake's id type; null, which matches no user, if it is not valid.
 
-    DuckDB's own cast would round a fraction to another user's id, and read past blanks.
+    DuckDB's own cast would round a fraction to another user's id, and ignore blanks.
     """
     text = f"{_name(user)}::VARCHAR"
     if kind == "VARCHAR":
@@ -144,7 +144,7 @@ def _labels(labels: Sequence[str]) -> str:
 
 
 def _masked(labels: Sequence[str], t: str) -> str:
-    """What hides the labels that are not known before the parameter `t`: their instants too, which would give them away."""
+    """SQL that hides labels not known before the parameter `t`, and their instants, which would reveal them."""
     parts = [
         f"CASE WHEN e.{_name(name + '_known_at')} < {_name(t)}::TIMESTAMPTZ THEN e.{_name(column)} END AS {_name(column)}"
         for name in labels

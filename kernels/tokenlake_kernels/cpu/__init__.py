@@ -1,1 +1,1 @@
-"""CPU kernels: `compiled` (C++, built once per machine) where it can be had, else `eager` (pure PyTorch)."""
+"""CPU kernels: `compiled` (C++, built once per machine) if available, else `eager` (pure PyTorch)."""

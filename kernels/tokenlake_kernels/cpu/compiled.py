@@ -1,4 +1,4 @@
-"""The compiled CPU path: tensors in, pointers down, tensors out. Half precision is widened to float32 on the way in."""
+"""The compiled CPU kernels: passes tensors as pointers to C functions. Half precision is converted to float32 first."""
 
 import ctypes
 
@@ -13,12 +13,12 @@ SMALL = 1 << 14  # below this many elements a second thread costs more than it b
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the compiled kernels take tensors of this dtype, here."""
+    """Whether compiled kernels are available for this dtype."""
     return x.dtype != torch.float64 and library() is not None
 
 
 def call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
-    """Call a C function: tensors go down as pointers."""
+    """Call a C function; tensors are passed as pointers."""
     native = library()
     if native is None:
         raise RuntimeError("the compiled kernels were asked for where usable() had said no")
@@ -34,12 +34,12 @@ def call(name: str, *args: Tensor | int | float | None, threads: int) -> None:
 
 
 def threads_for(work: int) -> int:
-    """How many threads so much work deserves."""
+    """Number of threads for this amount of work."""
     return 1 if work < SMALL else torch.get_num_threads()
 
 
 def as_float(x: Tensor) -> Tensor:
-    """float32 with a dense last dimension; other strides stay as they are."""
+    """float32 with a contiguous last dimension; other strides are kept."""
     x = x.float()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
@@ -50,7 +50,7 @@ def flat_float(x: Tensor) -> Tensor:
 
 
 def strides(*tensors: Tensor) -> Tensor:
-    """The (token, head) strides of all, one after the other."""
+    """The (token, head) strides of all tensors, concatenated."""
     return torch.tensor([s for x in tensors for s in x.stride()[:2]])
 
 
@@ -118,7 +118,7 @@ def attention_backward(
 
 
 class _Tables:
-    """The bias tables of HSTU attention as the C interface wants them."""
+    """The bias tables of HSTU attention in the form of the C interface."""
 
     def __init__(self, plan: HstuPlan) -> None:
         self.position = None if plan.position is None else flat_float(plan.position)

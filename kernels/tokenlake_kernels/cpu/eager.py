@@ -1,7 +1,7 @@
-"""The pure-PyTorch CPU path: row by row, a block of queries at a time, so that memory stays linear in length.
+"""The pure-PyTorch CPU kernels: row by row, a block of queries at a time, so that memory is linear in the length.
 
-It serves float64 (for gradcheck) and machines without a compiler. Gradients are written out: nothing is kept for them
-but inputs, outputs and log-sum-exps.
+Used for float64 (for gradcheck) and on machines without a compiler. Gradients are explicit: only inputs, outputs and
+log-sum-exps are stored for them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ BLOCK = 256
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Accumulate in float32, or in float64 where that came in."""
+    """Convert to float32 for accumulation; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -1,7 +1,7 @@
 """The compiled CPU kernels: the C++ in `csrc/`, built by `native_build`.
 
 Environment:
-    TOKENLAKE_CPU=torch  never use them, but the pure-PyTorch path. TOKENLAKE_NATIVE=0 says so of all compiled code.
+    TOKENLAKE_CPU=torch  use the pure-PyTorch kernels instead. TOKENLAKE_NATIVE=0 switches off all compiled code.
 """
 
 import ctypes
@@ -16,5 +16,5 @@ SOURCE = Path(__file__).parent / "csrc"
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where the pure-PyTorch path must serve."""
+    """The compiled kernels; None if the pure-PyTorch kernels must be used."""
     return None if os.environ.get("TOKENLAKE_CPU") == "torch" else load(SOURCE, "PyTorch")

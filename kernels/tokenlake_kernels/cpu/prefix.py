@@ -116,7 +116,7 @@ def _padded(x: Int[Tensor, " queries"]) -> Int[Tensor, " padded"]:
 
 
 def _arguments(q: Tensor, k: Tensor, plan: PrefixPlan, table: Tensor | None) -> tuple[Tensor | int | float | None, ...]:
-    """What stands in the middle of both C functions: places, table, sizes and scale."""
+    """The common arguments of both C functions: positions, table, sizes and scale."""
     times = (None if x is None else compiled.long(x) for x in (plan.q_times, plan.times))
     ends = (compiled.long(plan.q_offsets), compiled.long(plan.offsets))
     sizes = (0, 0) if table is None else (table.shape[1] - 1, 0 if table.shape[0] == 1 else table.shape[1])

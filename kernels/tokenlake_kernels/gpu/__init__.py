@@ -1,1 +1,1 @@
-"""Triton kernels, for CUDA and ROCm; imported by the first op that meets a GPU tensor."""
+"""Triton kernels for CUDA and ROCm; imported by the first op that is called with a GPU tensor."""

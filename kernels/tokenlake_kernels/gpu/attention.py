@@ -233,7 +233,7 @@ def attention_dbias_kernel(
     )
 
 
-# Which tiles hold their registers was found by `python -m tokenlake_kernels.report`; sm_80 is the narrowest.
+# Tile sizes that need no register spills, found with `python -m tokenlake_kernels.report`; sm_80 has the fewest.
 
 
 def _forward_configs(dim: int, vendor: str) -> tuple[LaunchConfig, ...]:
@@ -307,7 +307,7 @@ KERNELS = (FORWARD, DKDV, DQ, DBIAS)
 
 
 class _AttentionLaunch:
-    """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
+    """Common parts of the launches: arguments in order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: SoftmaxPlan) -> None:
         q, k = tensors[:2]

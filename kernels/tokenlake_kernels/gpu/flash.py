@@ -1,6 +1,6 @@
-"""What the attention kernels share: where a row lies, the steps of flash attention, and their host's tables.
+"""Common parts of the attention kernels: addressing of rows, the steps of flash attention, and host functions.
 
-Triton puts these functions into the kernels that call them; nothing is called at run time.
+Triton inlines the device functions into the kernels that call them.
 """
 
 import operator
@@ -112,23 +112,23 @@ def pairs(*sizes: tuple[int, int, int, int]) -> tuple[LaunchConfig, ...]:
 
 
 def dense_last(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The kernels take any strides but that of the last dimension."""
+    """Make the last dimension contiguous; the kernels support any other strides."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
 def strides(*tensors: Tensor) -> tuple[int, ...]:
-    """The (token, head) strides of all, one after the other."""
+    """The (token, head) strides of all tensors, concatenated."""
     return tuple(s for x in tensors for s in x.stride()[:2])
 
 
 def is_wide(*tensors: Tensor | None) -> bool:
-    """Whether some tensor, or its like without gaps, spans 2^31 values: a row's may lie so far apart then."""
+    """Whether a tensor, or its contiguous copy, spans 2^31 values, so that addresses within it need 64 bits."""
     given = (x for x in tensors if x is not None)
     return any(max(x.numel(), sum(map(operator.mul, x.shape, x.stride()))) >= 2**31 for x in given)
 
 
 def table_sizes(table: Tensor | None) -> tuple[int, int]:
-    """(entries, step from head to head) of a bias table."""
+    """(entries, stride between heads) of a bias table."""
     return (0, 0) if table is None else (table.shape[1], 0 if table.shape[0] == 1 else table.shape[1])
 
 

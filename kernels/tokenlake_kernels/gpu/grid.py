@@ -1,4 +1,4 @@
-"""The programs of a kernel, numbered along one axis.
+"""One-dimensional grids of Triton programs.
 
 CUDA lets a grid's first axis be 2^31 - 1 programs long, its second and third only 65,535: fewer than a batch has rows.
 So every kernel here that runs over several counts (tiles, heads, rows) puts all of them on the first axis: the host
@@ -39,9 +39,9 @@ def programs(*counts: int) -> tuple[int]:
 @triton.jit
 @no_type_check
 def place(inner, middle):
-    """Where a program stands in `programs(inner, middle, outer)`.
+    """The three indices of a program of `programs(inner, middle, outer)`.
 
-    The outer place (rows, as a rule) comes in 64 bits: what it multiplies may lead past 2^31 values.
+    The outer index (usually the row) has 64 bits, since its products may exceed 2^31.
     """
     program = tl.program_id(0)
     rest = program // inner

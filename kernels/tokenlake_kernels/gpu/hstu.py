@@ -1,8 +1,8 @@
 """HSTU attention on Triton: forward, dK and dV, dQ with the gradients of the bias tables.
 
-The mask decides which tiles exist. A tile of queries visits at most three runs of key tiles: the sink (prefix and
-contextual rows), the band before it, and for targets their own diagonal; a tile of keys at most two runs of query
-tiles. The runs are counted first and walked in one loop, so the cost grows with what is seen.
+Only tiles inside the mask are computed. A tile of queries visits at most three runs of key tiles: the sink (prefix and
+contextual rows), the band before it, and for targets their own diagonal; a tile of keys visits at most two runs of query
+tiles. The runs are counted first and visited in one loop, so the cost grows with the number of visible pairs.
 """
 
 import itertools
@@ -98,7 +98,7 @@ def _scores(
 @triton.jit
 @no_type_check
 def _history(Targets, row, length, contextual, TARGETS: tl.constexpr):
-    """How many values of a row come before its targets, and how many of those see each other fully."""
+    """Number of values of a row before its targets, and number of contextual values among them."""
     history = length
     if TARGETS:
         history -= tl.load(Targets + row).to(tl.int32)
@@ -122,7 +122,7 @@ def hstu_forward_kernel(
     TARGETS: tl.constexpr, POSITION: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries of one row and head, over the key tiles that its mask leaves."""
+    """One tile of queries of one row and head, over the key tiles inside its mask."""
     tile, head, row = place(tl.cdiv(most, BLOCK_M), heads)
     start, length = row_bounds(Offsets, row)
     i0 = tile * BLOCK_M
@@ -182,7 +182,7 @@ def hstu_dkdv_kernel(
     v = tl.load(lines(V, j, v_token, d, WIDE), mask=held, other=0.0)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    # Who sees these keys: everyone after a sink; else the band, then the tail and the targets.
+    # Queries that see these keys: all later ones for a sink; else the band, then the tail and the targets.
     j1 = tl.minimum(j0 + BLOCK_N, length)
     low = tl.where(j0 < first, 0, j0 // BLOCK_M)
     reach = tl.where(j0 < tl.maximum(prefix, first), length, tl.maximum(tl.minimum(j1 + local, history), j1))
@@ -334,7 +334,7 @@ KERNELS = (FORWARD, DKDV, DQ)
 
 
 class _HstuLaunch:
-    """What the three kernels share: arguments in their order, flags, and the size of the grid."""
+    """Common parts of the three launches: arguments in order, flags, and the size of the grid."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: HstuPlan) -> None:
         q = tensors[0]
@@ -375,7 +375,7 @@ def hstu_forward(q: Tensor, k: Tensor, v: Tensor, plan: HstuPlan) -> Tensor:
 def hstu_backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, plan: HstuPlan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `cpu.eager.hstu_backward`. In deterministic mode the tables' gradients come from there."""
+    """As `cpu.eager.hstu_backward`, which computes the tables' gradients in deterministic mode."""
     q, k, v, g = dense_last(q, k, v, g)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     call = _HstuLaunch((q, k, v, g), plan)

@@ -1,6 +1,6 @@
 """Feature interaction on Triton: products, softmax, broadcasting, copies and time differences over jagged rows.
 
-No kernel here needs the longest row: programs of a row stride over it, so no call waits for the device.
+No kernel here needs the longest row: the programs of a row loop over it with a stride, so no call waits for the device.
 """
 
 from typing import no_type_check
@@ -253,7 +253,7 @@ KERNELS = (DENSE_BMM, JAGGED_BMM, SOFTMAX, SOFTMAX_BACKWARD, BROADCAST, COPY, TI
 
 
 def _splits(total: int, rows: int, block: int) -> int:
-    """Programs that share a row: enough for one of twice the mean length, whatever the longest is."""
+    """Number of programs per row: enough for a row of twice the mean length, independent of the longest one."""
     return max(1, min(64, -(-2 * total // (max(1, rows) * block))))
 
 

@@ -1,12 +1,12 @@
-"""How a Triton kernel is described, configured and launched.
+"""Description, configuration and launch of Triton kernels.
 
-A `Kernel` says everything about one kernel: its arguments' types, the flags it is built with, and the tile
-configurations it ships in for a head dimension and a vendor. Launching reads it, and so does the ahead-of-time compile
-check (`tokenlake_kernels.report`), so that what is checked is what runs.
+A `Kernel` describes one kernel completely: types of its arguments, its sets of flags, and the tile configurations for a
+head dimension and a vendor. Both the launch and the ahead-of-time check (`tokenlake_kernels.report`) use it, so that
+exactly the running code is checked.
 
-On a GPU the configurations are timed once per kernel, shape class and device, and the winner is kept under the user's
-cache folder. `TOKENLAKE_DETERMINISTIC=1`, or `torch.use_deterministic_algorithms(True)`, takes the first configuration
-always, and no path that adds in an order of chance.
+On a GPU the configurations are timed once per kernel, shape class and device, and the fastest is stored in the user's
+cache folder. `TOKENLAKE_DETERMINISTIC=1`, or `torch.use_deterministic_algorithms(True)`, always selects the first
+configuration, and avoids atomic additions, whose order is random.
 """
 
 import functools
@@ -25,41 +25,41 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..native_build import cache_folder
 
-#: Widest head that the configurations are compiled and checked for.
+#: Largest head dimension for which the configurations are compiled and checked.
 WIDEST = 256
 
-#: Tile sizes to the number of programs: `grid.programs`.
+#: Maps tile sizes to the grid: `grid.programs`.
 Grid = Callable[[Mapping[str, int]], tuple[int]]
 
 
 class LaunchConfig(NamedTuple):
-    """One way to build a kernel."""
+    """One configuration of a kernel."""
 
     tiles: tuple[tuple[str, int], ...]
     warps: int
     stages: int
 
     def label(self) -> str:
-        """Such as `64x32, 4 warps, 2 stages`."""
+        """A label such as `64x32, 4 warps, 2 stages`."""
         return f"{'x'.join(str(n) for _, n in self.tiles)}, {self.warps} warps, {self.stages} stages"
 
 
 def options(config: LaunchConfig, vendor: str) -> dict[str, int]:
-    """How a configuration is compiled. Without a bound of its own, ptxas spills to make room for one more block."""
+    """Compiler options of a configuration. Without an explicit register limit, ptxas spills to fit one more block."""
     bound = {"maxnreg": 255} if vendor == "cuda" else {}
     return {"num_warps": config.warps, "num_stages": config.stages} | bound
 
 
 class Kernel(NamedTuple):
-    """One kernel, all its forms.
+    """One kernel with all its configurations.
 
     Attributes:
         fn: The Triton function.
         signature: Argument name to Triton type; `*T` is a pointer to the values' dtype. In the function's order,
             constants left out.
-        flags: The sets of constants, apart from tiles and dimensions, that ship.
+        flags: The supported sets of constants, apart from tiles and dimensions.
         configs: (head dim, vendor "cuda" or "hip") to configurations, the default first.
-        sizes: dim to the constants that follow from it.
+        sizes: dim to the constants computed from it.
         dots: Whether it has matrix products, and so must use tensor cores.
         dims: The dimensions that are compiled ahead of time.
     """
@@ -80,15 +80,15 @@ class Kernel(NamedTuple):
 
 
 def tiles(warps: int, stages: int, **sizes: int) -> LaunchConfig:
-    """A `Config`, for tables."""
+    """A short constructor of `LaunchConfig`, for tables of configurations."""
     return LaunchConfig(tuple(sizes.items()), warps, stages)
 
 
 def head_sizes(dim: int) -> dict[str, int]:
-    """The constants of a head dimension: itself, and the power of two that holds it.
+    """The constants of a head dimension: the dimension, and the next power of two.
 
     Raises:
-        ShapeError: a head too wide for any tile that ships.
+        ShapeError: the head is too wide for every configuration.
     """
     if dim > WIDEST:
         raise ShapeError(f"the heads are {dim} wide; the GPU kernels take up to {WIDEST}: use more heads, or the CPU")
@@ -96,7 +96,7 @@ def head_sizes(dim: int) -> dict[str, int]:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 tiles are multiplied: exactly, unless PyTorch was told that TF32 will do."""
+    """Precision of float32 matrix products: exact, unless PyTorch is set to allow TF32."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
@@ -111,7 +111,7 @@ def deterministic() -> bool:
 
 
 def longest(offsets: Tensor, max_len: int) -> int:
-    """`max_len`, or (a wait for the device) the longest row."""
+    """`max_len` if it is known, else the longest row, which waits for the device."""
     if max_len >= 0:
         return max_len
     return int(offsets.diff().max()) if offsets.shape[0] > 1 else 0
@@ -126,7 +126,7 @@ def _time(run: Callable[[], None]) -> float:
 
 
 class Choices:
-    """Which configuration won, by kernel, shape class and device; on disk, one small JSON file a key."""
+    """The fastest configuration by kernel, shape class and device; on disk as one small JSON file per key."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -135,7 +135,7 @@ class Choices:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
     def get(self, key: str, configs: tuple[LaunchConfig, ...]) -> LaunchConfig | None:
-        """The winner recorded under `key`, if it still ships."""
+        """The stored configuration of `key`, if it is still among `configs`."""
         try:
             label = json.loads(self._path(key).read_text())["config"]
         except (OSError, ValueError, KeyError):
@@ -143,7 +143,7 @@ class Choices:
         return next((c for c in configs if c.label() == label), None)
 
     def put(self, key: str, config: LaunchConfig) -> None:
-        """Record a winner, atomically."""
+        """Store a configuration, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
             json.dump({"key": key, "config": config.label()}, file)
@@ -152,7 +152,7 @@ class Choices:
 
 @functools.cache
 def _remembered(key: str, configs: tuple[LaunchConfig, ...], folder: Path) -> list[LaunchConfig]:
-    """A one-element list that the first launch fills: the choice of this process."""
+    """A list for the choice of this process, with at most one element, which the first launch adds."""
     found = Choices(folder).get(key, configs)
     return [found] if found else []
 
@@ -163,9 +163,9 @@ def choose(
     run: Callable[[LaunchConfig], None],
     timer: Callable[[Callable[[], None]], float] = _time,
 ) -> LaunchConfig:
-    """The fastest configuration for `key`: remembered, or timed now and then remembered.
+    """The fastest configuration for `key`: the stored one, else timed now and stored.
 
-    A configuration that the device refuses (too much shared memory, say) loses.
+    A configuration that the device cannot run (for example, too much shared memory) is skipped.
     """
     if len(configs) == 1 or deterministic():
         return configs[0]
@@ -194,21 +194,21 @@ def launch(
     repeatable: bool = True,
     **flags: Any,
 ) -> None:
-    """Run a kernel in its best configuration.
+    """Run a kernel in its fastest configuration.
 
     Args:
-        kernel: What to run.
-        grid: Tile sizes to the number of programs, by `grid.programs`.
-        args: The arguments of the signature, in order; None for a tensor that these flags have no use for.
-        dim: The head dimension, or whatever `kernel.sizes` wants.
-        like: A tensor that gives dtype and device.
-        rows: About how long the work is; its power of two is part of the autotune key.
-        repeatable: Whether running twice does no harm; kernels that add into their output are not timed.
+        kernel: The kernel.
+        grid: Maps tile sizes to the grid, by `grid.programs`.
+        args: The arguments of the signature, in order; None for a tensor that is not used with these flags.
+        dim: The head dimension, or another argument of `kernel.sizes`.
+        like: A tensor with the dtype and the device.
+        rows: Approximate size of the work; its power of two is part of the autotune key.
+        repeatable: Whether the kernel can be run twice; kernels that add into their output are not timed.
         flags: One of the kernel's sets of flags.
     """
     sizes = kernel.sizes(dim)
     configs = kernel.configs(dim, vendor())
-    # An absent tensor goes down as a pointer that nobody follows, so that what runs has the types that were checked.
+    # A missing tensor is passed as an unused pointer, so that the argument types are those that were checked.
     given = tuple(like if x is None else x for x in args)
 
     def run(config: LaunchConfig) -> None:

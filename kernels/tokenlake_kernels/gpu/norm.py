@@ -52,7 +52,7 @@ def gated_norm_backward_kernel(
     A, U, Weight, Bias, G, DA, DU, DWeight, DBias, total, dim, eps,
     CONCAT: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a stride of tiles; dWeight and dBias as one partial row a program, summed by the caller."""
+    """Gradients of every n-th tile; dWeight and dBias as one partial row per program, summed by the caller."""
     d = tl.arange(0, BLOCK_D)
     w = tl.load(Weight + d, mask=d < dim, other=0.0).to(tl.float32)
     b = tl.load(Bias + d, mask=d < dim, other=0.0).to(tl.float32)
@@ -111,7 +111,7 @@ BACKWARD = Kernel(
     dims=_WIDTHS,
 )
 KERNELS = (FORWARD, BACKWARD)
-_PROGRAMS = 256  # partial sums of the backward; fixed, so that the order of adding is
+_PROGRAMS = 256  # partial sums of the backward; fixed, so that the order of additions is fixed
 
 
 def gated_norm(a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *, concat: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """Prefix attention on Triton: forward, dK and dV, dQ with the gradient of the bias table.
 
-Tiles of queries by tiles of keys, as in `attention`; a tile that none of its queries sees is passed over. Scores are in
-base 2. The table's gradient is added with atomics; in deterministic mode it comes from the PyTorch path.
+Tiles of queries by tiles of keys, as in `attention`; a key tile that no query sees is skipped. Scores are in base 2. The
+table's gradient is added with atomics; in deterministic mode the PyTorch kernels compute it.
 """
 
 from typing import Any, no_type_check
@@ -254,7 +254,7 @@ KERNELS = (FORWARD, DKDV, DQ)
 
 
 class _PrefixLaunch:
-    """What the kernels share: arguments in their order, flags, and the sizes of the grids."""
+    """Common parts of the launches: arguments in order, flags, and the sizes of the grids."""
 
     def __init__(self, tensors: tuple[Tensor, ...], plan: PrefixPlan) -> None:
         q, k = tensors[:2]

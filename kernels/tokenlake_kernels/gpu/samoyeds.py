@@ -1,7 +1,7 @@
-"""Samoyeds on Triton: 2:4 values are spread over their 128 columns in registers, then one product serves two rows.
+"""Samoyeds on Triton: 2:4 values are decoded to their 128 columns in registers, then one product computes two rows.
 
-Half the arithmetic of the dense product, and 3.5 times fewer bytes of weights; sparse tensor cores, which would save
-the other half, are out of Triton's reach.
+Half the arithmetic of the dense product, and 3.5 times fewer bytes of weights; Triton does not support the sparse tensor
+cores, which would save the other half.
 """
 
 from typing import no_type_check

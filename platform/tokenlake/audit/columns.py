@@ -61,16 +61,16 @@ class ColumnRoles:
         Raises:
             SchemaError: a column is missing, or its role must be given.
         """
-        told: dict[str, Any] = read_description(schema)
+        described: dict[str, Any] = read_description(schema)
         found = cls(
-            user=user or told.get("user") or _first(schema, _USERS),
-            time=time or told.get("before") or _needed(_first(schema, _TIMES), "--time", schema),
-            timestamps=tuple(timestamps) or _described_timestamps(told) or _lists_of_times(schema),
-            available=available or told.get("available") or "realtime",
-            length=length or told.get("length"),
+            user=user or described.get("user") or _first(schema, _USERS),
+            time=time or described.get("before") or _needed(_first(schema, _TIMES), "--time", schema),
+            timestamps=tuple(timestamps) or _described_timestamps(described) or _lists_of_times(schema),
+            available=available or described.get("available") or "realtime",
+            length=length or described.get("length"),
             known_at=dict(known_at or {}),
-            targets=dict(targets or told.get("targets") or {}),
-            as_of=as_of if as_of is not None else told.get("as_of"),
+            targets=dict(targets or described.get("targets") or {}),
+            as_of=as_of if as_of is not None else described.get("as_of"),
         )
         if not found.timestamps and not found.known_at and not found.targets:
             _needed(None, "--timestamps", schema)

@@ -101,9 +101,9 @@ def _audited(opened: Source, roles: ColumnRoles, store: TokenStore | None, progr
     report, total = AuditReport(roles), sum(file.rows for file in opened.files)
     for batch in opened.batches(rows=PART):
         part = pa.Table.from_batches([batch])
-        for found in check(part, roles, store):
-            if len(found.rows):
-                report.parts.append(_lines(part, roles, found, report.rows))
+        for leaks in check(part, roles, store):
+            if len(leaks.rows):
+                report.parts.append(_lines(part, roles, leaks, report.rows))
         report.tokens += sum(len(lists_of(part, name).values) for name in roles.timestamps)
         report.rows += part.num_rows
         if progress:
@@ -111,14 +111,14 @@ def _audited(opened: Source, roles: ColumnRoles, store: TokenStore | None, progr
     return report
 
 
-def _lines(part: pa.Table, columns: ColumnRoles, found: Leaks, start: int) -> pa.Table:
-    index = pa.array(found.rows)
+def _lines(part: pa.Table, columns: ColumnRoles, leaks: Leaks, start: int) -> pa.Table:
+    index = pa.array(leaks.rows)
     users = part[columns.user].take(index).cast(pa.string()) if columns.user else pa.nulls(len(index), pa.string())
     times = part[columns.time].take(index)
     times = pa.array(as_instants(times)[0], mask=beyond(times)) if is_instant(times.type) else times
-    instants = pa.array(found.at, mask=(found.at < 0) | (found.at == np.iinfo(np.int64).max))
+    instants = pa.array(leaks.at, mask=(leaks.at < 0) | (leaks.at == np.iinfo(np.int64).max))
     return pa.table(
-        [pa.array(found.rows + start), users, times.cast(pa.int64()), pa.repeat(found.what, len(index)),
-         pa.repeat(found.column, len(index)), instants],
+        [pa.array(leaks.rows + start), users, times.cast(pa.int64()), pa.repeat(leaks.what, len(index)),
+         pa.repeat(leaks.column, len(index)), instants],
         names=_SCHEMA.names,
     ).cast(_SCHEMA)  # fmt: skip

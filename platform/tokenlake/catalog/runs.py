@@ -41,8 +41,8 @@ class Run:
     def metric(self, name: str, value: float | None, **labels: object) -> None:
         """Record a measurement of the run; None, NaN and infinity are n/a."""
         finite = None if value is None or not math.isfinite(value) else float(value)
-        told = {key: str(label) for key, label in labels.items()}
-        self.rows.append(MetricRow(run_id=self.id, name=name, value=finite, labels=told, created_at=now()))
+        texts = {key: str(label) for key, label in labels.items()}
+        self.rows.append(MetricRow(run_id=self.id, name=name, value=finite, labels=texts, created_at=now()))
 
     def skip(self, reason: str) -> None:
         """Record that there was nothing to do; the job then returns."""

@@ -1,4 +1,4 @@
-"""How commands answer: JSON for programs (docs/cli.md), and for people tables that cut nothing."""
+"""Output of commands: JSON for programs (docs/cli.md), and tables without truncation for people."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-#: Columns: more than any table has, so that no line of a file or a pipe is broken.
+#: Width of a console for files and pipes; wider than any table, so that no line is wrapped.
 ENDLESS = 100_000
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document, as docs/cli.md describes it."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/cli.md).")
 
 
 def print_json(answer: object) -> None:
-    """Print the one JSON document of a command: UTF-8, whatever the terminal's encoding."""
+    """Print the JSON document of a command in UTF-8, whatever the terminal's encoding."""
     text = json.dumps(plain(answer), indent=2, ensure_ascii=False, allow_nan=False)
-    # A path of bytes that are no UTF-8 has lone surrogates; `\udcff` is how JSON writes these.
+    # A path that is not valid UTF-8 has lone surrogates, which JSON writes as `\udcff`.
     click.echo(text.encode("utf-8", "backslashreplace"))
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types.
+    """Convert a value to JSON types.
 
-    Dataclasses become objects by field; NumPy's values Python's; instants ISO 8601 with microseconds, in UTC where they
-    have a zone; decimals without a fraction integers, others floats; NaN and infinities null; what is left, such as
-    days and paths, text.
+    Dataclasses become objects; NumPy values become Python values; instants become ISO 8601 with microseconds, in UTC if
+    they have a zone; decimals become integers if they have no fraction, else floats; NaN and infinities become null; all
+    other values, such as days and paths, become strings.
     """
     match value:
         case None | bool() | int() | str():
@@ -67,15 +65,15 @@ def plain(value: Any) -> Any:
 
 
 class WholeTable(Table):
-    """A table of which nothing is cut: where its columns do not fit side by side, each row is a list of its cells.
+    """A table that is never truncated: if its columns do not fit side by side, each row is printed as a list of cells.
 
     Args:
-        columns: their names.
-        title: above it.
-        right: names of columns of numbers.
-        options: what `rich.table.Table` takes.
+        columns: names of the columns.
+        title: title above the table.
+        right: names of right-aligned columns.
+        options: options of `rich.table.Table`.
 
-    Text is shown as it is: brackets are no markup in it.
+    Text is printed literally: brackets are not markup.
     """
 
     def __init__(self, *columns: str, title: str | None = None, right: Collection[str] = (), **options: Any) -> None:
@@ -84,11 +82,11 @@ class WholeTable(Table):
             self.add_column(escape(name), overflow="fold", justify="right" if name in right else "left")
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add cells; `rich.text.Text` brings a colour."""
+        """Add a row of cells; a `rich.text.Text` may have a colour."""
         super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Side by side where no word has to be broken, else one below the other."""
+        """Print columns side by side if no word must be broken, else one row below the other."""
         needed = Measurement.get(console, options.update(width=ENDLESS), self).minimum
         if needed > options.max_width:
             yield from filter(None, (self.title, self._records(), self.caption))
@@ -98,7 +96,7 @@ class WholeTable(Table):
         yield from super().__rich_console__(console, options)
 
     def _records(self) -> Table:
-        """Two columns: a name, and the cell of that name."""
+        """The table as two columns: name, and value of the cell."""
         records = Table.grid(padding=(0, 2))
         records.add_column(overflow="fold", style="bold")
         records.add_column(overflow="fold")
@@ -110,12 +108,12 @@ class WholeTable(Table):
 
 
 def bare(title: str | None, *columns: str, **options: Any) -> WholeTable:
-    """A table with a rule under its head and no other lines, titled at the left."""
+    """A table with a line under its header and no other lines, and a title on the left."""
     return WholeTable(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, **options)
 
 
 def print_tables(*tables: Table) -> None:
-    """Print tables as wide as the terminal is; into a file or a pipe, as wide as they are."""
+    """Print tables as wide as the terminal; into a file or a pipe, as wide as needed."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if narrow else ENDLESS)
     for table in tables:

@@ -14,9 +14,9 @@ from tokenlake.progress import Progress
 
 @contextmanager
 def bar() -> Iterator[Progress]:
-    """A callable that takes what is being done, how much is done and how much there is.
+    """Yield a progress callback that draws a bar.
 
-    The bar goes to standard error, and only to a terminal.
+    The bar is written to standard error, and only if that is a terminal.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""What several commands share: the lake argument and the console."""
+"""Shared parts of commands: the lake argument and the console."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.console import Console
 if TYPE_CHECKING:
     from tokenlake.tokens.store import TokenStore
 
-#: Into a file or a pipe, tables are as wide as they need to be read.
+#: In a file or a pipe, tables are as wide as needed.
 console = Console(width=None if sys.stdout.isatty() else 140)
 lake_argument = click.argument("lake", type=click.Path(path_type=Path))
 
 
 def instant(_: click.Context, __: click.Parameter, value: str) -> dt.datetime:
-    """Read an option that is a time: UTC unless it says otherwise."""
+    """Parse a time option; a time without a zone is UTC."""
     try:
         found = dt.datetime.fromisoformat(value)
     except ValueError:
@@ -28,7 +28,7 @@ def instant(_: click.Context, __: click.Parameter, value: str) -> dt.datetime:
 
 
 def open_store(path: Path, version: str | None) -> TokenStore:
-    """The store of a version in a lake, or the store that `path` is itself."""
+    """Open the token store of a version in a lake, or the token store at `path`."""
     from tokenlake import _lake as lakes
     from tokenlake.tokens import manifest
     from tokenlake.tokens.store import TokenStore

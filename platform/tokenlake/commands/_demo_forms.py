@@ -1,4 +1,4 @@
-"""How much of a data set the demo takes: a few weeks, or all of it."""
+"""The two forms of the demo: a few weeks of a data set, or all of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Form:
     """One form of the demo.
 
     Attributes:
-        households: of Complete Journey, how many; other data sets have no such choice.
-        airflow_days: last days, which Airflow's DAGs run.
-        controls: whether models are trained only to compare with.
-        report_days: last days whose purchases the retrieval report asks about.
-        takes: step -> about how long it takes on two idle cores.
-        days: first and last day of the data, both included; None for all of them.
+        households: number of households of Complete Journey; ignored for other data sets.
+        airflow_days: number of last days that Airflow's DAGs run.
+        controls: whether control models are trained.
+        report_days: number of last days in the retrieval report.
+        takes: step -> its approximate duration on two idle cores.
+        days: first and last day of the data, both included; None: all days.
     """
 
     households: int

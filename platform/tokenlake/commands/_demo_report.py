@@ -1,4 +1,4 @@
-"""What the demo prints at its end: proof, not prose."""
+"""The first part of the demo's final report: tables, metrics, tokens and SQL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TAIL = dt.timedelta(days=5)
 
 
 def work_out(lake: Lake, form: Form) -> None:
-    """Train the ranker and the controls, and ask the retrieval report's questions: side by side, where not done yet."""
+    """Train the ranker and the controls, and compute the retrieval report, in parallel; finished parts are skipped."""
     from tokenlake.evaluation.controls import parts_of_controls
     from tokenlake.evaluation.ranker import RankerOptions, is_trained
     from tokenlake.evaluation.reports import is_current
@@ -57,7 +57,7 @@ def _retrieval(lake: Lake, days: int, progress: Progress) -> int:
 
 
 def show(lake: Lake) -> None:
-    """Print the tables, the metrics, one user's tokens and what SQL says."""
+    """Print the tables, the metrics, one user's tokens and the results of saved queries."""
     _tables(lake)
     _metrics(lake)
     _tokens(lake)
@@ -66,7 +66,7 @@ def show(lake: Lake) -> None:
 
 
 def next_steps(lake: Lake, folder: Path) -> None:
-    """Name the commands that go on from here."""
+    """Print commands to try next."""
     before = lake.events.days()[-1] - _TAIL
     for command, what in (
         (f"tokenlake status {folder}", "days, freshness, versions, last runs"),
@@ -89,7 +89,7 @@ def _tables(lake: Lake) -> None:
 
 
 def _metrics(lake: Lake) -> None:
-    """The encoders, then the ranker over their tokens, each beside the base rate; every event is predicted, then learned."""
+    """Print the metrics of the encoders and of the ranker over their tokens, with the base rate (progressive evaluation)."""
     from tokenlake.evaluation.ranker import ranker_report
     from tokenlake.evaluation.tokens import token_report
 
@@ -119,7 +119,7 @@ def _interval(value: Interval | None) -> str:
 
 
 def _tokens(lake: Lake) -> None:
-    """Show a user's last tokens before a time, and that nothing that happens later can change them."""
+    """Print a user's last tokens before a time, and check that later events cannot change them."""
     store = lake.tokens()
     last = lake.events.days()[-1]
     before = last - _TAIL
@@ -137,7 +137,7 @@ def _tokens(lake: Lake) -> None:
 
 
 def _equal_after_noise(lake: Lake, user: int | str, before: dt.date, later: dt.date) -> str:
-    """Overwrite a later day in a copy of the store, and compare the bytes."""
+    """Overwrite a later day in a copy of the store, and compare the fetched bytes."""
     from tokenlake.tokens.store import TokenStore
 
     def fetch(store: TokenStore) -> tuple[bytes, ...]:

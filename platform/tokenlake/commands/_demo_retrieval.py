@@ -1,4 +1,4 @@
-"""The second half of what the demo prints: candidates, similar users, Feast."""
+"""The second part of the demo's final report: candidates, similar users, Feast."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from tokenlake.retrieval.graph import Graph
 
 _ROWS = 8
-#: Before the end of the log, so that something is left to come.
+#: Time of the query before the end of the log, so that later events exist.
 _TAIL = dt.timedelta(days=5)
 
 
 def show(lake: Lake, form: Form) -> None:
-    """Print what the embeddings are good for, and what Feast serves of them."""
+    """Print candidates, similar users and the values that Feast serves."""
     _recall(lake, form)
     _indexes(lake)
     before = lake.user_embeddings.days(lake.config.embedding_version)[-1] - _TAIL
@@ -51,7 +51,7 @@ def _recall(lake: Lake, form: Form) -> None:
 
 
 def _indexes(lake: Lake) -> None:
-    """The newest index of each kind, with its recall against an exact search."""
+    """Print the newest index of each kind, with its recall against an exact search."""
     newest = {made.name: made for made in sorted(lake.catalog.indexes(lake.config.embedding_version), key=_day)}
     table = WholeTable(
         "index", "kind", "day", "rows", "recall@10 against exact", title="Indexes (SQL: index_versions())"
@@ -69,14 +69,14 @@ def _day(made: Any) -> dt.date:
 
 
 def _busiest(lake: Lake, graph: Graph) -> pa.Array:
-    """Who of the graph has the most events."""
+    """The user of the graph with the most events."""
     in_graph = ", ".join(repr(user) for user in graph.ids.to_pylist())
     found = lake.sql(f"SELECT mode(user_id) FROM events WHERE user_id IN ({in_graph})").to_arrow_table()
     return found.column(0).combine_chunks().cast(graph.ids.type)
 
 
 def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> WholeTable:
-    """What similar users recommend, with what the log tells of the items."""
+    """Table of a user's candidates, with features of the items."""
     answer = lake.candidates(user, at=at.replace(tzinfo=dt.UTC), k=_ROWS)
     told = [name for name, feature in lake.config.events.features.items() if feature.of == "item"][:2]
     columns = ["item_id", *(f'any_value("{name}")' for name in told)]
@@ -93,7 +93,7 @@ def _word(value: Any) -> str:
 
 
 def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
-    """One user, read by plain Feast code: the newest values online, and those of two times in the past."""
+    """Print one user's values, read by plain Feast code: the newest ones online, and those at two times in the past."""
     from tokenlake.feast import repository
 
     if reason := repository.lacking(lake.root):
@@ -112,8 +112,8 @@ def _feast(lake: Lake, user: int | str, at: dt.datetime) -> None:
         "read", "as of", "events", "tokens", "embedding", title=f"Feast: user {user}, {', '.join(features)}"
     )
     for row in sorted(past, key=lambda row: row["event_timestamp"]):
-        table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_told(row))
-    table.add_row("online", "now", *_told(online))
+        table.add_row("historical", f"{row['event_timestamp']:%Y-%m-%d %H:%M}", *_row_cells(row))
+    table.add_row("online", "now", *_row_cells(online))
     print_tables(table)
 
 
@@ -122,7 +122,7 @@ def _online(store: Any, features: list[str], user: int | str) -> dict[str, list[
     return answer
 
 
-def _told(row: dict[str, Any]) -> list[str]:
+def _row_cells(row: dict[str, Any]) -> list[str]:
     vector = row["embedding"]
     numbers = "none" if vector is None else " ".join(f"{x:+.3f}" for x in vector[:3]) + " ..."
     return [str(row["events"]), str(len(row["timestamps"] or [])), numbers]

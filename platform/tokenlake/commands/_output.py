@@ -1,4 +1,4 @@
-"""Answers in four formats, streamed: a table for people, CSV, JSON and Parquet for programs."""
+"""Streams query results in four formats: a table for people; CSV, JSON and Parquet for programs."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json", "parquet")
 _BATCH_ROWS = 10_000
-#: Rows of a table that a person is shown.
+#: Most rows of a printed table.
 _SHOWN = 50
 Writer: TypeAlias = Callable[["pa.RecordBatchReader", IO[Any]], None]
 
 
 def format_of(given: str | None, output: Path | None) -> str:
-    """The format: the given one, else the file's suffix, else a table."""
+    """The format: the given one, else by the file's suffix, else a table."""
     suffix = output.suffix.lower().lstrip(".") if output else ""
     return given or (suffix if suffix in FORMATS else "table")
 
 
 def write(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None) -> None:
-    """Write an answer to a file, or to the standard output.
+    """Write a query result to a file, or to the standard output.
 
     Raises:
-        SchemaError: Parquet without a file.
-        StorageError: the file cannot be written; an older one of that name is as it was.
+        SchemaError: the format is Parquet, and no file was given.
+        StorageError: the file cannot be written; an existing one is not changed.
     """
     if form == "parquet" and output is None:
         raise SchemaError("Parquet is for files: add -o FILE")
@@ -71,7 +71,7 @@ def _table(reader: pa.RecordBatchReader, file: IO[str]) -> None:
         if count < _SHOWN:
             table.add_row(*(_cell(value) for value in row))
         count += 1
-    # A file, or another program, is given the lines whole.
+    # Lines for a file or another program are not truncated.
     console = Console(file=file, width=None if file.isatty() else ENDLESS)
     console.print(table)
     more = f" (the first {_SHOWN} shown; --format csv gives all)" if count > _SHOWN else ""
@@ -111,7 +111,7 @@ def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Column names as keys: one that was there already gets a number, as in `a, a_1`."""
+    """Column names made unique: a repeated name gets a number, as in `a, a_1`."""
     keys: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in itertools.count(1))

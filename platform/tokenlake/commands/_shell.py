@@ -1,4 +1,4 @@
-"""The prompt of `tokenlake sql`: questions over several lines, history, completion, and commands that begin with a dot."""
+"""The prompt of `tokenlake sql`: multi-line queries, history, completion, and dot commands."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Show: TypeAlias = Callable[["duckdb.DuckDBPyRelation"], None]
 
 
 class Shell:
-    """Reads lines, asks, shows.
+    """Reads lines, runs queries, and shows their results.
 
     Args:
-        database: what is asked.
-        show: writes an answer.
+        database: the database to query.
+        show: writes a result.
 
     Attributes:
-        pending: lines of a question that has not ended.
-        done: the person has left.
+        pending: lines of an incomplete query.
+        done: whether the user has left the shell.
     """
 
     def __init__(self, database: Database, show: Show) -> None:
@@ -63,7 +63,7 @@ class Shell:
         }
 
     def feed(self, line: str) -> None:
-        """Take one line; answer when it ends a question. An error ends the question, not the shell."""
+        """Handle one line; runs the query when the line completes it. An error discards the query, and the shell goes on."""
         if not self.pending and line.strip() in {".quit", ".exit"}:
             self.done = True
         elif not self.pending and line.lstrip().startswith("."):
@@ -113,27 +113,27 @@ class Shell:
 
 
 def interruptible(database: Database, act: Callable[[], None]) -> None:
-    """Ask and show in a thread, so that Ctrl-C ends it: DuckDB does not look for it while it works.
+    """Run `act` in a thread, so that Ctrl-C can interrupt its query: DuckDB does not check for Ctrl-C while it works.
 
     Raises:
-        KeyboardInterrupt: once the question has ended.
+        KeyboardInterrupt: after the query was interrupted.
     """
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(act)
         try:
             future.result()
         except KeyboardInterrupt:
-            while not future.done():  # it may be between two questions
+            while not future.done():  # it may be between two queries
                 database.interrupt()
                 wait([future], timeout=0.05)
             raise
 
 
 def ask_saved(database: Database, name: str, assignments: Iterable[str]) -> duckdb.DuckDBPyRelation:
-    """Ask a saved query with `name=value` parameters.
+    """Run a saved query with `name=value` parameters.
 
     Raises:
-        NotFoundError: no such query or parameter.
+        NotFoundError: there is no such query or parameter.
     """
     saved = tokenlake_sql.queries()
     if name not in saved:
@@ -161,7 +161,7 @@ def list_queries() -> None:
 
 
 def interact(shell: Shell, views: Iterable[str]) -> None:
-    """Feed a shell with lines that a person types, with history and completion where the system has them."""
+    """Feed a shell with typed lines, with history and completion where Python has readline."""
     with history(views):
         while not shell.done:
             try:
@@ -208,7 +208,7 @@ def history(views: Iterable[str]) -> Iterator[None]:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a question has ended: at a ; that is in no string or comment."""
+    """Whether a query is complete: it ends with a ; outside of strings and comments."""
     if not text.rstrip().endswith(";"):
         return False
     try:

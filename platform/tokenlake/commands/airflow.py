@@ -1,4 +1,4 @@
-"""`tokenlake airflow`: Airflow's services on loopback, for one lake, and Airflow's own commands on them."""
+"""`tokenlake airflow`: runs Airflow's services on loopback for one lake, or one of Airflow's own commands."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from types import FrameType
 
 import click
 
-#: What `make airflow` shows.
+#: Folder of the demo's lake, the default of `make airflow`.
 DEMO = Path("demo/complete-journey")
 
 
 @click.command()
 @click.argument("lake", type=click.Path(path_type=Path), default=DEMO)
 @click.argument("airflow", nargs=-1, type=click.UNPROCESSED)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 selects a free port.")
 def command(lake: Path, port: int, airflow: tuple[str, ...]) -> None:
     """Run Airflow with Tokenlake's DAGs on LAKE (default: the demo's), on this machine only, until Ctrl-C.
 
-    Its database, logs and password are in LAKE/airflow. Ctrl-C stops every process; a job that it cuts off is run
-    again when Airflow is back. With AIRFLOW, run that command of Airflow instead, such as
+    Its database, logs and password are in LAKE/airflow. Ctrl-C stops every process; an interrupted job is run again
+    when Airflow is started again. With AIRFLOW, run that command of Airflow instead, such as
     `tokenlake airflow LAKE -- backfill create --help`.
     """
     from rich.console import Console

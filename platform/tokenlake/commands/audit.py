@@ -1,4 +1,4 @@
-"""`tokenlake audit`: prove of a training set that nothing in it was known later."""
+"""`tokenlake audit`: checks a training set for values that became known after the row's time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,23 @@ def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...])
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--lake", type=click.Path(path_type=Path), help="A lake or a token store: values must be its own.")
+@click.option("--lake", type=click.Path(path_type=Path), help="A lake or a token store to compare the values with.")
 @click.option("--version", help="Version of the lake's tokens; default: the table's, or the serving one.")
-@click.option("--user", metavar="COLUMN", help="User ids.")
-@click.option("--time", metavar="COLUMN", help="The rows' times.")
-@click.option("--timestamps", metavar="COLUMN", multiple=True, help="Token times: lists, or one a row.")
-@click.option("--available", type=click.Choice(["realtime", "daily"]), help="When a token is there.")
-@click.option("--length", type=click.IntRange(1), help="Tokens that each row should have, if there are.")
-@click.option("--known-at", metavar="LABEL=COLUMN", multiple=True, callback=_pairs, help="When inputs are known.")
-@click.option("--target", "targets", metavar="LABEL=COLUMN", multiple=True, callback=_pairs, help="When targets are.")
+@click.option("--user", metavar="COLUMN", help="Column of user ids.")
+@click.option("--time", metavar="COLUMN", help="Column of the rows' times.")
+@click.option("--timestamps", metavar="COLUMN", multiple=True, help="Column of token times: lists, or one per row.")
+@click.option("--available", type=click.Choice(["realtime", "daily"]), help="When a token becomes visible.")
+@click.option("--length", type=click.IntRange(1), help="Tokens that each row should have, if the user has as many.")
+@click.option(
+    "--known-at",
+    metavar="LABEL=COLUMN",
+    multiple=True,
+    callback=_pairs,
+    help="Column of the times at which an input label becomes known.",
+)
+@click.option(
+    "--target", "targets", metavar="LABEL=COLUMN", multiple=True, callback=_pairs, help="The same for a target."
+)
 @click.option("--as-of", callback=lambda c, p, v: v and instant(c, p, v), metavar="TIME", help="Instant of training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write every leak to this Parquet file.")
 @click.option("--show", type=click.IntRange(0), default=20, show_default=True, help="Leaks to print.")
@@ -41,10 +49,10 @@ def _pairs(_: click.Context, parameter: click.Parameter, given: tuple[str, ...])
 def command(
     path: Path, lake: Path | None, version: str | None, out: Path | None, show: int, *, as_json: bool, **options: object
 ) -> None:
-    """Check the training set PATH (Parquet, or what else is read: docs/lake.md) row by row; exits with 1 where something was known later.
+    """Check the training set PATH (Parquet, or another format of docs/lake.md) row by row; exits with 1 if a value became known after its row's time.
 
-    Columns are those that the file tells of itself, else found by their names (user_id; event_timestamp or timestamp;
-    lists named ...timestamps, as Feast's token views have), else named by options.
+    Options name the columns; the others are taken from the file's own metadata, else found by their names (user_id;
+    event_timestamp or timestamp; lists named ...timestamps, as in Feast's token views).
     """
     import pyarrow.parquet as pq
 
@@ -96,7 +104,7 @@ def _print(report: AuditReport, show: int, as_stored: str) -> None:
 
 
 def _version(path: Path, lake: Path) -> str | None:
-    """The version that the file tells of itself, where the lake is one."""
+    """The version in the file's metadata, if `lake` is a lake."""
     from tokenlake.audit.written import read_description
     from tokenlake.errors import TokenlakeError
     from tokenlake.reading.source import open_source
@@ -107,4 +115,4 @@ def _version(path: Path, lake: Path) -> str | None:
     try:
         return read_description(open_source(path).files[0].schema).get("version")
     except TokenlakeError:
-        return None  # the audit says what is wrong with the file
+        return None  # the audit reports what is wrong with the file

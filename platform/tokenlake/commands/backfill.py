@@ -1,4 +1,4 @@
-"""`tokenlake backfill`: every daily job of many days."""
+"""`tokenlake backfill`: runs every daily job of many days."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 @lake_argument
 @click.argument("first", required=False)
 @click.argument("last", required=False)
-@click.option("--version", help="One encoder or version; without it, all encoders of the config.")
-@click.option(
-    "--chunk-days", type=click.IntRange(min=1), help="Days that one training covers; default from the config."
-)
+@click.option("--version", help="One encoder or version; default: all encoders of the config.")
+@click.option("--chunk-days", type=click.IntRange(min=1), help="Days of one training; default from the config.")
 @click.option(
     "--index",
     type=click.Choice(["last", "all"]),
     default="last",
     show_default=True,
-    help="Days that get indexes and a graph.",
+    help="Days for which indexes and a graph are built.",
 )
 @click.option("--parallel", is_flag=True, help="One process per version.")
 @json_option
@@ -46,7 +44,7 @@ def command(
 ) -> None:
     """Run every daily job from FIRST to LAST (YYYY-MM-DD; default: all days with events).
 
-    Ctrl-C is safe: the same command goes on where it stopped.
+    Ctrl-C is safe: the same command continues where it stopped.
     """
     import tokenlake
     from tokenlake.pipeline.backfill import backfill
@@ -83,7 +81,7 @@ def command(
 
 
 def facts_of(report: Report) -> dict[str, Any]:
-    """What daily jobs did, as plain values."""
+    """A report of daily jobs as JSON values."""
     return {
         "seconds": report.seconds,
         "results": report.results,
@@ -92,7 +90,7 @@ def facts_of(report: Report) -> dict[str, Any]:
 
 
 def _nothing(lake: Lake) -> str:
-    """Why there was nothing to do, and what would change that."""
+    """Why there was nothing to do, with advice."""
     if days := lake.events.days():
         return f"No events on these days; the lake has {len(days)} days with events, from {days[0]} to {days[-1]}."
     if lake.config.landing:

@@ -1,4 +1,4 @@
-"""`tokenlake bench`: the repository's benchmarks, each a ratio to a peer measured in the same run."""
+"""`tokenlake bench`: runs the repository's benchmarks; each measures a ratio to another library in the same run."""
 
 from __future__ import annotations
 

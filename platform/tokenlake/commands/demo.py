@@ -1,4 +1,4 @@
-"""`tokenlake demo`: the whole daily path on real data, step by step."""
+"""`tokenlake demo`: runs the whole daily path on real data, step by step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dataset", default="complete-journey", show_default=True, help="See `tokenlake datasets list`.")
-@click.option(
-    "--full", is_flag=True, help="All days, more households, and models to compare with: ten minutes and more."
-)
+@click.option("--full", is_flag=True, help="All days, more households, and control models: ten minutes or more.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the lake.  [default: demo/<dataset>[-full]]")
 @click.option(
     "--households", type=click.IntRange(min=1), help="complete-journey only.  [default: 300; 400 with --full]"
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--airflow-days",
     type=click.IntRange(min=0),
-    help="Last days, run by Airflow's DAGs.  [default: 1; 2 with --full]",
+    help="Number of last days, run by Airflow's DAGs.  [default: 1; 2 with --full]",
 )
 def command(
     dataset: str,
@@ -45,10 +43,10 @@ def command(
     *,
     full: bool,
 ) -> None:
-    """Take real interaction data through the whole daily path, Airflow, SQL, candidates and Feast.
+    """Run the whole daily path on real interaction data, with Airflow, SQL, candidates and Feast.
 
-    By default eight weeks of a few hundred households, in a few minutes. What is done already is left alone: a run that
-    was cut off goes on where it stopped, and a second run is quick and changes nothing.
+    By default eight weeks of a few hundred households, in a few minutes. Finished steps are skipped: an interrupted run
+    continues where it stopped, and a second run is quick and changes nothing.
     """
     form = form_of(dataset, full=full)
     given: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""`tokenlake drop`: remove a version that nobody needs any more."""
+"""`tokenlake drop`: removes a version for good."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(lake: Path, version: str, *, yes: bool, as_json: bool) -> None:
     """Remove VERSION of LAKE for good: its store, checkpoints, rows and runs.
 
-    Refused while it serves, and while an encoder of tokenlake.yaml would make it again. Cut short, it is run again.
+    Refused while it is serving, and while an encoder of tokenlake.yaml has this version. If it is interrupted, run it again.
     """
     import tokenlake
     from tokenlake.pipeline.dropping import contents
@@ -32,26 +32,26 @@ def command(lake: Path, version: str, *, yes: bool, as_json: bool) -> None:
     if as_json and not yes:
         raise click.UsageError("--json asks nothing: add --yes")
     opened = tokenlake.open(lake)
-    found = contents(opened, version)
+    dropped = contents(opened, version)
     if not as_json:
-        _announce(opened, found)
+        _announce(opened, dropped)
     if not yes:
         click.confirm("Remove all of it for good?", abort=True)
     opened.drop(version)
     if as_json:
-        print_json(vars(found) | {"versions": all_facts(opened)})
+        print_json(vars(dropped) | {"versions": all_facts(opened)})
         return
     console.print(f"{version} is gone", highlight=False)
     show(opened)
 
 
-def _announce(lake: Lake, found: Contents) -> None:
-    store = f"its store {lake.store_path(found.version)}" if found.store else "no store"
+def _announce(lake: Lake, dropped: Contents) -> None:
+    store = f"its store {lake.store_path(dropped.version)}" if dropped.store else "no store"
     console.print(
-        f"{found.version} ({found.state}) has {store}, {found.checkpoints} checkpoints, {found.tokens:,} rows of instance_tokens "
-        f"and {found.predictions:,} of predictions",
+        f"{dropped.version} ({dropped.state}) has {store}, {dropped.checkpoints} checkpoints, {dropped.tokens:,} rows of instance_tokens "
+        f"and {dropped.predictions:,} of predictions",
         highlight=False,
         soft_wrap=True,
     )
-    if found.rollback:
+    if dropped.rollback:
         console.print(f"A rollback of {lake.resolve()} would go to it; then it goes nowhere", highlight=False)

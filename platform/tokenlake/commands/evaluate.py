@@ -1,4 +1,4 @@
-"""`tokenlake evaluate`: the encoders' metrics beside their baselines."""
+"""`tokenlake evaluate`: prints the encoders' metrics with their baselines."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
     from tokenlake_models.metrics import Interval
 
 Facts: TypeAlias = dict[str, Any]
-#: For programs, and for people.
+#: A report as JSON values, and as tables.
 Answer: TypeAlias = tuple[Facts, list[WholeTable]]
 
 
 @click.command()
 @lake_argument
-@click.option("--controls/--no-controls", default=True, help="Train what is missing of the baselines first.")
+@click.option("--controls/--no-controls", default=True, help="Train missing baselines first.")
 @click.option(
     "--part",
     type=click.Choice(["tokens", "retrieval", "ranker"]),
     metavar="PART",
-    help="tokens, retrieval or ranker; default: first two.",
+    help="tokens, retrieval or ranker; default: the first two.",
 )
-@click.option("--ablations", is_flag=True, help="Retrieval also without each of its parts.")
-@click.option("--retrain", is_flag=True, help="Retrieval also by other encoders, which it trains.")
+@click.option("--ablations", is_flag=True, help="Also evaluate retrieval without each of its parts.")
+@click.option("--retrain", is_flag=True, help="Also train other user encoders and evaluate their retrieval.")
 @json_option
 def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, retrain: bool, as_json: bool) -> None:
     """Print AUC, GAUC, NE and log loss of the source models of LAKE, progressively over all days after the bootstrap chunk.
 
-    Beside them: the base rate, a logistic regression on the same features, and each with and without the running counts.
-    Where there are user embeddings, recall and NDCG of their candidates over the last 28 days follow, beside popularity
-    and item-kNN. `--retrain` adds user encoders without their time inputs and of other widths: each is trained and embedded
-    over all days first, once, as a lineage of its own that nothing else reads.
+    The baselines are the base rate, a logistic regression on the same features, and each model with and without the
+    running counts. If there are user embeddings, recall and NDCG of their candidates over the last 28 days follow, with
+    popularity and item-kNN as baselines. `--retrain` adds user encoders without time inputs and with other widths: each
+    is first trained and embedded over all days, once, as a separate version that nothing else reads.
 
     `--part ranker` trains a two-layer HSTU ranker over the stored tokens, in one pass in order of time, and prints its
-    metrics beside the base rate's and the source model's.
+    metrics with those of the base rate and the source model.
     """
     import tokenlake
 
@@ -85,7 +85,7 @@ def _retrieval(opened: Lake, *, ablations: bool, retrain: bool) -> Answer:
 
 
 def _ranker(opened: Lake) -> Answer:
-    """Train the ranker where it is not trained yet, and score it."""
+    """Train the ranker if it is not trained yet, and score it."""
     from tokenlake.evaluation.ranker import RankerOptions, is_trained, ranker_report, train_ranker
 
     version, options = opened.resolve(), RankerOptions()
@@ -97,7 +97,7 @@ def _ranker(opened: Lake) -> Answer:
 
 
 def train_controls(lake: Lake) -> None:
-    """Run the controls whose predictions are not complete, with a bar each."""
+    """Run the controls whose predictions are not complete, with a progress bar for each."""
     from tokenlake.evaluation.controls import run_controls
 
     if missing := missing_controls(lake):
@@ -201,11 +201,17 @@ def _score_table(report: TokenReport, label: str) -> WholeTable:
     table = WholeTable("model", *numbers, title=title, right=numbers)
     scores = [score for score in report.scores if score.label == label]
     for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
-        table.add_row(score.model, _told(score.auc), _number(score.gauc), _told(score.ne), _number(score.log_loss))
+        table.add_row(
+            score.model,
+            _interval_text(score.auc),
+            _number(score.gauc),
+            _interval_text(score.ne),
+            _number(score.log_loss),
+        )
     return table
 
 
-def _told(value: Interval | None) -> str:
+def _interval_text(value: Interval | None) -> str:
     return "n/a" if value is None else f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
 
 

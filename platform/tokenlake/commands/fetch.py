@@ -1,4 +1,4 @@
-"""`tokenlake fetch`: a user's last tokens before a time, as a table."""
+"""`tokenlake fetch`: prints a user's last tokens before a time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @click.argument("user")
 @click.option("--before", required=True, callback=instant, metavar="TIME", help="ISO time; UTC without a zone.")
 @click.option("--length", default=10, show_default=True, type=click.IntRange(1), help="Most rows to show.")
-@click.option("--version", default=None, help="Encoder version; without it the serving one.")
+@click.option("--version", default=None, help="Encoder version; default: the serving one.")
 @click.option(
     "--available",
     type=click.Choice(["realtime", "daily"]),
     default="realtime",
     show_default=True,
-    help="Count a token from its event on, or from the day after.",
+    help="A token is visible from its event on, or from the next day on.",
 )
 @json_option
 def command(
@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Print the last tokens of USER in LAKE (or in a token store) strictly before a time, oldest first.
 
-    With --json each token is whole; the table shows its first numbers.
+    With --json tokens are complete; the table shows only their first numbers.
     """
     store = open_store(lake, version)
     key: int | str = user
@@ -70,7 +70,7 @@ def command(
 
 
 def _rows(batch: TokenBatch) -> list[dict[str, Any]]:
-    """One object a token; None is a label that was not known before the query's time."""
+    """One object per token; None for a label that was not known before the query time."""
     import numpy as np
 
     tokens, times = batch.floats(), batch.timestamps.astype("datetime64[us]").tolist()

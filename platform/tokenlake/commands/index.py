@@ -1,4 +1,4 @@
-"""`tokenlake index`: indexes and graphs of many days."""
+"""`tokenlake index`: builds indexes and graphs of many days."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tokenlake.commands._common import console, lake_argument
 @lake_argument
 @click.argument("first", required=False)
 @click.argument("last", required=False)
-@click.option("--rebuild", is_flag=True, help="Also of days whose index and graph are up to date.")
+@click.option("--rebuild", is_flag=True, help="Also rebuild days that are up to date.")
 @json_option
 def command(lake: Path, first: str | None, last: str | None, *, rebuild: bool, as_json: bool) -> None:
     """Build the FAISS indexes and the graph of similar users of the days FIRST to LAST (YYYY-MM-DD) of LAKE.
 
-    Without LAST, of the day FIRST; without both, of every day with embeddings. Days that are up to date are left alone.
-    A back-fill builds those of its last day, and the daily jobs those of each new day: earlier days are needed only by
-    whoever asks for candidates, neighbours or graphs of the past.
+    Without LAST, only of the day FIRST; without both, of every day with embeddings. Days that are up to date are skipped.
+    A back-fill builds those of its last day, and the daily jobs those of each new day. Earlier days are needed only for
+    candidates, neighbours or graphs of the past.
     """
     import tokenlake
     from tokenlake.errors import NotFoundError

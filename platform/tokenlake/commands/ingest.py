@@ -1,4 +1,4 @@
-"""`tokenlake ingest`: raw events into a lake."""
+"""`tokenlake ingest`: ingests raw events into a lake."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("lake", type=click.Path(path_type=Path))
 @click.argument("source", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
-@click.option("--quotes/--no-quotes", default=None, help="Values may stand in quotes; default: in .csv, not in .tsv.")
-@click.option("--encoding", help="Of text files; default: UTF-8, or what their byte order mark says.")
+@click.option("--dry-run", is_flag=True, help="Report what would happen, and change nothing.")
+@click.option("--quotes/--no-quotes", default=None, help="Values may be in quotes; default: yes in .csv, no in .tsv.")
+@click.option("--encoding", help="Encoding of text files; default: UTF-8, or by the byte order mark.")
 @json_option
 def command(
     lake: Path,
@@ -29,9 +29,9 @@ def command(
     encoding: str | None,
     as_json: bool,
 ) -> None:
-    """Bring events of SOURCE... (Parquet, CSV, TSV, Delta, folders, globs) into LAKE.
+    """Ingest events of SOURCE... (Parquet, CSV, TSV, Delta, folders, globs) into LAKE.
 
-    Bad rows go to the table `quarantine` with their reason. The same file again changes nothing.
+    Bad rows go to the table `quarantine` with their reasons. Ingesting the same file again changes nothing.
     """
     import tokenlake
     from tokenlake.commands._bars import bar
@@ -52,7 +52,7 @@ def _facts(report: IngestReport, *, dry_run: bool) -> dict[str, Any]:
 
 
 def describe(report: IngestReport, *, dry_run: bool = False) -> list[str]:
-    """A report in lines for a person."""
+    """The lines of a printed report."""
     total = report.accepted + report.duplicates + report.quarantined
     lines = [f"{total:,} rows{' (dry run: nothing was changed)' if dry_run else ''}"]
     lines.append(f"  {report.accepted:>12,} {'would be accepted' if dry_run else 'accepted'}{_days(report)}")

@@ -1,4 +1,4 @@
-"""`tokenlake init`: a commented tokenlake.yaml to begin with."""
+"""`tokenlake init`: writes a commented tokenlake.yaml."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ tokens:
     help="Guess the schema from a file.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing tokenlake.yaml.")
-@click.option("--feast", is_flag=True, help="Write feature_repo/ alone, for a lake without one.")
+@click.option("--feast", is_flag=True, help="Write only feature_repo/, for a lake without one.")
 @json_option
 def command(folder: Path, sample: Path | None, *, force: bool, feast: bool, as_json: bool) -> None:
     """Write a commented tokenlake.yaml into FOLDER, and feature_repo/ for Feast."""
@@ -100,7 +100,7 @@ def command(folder: Path, sample: Path | None, *, force: bool, feast: bool, as_j
 
 
 def render(project: str, guessed: Guess | None = None) -> str:
-    """The file's text; what was not guessed stays a comment or a default."""
+    """The file's text; settings that were not guessed are comments or defaults."""
     return _TEMPLATE.format(
         project=_quoted(project),
         columns="\n".join(_columns(guessed)),

@@ -1,4 +1,4 @@
-"""`tokenlake neighbors`: whom a user is like, and what that recommends."""
+"""`tokenlake neighbors`: prints similar users of a user, and the items that they recommend."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ _PLACE = ("community", "centrality", "followers")
 @click.argument("user", required=False)
 @click.option("--day", help="Day of the graph, as 2017-06-01; default: the newest.")
 @click.option("-k", "count", default=10, show_default=True, type=click.IntRange(1), help="Most rows to show.")
-@click.option("--at", type=click.DateTime(), help="Also the user's candidates at this time (UTC).")
-@click.option("--explore", is_flag=True, help="Also communities and centrality in the whole graph.")
-@click.option("--seed", default=0, show_default=True, help="Of the communities.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="With --explore: all users, as CSV or Parquet.")
+@click.option("--at", type=click.DateTime(), help="Also print the user's candidates at this time (UTC).")
+@click.option("--explore", is_flag=True, help="Also compute communities and centrality of the whole graph.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the communities.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="With --explore: write all users to a CSV or Parquet file."
+)
 @json_option
 def command(
     lake: Path,
@@ -44,9 +46,9 @@ def command(
     explore: bool,
     as_json: bool,
 ) -> None:
-    """Print the users of LAKE that are most like USER, with the weights of the similarity graph.
+    """Print the users of LAKE that are most similar to USER, with the weights of the similarity graph.
 
-    With --explore and without USER: the graph's largest communities, and who is central in them.
+    With --explore and without USER: the graph's largest communities and their most central users.
     """
     import tokenlake
 
@@ -57,29 +59,29 @@ def command(
     opened = tokenlake.open(lake)
     graph = opened.graph(day)
     key = None if user is None else _key(user, graph)
-    found = graph.explore(seed=seed) if explore else None
-    if output is not None and found is not None:
-        _save(found, output)
-        click.echo(f"{found.num_rows:,} users of {graph.identity.day} in {output}", err=as_json)
+    explored = graph.explore(seed=seed) if explore else None
+    if output is not None and explored is not None:
+        _save(explored, output)
+        click.echo(f"{explored.num_rows:,} users of {graph.identity.day} in {output}", err=as_json)
     if as_json:
-        print_json(_facts(opened, graph, key, at, count, found))
+        print_json(_facts(opened, graph, key, at, count, explored))
         return
     if key is not None:
-        print_tables(table_of_neighbors(graph, key, count, found))
-    elif found is not None and output is None:
-        print_tables(_table_of_communities(graph, found, count))
+        print_tables(table_of_neighbors(graph, key, count, explored))
+    elif explored is not None and output is None:
+        print_tables(_table_of_communities(graph, explored, count))
     if at is not None and key is not None:
         print_tables(_table_of_candidates(opened, key, at, count))
 
 
 def _facts(
-    lake: Lake, graph: Graph, key: pa.Array | None, at: dt.datetime | None, count: int, found: pa.Table | None
+    lake: Lake, graph: Graph, key: pa.Array | None, at: dt.datetime | None, count: int, explored: pa.Table | None
 ) -> Facts:
     return {
         "day": graph.identity.day,
         "weights": graph.model.kind,
-        "similar": None if key is None else _similar(graph, key, count, found),
-        "communities": None if found is None or key is not None else _communities(found, count),
+        "similar": None if key is None else _similar(graph, key, count, explored),
+        "communities": None if explored is None or key is not None else _communities(explored, count),
         "candidates": None if at is None or key is None else _candidates(lake, key, at, count),
     }
 
@@ -93,14 +95,14 @@ def _key(user: str, graph: Graph) -> pa.Array:
         raise click.BadParameter(f"{user!r}: user ids are integers in this lake", param_hint="USER") from None
 
 
-def _similar(graph: Graph, key: pa.Array, count: int, found: pa.Table | None) -> Facts:
-    """The users most like one, with what exploring `found` of them and of the user."""
+def _similar(graph: Graph, key: pa.Array, count: int, explored: pa.Table | None) -> Facts:
+    """The most similar users of a user, with the communities and centralities of `explored`."""
     import pyarrow.compute as pc
 
     def places(users: pa.Array) -> list[Facts]:
-        if found is None:
+        if explored is None:
             return [{} for _ in users]
-        rows: list[Facts] = found.select(_PLACE).take(pc.index_in(users, value_set=graph.ids)).to_pylist()
+        rows: list[Facts] = explored.select(_PLACE).take(pc.index_in(users, value_set=graph.ids)).to_pylist()
         return rows
 
     near = graph.neighbors(key, count)
@@ -112,39 +114,41 @@ def _similar(graph: Graph, key: pa.Array, count: int, found: pa.Table | None) ->
     }
 
 
-def table_of_neighbors(graph: Graph, key: pa.Array, count: int, found: pa.Table | None = None) -> WholeTable:
-    """The users most like one, with what exploring `found` of them."""
-    similar = _similar(graph, key, count, found)
+def table_of_neighbors(graph: Graph, key: pa.Array, count: int, explored: pa.Table | None = None) -> WholeTable:
+    """Table of the most similar users of a user, with the communities and centralities of `explored`."""
+    similar = _similar(graph, key, count, explored)
     title = f"like user {similar['user']} at the end of {graph.identity.day} ({graph.model.kind} weights)"
-    numbers = ("weight", *(_PLACE if found is not None else ()))
+    numbers = ("weight", *(_PLACE if explored is not None else ()))
     table = WholeTable("user", *numbers, title=title, right=numbers)
     for row in similar["neighbors"]:
-        table.add_row(str(row["user"]), f"{row['weight']:.4f}", *(_told(row) if found is not None else ()))
-    if found is not None:
-        table.caption = "itself: community {}, centrality {}, followers {}".format(*_told(similar))
+        table.add_row(str(row["user"]), f"{row['weight']:.4f}", *(_place_cells(row) if explored is not None else ()))
+    if explored is not None:
+        table.caption = "itself: community {}, centrality {}, followers {}".format(*_place_cells(similar))
     return table
 
 
-def _communities(found: pa.Table, count: int) -> list[Facts]:
-    """The largest communities, each with the users most central in it."""
+def _communities(explored: pa.Table, count: int) -> list[Facts]:
+    """The largest communities, each with its most central users."""
     import pyarrow.compute as pc
 
-    sizes = pc.value_counts(found["community"]).to_pylist()
+    sizes = pc.value_counts(explored["community"]).to_pylist()
     facts = []
     for size in sorted(sizes, key=lambda size: int(size["values"]))[:count]:
-        members = found.filter(pc.equal(found["community"], size["values"])).sort_by([("centrality", "descending")])
+        members = explored.filter(pc.equal(explored["community"], size["values"])).sort_by(
+            [("centrality", "descending")]
+        )
         central = members["user_id"].to_pylist()[:5]
         facts.append({"community": size["values"], "users": size["counts"], "most_central": central})
     return facts
 
 
-def _table_of_communities(graph: Graph, found: pa.Table, count: int) -> WholeTable:
+def _table_of_communities(graph: Graph, explored: pa.Table, count: int) -> WholeTable:
     import pyarrow.compute as pc
 
-    there = pc.count_distinct(found["community"]).as_py()
+    there = pc.count_distinct(explored["community"]).as_py()
     title = f"{there} communities of {len(graph):,} users at the end of {graph.identity.day}"
     table = WholeTable("community", "users", "most central", title=title, right=("community", "users"))
-    for row in _communities(found, count):
+    for row in _communities(explored, count):
         table.add_row(str(row["community"]), f"{row['users']:,}", ", ".join(map(str, row["most_central"])))
     return table
 
@@ -172,16 +176,16 @@ def _table_of_candidates(lake: Lake, key: pa.Array, at: dt.datetime, count: int)
     return table
 
 
-def _told(place: Facts) -> tuple[str, str, str]:
+def _place_cells(place: Facts) -> tuple[str, str, str]:
     return str(place["community"]), f"{place['centrality']:.5f}", str(place["followers"])
 
 
-def _save(found: pa.Table, output: Path) -> None:
+def _save(explored: pa.Table, output: Path) -> None:
     import pyarrow.csv as csv
     import pyarrow.parquet as parquet
 
     with atomic.file(output) as part:
         if output.suffix == ".csv":
-            csv.write_csv(found, part)
+            csv.write_csv(explored, part)
         else:
-            parquet.write_table(found, part)
+            parquet.write_table(explored, part)

@@ -1,4 +1,4 @@
-"""`tokenlake promote`: let a version serve, once it is complete."""
+"""`tokenlake promote`: makes a complete version the serving one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.command()
 @lake_argument
 @click.argument("version")
-@click.option("--incomplete", is_flag=True, help="Also where days with events are missing.")
+@click.option("--incomplete", is_flag=True, help="Promote even if days with events are missing.")
 @json_option
 def command(lake: Path, version: str, *, incomplete: bool, as_json: bool) -> None:
-    """Let VERSION, a version or an encoder's name, serve LAKE from now on; the old one stays readable.
+    """Make VERSION, a version or an encoder's name, the serving version of LAKE; the old one stays readable.
 
     Refused while days with events are missing or wait to be run again.
     """

@@ -1,4 +1,4 @@
-"""`tokenlake rollback`: let the version that served before serve again."""
+"""`tokenlake rollback`: makes the previous serving version the serving one again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenlake.commands.versions import all_facts, show
 @lake_argument
 @json_option
 def command(lake: Path, *, as_json: bool) -> None:
-    """Let the version that served LAKE before the present one serve again."""
+    """Make the previous serving version of LAKE the serving one again."""
     import tokenlake
 
     opened = tokenlake.open(lake)

@@ -1,4 +1,4 @@
-"""`tokenlake run`: every daily job of one day."""
+"""`tokenlake run`: runs every daily job of one day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenlake.commands._common import lake_argument
 @click.command()
 @lake_argument
 @click.argument("day")
-@click.option("--force", is_flag=True, help="Do it again although it is done: it writes the same.")
+@click.option("--force", is_flag=True, help="Run finished jobs again; they write the same.")
 @json_option
 def command(lake: Path, day: str, *, force: bool, as_json: bool) -> None:
     """Run every daily job of DAY (YYYY-MM-DD): ingest, then train, encode and publish for each encoder."""

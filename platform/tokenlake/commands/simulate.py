@@ -1,4 +1,4 @@
-"""`tokenlake simulate`: an ads-like log of any size."""
+"""`tokenlake simulate`: writes an ads-like log of any size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenlake.commands._answers import json_option
 def command(out: Path, users: int, items: int, days: int, events: int, seed: int, start: str, *, as_json: bool) -> None:
     """Write an ads-like log to the folder OUT: impressions, clicks and late conversions.
 
-    The same options give the same files; a folder that holds them already is left as it is.
+    The same options give the same files; a folder that holds them already is not changed.
     """
     from tokenlake.commands._bars import bar
     from tokenlake.commands.datasets import show

@@ -1,4 +1,4 @@
-"""`tokenlake sql`: explore a lake, read-only."""
+"""`tokenlake sql`: read-only SQL over a lake."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @lake_argument
-@click.option("-c", "--command", "text", help="Ask this, and leave.")
+@click.option("-c", "--command", "text", help="Run this SQL, and exit.")
 @click.option(
-    "-f", "--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Ask what a file says."
+    "-f", "--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Run the SQL in a file."
 )
-@click.option("-q", "--query", "saved", help="Ask a saved query; --queries lists them.")
+@click.option("-q", "--query", "saved", help="Run a saved query; --queries lists them.")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the saved query.")
 @click.option("--queries", is_flag=True, help="List the saved queries.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Defaults to the suffix of -o, else a table.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the answer to a file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the result to a file.")
 @json_option
 def command(
     lake: Path,
@@ -44,7 +44,7 @@ def command(
     queries: bool,
     as_json: bool,
 ) -> None:
-    """Explore a lake in SQL, read-only: at a prompt, or with -c, -f or -q.
+    """Query a lake in SQL, read-only: at a prompt, or with -c, -f or -q.
 
     \b
     tokenlake sql demo -c "select * from freshness()"

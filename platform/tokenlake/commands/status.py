@@ -1,4 +1,4 @@
-"""`tokenlake status`: what a lake holds, how far it is, and what went wrong."""
+"""`tokenlake status`: prints a lake's content, its progress and its last errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLOURS = {"done": "green", "failed": "red", "killed": "red", "interrupted": "y
 @lake_argument
 @json_option
 @click.option(
-    "--runs", "n", default=8, show_default=True, type=click.IntRange(min=0), help="How many of the last runs."
+    "--runs", "n", default=8, show_default=True, type=click.IntRange(min=0), help="Number of last runs to show."
 )
 def command(lake: Path, n: int, *, as_json: bool) -> None:
     """Show days, freshness, versions and last errors of LAKE."""
@@ -52,7 +52,7 @@ def command(lake: Path, n: int, *, as_json: bool) -> None:
 
 
 def collect(lake: Lake, n: int = 8) -> Facts:
-    """Everything that `status` tells, as plain values; dates stay dates."""
+    """Everything that `status` prints, as plain values; dates stay dates."""
     catalog = lake.catalog
     days = lake.events.days()
     names = [version.version for version in catalog.versions()]
@@ -116,7 +116,7 @@ def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
 
 
 def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
-    """How far the user and item embeddings are, and what is derived of them."""
+    """State of the user and item embeddings, and of their indexes and graphs."""
     from tokenlake.catalog.catalog import EMBED
     from tokenlake.features.versions import finished
     from tokenlake.retrieval.artefacts import graph_is_current, index_is_current
@@ -124,7 +124,7 @@ def _lineage(lake: Lake, days: list[dt.date]) -> Facts:
     catalog, name = lake.catalog, lake.config.embedding_version
     embedded, checkpoints = finished(lake, name), catalog.checkpoints(name)
     last = max(embedded, default=None)
-    newest = {index.name: index for index in catalog.indexes(name)}  # by day: the last one stays
+    newest = {index.name: index for index in catalog.indexes(name)}  # sorted by day: the last one wins
     users, graph = newest.get("users"), newest.get("graph")
     runs = {job: catalog.runs(job=job, version=name) for job in ("train-embeddings", EMBED, "index", "graph")}
     ended = [run.ended_at for run in runs[EMBED] if run.ended_at and run.status == "done"]
@@ -157,7 +157,7 @@ def _store(lake: Lake, version: str) -> Facts | None:
         return None
     try:
         status = TokenStore.open(path).status()
-    except ServiceError as error:  # the rest of the page is what one wants to see just then
+    except ServiceError as error:  # the rest of the page is most useful when a service is down
         return {"unreachable": str(error)}
     return {
         "rows": status.rows,
@@ -170,7 +170,7 @@ def _store(lake: Lake, version: str) -> Facts | None:
 
 
 def _feast(lake: Lake) -> Facts | None:
-    """How far Feast's online store is; None for a lake without a feature repository."""
+    """State of Feast's online store; None for a lake without a feature repository."""
     from tokenlake.feast import repository
     from tokenlake.pipeline.materialization import materialized_until
 
@@ -178,7 +178,7 @@ def _feast(lake: Lake) -> Facts | None:
 
 
 def _last_errors(lake: Lake, n: int = 5) -> list[RunRecord]:
-    """The newest broken runs that no later run of the same job, day and version has mended."""
+    """The newest failed runs without a later successful run of the same job, day and version."""
     newest: dict[tuple[object, ...], RunRecord] = {}
     for run in lake.catalog.runs():
         if run.status not in {"skipped", "running"}:
@@ -203,7 +203,7 @@ def _run(run: RunRecord) -> Facts:
     }
 
 
-# For people.
+# Tables.
 
 
 def _tables(facts: Facts) -> WholeTable:
@@ -221,7 +221,7 @@ def _versions(facts: Facts) -> WholeTable:
         last = row["last_checkpoint"] or "none"
         of = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing, rerun = _first(row["missing"]), str(len(row["rerun"]))
-        shown.add_row(row["version"], state, last, of, missing, rerun, _told(row["store"]))
+        shown.add_row(row["version"], state, last, of, missing, rerun, _store_text(row["store"]))
     return shown
 
 
@@ -251,7 +251,7 @@ def _derived(day: dt.date | None, kind: str | None, *, current: bool) -> str:
     return f"{day} ({kind})" + ("" if current else ", not of the newest embeddings")
 
 
-def _told(store: Facts | None) -> str:
+def _store_text(store: Facts | None) -> str:
     if store is None:
         return "none"
     if "unreachable" in store:

@@ -1,4 +1,4 @@
-"""`tokenlake tails`: what stores keep in a Redis, and the removal of what is left of those that are gone."""
+"""`tokenlake tails`: lists the streams of token stores in a Redis, and removes those of deleted stores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("url")
-@click.option("--remove", metavar="STORE", help="Remove all that this one has there, for good.")
+@click.option("--remove", metavar="STORE", help="Remove all streams of this store, for good.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def command(url: str, remove: str | None, *, yes: bool, as_json: bool) -> None:
-    """Show what token stores keep in the Redis at URL, and which of their folders are gone.
+    """Show the streams of token stores in the Redis at URL, and which of the stores' folders are gone.
 
-    A folder that was renamed is found again only once it was written: look for it before you remove what is `gone`.
+    A renamed folder counts as `gone` until its store is written again: look for it before you remove its streams.
     """
     from tokenlake.tokens import garbage
 
@@ -57,12 +57,12 @@ def _facts(held: StoreStreams) -> dict[str, Any]:
     }
 
 
-def _show(found: list[StoreStreams]) -> None:
+def _show(streams: list[StoreStreams]) -> None:
     table = bare(None, "store", "state", "folder", "host", "entries", "last used", right={"entries"})
-    for held in found:
+    for held in streams:
         idle = "unknown" if held.idle is None else f"{held.idle:,} s ago"
         table.add_row(held.store, held.state, held.folder or "", held.host or "", f"{held.entries:,}", idle)
-    if found:
+    if streams:
         print_tables(table)
     else:
         console.print("Nothing of a token store is there")

@@ -1,4 +1,4 @@
-"""`tokenlake verify`: every checksum, order and count of token stores, indexes and graphs."""
+"""`tokenlake verify`: checks checksums, orders and counts of token stores, indexes and graphs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _DERIVED = ("version", "day", "state", "users", "items", "edges", "files")
 
 @click.command()
 @click.argument("path", metavar="LAKE_OR_STORE", type=click.Path(path_type=Path))
-@click.option("--parity", type=click.Path(path_type=Path), metavar="LOG", help="Ask the fetches of a log again.")
+@click.option(
+    "--parity", type=click.Path(path_type=Path), metavar="LOG", help="Repeat the fetches of a log, and compare."
+)
 @json_option
 def command(path: Path, parity: Path | None, *, as_json: bool) -> None:
     """Check a token store, or all stores, indexes and graphs of a lake; the first fault is an error that names the file.
 
-    With --json the document tells the fault too, beside what was checked before it.
+    With --json the document also has the fault, after the parts that were checked before it.
     """
     facts: dict[str, Any] = {"stores": [], "retrieval": [], "parity": None, "fault": None}
     try:
@@ -42,7 +44,7 @@ def command(path: Path, parity: Path | None, *, as_json: bool) -> None:
 
 
 def _verify(path: Path, parity: Path | None, facts: dict[str, Any]) -> None:
-    """Check, and put into `facts` what was found whole."""
+    """Check, and add the valid parts to `facts`."""
     from rich.console import Console
 
     from tokenlake import _lake as lakes

@@ -1,4 +1,4 @@
-"""`tokenlake versions`: the encoder versions of a lake, which one serves, and how far each is."""
+"""`tokenlake versions`: prints the encoder versions of a lake, the serving one, and the progress of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @lake_argument
 @json_option
 def command(lake: Path, *, as_json: bool) -> None:
-    """Show the encoder versions of LAKE, oldest first: which one serves, and how far each is."""
+    """Show the encoder versions of LAKE, oldest first: which one is serving, and the progress of each."""
     import tokenlake
 
     opened = tokenlake.open(lake)
@@ -50,7 +50,7 @@ def show(lake: Lake) -> None:
 
 
 def all_facts(lake: Lake) -> list[dict[str, Any]]:
-    """What there is to say of each version, oldest first, as plain values."""
+    """State of each version, oldest first, as plain values."""
     return [_facts(lake, version) for version in lake.versions()]
 
 

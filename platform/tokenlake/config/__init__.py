@@ -1,4 +1,4 @@
-"""`tokenlake.yaml`: what the events are called and what is made of them.
+"""`tokenlake.yaml`: names and meaning of the events' columns, and settings of everything computed from them.
 
 A file is read by `Config.load`; environment variables such as `TOKENLAKE_CATALOG` or `TOKENLAKE_TOKENS__SERVING`
 override single fields. Each block of the file has a module of its own.

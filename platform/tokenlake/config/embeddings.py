@@ -1,4 +1,4 @@
-"""The `embeddings` and `retrieval` blocks: user and item embeddings, and candidates by them."""
+"""The blocks `embeddings` and `retrieval`: user and item embeddings, and candidates based on them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from tokenlake.config.values import Duration, Strict, several
 
-#: Name of the lineage of user and item embeddings.
+#: Name under which jobs address the user and item embeddings.
 EMBEDDINGS = "alure"
 
 
 class Filter(Strict):
-    """Which events: `{label: bought}`, those whose label is 1, or `{feature: kind, is: promo}`, those of a value."""
+    """A selection of events: `{label: bought}` (label is 1), or `{feature: kind, is: promo}` (feature has a value)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -29,16 +29,16 @@ class Filter(Strict):
         return self
 
 
-#: Events that pass any one of them; none at all stands for every event.
+#: Events that pass at least one filter; no filter at all selects every event.
 Filters = Annotated[tuple[Filter, ...], BeforeValidator(several)]
 
 
 class Embeddings(Strict):
-    """How user and item embeddings are made (ALURE, docs/retrieval.md)."""
+    """Settings of user and item embeddings (ALURE, docs/retrieval.md)."""
 
-    #: Activity sources, each read by an encoder of its own.
+    #: Activity sources; each has its own encoder.
     sources: dict[str, Filters] = Field({"events": ()}, min_length=1)
-    #: What the encoder learns to foresee, and what candidates are made of; without it the first label, or every event.
+    #: Positive events, which the encoder learns to predict and candidates come from; default: the first label, or every event.
     positive: Filters | None = None
     #: Width of the embeddings.
     dim: int = Field(64, ge=4, le=1024)
@@ -48,20 +48,20 @@ class Embeddings(Strict):
     heads: int = Field(2, ge=1)
     #: Learned queries that pool a source.
     queries: int = Field(4, ge=1)
-    #: Events that a source reads at most.
+    #: Most events that a source reads.
     history: int = Field(64, ge=1)
-    #: Days that a history reaches back; who did nothing in them gets no embedding.
+    #: Days that a history reaches back; a user without events in them gets no embedding.
     retention_days: int = Field(90, ge=1)
-    #: Ages, gaps and hours of events among the inputs.
+    #: Whether ages, gaps and hours of events are inputs.
     time: bool = True
-    #: Codes of an item's content vector: how many each, and out of how many.
+    #: Codes of an item's content vector: number of levels, and codes per level.
     code_levels: int = Field(3, ge=1, le=8)
     codes: int = Field(64, ge=2)
-    #: Next positives of a day that one training question asks for.
+    #: Next positives of a day that one training query predicts.
     group: int = Field(8, ge=1)
-    #: Questions a step.
+    #: Queries per training step.
     batch: int = Field(64, ge=1)
-    #: Items a step, beside the batch's own; a catalog no larger is taken whole.
+    #: Sampled items per step, besides the batch's own; a smaller catalog is used completely.
     negatives: int = Field(2000, ge=1)
     passes: int = Field(2, ge=1)
     #: Earlier days that each training repeats.
@@ -70,7 +70,7 @@ class Embeddings(Strict):
     temperature: float = Field(0.1, gt=0)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     seed: int = 0
-    #: Parts of the users that Airflow embeds side by side. It changes no vector, so it is no part of the version.
+    #: Parts of the users that Airflow embeds in parallel. It changes no vector, so the version does not depend on it.
     buckets: int = Field(2, ge=1, exclude=True)
 
     @model_validator(mode="after")
@@ -85,19 +85,19 @@ class Embeddings(Strict):
 
 
 class Retrieval(Strict):
-    """How candidates are found: who is alike, and what they did lately (U2U2I, docs/retrieval.md)."""
+    """Settings of candidates from recent events of similar users (U2U2I, docs/retrieval.md)."""
 
-    #: Similar users that are asked.
+    #: Number of similar users per query.
     neighbors: int = Field(50, ge=1)
-    #: How far back their events count; without it all of them.
+    #: Maximal age of their events; without it all events count.
     window: Duration | None = None
-    #: Age at which an event counts half; without it age does not matter.
+    #: Age at which an event has half weight; without it all have the same weight.
     half_life: Duration | None = None
-    #: Leave out what the user met before; off for what is consumed again, such as groceries.
+    #: Whether items of the user's earlier events are left out; false for items bought repeatedly, such as groceries.
     exclude_seen: bool = True
-    #: Edge weights fitted to what neighbours foretold, or plain cosines.
+    #: Edge weights: fitted to how well neighbours predicted, or plain cosines.
     weights: Literal["learned", "cosine"] = "learned"
-    #: Days of outcomes that the weights are fitted to.
+    #: Days of later events that the weights are fitted on.
     edge_days: int = Field(7, ge=1)
-    #: Vectors up to which an index is exact; above, HNSW, and from a million on IVF.
+    #: Number of vectors up to which an index is exact; above it is HNSW, and from a million on IVF.
     exact_below: int = Field(50_000, ge=0)

@@ -1,4 +1,4 @@
-"""The `events` block: what the source's columns are called, and what they mean."""
+"""The block `events`: names and meaning of the source's columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FeatureKind = Literal["categorical", "multi", "numeric", "vector"]
 
 
 class Label(Strict):
-    """When a label of an event may be seen (docs/point-in-time.md).
+    """When a label of an event becomes known (docs/point-in-time.md).
 
     Without `known_at` it is known at its event's time. With it, a positive is known at that source column's time,
     a negative at timestamp + `window`; without a `window` a negative is never known.
@@ -39,23 +39,23 @@ class Feature(Strict):
     """One input of the encoder: `{kind: numeric, column: price, of: item}`, or just its kind."""
 
     kind: FeatureKind
-    #: The source's name of the column, when it is not the feature's own.
+    #: Name of the source's column, if it differs from the feature's name.
     column: str | None = None
-    #: What the feature describes: an item's (or user's) features go with the item when negatives are sampled.
+    #: What the feature describes; a sampled negative gets the features of its item and its user.
     of: Literal["event", "item", "user"] = "event"
 
 
 class Events(Strict):
-    """Names of the source's columns, and what the rest of them mean."""
+    """Names of the source's columns, and the features and labels."""
 
     user: str = "user_id"
     item: str = "item_id"
     timestamp: str = "timestamp"
     #: Source column of a unique event id; without it, an id is derived from the row's whole content.
     id: str | None = None
-    #: Unit of integer timestamps; without it integers are refused when their size leaves the unit in doubt.
+    #: Unit of integer timestamps; without it integers are rejected if their size fits several units.
     unit: Literal["s", "ms", "us", "ns"] | None = None
-    #: Time zone of naive timestamps; without it they are taken as UTC, and a column may not mix naive and aware.
+    #: Time zone of naive timestamps; without it they are UTC, and a column may not mix naive and aware ones.
     timezone: str = "UTC"
     #: Rows outside are quarantined.
     earliest: dt.date = dt.date(1990, 1, 1)
@@ -96,11 +96,11 @@ class Events(Strict):
         named = [self.user, self.item, self.timestamp]
         if len(set(named)) < len(named):
             raise ValueError(f"user, item and timestamp are {named}; each needs a column of its own")
-        told = {column for name, label in self.labels.items() for column in (name, label.known_at) if column}
+        label_columns = {column for name, label in self.labels.items() for column in (name, label.known_at) if column}
         if leaks := [
             name
             for name, feature in self.features.items()
-            if (feature.column or name) in told and name not in self.labels
+            if (feature.column or name) in label_columns and name not in self.labels
         ]:
             raise ValueError(f"the features {leaks} read a label's columns; a label is never an input")
         return self

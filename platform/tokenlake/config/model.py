@@ -1,4 +1,4 @@
-"""The whole of `tokenlake.yaml`, and the versions that follow from it."""
+"""The complete `tokenlake.yaml`, and the versions that are computed from it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tokenlake.errors import ConfigError
 
 
 class Config(BaseSettings):
-    """The whole of `tokenlake.yaml`."""
+    """The complete `tokenlake.yaml`."""
 
     model_config = SettingsConfigDict(env_prefix="TOKENLAKE_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     project: str = "tokenlake"
-    #: Where the data lies, relative to the file's folder.
+    #: Folder of the data, relative to the file's folder.
     data: Path = Path()
     #: SQLAlchemy URL; without it SQLite in the data folder.
     catalog: str | None = Field(None, repr=False)
@@ -31,7 +31,7 @@ class Config(BaseSettings):
     landing: str | None = None
     events: Events = Field(default_factory=Events)
     tokens: Tokens = Field(default_factory=Tokens)
-    #: User and item embeddings; without the block none are made, `embeddings: {}` takes the defaults.
+    #: User and item embeddings; without the block there are none, `embeddings: {}` takes the defaults.
     embeddings: Embeddings | None = None
 
     retrieval: Retrieval = Field(default_factory=Retrieval)
@@ -57,7 +57,7 @@ class Config(BaseSettings):
     @classmethod
     def _is_url(cls, url: str | None) -> str | None:
         if url is not None and "://" not in url:
-            # It may hold a password all the same: it is not repeated.
+            # It may hold a password, so the message does not repeat it.
             raise ValueError(
                 "not a SQLAlchemy URL; write sqlite:////folder/file or postgresql://user:password@host/name"
             )
@@ -88,7 +88,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the file."""
+        """Settings sources in order of precedence: environment variables override the file."""
         return env_settings, init_settings
 
     @classmethod
@@ -96,8 +96,8 @@ class Config(BaseSettings):
         """Read a YAML file.
 
         Raises:
-            ConfigError: the file is missing, is not YAML, or says something that cannot be; the message names
-                every offending field and the nearest valid name.
+            ConfigError: the file is missing, is not YAML, or is not valid; the message names every invalid field and
+                the nearest valid name.
         """
         try:
             return cls(**read(path))
@@ -107,10 +107,10 @@ class Config(BaseSettings):
             raise ConfigError(f"{path}: a TOKENLAKE_ variable of the environment cannot be read: {error}") from error
 
     def version_of(self, encoder: str) -> str:
-        """The version of one encoder: its name and a digest of all that makes its lineage.
+        """The version of one encoder: its name and a digest of all settings that change its tokens.
 
         Raises:
-            ConfigError: no encoder of that name.
+            ConfigError: there is no encoder of that name.
         """
         spec = self.tokens.encoders.get(encoder)
         if spec is None:
@@ -127,7 +127,7 @@ class Config(BaseSettings):
         """The `embeddings` block.
 
         Raises:
-            ConfigError: the file has none.
+            ConfigError: the file has no such block.
         """
         if self.embeddings is None:
             raise ConfigError("tokenlake.yaml has no `embeddings` block; `embeddings: {}` takes the defaults")
@@ -135,7 +135,7 @@ class Config(BaseSettings):
 
     @property
     def embedding_version(self) -> str:
-        """The version of the user and item embeddings: `alure-` and a digest of all that makes their lineage.
+        """The version of the user and item embeddings: `alure-` and a digest of all settings that change them.
 
         Raises:
             ConfigError: the file has no `embeddings` block.

@@ -1,4 +1,4 @@
-"""YAML in, and what is wrong with it out: in words for somebody who reads YAML, not Python."""
+"""Reads YAML, and explains errors in terms of the YAML file instead of Python."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def explain(path: Path, error: ValidationError, models: Iterable[type[BaseModel]]) -> str:
-    """Every offending field of a file; `models` hold the settings that a misspelt one may have meant."""
+    """A message with every invalid field of a file; field names of `models` are suggested for misspelt ones."""
     known = {field for model in models for field in model.model_fields}
     lines = []
     for e in error.errors():
@@ -48,7 +48,7 @@ def explain(path: Path, error: ValidationError, models: Iterable[type[BaseModel]
 
 
 class _OnceEach(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win in silence; here the second is an error."""
+    """A YAML loader in which a repeated key is an error; by default the last one wins silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  # the base's own signature
         seen = set()

@@ -1,4 +1,4 @@
-"""The `tokens` block: how instance tokens are made and kept."""
+"""The block `tokens`: encoders of instance tokens, and their store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Scheme = Literal["user-order", "temporal-order"]
 
 
 class Encoder(Strict):
-    """How one lineage of instance tokens is made (IAT stage one, docs/tokens.md)."""
+    """Settings of one encoder of instance tokens (IAT stage one, docs/tokens.md)."""
 
     scheme: Scheme = "user-order"
     #: Width of the stored token.
@@ -25,14 +25,14 @@ class Encoder(Strict):
     width: int = Field(256, ge=8)
     #: Width of one feature's embedding.
     embedding: int = Field(16, ge=2)
-    #: Built-in running counts among the inputs.
+    #: Whether running counts are inputs.
     counts: bool = True
     #: Previous tokens of the user that SIT sees in training (T - 1).
     history: int = Field(127, ge=0)
     sit_layers: int = Field(2, ge=1)
     sit_heads: int = Field(4, ge=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
-    #: Passes over a chunk's days; more than one replays, which overfits on small logs.
+    #: Passes over a chunk's days; more than one pass overfits on small logs.
     passes: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     batch: int = Field(512, ge=1)
@@ -46,17 +46,17 @@ class Encoder(Strict):
 
 
 class Tokens(Strict):
-    """The token lineages of this lake, and how their store keeps them."""
+    """The encoders of this lake, and settings of their stores."""
 
     encoders: dict[str, Encoder] = Field(default_factory=lambda: {"iat": Encoder()})
-    #: The lineage that `lake.tokens()` serves until another is promoted.
+    #: The encoder that `lake.tokens()` serves until a version is promoted.
     serving: str | None = None
     dtype: Literal["float32", "float16", "int8"] = "float16"
     #: Sampled negatives per event, for logs without labels.
     negatives: int = Field(4, ge=1)
     #: Days of a back-fill that one training covers.
     chunk_days: int = Field(7, ge=1)
-    #: Where stores made from now on keep appended rows: a Redis (docs/store.md), or without it their own folder.
+    #: Where new stores keep appended rows: the URL of a Redis (docs/store.md); without it their own folder.
     tail: str | None = None
 
     @field_validator("tail")

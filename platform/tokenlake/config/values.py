@@ -1,4 +1,4 @@
-"""What the blocks of `tokenlake.yaml` share: durations, one-or-several, and strictness."""
+"""Shared value types of `tokenlake.yaml`: durations, one value or a list, strict blocks."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def _duration(value: object) -> object:
     return value
 
 
-#: `7d`, `12h`, `30m`, `2w`, or ISO 8601.
+#: A duration: `7d`, `12h`, `30m`, `2w`, or ISO 8601.
 Duration = Annotated[dt.timedelta, BeforeValidator(_duration)]
 
 
 def several(value: object) -> object:
-    """One of something, or a list of it."""
+    """Turn a single value into a list of one; a list stays a list."""
     if value is None or value == "all":
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class Strict(BaseModel):
-    """A block that refuses settings it does not know, and never changes."""
+    """An immutable block that rejects unknown settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def is_zone(name: str) -> bool:
-    """Whether a time zone of that name is known."""
+    """Whether this machine has a time zone of that name."""
     try:
         zoneinfo.ZoneInfo(name)
     except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "DatasetReport", "fetch"]
 
-#: name -> its one line of description; `_MODULES` says where it is built.
+#: Name -> one line of description; `_MODULES` names the module that builds it.
 DATASETS = {
     "complete-journey": "a year of grocery shopping: 2,469 households, 68,509 products, promotions (84.51°)",
     "movielens-100k": "100,000 film ratings of 943 users (GroupLens); --source also reads 1M, 20M and 25M",
@@ -32,18 +32,18 @@ def fetch(name: str, out: Path | str, **options: Any) -> DatasetReport:
 
     Args:
         name: one of `DATASETS`.
-        out: folder to write to; one that already holds exactly this is left as it is.
+        out: folder to write to; a folder that already holds the same data set is not changed.
         **options: those of the data set's own `build`, such as `households` or `source`.
 
     Returns:
-        What the folder holds.
+        A report on the folder's content.
 
     Raises:
-        NotFoundError: no data set of that name.
-        SchemaError: an option that this data set does not have, or out of range.
-        SourceError: `out` holds something else.
+        NotFoundError: there is no data set of that name.
+        SchemaError: an unknown option, or a value out of range.
+        SourceError: `out` holds other files.
         TransientError: a download failed.
-        CorruptionError: a download is not what it should be.
+        CorruptionError: a download has a wrong checksum.
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)

@@ -1,4 +1,4 @@
-"""The `tokenlake.yaml` that goes with each data set."""
+"""The `tokenlake.yaml` of each data set."""
 
 COMPLETE_JOURNEY = """\
 # Complete Journey (84.51°) as an event log; docs/datasets.md tells how it is built and what it is good for.
@@ -102,7 +102,7 @@ _MOVIELENS_PEOPLE = """\
 
 
 def movielens(*, people: bool) -> str:
-    """The file for a MovieLens release, with or without what is known of its users."""
+    """The file for a MovieLens release, with or without features of its users."""
     return _MOVIELENS.format(people=_MOVIELENS_PEOPLE if people else "")
 
 

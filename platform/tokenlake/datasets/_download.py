@@ -1,4 +1,4 @@
-"""Files from elsewhere: fetched once into a cache, and used only when their SHA-256 is the expected one."""
+"""Downloads: files are fetched once into a cache, and used only if their SHA-256 is the expected one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIP_SECONDS = 600
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of a package registry, pinned."""
+    """One pinned file of a package registry."""
 
     requirement: str
     file: str
@@ -47,11 +47,11 @@ def check(path: Path, sha256: str) -> None:
 
 
 def fetch_wheel(wheel: Wheel) -> Path:
-    """Get a wheel through pip, never installing or importing it; a cached one is used when its digest holds.
+    """Download a wheel with pip, without installing or importing it; a cached file with the right digest is used.
 
     Raises:
         TransientError: pip could not download it.
-        CorruptionError: what came has another digest.
+        CorruptionError: the file has another digest.
     """
     cached = cache_folder() / wheel.file
     if cached.is_file() and digest(cached) == wheel.sha256:
@@ -74,7 +74,7 @@ def _pip_download(requirement: str, folder: Path) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     by_hand = f"download {requirement} on a connected machine and pass its path as --source"
     try:
-        # Our own interpreter and a pinned requirement; nothing of it comes from outside.
+        # Our own interpreter and a pinned requirement; no argument comes from user input.
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise TransientError(
@@ -86,9 +86,9 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 
 def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | None:
-    """Get a file by its address into the cache.
+    """Download a file from a URL into the cache.
 
-    None when the site cannot be reached in time, or something else answers: a proxy's log-in page, say.
+    None if the site cannot be reached in time, or the content is another one, such as a proxy's login page.
     """
     cached = cache_folder() / file
     if cached.is_file() and digest(cached) == sha256:
@@ -97,10 +97,10 @@ def fetch_url(url: str, file: str, sha256: str, *, seconds: float) -> Path | Non
     with tempfile.TemporaryDirectory(dir=cached.parent, prefix="url-") as folder:
         fresh = Path(folder) / file
         try:
-            # Only our own https addresses come here.
+            # Called only with https URLs of this package.
             with urllib.request.urlopen(url, timeout=seconds) as answer, fresh.open("wb") as out:  # noqa: S310
                 shutil.copyfileobj(answer, out)
-        except OSError:  # URLError is one, and so is a timeout
+        except OSError:  # URLError and timeouts are subclasses
             return None
         if digest(fresh) != sha256:
             return None

@@ -11,7 +11,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def mix(keys: NDArray[np.int64] | NDArray[np.uint64], salt: int = 0) -> NDArray[np.uint64]:
-    """SplitMix64's finalizer: every bit of a key changes every bit of its hash.
+    """SplitMix64's finalizer: every bit of a key affects every bit of its hash.
 
     Args:
         keys: integers of any shape.
@@ -20,7 +20,7 @@ def mix(keys: NDArray[np.int64] | NDArray[np.uint64], salt: int = 0) -> NDArray[
     Returns:
         uint64 of the same shape.
     """
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         x = keys.astype(np.uint64) + _GOLDEN * np.uint64(salt + 1)
         x = (x ^ (x >> np.uint64(30))) * _MIX_1
         x = (x ^ (x >> np.uint64(27))) * _MIX_2
@@ -28,5 +28,5 @@ def mix(keys: NDArray[np.int64] | NDArray[np.uint64], salt: int = 0) -> NDArray[
 
 
 def below(hashes: NDArray[np.uint64], bound: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn hashes into int64 in [0, bound); a bound of 0 gives 0."""
+    """Map hashes to int64 in [0, bound); a bound of 0 gives 0."""
     return (hashes % np.maximum(bound, 1).astype(np.uint64)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The tables of Complete Journey, out of its wheel, as far as the chosen households and days need them."""
+"""Reads the tables of Complete Journey from its wheel, limited to the selected households and days."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Ints: TypeAlias = NDArray[np.int64]
 # A promotion is one integer: store (16 bits), week (6), product (25), display and mailer (8 each).
 _WEEK_BITS, PRODUCT_BITS, PLACE_BITS = 6, 25, 16
 HOUR_US = 3_600_000_000
-# The till's clock is US Eastern; the weeks of the data begin at its midnight. Summer time of 2017, in UTC.
+# Times are US Eastern; the weeks of the data begin at midnight there. Daylight saving time of 2017, in UTC.
 _SUMMER = tuple(int(np.datetime64(t, "us").astype(np.int64)) for t in ("2017-03-12T07", "2017-11-05T06"))
 
 
 @dataclass(frozen=True)
 class Journey:
-    """The tables, as far as the chosen households and days need them."""
+    """The tables, limited to the selected households and days."""
 
-    #: One row a trip, by basket id: household, store, week, timestamp (int64 us UTC), local (int64 us Eastern).
+    #: One row per trip, sorted by basket id: household, store, week, timestamp (int64 us UTC), local (int64 us Eastern).
     trips: dict[str, Ints]
-    #: One row a purchase: trip (row of `trips`) and product, sorted by (trip, product).
+    #: One row per purchase: trip (row of `trips`) and product, sorted by (trip, product).
     bought_trip: Ints
     bought_product: Ints
     basket_ids: Ints
@@ -40,12 +40,12 @@ class Journey:
     promotions: Ints
     products: pa.Table
     demographics: pa.Table
-    #: Per trip, the ids of the household's active campaigns.
+    #: For each trip, the ids of the household's active campaigns.
     campaigns: pa.ListArray
 
     @classmethod
     def read(cls, wheel: Path, households: int | None, days: tuple[Day, Day] | None) -> Journey:
-        """Read what the chosen households and days (both included) need; all of it for None."""
+        """Read the tables for some households and days (both included); None selects all."""
         with zipfile.ZipFile(wheel) as archive:
             names = ["household_id", "store_id", "basket_id", "product_id", "week", "transaction_timestamp"]
             lines = _columns(_open(archive, "transactions").read(columns=names))
@@ -113,12 +113,12 @@ def _local(timestamp: Ints) -> Ints:
 
 
 def store_week(store: Ints, week: Ints) -> Ints:
-    """Pack a store and a week: the place of a promotion."""
+    """Pack a store and a week into one integer, a part of a packed promotion."""
     return (store << _WEEK_BITS) | week
 
 
 def _promotions(file: pq.ParquetFile, wanted: Ints) -> Ints:
-    """Packed promotions of the wanted stores and weeks; of a product listed twice, its greater location codes."""
+    """Packed promotions of the wanted stores and weeks; for a product listed twice, the greater location codes."""
     is_wanted = np.zeros(1 << (16 + _WEEK_BITS), bool)
     is_wanted[wanted] = True
     parts = []
@@ -134,14 +134,14 @@ def _promotions(file: pq.ParquetFile, wanted: Ints) -> Ints:
 
 
 def _letters(column: pa.DictionaryArray) -> Ints:
-    """One-letter codes as their characters' numbers."""
+    """One-letter codes as the characters' numbers."""
     letters = np.array([ord(value) for value in column.dictionary.to_pylist()], np.int64)
     values: Ints = letters[column.indices.to_numpy()]
     return values
 
 
 def _active_campaigns(sent: dict[str, Ints], campaigns: dict[str, Ints], trips: dict[str, Ints]) -> pa.ListArray:
-    """Per trip, the campaigns that its household was sent and that run on its (local) day."""
+    """For each trip, the campaigns that its household received and that run on its (local) day."""
     order = np.lexsort((sent["campaign_id"], sent["household_id"]))
     household, campaign = sent["household_id"][order], sent["campaign_id"][order]
     row = np.searchsorted(campaigns["campaign_id"], campaign, sorter=(by_id := np.argsort(campaigns["campaign_id"])))
@@ -157,6 +157,6 @@ def _active_campaigns(sent: dict[str, Ints], campaigns: dict[str, Ints], trips: 
 
 
 def spread(counts: Ints) -> tuple[Ints, Ints]:
-    """For counts per row, the row of each element and its place in that row: [2, 1] -> [0, 0, 1], [0, 1, 0]."""
+    """For counts per row, the row of each element and its position in the row: [2, 1] -> [0, 0, 1], [0, 1, 0]."""
     row = np.repeat(np.arange(len(counts)), counts)
     return row, np.arange(len(row)) - (np.cumsum(counts) - counts)[row]

@@ -1,4 +1,4 @@
-"""The file formats that MovieLens has been published in, each read into the same three tables."""
+"""Readers of all published MovieLens formats; each returns the same three tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import SourceError
 
-#: Opens one file of the data set by name; None when it is not there.
+#: Opens one file of the data set by name; None if it is missing.
 Opener: TypeAlias = Callable[[str], IO[bytes] | None]
 
 _GENRES_100K = (
@@ -38,20 +38,20 @@ _OCCUPATIONS_1M = (
 
 @dataclass(frozen=True)
 class Film:
-    """What is known of a film: the year in its title, or None, and its genres."""
+    """Attributes of a film: the year in its title, or None, and its genres."""
 
     year: int | None
     genres: tuple[str, ...]
 
     @property
     def decade(self) -> str | None:
-        """As `1990s`."""
+        """The decade, such as `1990s`."""
         return None if self.year is None else f"{self.year // 10 * 10}s"
 
 
 @dataclass(frozen=True)
 class Person:
-    """What is known of a user; the age is a bucket."""
+    """Attributes of a user; the age is a bucket."""
 
     age: str
     gender: str
@@ -67,7 +67,7 @@ class MovieLens:
     ratings: NDArray[np.float32]
     seconds: NDArray[np.int64]
     film: dict[int, Film]
-    #: Empty in the releases that tell nothing of their users.
+    #: Empty for releases without attributes of users.
     person: dict[int, Person]
 
 
@@ -75,7 +75,7 @@ def read(source: Path) -> MovieLens:
     """Read a zip (or wheel) or folder of ml-100k, ml-1m, ml-10m, ml-20m, ml-25m or later.
 
     Raises:
-        SourceError: it holds none of them, or a file that is not as its release has it.
+        SourceError: it holds none of these releases, or a file has a wrong format.
     """
     with _opened(source) as (ratings_name, open_file):
         layout = _LAYOUTS[ratings_name]
@@ -93,7 +93,7 @@ def read(source: Path) -> MovieLens:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[tuple[str, Opener]]:
-    """The name of the ratings file, and a way to open its neighbours."""
+    """Yield the name of the ratings file, and a function that opens other files of its folder."""
     if source.is_dir():
         folders = [source, *sorted(path for path in source.iterdir() if path.is_dir())]
         yield _first([path.as_posix() for folder in folders for path in folder.iterdir()], source, _open_path)
@@ -109,7 +109,7 @@ def _open_path(path: str) -> IO[bytes]:
 
 
 def _first(paths: list[str], source: Path, open_path: Callable[[str], IO[bytes]]) -> tuple[str, Opener]:
-    """Find the release among paths with forward slashes; the shallowest one when there are several."""
+    """Find the release among paths with forward slashes; the shallowest one if there are several."""
     found = sorted((path.count("/"), path) for path in paths if path.rpartition("/")[2] in _LAYOUTS)
     if not found:
         raise SourceError(f"{source} holds no MovieLens release: none of {sorted(_LAYOUTS)} is in it")
@@ -235,7 +235,7 @@ class _Layout:
     people: Callable[[IO[bytes]], Iterator[tuple[int, Person]]] = _no_people
 
 
-#: Ratings file -> the rest of its release.
+#: Name of the ratings file -> readers of the release's files.
 _LAYOUTS = {
     "u.data": _Layout(_ratings_tab, "u.item", _films_100k, "u.user", _people_100k),
     "ml-100k.inter": _Layout(_ratings_atomic, "ml-100k.item", _films_atomic, "ml-100k.user", _people_atomic),

@@ -1,4 +1,4 @@
-"""The folder that a data set is written to: one Parquet file a day, a `tokenlake.yaml`, and a marker of what it is."""
+"""The output folder of a data set: one Parquet file per day, a `tokenlake.yaml`, and a marker with its options."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tokenlake.feast import repository
 from tokenlake.storage import atomic
 from tokenlake.times import DAY_US, Day, day_of
 
-#: Called with what is being done, how much of it is done, and how much there is.
+#: Called with the operation's name, the amount done, and the total amount.
 
 MARKER = ".tokenlake-dataset.json"
 LANDING = "landing"
-#: What a simulator knows and a log would not tell.
+#: Folder of data that a simulator knows and a real log would not have.
 TRUTH = "truth"
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a folder holds after a build."""
+    """The content of a folder after a build."""
 
     name: str
     folder: Path
@@ -44,19 +44,19 @@ class DatasetReport:
     last: Day
     #: Further numbers of this data set, such as `{"promo": 327041}`.
     counts: Mapping[str, int] = field(default_factory=dict)
-    #: False when the folder already held exactly this, and nothing was written.
+    #: False if the folder already held the same data set, so that nothing was written.
     built: bool = True
 
 
 def day_slices(days: NDArray[np.int64]) -> list[tuple[Day, slice]]:
-    """The days in ascending days-since-1970, each with its rows."""
+    """Each distinct day with the slice of its rows; `days` are ascending days since 1970."""
     numbers, begins = np.unique(days, return_index=True)
     edges = [*begins.tolist(), len(days)]
     return [(day_of(n * DAY_US), slice(edges[i], edges[i + 1])) for i, n in enumerate(numbers.tolist())]
 
 
 class Output:
-    """Writes a data set's folder so that a half-written one is never taken for a whole one.
+    """Writes a data set's folder; a marker tells a complete folder from an incomplete one.
 
     >>> output = Output(Path("journey"), "complete-journey", {"households": 400})  # doctest: +SKIP
     >>> if (done := output.finished()) is None:  # doctest: +SKIP
@@ -66,15 +66,15 @@ class Output:
     """
 
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
-        """Look at a folder, without changing it.
+        """Read a folder's marker, without changing the folder.
 
         Args:
-            folder: where the data set goes; made when it is missing.
+            folder: folder of the data set; created if it is missing.
             name: of the data set.
-            options: everything that decides the content, as JSON can hold it.
+            options: all options that the content depends on, as JSON values.
 
         Raises:
-            SourceError: the folder holds something else.
+            SourceError: the folder holds other files.
         """
         self.folder = Path(folder)
         self._name = name
@@ -83,7 +83,7 @@ class Output:
         self._marker = self._read_marker()
 
     def finished(self) -> DatasetReport | None:
-        """The report of an earlier build with the same options, when all its files are still there."""
+        """The report of an earlier build with the same options, if all its files still exist; else None."""
         marker = self._marker
         if not marker.get("complete"):
             return None
@@ -96,7 +96,7 @@ class Output:
         return self._report(marker, built=False)
 
     def start(self) -> None:
-        """Begin to write: from here on until `finish` the folder counts as incomplete."""
+        """Mark the folder as incomplete until `finish`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_marker({"complete": False})
         for folder in (LANDING, TRUTH):
@@ -169,7 +169,7 @@ class Output:
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
-    """Columns that a dictionary makes smaller; one of floats or instants costs three times the work for nothing."""
+    """Columns with repeating values, for which dictionary encoding pays; for floats and instants it only costs time."""
     names = []
     for column in schema:
         is_list = pa.types.is_list(column.type)

@@ -1,4 +1,4 @@
-"""The world behind the simulated log: who its users and ads are, and what they like on a given day."""
+"""The hidden state of the simulation: users, ads, and the users' interests on each day."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ DIM = 16
 TOPICS = 24
 #: Correlation of a user's interests from one day to the next.
 DRIFT = 0.985
-#: Serving looks at so many of the topics that a user likes most today.
+#: Number of a user's favourite topics of the day from which ads are served.
 SERVED = 4
 HOUR_US = 3_600_000_000
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-# One independent stream of random numbers per purpose and day.
+# One independent random stream per purpose and day.
 _WORLD, _DRIFT, DAY = 0, 1, 2
 
 
 def stream(seed: int, purpose: int, day: int = 0) -> np.random.Generator:
-    """The random numbers of one purpose on one day: none of them depends on what else was drawn."""
+    """A random generator for one purpose and day, independent of all others."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, day])))
 
 
 @dataclass(frozen=True)
 class Ads:
-    """The items. Ads are numbered so that those of one topic are neighbours."""
+    """The items. Ads of one topic have consecutive numbers."""
 
     topic: NDArray[np.int8]
     latent: Floats
@@ -46,7 +46,7 @@ class Ads:
 
 @dataclass(frozen=True)
 class Advertisers:
-    """Who pays: how often a click converts, and how long that takes (Weibull; shape 1 is exponential)."""
+    """The advertisers: conversion rate of clicks, and the delay's Weibull distribution (shape 1 is exponential)."""
 
     rate: Floats
     scale_hours: Floats
@@ -55,20 +55,20 @@ class Advertisers:
 
 @dataclass(frozen=True)
 class Users:
-    """The people; `latent` is where their interests start."""
+    """The users; `latent` is their interests on the first day."""
 
     #: Running sum of activity, for drawing users in proportion.
     activity: NDArray[np.float64]
     bias: Floats
     latent: Floats
     device: NDArray[np.int8]
-    #: The two topics that each named when signing up; they go stale as interests drift.
+    #: The two topics that each user named at sign-up; they become outdated as interests drift.
     named: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
 class World:
-    """All of it, for one seed."""
+    """The complete state for one seed."""
 
     seed: int
     users: Users
@@ -103,7 +103,7 @@ class World:
 
     @property
     def leads_to(self) -> NDArray[np.int8]:
-        """The other way round: the topic whose clicks make topic t attractive."""
+        """The inverse of `follow_up`: the topic whose clicks make topic t attractive."""
         return np.argsort(self.follow_up).astype(np.int8)
 
     def drift(self, latent: Floats, day: int) -> Floats:
@@ -133,7 +133,7 @@ def _users(rng: np.random.Generator, count: int, centers: Floats) -> Users:
 
 def _ads(rng: np.random.Generator, count: int, days: int, centers: Floats) -> Ads:
     topics = len(centers)
-    # Every topic has an ad; the rest fall where they fall.
+    # Every topic has at least one ad; the others are random.
     topic = np.sort(np.concatenate([np.arange(topics), rng.integers(0, topics, count - topics)])).astype(np.int8)
     latent = centers[topic] + rng.standard_normal((count, DIM), np.float32) * np.float32(0.6 / np.sqrt(DIM))
     latent = _unit(latent.astype(np.float64))

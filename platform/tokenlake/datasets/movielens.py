@@ -24,14 +24,14 @@ URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 URL_FILE = "ml-100k.zip"
 URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 URL_SECONDS = 5.0
-#: A wheel that carries the same release among its examples.
+#: A wheel that contains the same release among its examples.
 WHEEL = _download.Wheel(
     "recbole==1.2.1",
     "recbole-1.2.1-py3-none-any.whl",
     "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
 LIKED = 4.0
-#: Raised whenever the same options give another log.
+#: Increased whenever the same options give another log.
 REVISION = 1
 _FILM_TYPES = (pa.list_(pa.string()), pa.float64(), pa.string())
 _PERSON = ("age", "gender", "occupation")
@@ -46,18 +46,18 @@ def build(
     """Write the event log: `landing/<day>.parquet` for every day with ratings, and `tokenlake.yaml`.
 
     Args:
-        out: folder to write to; one that already holds exactly this is left as it is.
-        source: a downloaded ml-100k, ml-1m, ml-10m, ml-20m or ml-25m, as a zip or folder; when None, ml-100k is
-            fetched from GroupLens, or else from a wheel that carries it.
-        progress: told about days written.
-        days: first and last UTC day, both included; all of them when None.
+        out: folder to write to; a folder that already holds the same data set is not changed.
+        source: a downloaded ml-100k, ml-1m, ml-10m, ml-20m or ml-25m, as a zip or folder; None: ml-100k is
+            downloaded from GroupLens, or else from a wheel that contains it.
+        progress: called after each written day.
+        days: first and last UTC day, both included; None: all days.
 
     Returns:
-        What the folder holds; `counts` has the liked ratings.
+        A report on the folder's content; `counts` has the liked ratings.
 
     Raises:
         SchemaError: the first day is later than the last.
-        SourceError: `out` holds something else, `source` is no MovieLens release, or it has no rating on these days.
+        SourceError: `out` holds other files, `source` is not a MovieLens release, or it has no rating on these days.
         TransientError: ml-100k could not be downloaded.
         CorruptionError: the wheel is not the pinned one.
     """
@@ -109,7 +109,7 @@ def _fetch() -> Path:
 
 
 def _write(output: Output, data: MovieLens, tell: Progress) -> DatasetReport:
-    # User and film tell a rating apart; the lake breaks ties by this id, which tells nothing of the label.
+    # User and film identify a rating; the lake breaks ties by this id, which does not depend on the label.
     event_id = (data.users.astype(np.int64) << 32) | data.films
     order = np.lexsort((event_id, data.seconds))
     if (np.diff(np.sort(event_id)) == 0).any():
@@ -143,7 +143,7 @@ class _Attributes:
 
     def __init__(self, table: Mapping[int, object], names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> None:
         ids = sorted(table)
-        self._ids = np.array([*ids, -1], np.int64)  # the last one stands for every unknown id
+        self._ids = np.array([*ids, -1], np.int64)  # the last entry stands for every unknown id
         self._columns = {
             name: pa.array([*(getattr(table[i], name) for i in ids), None], kind)
             for name, kind in zip(names, types, strict=True)

@@ -1,7 +1,7 @@
 """An ads-like log of any size: impressions, clicks and late conversions (docs/datasets.md).
 
-A day is drawn from its own random numbers and from two things carried over the days: where each user's interests have
-drifted to, and on which of the last 32 days a user clicked which topic. So memory holds a world and one day of events.
+A day depends on its own random numbers and on two states: the users' interests, which drift from day to day, and the
+topics that each user clicked on each of the last 32 days. So memory holds these states and one day of events.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, Day, DayLike, as_day, day_start
 
 NAME = "simulated"
-#: Raised whenever the same options give another log.
+#: Increased whenever the same options give another log.
 REVISION = 1
 WINDOW_US = 7 * DAY_US
-#: Days of clicks that are remembered, one bit each.
+#: Number of days of stored clicks, one bit each.
 _MEMORY = 32
 BLOCK_ROWS = 1 << 17
 _INTERCEPT, _AFFINITY, _FOLLOW_UP = -3.4, 2.2, 2.2
@@ -46,26 +46,26 @@ def simulate(
     start: DayLike = "2024-01-01",
     progress: Progress | None = None,
 ) -> DatasetReport:
-    """Write the log: `landing/<day>.parquet`, `tokenlake.yaml`, and `truth/` with what a log would not tell.
+    """Write the log: `landing/<day>.parquet`, `tokenlake.yaml`, and `truth/` with data that a real log would not have.
 
-    The same arguments give the same files, with one version of NumPy on one kind of processor.
+    The same arguments give the same files, with the same version of NumPy on the same kind of processor.
 
     Args:
-        out: folder to write to; one that already holds exactly this is left as it is.
-        users: who there is; the least active may get no event at all.
-        items: ads; some start or end on the way.
-        days: how many, from `start` on.
-        events: impressions, in all.
-        seed: of everything random, 0 or more.
+        out: folder to write to; a folder that already holds the same data set is not changed.
+        users: number of users; the least active ones may get no event.
+        items: number of ads; some start late or end early.
+        days: number of days, from `start` on.
+        events: impressions in total.
+        seed: of all random numbers, 0 or more.
         start: the first day.
-        progress: told about days written.
+        progress: called after each written day.
 
     Returns:
-        What the folder holds; `counts` has the clicks and conversions.
+        A report on the folder's content; `counts` has the clicks and conversions.
 
     Raises:
         SchemaError: an argument out of range.
-        SourceError: `out` holds something else.
+        SourceError: `out` holds other files.
     """
     first = as_day(start)
     sizes = {"users": users, "items": items, "days": days, "events": events}
@@ -155,16 +155,16 @@ def _draw(world: World, latent: Floats, history: NDArray[np.uint32], index: int,
     hours = world.advertisers.scale_hours[payer] * rng.standard_exponential(size) ** (
         1 / world.advertisers.shape[payer]
     )
-    # At least a second: nobody buys at the instant of the impression.
+    # At least a second after the impression.
     delay = 1_000_000 + np.minimum(hours * HOUR_US, 2 * WINDOW_US).astype(np.int64)
-    # A conversion after the window is nobody's: it counts as none.
+    # A conversion after the window is not attributed: it counts as none.
     converted = clicked & (rng.random(size) < p_convert) & (delay <= WINDOW_US)
     bid = np.round(world.ads.bid[ad] * np.exp(0.2 * rng.standard_normal(size, np.float32)), 4)
     return _Day(user, ad, timestamp, bid, p_click, followed_up, clicked, converted, timestamp + delay)
 
 
 def _visits(rng: np.random.Generator, world: World, midnight: int, size: int) -> tuple[NDArray[np.int32], Ints]:
-    """Who saw something and when: visits of four impressions on average, a few minutes long."""
+    """Users and times of impressions: visits of four impressions on average, a few minutes long."""
     visits = size // 4 + 1
     activity = world.users.activity
     visitor = np.searchsorted(activity, rng.random(visits) * activity[-1], "right").astype(np.int32)
@@ -180,7 +180,7 @@ def _visits(rng: np.random.Generator, world: World, midnight: int, size: int) ->
 def _serve(
     rng: np.random.Generator, world: World, latent: Floats, user: NDArray[np.int32], index: int
 ) -> NDArray[np.int32]:
-    """Half the impressions by popularity alone, half from the topics that the user likes most today."""
+    """The ad of each impression: half of them by popularity, half from the user's favourite topics of the day."""
     ads = world.ads
     running = (ads.first_day <= index) & (index <= ads.last_day)
     weight = np.cumsum(np.where(running, ads.popularity, 0.0))
@@ -214,7 +214,7 @@ def _remember(history: NDArray[np.uint32], day: _Day, world: World) -> None:
 
 
 class _Columns:
-    """Turns days into Arrow tables, a block of rows at a time."""
+    """Converts days to Arrow tables, a block of rows at a time."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -226,7 +226,7 @@ class _Columns:
         self._category = topics.take(pa.array(world.ads.topic))
 
     def log(self, day: _Day, number: int) -> Iterator[pa.Table]:
-        """What an ad server would have logged; `number` is the first impression's id."""
+        """The log of an ad server; `number` is the first impression's id."""
         for rows in _blocks(day):
             user, ad, timestamp = day.user[rows], day.ad[rows], day.timestamp[rows]
             user_rows, ad_rows, converted = pa.array(user), pa.array(ad), day.converted[rows]
@@ -250,7 +250,7 @@ class _Columns:
             yield pa.table(columns)
 
     def truth(self, day: _Day, number: int) -> Iterator[pa.Table]:
-        """What only the simulator knows of each impression."""
+        """The hidden variables of each impression."""
         for rows in _blocks(day):
             columns = {
                 "impression_id": _ids(number, rows),
@@ -260,7 +260,7 @@ class _Columns:
             yield pa.table(columns)
 
     def world(self, latent: Floats) -> dict[str, pa.Table]:
-        """What only the simulator knows of users, ads, advertisers and topics."""
+        """The hidden variables of users, ads, advertisers and topics."""
         users, ads, payers = self._world.users, self._world.ads, self._world.advertisers
         return {
             "users": pa.table(

@@ -47,10 +47,10 @@ def is_current(lake: Project, days: int = DAYS) -> bool:
 
 def _kept(lake: Project, days: int) -> RetrievalReport | None:
     try:
-        told = json.loads(_path(lake).read_bytes())
+        cached = json.loads(_path(lake).read_bytes())
         newest = _newest_embeddings(lake)
-        same = (told.pop(_OF, None), told.pop(_DAYS, DAYS)) == (newest, days)
-        return _REPORT.validate_python(told) if newest is not None and same else None
+        same = (cached.pop(_OF, None), cached.pop(_DAYS, DAYS)) == (newest, days)
+        return _REPORT.validate_python(cached) if newest is not None and same else None
     except (FileNotFoundError, ValueError, AttributeError):
         return None
 

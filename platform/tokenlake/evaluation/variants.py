@@ -32,10 +32,10 @@ def embed(lake: Project, name: str, last: Day, progress: Progress) -> None:
     """Train and embed the missing days of a variant up to `last`, chunk by chunk, as a back-fill does."""
     from tokenlake.pipeline.backfill import backfill  # imports torch, which a report without variants does not need
 
-    def told(_: str, done: int, total: int) -> None:
+    def report_progress(_: str, done: int, total: int) -> None:
         progress(f"training {name}", done, total)
 
-    backfill(lake, last=last, version=EMBEDDINGS, progress=told)
+    backfill(lake, last=last, version=EMBEDDINGS, progress=report_progress)
 
 
 def _with(lake: Project, spec: Embeddings, change: dict[str, int]) -> Project:

@@ -145,7 +145,7 @@ def _check(view: BaseFeatureView, repo: Path) -> None:
     except Exception as error:
         raise ConfigError(
             f"feature view {view.name}: Feast cannot read back what it registers of it ({type(error).__name__}: {error}); "
-            f"mend it in {repo}: give its transformation another mode, or import what it needs within the function"
+            f"correct it in {repo}: give its transformation another mode, or import what it needs within the function"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _run(file: Path) -> ModuleType:
     except TokenlakeError:
         raise
     except Exception as error:
-        raise ConfigError(f"{file} cannot be run ({type(error).__name__}: {error}); mend it") from error
+        raise ConfigError(f"{file} cannot be run ({type(error).__name__}: {error}); correct it") from error
     return module
 
 

@@ -46,7 +46,7 @@ def _ours(error: Exception, repo: Path) -> TokenlakeError:
     kind = type(error).__name__
     if _is_away(error):
         return ServiceError(
-            f"the registry or the online store of {repo / STORE_FILE} does not answer ({kind}); start it, or mend its "
+            f"the registry or the online store of {repo / STORE_FILE} does not answer ({kind}); start it, or correct its "
             "address there. A lake that was moved has its registry's path of before"
         )
     if isinstance(error, FeastError):
@@ -55,7 +55,9 @@ def _ours(error: Exception, repo: Path) -> TokenlakeError:
         return extra
     if isinstance(error, OSError):
         return storage_error(error)
-    return ConfigError(f"Feast, or code of {repo}, failed ({kind}: {error}); mend the definition, or the data it reads")
+    return ConfigError(
+        f"Feast, or code of {repo}, failed ({kind}: {error}); correct the definition, or the data it reads"
+    )
 
 
 def _is_away(error: Exception) -> bool:

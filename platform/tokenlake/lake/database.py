@@ -46,7 +46,7 @@ class Database:
     def __init__(self, lake: Project) -> None:
         self._lake = lake
         self._lock = threading.RLock()
-        self._asked: duckdb.DuckDBPyConnection | None = None
+        self._last_query: duckdb.DuckDBPyConnection | None = None
         self._commits: object = None
         self._catalog: object = None
 
@@ -96,15 +96,15 @@ class Database:
             ForbiddenError: a statement that is not read-only, several statements, or a file outside the lake.
             duckdb.Error: SQL that DuckDB cannot understand or run.
         """
-        cursor = self._asked = self.cursor()
+        cursor = self._last_query = self.cursor()
         text = readonly.admit(cursor, query)
         with _forbidding():
             return cursor.sql(text) if params is None else cursor.sql(text, params=params)
 
     def interrupt(self) -> None:
         """Stop the running query; called from another thread."""
-        if self._asked is not None:
-            self._asked.interrupt()
+        if self._last_query is not None:
+            self._last_query.interrupt()
 
     def split(self, text: str) -> list[str]:
         """Split a text into its statements, and check that every one is a read-only query.

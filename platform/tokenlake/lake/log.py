@@ -33,8 +33,8 @@ def open_delta(path: Path) -> DeltaTable:
     except TableNotFoundError:
         raise
     except DeltaError as error:
-        told = str(error).partition("\n")[0]  # what follows is a trace of another language
-        raise CorruptionError(f"{path / '_delta_log'} cannot be read ({told}); restore it from a copy") from error
+        reason = str(error).partition("\n")[0]  # what follows is a trace of another language
+        raise CorruptionError(f"{path / '_delta_log'} cannot be read ({reason}); restore it from a copy") from error
 
 
 class DeltaLog:

@@ -31,19 +31,19 @@ def listed(source: Any, spool: Path) -> list[Any]:
     Raises:
         SourceError: an empty list, or an object of an unsupported type.
     """
-    given = list(source) if isinstance(source, list | tuple) else [source]
-    if not given:
+    items = list(source) if isinstance(source, list | tuple) else [source]
+    if not items:
         raise SourceError("an empty list was given; name at least one file")
     return [
         one
         if isinstance(one, str | os.PathLike)
         else open_source(one, name=_named(place), spool=spool / f"stream-{place}.arrow")
-        for place, one in enumerate(given)
+        for place, one in enumerate(items)
     ]
 
 
 def event_files(
-    given: Sequence[Any], config: Config, dialect: Dialect, *, labels: bool = True
+    items: Sequence[Any], config: Config, dialect: Dialect, *, labels: bool = True
 ) -> tuple[list[File], list[str]]:
     """The files behind the items of `listed`, in a fixed order, each once, with all columns that the config names.
 
@@ -59,7 +59,7 @@ def event_files(
     columns = Columns.of(config, labels=labels)
     found: dict[str, File] = {}
     notes: list[str] = []
-    for one in given:
+    for one in items:
         source = one if isinstance(one, Source) else open_source(one, dialect=dialect, typed=False)
         there = {name for file in source.files for name in file.schema.names}
         for file in source.files:

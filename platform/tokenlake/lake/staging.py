@@ -185,8 +185,8 @@ class _Stats:
             elif isinstance(low, str):
                 low, high = low[:_BOUND_CHARS], high if len(high) <= _BOUND_CHARS else high[:_BOUND_CHARS] + _LAST_CHAR
             lows[name], highs[name] = low, high
-        told = {"numRecords": self._rows, "minValues": lows, "maxValues": highs, "nullCount": dict(self._nulls)}
-        return json.dumps(told)
+        stats = {"numRecords": self._rows, "minValues": lows, "maxValues": highs, "nullCount": dict(self._nulls)}
+        return json.dumps(stats)
 
 
 def accepted(spill: Spill, day: int, keep: NDArray[np.bool_], ingested_at: pa.Scalar) -> Iterator[pa.Table]:

@@ -146,16 +146,17 @@ class Validator:
         positive, has = numpy(values, np.int8) == 1, valid(values)
         if label.known_at is None:
             return values, where(pa.array(micros), has).cast(TIMESTAMP)
-        known, told, reasons = self.clocks[label.known_at].read(batch.column(label.known_at))
+        known, has_known_at, reasons = self.clocks[label.known_at].read(batch.column(label.known_at))
         for reason, rows in reasons.items():
             problems.add(reason, rows & positive)
-        problems.add(f"{name} is positive and {label.known_at} is missing", positive & ~told)
-        unclear = np.logical_or.reduce([np.zeros_like(told), *reasons.values()])
+        problems.add(f"{name} is positive and {label.known_at} is missing", positive & ~has_known_at)
+        unclear = np.logical_or.reduce([np.zeros_like(has_known_at), *reasons.values()])
         problems.add(
-            f"{label.known_at} is before {self.config.events.timestamp}", positive & told & ~unclear & (known < micros)
+            f"{label.known_at} is before {self.config.events.timestamp}",
+            positive & has_known_at & ~unclear & (known < micros),
         )
         if label.window is None:
-            return values, where(pa.array(known), positive & told).cast(TIMESTAMP)
+            return values, where(pa.array(known), positive & has_known_at).cast(TIMESTAMP)
         window = int(label.window.total_seconds() * 1_000_000)
         return values, where(pa.array(np.where(positive, known, micros + window)), has).cast(TIMESTAMP)
 
@@ -185,7 +186,7 @@ def check_types(
         if not (pa.types.is_null(given) or _FITS[kind](given)):
             kind = _SPELLED.get(kind, kind)
             raise SchemaError(
-                f"{where_}: column {name!r} has type {given}, which is no {kind}; mend tokenlake.yaml or the source"
+                f"{where_}: column {name!r} has type {given}, which is no {kind}; correct tokenlake.yaml or the source"
             )
 
 

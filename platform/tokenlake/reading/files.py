@@ -75,19 +75,19 @@ def find(given: str, filesystem: pafs.FileSystem | None = None) -> list[SourceFi
     return list(found.values())
 
 
-def typed_parts(found: Iterable[SourceFile]) -> dict[str, pa.DataType]:
+def typed_parts(files: Iterable[SourceFile]) -> dict[str, pa.DataType]:
     """The type of each Hive partition's column: int64 where the values of all files are plain integers, else string."""
     values: dict[str, list[str | None]] = {}
-    for one in found:
+    for one in files:
         for name, value in one.parts.items():
             values.setdefault(name, []).append(value)
     return {name: _type_of(pa.array(texts, pa.string())) for name, texts in values.items()}
 
 
 def _type_of(texts: pa.Array) -> pa.DataType:
-    told = texts.drop_null()
-    whole = len(told) and true(pc.match_substring_regex(told, INTEGER)).all()
-    return pa.int64() if whole and not cast_rows(told, pa.int64())[1].any() else pa.string()
+    values = texts.drop_null()
+    whole = len(values) and true(pc.match_substring_regex(values, INTEGER)).all()
+    return pa.int64() if whole and not cast_rows(values, pa.int64())[1].any() else pa.string()
 
 
 def _folder(path: str, base: str) -> list[SourceFile]:

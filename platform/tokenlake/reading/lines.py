@@ -122,6 +122,6 @@ class Lines:
             raise not_utf8(self._handle.path, f"byte 0x{head[error.start]:02x} at {error.start}") from error
 
 
-def not_utf8(name: str, told: str) -> SourceError:
+def not_utf8(name: str, detail: str) -> SourceError:
     """The error of text in another encoding."""
-    return SourceError(f"{name} is not text in UTF-8 ({told}); tell its encoding, or save it as UTF-8 or Parquet")
+    return SourceError(f"{name} is not text in UTF-8 ({detail}); tell its encoding, or save it as UTF-8 or Parquet")

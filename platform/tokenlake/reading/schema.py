@@ -30,24 +30,26 @@ def union(parts: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
         SchemaError: a column whose types have no common type (the message names both files and types), or a column
             that one file has twice.
     """
-    found: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {}
     seen: dict[str, list[tuple[str, pa.DataType]]] = {}
     metadata: dict[bytes, bytes] | None = None
     for file, schema in parts:
         check_names(schema.names, file)
         for field in schema:
             kind = plain(field.type)
-            if field.name not in found:
-                found[field.name], seen[field.name] = kind, [(file, kind)]
-            elif kind != found[field.name]:
-                wider = widened(found[field.name], kind)
+            if field.name not in types:
+                types[field.name], seen[field.name] = kind, [(file, kind)]
+            elif kind != types[field.name]:
+                wider = widened(types[field.name], kind)
                 if wider is None:
                     raise _conflict(field.name, file, kind, seen[field.name])
-                found[field.name] = wider
+                types[field.name] = wider
                 seen[field.name].append((file, kind))
-        told = dict(schema.metadata or {})
-        metadata = told if metadata is None else {k: v for k, v in metadata.items() if told.get(k) == v}
-    return pa.schema(list(found.items()), metadata or None)
+        file_metadata = dict(schema.metadata or {})
+        metadata = (
+            file_metadata if metadata is None else {k: v for k, v in metadata.items() if file_metadata.get(k) == v}
+        )
+    return pa.schema(list(types.items()), metadata or None)
 
 
 def check_names(names: Sequence[str], file: str) -> None:

@@ -102,7 +102,9 @@ class TextFile:
                 f"{self.name}: NUL bytes in its header, as in UTF-16; tell its encoding, or save it as UTF-8"
             )
         if not _matches(pa.array([line + b"\n"]), self._well).all():
-            raise SourceError(f"{self.name}: a quote in its header does not end where a name ends; mend the first line")
+            raise SourceError(
+                f"{self.name}: a quote in its header does not end where a name ends; correct the first line"
+            )
         text = self._text(line)
         return next(csv.reader([text], delimiter=self.delimiter)) if self._quotes else text.split(self.delimiter)
 

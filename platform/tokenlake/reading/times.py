@@ -66,7 +66,7 @@ def check_instants(column: pa.ChunkedArray, name: str) -> Ints:
     if (bad := np.flatnonzero(beyond(column))).size:
         raise SchemaError(
             f"{name}: the time in row {bad[0]} (of {len(bad)} such rows) is not of the years 1 to 9999; was another unit "
-            "meant? Mend it, or take the row out"
+            "meant? Correct it, or remove the row"
         )
     return micros
 

@@ -80,8 +80,8 @@ class TypedText:
         for chunk in self._file.chunks(columns):
             for line in chunk.broken:
                 if line.reason != BLANK:
-                    told = f"line {line.number} behind the header: {line.reason}"
-                    raise SourceError(f"{self.name}, {told}; mend it, or take it out: {line.text[:200]!r}")
+                    place = f"line {line.number} behind the header: {line.reason}"
+                    raise SourceError(f"{self.name}, {place}; correct it, or remove it: {line.text[:200]!r}")
             yield chunk.rows
 
 

@@ -42,10 +42,10 @@ def build(folders: Sequence[Path]) -> None:
     command = [sys.executable, "-m", "tokenlake.retrieval.faiss_build", *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  # our own module
     if done.returncode:
-        told = f"building {folders[0]} and {len(folders) - 1} more failed (exit status {done.returncode}):\n{done.stderr[-2000:]}"
+        failure = f"building {folders[0]} and {len(folders) - 1} more failed (exit status {done.returncode}):\n{done.stderr[-2000:]}"
         if done.returncode == _REFUSED:
-            raise TrainingError(f"{told}\nThe same vectors fail again: look there for what is wrong with them")
-        raise StorageError(f"{told}\nCheck the disk's space and rights, and the memory, then do the same again")
+            raise TrainingError(f"{failure}\nThe same vectors fail again: look there for what is wrong with them")
+        raise StorageError(f"{failure}\nCheck the disk's space and rights, and the memory, then try again")
 
 
 def require_faiss() -> Any:

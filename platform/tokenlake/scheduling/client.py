@@ -98,8 +98,8 @@ class Client:
         deadline = time.monotonic() + timeout
         while dag_id not in (dags := self.dags()):
             if (errors := self.import_errors()) or time.monotonic() > deadline:
-                told = "".join(f"\n{file}: {trace}" for file, trace in errors.items())
-                raise NotFoundError(f"Airflow has no DAG {dag_id!r}; it has {sorted(dags)}{told}")
+                traces = "".join(f"\n{file}: {trace}" for file, trace in errors.items())
+                raise NotFoundError(f"Airflow has no DAG {dag_id!r}; it has {sorted(dags)}{traces}")
             time.sleep(_POLL)
         if dags[dag_id]:
             self._ask("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
@@ -191,15 +191,15 @@ class Client:
             ServiceError: the run has not ended within `timeout`; the message has the tasks' states.
         """
         deadline = time.monotonic() + timeout
-        told: tuple[DagRun | None, dict[str, str]] | None = None
+        last: tuple[DagRun | None, dict[str, str]] | None = None
         while True:
             runs = [run for run in self.runs(dag_id, key) if since is None or run.queued >= since.queued]
             run = runs[0] if runs else None
             if progress:
                 states = self.task_states(run) if run else {}
-                if told != (run, states):
+                if last != (run, states):
                     progress(run, states)
-                told = run, states
+                last = run, states
             if run and run.ended:
                 return run
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Training data as PyTorch reads it: labelled rows joined with their token sequences while they are read."""
+"""PyTorch datasets: labelled rows joined with their token sequences while they are read."""
 
 from tokenlake.torch.batch import Jagged, SequenceBatch
 from tokenlake.torch.dataset import SequenceDataset

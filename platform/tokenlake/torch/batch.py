@@ -1,4 +1,4 @@
-"""A training batch: jagged token sequences beside the columns of the rows that they belong to."""
+"""A training batch: the columns of labelled rows, and their jagged token sequences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Jagged(NamedTuple):
     offsets: torch.Tensor
 
 
-#: Numbers, bools and times (int64 microseconds) are tensors, lists of numbers jagged ones, strings stay strings.
+#: Numbers, bools and times (int64 microseconds) are tensors, lists of numbers are jagged tensors, strings stay strings.
 Column: TypeAlias = torch.Tensor | Jagged | list[str | None]
 
 
@@ -35,15 +35,15 @@ class SequenceBatch:
         offsets: (rows + 1,) int64.
         timestamps: (total,) int64 microseconds UTC of the tokens.
         side: name -> (total,); a label that was not known at the row's time is 0.
-        known: label -> (total,) bool: whether it was.
+        known: label -> (total,) bool: whether the label was known.
         before: (rows,) int64 microseconds UTC: the rows' times; every token is strictly before.
         columns: name -> the rows' own columns; null is 0 (strings: None).
-        valid: name -> (rows,) bool for columns with nulls in this batch: which are none. Targets that were not known
+        valid: name -> (rows,) bool for columns with nulls in this batch: False for a null. Targets that were not known
             by the dataset's `as_of` are nulls.
         scales: (total,) float32 of an int8 store: a token is `values * scales`; else None.
-        epoch: that it belongs to.
+        epoch: number of the epoch.
         index: number of the batch in the epoch, over all ranks.
-        state: what `SequenceDataset.load_state_dict` takes, to go on after this batch.
+        state: for `SequenceDataset.load_state_dict`, to continue after this batch.
     """
 
     values: torch.Tensor
@@ -76,7 +76,7 @@ class SequenceBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SequenceBatch:
-        """The same batch in pinned memory: what a `DataLoader` with `pin_memory=True` calls."""
+        """The same batch in pinned memory; called by a `DataLoader` with `pin_memory=True`."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Any) -> SequenceBatch:

@@ -37,8 +37,8 @@ _WRITTEN_ROWS = 4096
 class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
     """Rows with the last tokens of each row's user strictly before the row's time, in batches.
 
-    Only references are joined: tokens are fetched when a batch is made, from pages that all processes of a machine
-    share. An iteration is the rest of the epoch at the dataset's position; after it the next epoch begins.
+    Tokens are fetched when a batch is made, from memory pages that all processes of a machine share. An iteration
+    covers the rest of the epoch at the dataset's position; after it the next epoch begins.
 
     >>> dataset = SequenceDataset(lake.sql("from events"), lake.tokens(), batch_size=4096)  # doctest: +SKIP
     >>> for batch in dataset.loader(workers=2): ...  # doctest: +SKIP
@@ -64,27 +64,27 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         ranks: int | None = None,
         reuse_buffers: bool = False,
     ) -> None:
-        """Read the rows, and open the store as it is now.
+        """Read the rows, and open the newest snapshot of the store.
 
         Args:
             rows: a path, folder or glob of Parquet, CSV, TSV or Delta, an Arrow table, a frame of pandas or Polars, or
                 what `lake.sql(...)` returns (docs/lake.md, *Reading*).
             store: a `TokenStore`, or its folder.
             user: column of the user ids; before: column of the rows' times.
-            columns: other columns that batches shall have; None: all.
-            targets: label -> column that says when it is known. A target that was not known before `as_of` is null.
+            columns: other columns of the batches; None: all.
+            targets: label -> column of the time at which it becomes known. A target not known before `as_of` is null.
             as_of: the instant of training; needed for targets.
             length: most tokens of a row.
-            available: `realtime` or `daily`, as in `TokenStore.fetch`: what the server will have.
+            available: `realtime` or `daily`, as in `TokenStore.fetch`: the tokens that the server will have.
             batch_size: rows of a batch.
             shuffle: a new order each epoch, by `seed`.
-            drop_last: leave out what does not give each rank a full batch, so that all ranks take as many steps.
-            rank: which share of the batches to read; ranks: how many shares. Defaults to `torch.distributed`'s.
-            reuse_buffers: outside of workers, a batch's tokens lie in the memory of the one before, which is then gone.
+            drop_last: leave out the last batches, so that all ranks have the same number of full batches.
+            rank: number of this process; ranks: number of processes. Defaults to `torch.distributed`'s.
+            reuse_buffers: without workers, a batch's tokens overwrite those of the batch before.
 
         Raises:
-            SchemaError: columns that are missing, null or of a kind that no batch holds, or an argument out of range.
-            SourceError: files that cannot be read.
+            SchemaError: a column is missing, has nulls or an unsupported type, or an argument is out of range.
+            SourceError: a file cannot be read.
             NotFoundError: there is no store.
         """
         if batch_size < 1:
@@ -107,17 +107,17 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         self._reuse = reuse_buffers
         self.epoch = 0
         self._start = 0
-        # Read by workers when a pass begins.
+        # Read by workers at the start of an iteration.
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch's
 
     @property
     def table(self) -> pa.Table:
-        """The rows, with immature targets as nulls."""
+        """The rows; targets that are not known yet are null."""
         return self._rows.table
 
     @property
     def batches(self) -> int:
-        """Batches of a whole epoch for this rank."""
+        """Number of batches of a whole epoch for this rank."""
         return len(range(self.rank, self._order.stop(0, self.ranks), self.ranks))
 
     def __iter__(self) -> Iterator[SequenceBatch]:
@@ -171,19 +171,19 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         )
 
     def write(self, path: str | os.PathLike[str], *, prefix: str = PREFIX) -> int:
-        """Write the rows in their order with their sequences, as Parquet that `tokenlake audit` reads.
+        """Write the rows in order with their sequences, as a Parquet file for `tokenlake audit`.
 
         Args:
-            path: the file; written whole or not at all.
+            path: the file; written atomically.
             prefix: of the columns' names: `tokens` (n * dim floats), `timestamps` (n microseconds), and for each side
                 column a list of n; for each label also `<label>_known`.
 
         Returns:
-            Rows written.
+            Number of rows written.
 
         Raises:
-            SchemaError: the rows have such a column already.
-            StorageError: the disk refused.
+            SchemaError: the rows already have such a column.
+            StorageError: the disk is full or not writable.
         """
         try:
             with atomic.file(Path(path)) as part, ExitStack() as stack:
@@ -209,11 +209,11 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         self.share_position()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch, equal on all ranks that took as many steps; plain JSON."""
+        """The position after the last batch, as JSON values; the same on all ranks after the same number of steps."""
         return self._state(self.epoch, self._start)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken; the number of ranks and workers may differ.
+        """Continue at a saved position; the number of ranks and workers may differ.
 
         Args:
             state: what `state_dict`, or a batch's `state`, told.
@@ -236,11 +236,11 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         self.epoch, self._start = int(state["epoch"]), int(state["next"])
 
     def share_position(self) -> None:
-        """Let workers begin at this process's position."""
+        """Make workers start at this process's position."""
         self._shared[0], self._shared[1] = self.epoch, self._start
 
     def _of_worker(self, number: int, workers: int) -> Iterator[SequenceBatch]:
-        # The loader asks its workers in turns, so batch k comes from worker k % workers, and the order is that of one.
+        # The loader reads its workers in turn, so batch k comes from worker k % workers, in the order of a single process.
         epoch, start = self._shared.tolist()
         for index in self._indices(start)[number::workers]:
             yield self._batch(epoch, index, None)
@@ -268,7 +268,7 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         )
 
     def _describe(self, prefix: str) -> dict[str, Any]:
-        """What the file tells of itself; `version` is the folder's name, which in a lake is the version."""
+        """The description for the file's metadata; `version` is the store's folder name, which in a lake is the version."""
         return {
             "user": self.user,
             "before": self.before,
@@ -286,7 +286,7 @@ class SequenceDataset(torch.utils.data.IterableDataset[SequenceBatch]):
         return {"epoch": epoch, "next": following, **self._identity}
 
     def _identify(self, batch_size: int) -> dict[str, Any]:
-        """What must be the same for a position to mean the same."""
+        """The arguments on which the meaning of a position depends."""
         digest = xxhash.xxh3_64()
         for batch in self.table.select([self.user, self.before]).to_batches():
             digest.update(memoryview(batch.serialize()))
@@ -330,7 +330,7 @@ def _moment(targets: dict[str, str], as_of: object) -> int | None:
 
 
 def _mature(table: pa.Table, targets: dict[str, str], as_of: int | None) -> pa.Table:
-    """Make targets null that were not known before `as_of`, which is there where targets are."""
+    """Set targets that were not known before `as_of` to null; `as_of` is not None if there are targets."""
     instant = 0 if as_of is None else as_of
     for label, column in targets.items():
         if missing := [name for name in (label, column) if name not in table.column_names]:

@@ -1,4 +1,4 @@
-"""Worker processes that read a dataset ahead, and a position that counts what was taken from them."""
+"""Worker processes that read a dataset ahead, and the position of the batches taken from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class SequenceLoader:
     """A `DataLoader` of a `SequenceDataset`, made by `SequenceDataset.loader`.
 
-    The batches and their order are those of the dataset alone, however many workers there are. Each pass is the rest
-    of an epoch: after the last batch the next pass begins the next epoch.
+    The batches and their order are the same for any number of workers. An iteration covers the rest of an epoch; the
+    next iteration begins the next epoch.
     """
 
     def __init__(self, dataset: SequenceDataset, workers: int, **options: Any) -> None:
@@ -26,7 +26,7 @@ class SequenceLoader:
             dataset,
             batch_size=None,
             num_workers=workers,
-            # A forked child would hang in OpenMP, and share the parent's open logs.
+            # A forked child would hang in OpenMP, and share the file positions of the parent's open logs.
             multiprocessing_context="spawn" if workers else None,
             persistent_workers=bool(workers),
             **options,
@@ -44,7 +44,7 @@ class SequenceLoader:
         dataset.set_epoch(dataset.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that this loader gave."""
+        """The position after the last batch that this loader returned."""
         return self.dataset.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

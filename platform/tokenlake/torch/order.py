@@ -1,4 +1,4 @@
-"""In which order rows are read, and by whom: computed from a position, so that nothing of it is kept in memory."""
+"""The order of rows and their split over ranks, computed from a position, so that no permutation is stored."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def shuffled(positions: NDArray[np.int64], rows: int, seed: int, epoch: int) -> 
 
     Args:
         positions: (n,) int64, each in [0, rows).
-        rows: how many there are.
-        seed, epoch: each pair has an order of its own.
+        rows: number of rows.
+        seed, epoch: each pair gives another order.
 
     Returns:
         (n,) int64, each in [0, rows).
@@ -45,13 +45,13 @@ def shuffled(positions: NDArray[np.int64], rows: int, seed: int, epoch: int) -> 
 
 @dataclass(frozen=True)
 class Order:
-    """One epoch, cut into batches that ranks take in turns.
+    """One epoch as batches that the ranks take in turn.
 
     Attributes:
         rows: rows of an epoch.
         batch_size: rows of a batch; the last one may have fewer.
-        seed: of the shuffle; None: rows in their order.
-        drop_last: leave out the last batch if it is short, and the last batches that not every rank has one of.
+        seed: of the shuffle; None: no shuffle.
+        drop_last: leave out a short last batch, and last batches that would not give one to every rank.
     """
 
     rows: int
@@ -60,7 +60,7 @@ class Order:
     drop_last: bool
 
     def stop(self, start: int, ranks: int) -> int:
-        """The batch before which an epoch ends that goes on at batch `start`."""
+        """The end (exclusive) of the batches of an epoch that continues at batch `start`."""
         if not self.drop_last:
             return -(-self.rows // self.batch_size)
         full = self.rows // self.batch_size

@@ -1,4 +1,4 @@
-"""Labelled rows: from wherever they come into one Arrow table, and from there into batches of tensors."""
+"""Labelled rows: reads them into one Arrow table, and converts batches of them to tensors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tokenlake.torch.batch import Column, Jagged
 
 
 def read_rows(source: Any, columns: Sequence[str] | None) -> pa.Table:
-    """One table of rows, each column in one piece.
+    """Read rows into one table, each column in one chunk.
 
     Args:
         source: what `tokenlake.reading.source.open_source` takes: a path, a folder or a glob of files, a table, a frame, or what
             `lake.sql(...)` returns.
-        columns: those to read; None: all.
+        columns: columns to read; None: all.
 
     Raises:
-        SourceError: files that cannot be read.
-        SchemaError: another kind of source, columns that are not there, or types that do not go together.
-        ChangedError: files that are written all the time.
+        SourceError: a file cannot be read.
+        SchemaError: an unsupported source, a missing column, or types without a common type.
+        ChangedError: a file kept changing while it was read.
     """
 
     def once() -> pa.Table:
@@ -51,7 +51,7 @@ def read_rows(source: Any, columns: Sequence[str] | None) -> pa.Table:
 
 
 class SharedRows:
-    """A table that spawned processes read from one memory-mapped file, which is written when first needed."""
+    """A table that spawned processes read from one memory-mapped file, written at the first pickling."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -74,10 +74,10 @@ def _map(path: str) -> SharedRows:
 
 
 def check_columns(table: pa.Table) -> None:
-    """Refuse columns that no tensor or list of strings can hold.
+    """Check that every column can be a tensor or a list of strings.
 
     Raises:
-        SchemaError: there is one; the message names it.
+        SchemaError: a column of another type; the message names it.
     """
     for field in table.schema:
         inner = field.type.value_type if is_list(field.type) else field.type
@@ -93,7 +93,7 @@ def check_columns(table: pa.Table) -> None:
 
 
 def tensors(table: pa.Table) -> tuple[dict[str, Column], dict[str, torch.Tensor]]:
-    """A batch's columns, and for those with nulls which values there are."""
+    """A batch's columns, and the validity masks of the columns with nulls."""
     columns: dict[str, Column] = {}
     valid: dict[str, torch.Tensor] = {}
     for name in table.column_names:
@@ -116,7 +116,7 @@ def _jagged(array: pa.Array) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _tensor(array: pa.Array) -> torch.Tensor:
-    """Numbers as they are, times as int64 microseconds, days as int32 days; null is 0."""
+    """Numbers unchanged, times as int64 microseconds, days as int32 days; null is 0."""
     kind = array.type
     if pa.types.is_timestamp(kind):
         return torch.from_numpy(np.array(as_instants(array)[0]))
@@ -126,7 +126,7 @@ def _tensor(array: pa.Array) -> torch.Tensor:
         array = array.cast(pa.uint8())
     if array.null_count:
         array = pc.fill_null(array, pa.scalar(0, array.type))
-    # A copy, since Arrow's memory is read-only, and no tensor's.
+    # A copy, since Arrow's memory is read-only, and a tensor's must not be.
     plain = np.array(array.to_numpy(zero_copy_only=False))
     return torch.from_numpy(plain.astype(np.bool_) if pa.types.is_boolean(kind) else plain)
 

@@ -44,7 +44,7 @@ class Entities:
         return _datetime(first), _datetime(last)
 
     @classmethod
-    def of(cls, given: Any, config: RepoConfig) -> Entities:
+    def of(cls, entity_df: Any, config: RepoConfig) -> Entities:
         """Entity rows of a dataframe, an Arrow table, or SQL over the views of the lake (docs/sql.md).
 
         Raises:
@@ -52,14 +52,14 @@ class Entities:
             ForbiddenError: SQL that is not a read-only query.
             ConfigError: SQL was given, but there is no lake.
         """
-        if isinstance(given, str):
-            return cls(open_lake(config).sql(given).to_arrow_table())
-        if isinstance(given, pa.Table):
-            return cls(given)
-        if isinstance(given, pd.DataFrame):
-            return cls(_from_pandas(given))
+        if isinstance(entity_df, str):
+            return cls(open_lake(config).sql(entity_df).to_arrow_table())
+        if isinstance(entity_df, pa.Table):
+            return cls(entity_df)
+        if isinstance(entity_df, pd.DataFrame):
+            return cls(_from_pandas(entity_df))
         raise SchemaError(
-            f"entity_df: {type(given).__name__} given; expected a pandas DataFrame, an Arrow table or a SQL string"
+            f"entity_df: {type(entity_df).__name__} given; expected a pandas DataFrame, an Arrow table or a SQL string"
         )
 
 

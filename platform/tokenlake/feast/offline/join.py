@@ -30,8 +30,8 @@ def join(view: RequestedView, rows: SourceRows, queries: pa.Table, times: Ints, 
     Returns:
         The (n,) features, null where there is none.
     """
-    found = see(view, rows, queries, times, known=known)
-    return gather(rows, list(view.features.values()), found)
+    numbers = see(view, rows, queries, times, known=known)
+    return gather(rows, list(view.features.values()), numbers)
 
 
 def see(view: RequestedView, rows: SourceRows, queries: pa.Table, times: Ints, *, known: bool) -> Ints:
@@ -50,26 +50,26 @@ def see(view: RequestedView, rows: SourceRows, queries: pa.Table, times: Ints, *
         codes = keys.codes(batch.columns[:count], batch.num_rows)
         state.feed(codes, batch.column(count).to_numpy(), made, first)
 
-    asked = times[(keys.queries >= 0) & (times != EARLIEST)]
-    if len(asked):
-        rows.read_keys(list(view.keys.values()), instants, _promising(view, rows, keys, asked), reader)
+    times = times[(keys.queries >= 0) & (times != EARLIEST)]
+    if len(times):
+        rows.read_keys(list(view.keys.values()), instants, _promising(view, rows, keys, times), reader)
     return state.finish(view.ttl)
 
 
-def gather(rows: SourceRows, columns: Sequence[str], found: NDArray[np.int64]) -> list[pa.Array]:
+def gather(rows: SourceRows, columns: Sequence[str], numbers: NDArray[np.int64]) -> list[pa.Array]:
     """Read columns of the rows with these numbers; -1 gives null."""
     if not columns:
         return []
-    wanted, place = np.unique(found, return_inverse=True)
+    wanted, place = np.unique(numbers, return_inverse=True)
     absent = int(len(wanted) > 0 and wanted[0] < 0)
     taken = rows.take(list(dict.fromkeys(columns)), wanted[absent:])
     return [pick(taken[column], place.ravel() - absent) for column in columns]
 
 
-def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, asked: Ints) -> list[Group]:
+def _promising(view: RequestedView, rows: SourceRows, keys: JoinKeys, times: Ints) -> list[Group]:
     """The row groups that may hold visible rows, by the statistics of their files."""
-    latest = int(asked.max())
-    oldest = EARLIEST + 1 if view.ttl is None else max(int(asked.min()) - view.ttl, EARLIEST + 1)
+    latest = int(times.max())
+    oldest = EARLIEST + 1 if view.ttl is None else max(int(times.min()) - view.ttl, EARLIEST + 1)
     near = [group for group in rows.groups if group.overlaps(view.timestamp, oldest, latest)]
     return [group for group in near if _holds_keys(view, group, keys)]
 

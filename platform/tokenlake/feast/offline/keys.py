@@ -28,7 +28,7 @@ class JoinKeys:
         columns: key columns of the queries, in the types that the rows have: see `aligned`.
 
     Attributes:
-        query_codes: (n,) int32 key of each query, -1 for a query with a null.
+        queries: (n,) int32 key of each query, -1 for a query with a null.
         count: number of keys.
     """
 

@@ -1,7 +1,7 @@
-"""Arrow columns of features as the online store keeps them: wire bytes of Feast's values.
+"""Encodes Arrow columns of features as wire bytes of Feast's values, the form of the online store.
 
-What is common goes through Arrow and NumPy without an object per row; every other type goes through Feast's own
-conversion. Both give the same bytes.
+Common types are encoded by Arrow and NumPy without an object per row; other types by Feast's own conversion. Both give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _number(kind: pa.DataType, name: str) -> Callable[[pa.Array, int], pa.LargeB
             return None
         if column.type != kind:
             column = column.cast(kind, safe=False)
-        # Feast takes a NaN for a null.
+        # Feast treats a NaN as a null.
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
         return wire.prefixed(as_bytes(column), wire.plain(field, name))
 
@@ -114,7 +114,7 @@ def _floats(kind: pa.DataType) -> Callable[[pa.Array, int], pa.LargeBinaryArray 
 
 
 def _lists(column: pa.Array) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Array, Any] | None:
-    """Where each list ends among the values, the values, and which lists are there; None for anything else."""
+    """The ends of the lists among the values, the values, and a mask of the lists that are not null; None for other types."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
         ends = (np.arange(len(column) + 1, dtype=np.int64) + column.offset) * kind.list_size
@@ -154,7 +154,7 @@ def micros(column: pa.Array, name: str, *, nulls: int | None = None) -> np.ndarr
     """Instants in microseconds UTC; naive ones are UTC.
 
     Raises:
-        SchemaError: no timestamps, or a null where none may be.
+        SchemaError: another type, or a null that is not allowed.
     """
     if not pa.types.is_timestamp(column.type):
         raise SchemaError(f"{name}: Arrow type {column.type} given; expected a timestamp")
@@ -171,7 +171,7 @@ def columns_of(table: pa.Table | pa.RecordBatch, names: Sequence[str]) -> dict[s
     """Some columns, each as one array.
 
     Raises:
-        SchemaError: one is not there.
+        SchemaError: a column is missing.
     """
     if missing := [name for name in names if name not in table.schema.names]:
         raise SchemaError(f"columns {missing} are missing; the table has {table.schema.names}")

@@ -1,7 +1,7 @@
-"""Files of the online store: immutable runs of rows, and the manifest whose swap publishes them.
+"""Files of the online store: immutable runs of rows, and the manifest that publishes them.
 
-A run is an Arrow IPC file of one record batch. Its rows stand in the order in which they were written; `hash` and
-`row` are the index, sorted by hash. Keys and values are opaque bytes. `docs/feast-online-store.md` tells the rest.
+A run is an Arrow IPC file of one record batch. Its rows are in the order in which they were written; `hash` and `row`
+are the index, sorted by hash. Keys and values are opaque bytes. See `docs/feast-online-store.md`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tokenlake.times import EARLIEST
 
 FORMAT = 1
 MANIFEST = "manifest"
-#: Bytes that share a checksum.
+#: Bytes of one checksummed block.
 BLOCK = 1 << 16
-#: What a row takes beside its key and values, about.
+#: Approximate bytes of a row besides its key and values.
 ROW_BYTES = 64
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -39,8 +39,8 @@ class OnlineRows:
 
     Attributes:
         keys: (n,) large_binary, entity keys as Feast serializes them.
-        event: (n,) int64 microseconds UTC; created: likewise, `EARLIEST` where there is none.
-        values: feature -> (n,) large_binary: wire bytes of a Feast `Value`, null where the row says nothing of it.
+        event: (n,) int64 microseconds UTC; created: likewise, `EARLIEST` for a missing time.
+        values: feature -> (n,) large_binary: wire bytes of a Feast `Value`, null where the row does not set it.
     """
 
     keys: pa.LargeBinaryArray
@@ -63,25 +63,25 @@ class OnlineRows:
 
     @property
     def distinct(self) -> bool:
-        """Whether no two keys are equal, which is certain where no two hashes are."""
+        """Whether all keys differ, which is certain if all hashes differ."""
         ordered = self.hashes[self.order]
         return not (ordered[1:] == ordered[:-1]).any() or len(self.keys.unique()) == len(self)
 
     @property
     def weight(self) -> int:
-        """Bytes that a merge has to move."""
+        """Bytes that a merge has to copy."""
         sizes: list[int] = [column.nbytes for column in (self.keys, *self.values.values())]
         return sum(sizes) + ROW_BYTES * len(self)
 
     def take(self, index: NDArray[np.int64]) -> OnlineRows:
-        """Some of the rows, in the order of the index."""
+        """Select rows, in the order of the index."""
         places = pa.array(index)
         values = {name: column.take(places) for name, column in self.values.items()}
         return OnlineRows(self.keys.take(places), self.event[index], self.created[index], values)
 
 
 def concat(parts: list[OnlineRows]) -> OnlineRows:
-    """All rows, one part after the other; a feature that a part lacks is null there."""
+    """Concatenate parts; a feature that a part lacks is null there."""
     if len(parts) == 1:
         return parts[0]
     names = list(dict.fromkeys(name for part in parts for name in part.values))
@@ -104,12 +104,12 @@ def hashes(keys: pa.LargeBinaryArray) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class RunFile:
-    """What the manifest says of a run.
+    """The manifest's entry of a run.
 
     Attributes:
         name: file name within `runs/`.
         size: bytes; rows: rows.
-        regions: first and last byte (exclusive) of the keys' bytes and of each feature's; the rest is the *frame*.
+        regions: first and last byte (exclusive) of the keys' data and of each feature's data; the rest is the *frame*.
         frame: XXH3-64 of the frame, hex.
     """
 
@@ -121,12 +121,12 @@ class RunFile:
 
     @property
     def weight(self) -> int:
-        """Bytes that a merge has to move."""
+        """Bytes that a merge has to copy."""
         return sum(stop - start for start, stop in self.regions) + ROW_BYTES * self.rows
 
 
 def write_run(path: Path, rows: OnlineRows) -> RunFile:
-    """Write rows as a new file, durably; each column's bytes start at its buffer's beginning."""
+    """Write rows as a new file, durably; each column's data starts at the beginning of its buffer."""
     names = list(rows.values)
     data = [_compact(rows.keys), *(_compact(column) for column in rows.values.values())]
     sums = [_sums(memoryview(column.buffers()[2] or b"")) for column in data]
@@ -146,7 +146,7 @@ def write_run(path: Path, rows: OnlineRows) -> RunFile:
 
 
 def _compact(column: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
-    """The same bytes, in buffers that hold nothing else."""
+    """A copy of the column whose buffers hold only its own bytes."""
     if column.offset or (len(column) and wire.ends_of(column)[0]):
         column = pa.concat_arrays([column, pa.array([], column.type)])
     mask, ends, data = column.buffers()
@@ -182,17 +182,17 @@ def _children(batch: pa.RecordBatch) -> list[pa.LargeBinaryArray]:
 
 
 class MappedRun:
-    """A run, memory-mapped, its frame checked; the bytes of keys and values are checked when first read.
+    """A memory-mapped run; its frame is verified when it is opened, keys and values at their first read.
 
     Attributes:
-        file: what the manifest says of it; path: where it was.
+        file: its entry in the manifest; path: path of the file.
         hashes: (n,) uint64, ascending; order: (n,) uint32, the row of each.
         event: (n,) int64; created: (n,) int64.
         features: the names of the features.
 
     Raises:
         FileNotFoundError: the file is gone.
-        CorruptionError: its size, or the checksum of its frame, is not what was written.
+        CorruptionError: its size or the checksum of its frame does not match.
     """
 
     def __init__(self, path: Path, file: RunFile) -> None:
@@ -232,32 +232,32 @@ class MappedRun:
         return found
 
     def value(self, feature: str, row: int) -> memoryview | None:
-        """A row's value of a feature; None where it says nothing of it."""
+        """A row's value of a feature; None if the row does not set it."""
         place = self._places.get(feature)
         return None if place is None else self._columns[place].get(row)
 
     def rows(self) -> OnlineRows:
-        """Everything, checked."""
+        """All rows, verified."""
         self.check()
         values = dict(zip(self.features, _children(self._batch), strict=True))
         return OnlineRows(self._batch["key"], self.event, self.created, values)
 
     def check(self) -> None:
-        """Check every byte that was not read yet.
+        """Verify every block that was not read yet.
 
         Raises:
-            CorruptionError: it is not what was written.
+            CorruptionError: a checksum does not match.
         """
         for column in self._columns:
             column.check(0, column.size)
 
     def bytes_at(self, start: int, stop: int) -> memoryview:
-        """A piece of the file."""
+        """Bytes of the file from `start` to `stop`."""
         return self._view[start:stop]
 
 
 class _Column:
-    """Bytes of one column, checked block by block as they are touched."""
+    """Bytes of one column; each block is verified at its first read."""
 
     def __init__(
         self, run: MappedRun, column: pa.LargeBinaryArray, region: blocks.Region, sums: NDArray[np.uint64]
@@ -295,7 +295,7 @@ class TableManifest:
     """One published state.
 
     Attributes:
-        generation: counts the publications.
+        generation: number of publications so far.
         runs: oldest first.
     """
 
@@ -303,16 +303,16 @@ class TableManifest:
     runs: tuple[RunFile, ...] = ()
 
     def publish(self, folder: Path) -> None:
-        """Swap the manifest in `folder` for this one."""
+        """Replace the manifest in `folder` by this one, atomically."""
         body = {"format": FORMAT, "generation": self.generation, "runs": [asdict(run) for run in self.runs]}
         manifests.publish(folder / MANIFEST, body)
 
 
 def load(folder: Path) -> TableManifest | None:
-    """Read a view's manifest; None where nothing was published.
+    """Read a view's manifest; None if nothing was published.
 
     Raises:
-        CorruptionError: its bytes are not what was written.
+        CorruptionError: its checksum does not match.
     """
     try:
         body = manifests.read(folder / MANIFEST, FORMAT, _REMEDY)

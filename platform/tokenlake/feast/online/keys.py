@@ -1,4 +1,4 @@
-"""Entity keys as Feast serializes them (version 3), of columns and of single entities."""
+"""Entity keys in Feast's serialization (version 3), for columns and for single entities."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def of_columns(columns: Mapping[str, pa.Array], types: Mapping[str, ValueType]) 
         types: join key -> type of the entity.
 
     Raises:
-        SchemaError: a null, or a type that cannot be a key.
+        SchemaError: a null, or a type that Feast's keys do not support.
     """
     names = sorted(types)
     head = _head(tuple(names))
@@ -81,9 +81,9 @@ def _key_payload(name: str, column: pa.Array, kind: pa.DataType) -> pa.LargeBina
 
 
 def of_entity(entity: Mapping[str, ValueProto], version: int) -> bytes:
-    """The key of one entity, given as join key -> value; one of a single integer without Feast's detours.
+    """The key of one entity, given as join key -> value; keys of a single integer have a fast path.
 
-    No join keys at all are those of a view without entities: Feast leaves its own out of what is pushed there.
+    An empty mapping is the key of a view without entities: Feast omits its dummy join key when rows are pushed.
     """
     entity = entity or _NOBODY
     if len(entity) == 1 and version == 3:
@@ -97,7 +97,7 @@ def of_entity(entity: Mapping[str, ValueProto], version: int) -> bytes:
 
 @cache
 def _head(names: tuple[str, ...]) -> bytes:
-    """What stands before the values."""
+    """The serialized join key names, which precede the values."""
     head = _U32.pack(len(names))
     for name in names:
         encoded = name.encode()

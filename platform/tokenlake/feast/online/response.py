@@ -1,4 +1,4 @@
-"""Feast's response to a read, put together from wire bytes: a `Value` object per feature would cost a thousand times more."""
+"""Feast's response to a read, built from wire bytes: a `Value` object per feature would take a thousand times longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenlake.feast.online.table import KeyValues
 
 
 def describe(response: Any, view: FeatureView, names: list[str], full: bool, versions: bool) -> None:  # noqa: FBT001
-    """What Feast's own reading says of the features."""
+    """Add the metadata of the features, as Feast's own reads do."""
     shown = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
     response.metadata.feature_names.val.extend([f"{shown}__{name}" if full else name for name in names])
     plain = view.projection.name_alias or view.projection.name
@@ -23,23 +23,23 @@ def describe(response: Any, view: FeatureView, names: list[str], full: bool, ver
 
 
 def respond(
-    response: Any, names: list[str], found: Sequence[KeyValues | None], places: Iterable[list[int]], count: int
+    response: Any, names: list[str], entities: Sequence[KeyValues | None], places: Iterable[list[int]], count: int
 ) -> None:
-    """Add some features of a view, for `count` asked entities.
+    """Add some features of a view, for `count` requested entities.
 
     Args:
         response: the response to fill.
         names: the features.
-        found: what the store holds of each distinct entity.
-        places: which of the asked entities each of these is.
-        count: how many were asked for.
+        entities: the values of each distinct entity.
+        places: for each distinct entity its positions among the requested ones.
+        count: number of requested entities.
     """
     rows: list[KeyValues | None] = [None] * count
-    for row, own in zip(found, places, strict=True):
+    for row, own in zip(entities, places, strict=True):
         for place in own:
             rows[place] = row
     times = [None if row is None else row.event for row in rows]
-    present, missing = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each look-up goes through Python
+    present, missing = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each attribute access of the enum is slow
     for name in names:
         values = [None if row is None else row.values.get(name) for row in rows]
         statuses = bytes([missing if value is None else present for value in values])
@@ -52,7 +52,7 @@ def respond(
                 into.MergeFromString(wire.whole(value))
 
 
-def count(view: FeatureView, found: Sequence[KeyValues | None], places: Iterable[list[int]], total: int) -> None:
-    """Tell Feast's metrics."""
-    there = sum(len(own) * len(row.values) for row, own in zip(found, places, strict=True) if row is not None)
+def count(view: FeatureView, entities: Sequence[KeyValues | None], places: Iterable[list[int]], total: int) -> None:
+    """Count present and missing features in Feast's metrics."""
+    there = sum(len(own) * len(row.values) for row, own in zip(entities, places, strict=True) if row is not None)
     metrics.track_feature_statuses(view.name, there, total - there)

@@ -1,4 +1,4 @@
-"""Nearest entities of a vector: by the lake's FAISS index where it holds the same vectors, else exactly."""
+"""Nearest entities of a vector: by the lake's FAISS index if it holds the same vectors, else by exact search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenlake.retrieval.index import Index
 from tokenlake.retrieval.load import load_index
 
 Floats = NDArray[np.float32]
-#: Tables of the lake that have an index, and its name.
+#: Table of the lake -> name of its index.
 INDEXES = {"user_embeddings": "users", "item_embeddings": "items"}
 _METRICS = {
     "cosine": "cosine",
@@ -31,15 +31,15 @@ _METRICS = {
     "ip": "dot",
     "dot": "dot",
 }
-#: How long a reader trusts the index that it has open, in seconds.
+#: Seconds after which a reader checks for a newer index.
 _INDEX_S = 1.0
 
 
 def metric_of(name: str | None) -> str:
-    """Our name of a distance that Feast names.
+    """Tokenlake's name of one of Feast's distance metrics.
 
     Raises:
-        SchemaError: an unknown one.
+        SchemaError: an unknown metric.
     """
     if (found := _METRICS.get((name or "L2").lower())) is None:
         raise SchemaError(f"distance_metric={name!r}; expected one of {sorted(_METRICS)}")
@@ -61,7 +61,7 @@ def vector_field(view: FeatureView) -> Field:
 
 
 def distances(vectors: Floats, query: Floats, metric: str) -> Floats:
-    """(n,) distances, the least of the nearest: 1 - cosine, Euclidean, or minus the product."""
+    """(n,) distances, smaller is nearer: 1 - cosine, Euclidean, or the negative inner product."""
     if metric == "l2":
         return np.asarray(np.sqrt(((vectors - query) ** 2).sum(axis=1)), np.float32)
     products: Floats = vectors @ query
@@ -72,16 +72,16 @@ def distances(vectors: Floats, query: Floats, metric: str) -> Floats:
 
 
 class Vectors:
-    """The vectors of one table, as a matrix; made again when the table changes."""
+    """The vectors of one table as a matrix; computed again when the table changes."""
 
     def __init__(self) -> None:
         self._made: tuple[OnlineRows, str, pa.LargeBinaryArray, Floats] | None = None
 
     def of(self, table: OnlineTable, feature: str) -> tuple[pa.LargeBinaryArray, Floats]:
-        """Keys (n,) and vectors (n, dim) of all entities that have one.
+        """Keys (n,) and vectors (n, dim) of all entities with a vector.
 
         Raises:
-            SchemaError: vectors of more than one width.
+            SchemaError: vectors of different widths.
         """
         rows = table.rows()
         if rows is None or feature not in rows.values:
@@ -105,7 +105,7 @@ def _matrix(rows: OnlineRows, feature: str) -> tuple[pa.LargeBinaryArray, Floats
 
 
 def floats_of(column: pa.LargeBinaryArray) -> Floats:
-    """(n, dim) what float lists of one width hold."""
+    """The values of float lists of equal width, (n, dim)."""
     if not len(column):
         return np.empty((0, 0), np.float32)
     size = int(np.diff(wire.ends_of(column))[0])
@@ -122,9 +122,9 @@ class LakeIndex:
         self._open: dict[str, tuple[float, Index | None]] = {}
 
     def near(self, source: LakeSource, query: Floats, count: int) -> tuple[pa.Array, Floats] | None:
-        """The ids and vectors of the nearest; None where there is no index of such vectors.
+        """Ids and vectors of the nearest; None if there is no index of these vectors.
 
-        They are unit vectors: the order by cosine is that by Euclidean distance and by product, too.
+        For unit vectors the order by cosine, by Euclidean distance and by inner product is the same.
         """
         index = self._index(INDEXES[source.table]) if source.table in INDEXES else None
         if index is None or index.vectors.shape[1] != len(query):
@@ -148,7 +148,7 @@ class LakeIndex:
         return index
 
 
-def nearest(keys: pa.LargeBinaryArray, found: Floats, count: int) -> list[tuple[bytes, float]]:
+def nearest(keys: pa.LargeBinaryArray, distance: Floats, count: int) -> list[tuple[bytes, float]]:
     """Keys and distances of the nearest, nearest first."""
-    best = np.argsort(found, kind="stable")[:count]
-    return list(zip(keys.take(pa.array(best)).to_pylist(), found[best].tolist(), strict=True))
+    best = np.argsort(distance, kind="stable")[:count]
+    return list(zip(keys.take(pa.array(best)).to_pylist(), distance[best].tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""`TokenlakeOnlineStore`: Feast's online store from memory-mapped files.
+"""`TokenlakeOnlineStore`: an online store for Feast on memory-mapped files.
 
-Feature views keep their newest values in tables of their own (`online_table`); views over a `TokenSource` are answered
-by the lake's token store (`online_tokens`). `docs/feast-online-store.md` tells the semantics.
+Each feature view has a table with its newest values (`table`); views over a `TokenSource` are served from the lake's
+token store (`tokens`). `docs/feast-online-store.md` describes the semantics.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TokenlakeOnlineStoreConfig(FeastConfigBaseModel):
         type: `tokenlake.feast.TokenlakeOnlineStore`.
         path: folder of the store's files, relative to the repo's.
         lake: folder or `tokenlake.yaml` of the lake, relative to the repo's folder; for views over tokens, and for
-            its FAISS index. Without it the folder above the repo's, where that is a lake.
+            its FAISS index. Defaults to the parent folder of the repo, if that is a lake.
     """
 
     type: Literal["tokenlake.feast.TokenlakeOnlineStore", "tokenlake.feast.online.TokenlakeOnlineStore"] = (
@@ -67,7 +67,7 @@ class TokenlakeOnlineStoreConfig(FeastConfigBaseModel):
 
 
 class TokenlakeOnlineStore(OnlineStore):
-    """Newest values from memory-mapped files: many readers and writers, across processes."""
+    """The newest values, in memory-mapped files, for many readers and writers in any number of processes."""
 
     def __init__(self) -> None:
         self._tables: dict[Path, OnlineTable] = {}
@@ -77,7 +77,7 @@ class TokenlakeOnlineStore(OnlineStore):
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
-        """Both ways, in a thread: the event loop never waits for a disk."""
+        """Reads and writes are asynchronous: they run in a thread, so the event loop never waits for a disk."""
         return SupportedAsyncMethods(read=True, write=True)
 
     def _is_versioned_read_supported(self) -> bool:
@@ -94,11 +94,11 @@ class TokenlakeOnlineStore(OnlineStore):
             config: the feature store's configuration.
             table: the feature view.
             data: entity key, values, event time and created time of each row; naive times are UTC.
-            progress: told once how many rows were written.
+            progress: called once with the number of rows written.
 
         Raises:
             LockedError: other processes kept the view locked for too long.
-            StorageError: the disk refused; nothing was written.
+            StorageError: the disk is full or not writable; nothing was written.
             SchemaError: a row without an event time; nothing was written.
         """
         if not data:
@@ -137,7 +137,7 @@ class TokenlakeOnlineStore(OnlineStore):
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def write_arrow(self, config: RepoConfig, view: FeatureView, data: pa.Table | pa.RecordBatch) -> int:
-        """Write columns as they are, without a Python object per row: what `online_write_batch` does, for bulk.
+        """Write columns without a Python object per row; a fast `online_write_batch`.
 
         Args:
             config: the feature store's configuration.
@@ -146,11 +146,11 @@ class TokenlakeOnlineStore(OnlineStore):
                 created timestamps.
 
         Returns:
-            How many rows were written; none of a view over token sequences, whose store is served as it is.
+            Number of rows written; 0 for a view over token sequences, which is served from the token store.
 
         Raises:
-            SchemaError: a column is missing, of a wrong type, or null where nothing may be.
-            ConfigError: the repo serializes entity keys in another way than version 3.
+            SchemaError: a column is missing, has a wrong type, or has a null that is not allowed.
+            ConfigError: the repo's serialization of entity keys is not version 3.
         """
         if tokens_of(view) is not None:
             return 0
@@ -173,7 +173,7 @@ class TokenlakeOnlineStore(OnlineStore):
         encoded: dict[str, pa.LargeBinaryArray] = {}
         rows = OnlineRows(of_columns(keys, types), event, created, encoded)
         with ThreadPoolExecutor(1) as pool:
-            indexed = pool.submit(lambda: rows.order)  # takes as long as the values do
+            indexed = pool.submit(lambda: rows.order)  # takes as long as encoding the values
             for field in view.features:
                 encoded[field.name] = encode.encode_values(values[field.name], field.dtype.to_value_type())
             indexed.result()
@@ -189,10 +189,10 @@ class TokenlakeOnlineStore(OnlineStore):
         entity_keys: list[EntityKeyProto],
         requested_features: list[str] | None = None,
     ) -> list[tuple[dt.datetime | None, dict[str, ValueProto] | None]]:
-        """The newest values of each entity, and their event time; (None, None) for one never written.
+        """The newest values of each entity, and their event time; (None, None) for an entity without values.
 
         Raises:
-            CorruptionError: bytes on disk are not what was written.
+            CorruptionError: a checksum does not match.
         """
         names = requested_features if requested_features is not None else [field.name for field in table.features]
         entities = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key in entity_keys]
@@ -224,7 +224,7 @@ class TokenlakeOnlineStore(OnlineStore):
         full_feature_names: bool,  # noqa: FBT001  # Feast's signature
         include_feature_view_version_metadata: bool,  # noqa: FBT001  # Feast's signature
     ) -> None:
-        """Feast's hook for stores that read in bulk: the response is put together from wire bytes."""
+        """Feast's hook for bulk reads: builds the response from wire bytes."""
         for view, names in grouped_refs:
             entities, places, count = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
             found = self._found(config, view, entities, names)
@@ -259,14 +259,13 @@ class TokenlakeOnlineStore(OnlineStore):
         filters: ComparisonFilter | CompoundFilter | None = None,
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002  # Feast's signature
     ) -> list[tuple[dt.datetime | None, EntityKeyProto | None, dict[str, ValueProto] | None]]:
-        """The entities whose vectors are nearest, with `distance` among their features.
+        """The entities with the nearest vectors, with `distance` as an additional feature.
 
-        They come in the order of their keys, not of their distances: that is the order in which Feast pairs entities
-        with features.
+        They are sorted by key, not by distance, since Feast pairs entities and features in that order.
 
         Raises:
-            SchemaError: a text query or a filter, which are not served; a vector of another width than the view's; a
-                view without one vector feature.
+            SchemaError: a text query or a filter, which are not supported; a vector of another width than the view's;
+                or a view with no or several vector features.
         """
         if embedding is None or query_string is not None or filters is not None:
             raise SchemaError(
@@ -296,10 +295,10 @@ class TokenlakeOnlineStore(OnlineStore):
     ) -> list[
         tuple[dt.datetime | None, EntityKeyProto | None, ValueProto | None, ValueProto | None, ValueProto | None]
     ]:
-        """The entities whose vectors are nearest, nearest first: event time, key, vector twice, distance.
+        """The entities with the nearest vectors, nearest first: event time, key, vector twice, distance.
 
         Raises:
-            SchemaError: a vector of another width than the view's; a view without one vector feature.
+            SchemaError: a vector of another width than the view's, or a view with no or several vector features.
         """
         name, metric = vector_field(table).name, metric_of(distance_metric)
         near = self._nearest(config, table, np.asarray(embedding, np.float32), top_k, metric)
@@ -323,7 +322,7 @@ class TokenlakeOnlineStore(OnlineStore):
                 keys = of_columns({column.name: ids}, {column.name: column.dtype.to_value_type()})
                 held = table.read(keys.to_pylist(), [field.name])
                 told = encode.encode_values(_lists(vectors), field.dtype.to_value_type()).to_pylist()
-                # The index is of one day; where another day's vectors were written here, only they are searched.
+                # The index holds one day's vectors; if the table holds another day's, the table is searched.
                 if all(h is not None and h.values.get(field.name) == (t,) for h, t in zip(held, told, strict=True)):
                     return nearest(keys, distances(vectors, query, metric), count)
         keys, vectors = self._vectors.setdefault(table.folder, Vectors()).of(table, field.name)
@@ -342,12 +341,12 @@ class TokenlakeOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,  # noqa: FBT001  # Feast's signature
     ) -> None:
-        """Remove the data of views that are gone; a new view's table comes with its first write."""
+        """Remove the data of deleted views; a new view's table is created at its first write."""
         for view in tables_to_delete:
             self._table(config, view).drop()
 
     def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
-        """Nothing: files need no infrastructure, and `update` knows what goes."""
+        """An empty list: files need no infrastructure, and `update` removes tables."""
         return []
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
@@ -370,7 +369,7 @@ class TokenlakeOnlineStore(OnlineStore):
 
 
 def _lake_of(config: RepoConfig) -> Path | None:
-    """The lake of the config, else the one that the repo lies in; None where there is none."""
+    """The lake of the config, else the repo's parent folder if it is a lake; else None."""
     root, lake = Path(config.repo_path or "."), config.online_store.lake
     if lake is not None:
         return (root / str(lake)).resolve()
@@ -382,7 +381,7 @@ def _lists(vectors: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def _micros(time: Any) -> int:
-    if time is None or time is pd.NaT:  # Feast leaves pandas' missing times as they are
+    if time is None or time is pd.NaT:  # Feast passes pandas' missing times
         return EARLIEST
     return int(((time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICRO)
 

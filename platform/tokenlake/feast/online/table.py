@@ -27,15 +27,15 @@ from tokenlake.feast.online.wire import Pieces
 from tokenlake.storage import disk, locks
 from tokenlake.storage.manifest import ManifestWatch, open_files
 
-#: A write takes in the newest runs while they are not larger than so many times what it has so far.
+#: A write merges the newest runs while each is at most this many times as large as the rows merged so far.
 GROWTH = 2
-#: How long a writer waits for another one.
+#: Seconds that a writer waits for another one.
 PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
 class KeyValues:
-    """What a table holds of a key.
+    """The values of one key in a table.
 
     Attributes:
         event: newest event time, microseconds UTC.
@@ -48,7 +48,7 @@ class KeyValues:
 
 @dataclass(frozen=True)
 class _OpenTable:
-    """Swapped whole, so that threads never meet half of it."""
+    """The opened runs and their manifest; replaced as one object, so that threads see a consistent state."""
 
     watch: ManifestWatch | None
     runs: tuple[MappedRun, ...]
@@ -57,11 +57,11 @@ class _OpenTable:
 class OnlineTable:
     """The newest values of one feature view.
 
-    For each key and feature the value of the newest event time stands; between equal ones that of the newest created
-    time, then the one written last. Every read sees what was published before it.
+    For each key and feature the value with the newest event time is kept; ties are broken by the newest created time,
+    then by the last write. Every read sees all rows that were published before it.
 
     Attributes:
-        folder: where it lies; need not exist.
+        folder: the table's folder, which need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class OnlineTable:
         """The values of some features for each key; None for a key never written.
 
         Raises:
-            CorruptionError: bytes on disk are not what was written.
+            CorruptionError: a checksum does not match.
         """
         runs = self._newest().runs
         if not runs or not keys:
@@ -85,7 +85,7 @@ class OnlineTable:
         return [_newest_values(runs, [own[i] for own in places], features) for i in range(len(wanted))]
 
     def rows(self) -> OnlineRows | None:
-        """Every key's newest rows, checked, and kept until the table changes; None for an empty table."""
+        """The newest rows of every key, verified, cached until the table changes; None for an empty table."""
         state = self._newest()
         if not state.runs:
             return None
@@ -94,11 +94,11 @@ class OnlineTable:
         return self._rows[1]
 
     def write(self, rows: OnlineRows) -> None:
-        """Add rows, durably and atomically; those that are older than what stands change nothing.
+        """Add rows, durably and atomically; rows older than the stored values have no effect.
 
         Raises:
             LockedError: other processes kept the table locked for too long.
-            StorageError: the disk refused.
+            StorageError: the disk is full or not writable.
         """
         if not len(rows):
             return
@@ -119,7 +119,7 @@ class OnlineTable:
             self._sweep(after)
 
     def drop(self) -> None:
-        """Remove everything; a reader that is at it keeps what it has open."""
+        """Remove the table; a running reader keeps its open files."""
         if not self.folder.exists():
             return
         with self._writing("drop"):
@@ -127,10 +127,10 @@ class OnlineTable:
             disk.remove(self.folder)
 
     def verify(self) -> TableManifest:
-        """Check every byte on disk.
+        """Verify every byte on disk.
 
         Raises:
-            CorruptionError: one is not what was written; the message names the file.
+            CorruptionError: a checksum does not match; the message names the file.
         """
         manifest = load(self.folder) or TableManifest()
         for run in manifest.runs:
@@ -152,7 +152,7 @@ class OnlineTable:
         try:
             watch = ManifestWatch(
                 self.folder / MANIFEST
-            )  # before the look at the manifest: a newer one will be noticed
+            )  # opened before the manifest is read, so that a newer one will be noticed
         except (FileNotFoundError, NotADirectoryError):
             return _OpenTable(None, ())
         try:
@@ -166,7 +166,7 @@ class OnlineTable:
 
     def _reuse(self, opened: dict[str, MappedRun], file: RunFile) -> MappedRun:
         known = opened.get(file.name)
-        # A table that was dropped and made again uses names again.
+        # A table that was dropped and created again reuses file names.
         return known if known is not None and known.file == file else MappedRun(self._path(file), file)
 
     @contextmanager
@@ -181,7 +181,7 @@ class OnlineTable:
                 raise storage_error(error) from error
 
     def _sweep(self, manifest: TableManifest) -> None:
-        """Remove files that the state does not name: those it replaced, and those of a killed writer."""
+        """Remove files that the manifest does not name: replaced ones, and those of a killed writer."""
         used = {run.name for run in manifest.runs}
         if (folder := self.folder / "runs").is_dir():
             disk.unlink(path for path in folder.iterdir() if path.name not in used)
@@ -195,7 +195,7 @@ def _missing(error: FileNotFoundError) -> CorruptionError:
 
 
 def _runs_to_merge(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:
-    """The runs that stay as they are, and the newest ones that a write takes in."""
+    """The runs that are kept, and the newest ones that a write merges."""
     at = len(runs)
     while at and runs[at - 1].weight <= GROWTH * weight:
         at -= 1
@@ -204,11 +204,11 @@ def _runs_to_merge(runs: tuple[RunFile, ...], weight: int) -> tuple[tuple[RunFil
 
 
 def reduce(rows: OnlineRows) -> OnlineRows:
-    """Only the rows that still say the newest of something, in the order given."""
+    """Only the rows that hold the newest value of a feature, in the given order."""
     if rows.distinct:
         return rows
     group = rows.keys.dictionary_encode().indices.to_numpy()
-    # Inverted rather than negated: there is no minus of the smallest number.
+    # Inverted rather than negated, since the smallest integer has no negative.
     order = np.lexsort((-np.arange(len(rows)), ~rows.created, ~rows.event, group))
     group = group[order]
     keep = np.zeros(len(rows), np.bool_)

@@ -1,4 +1,4 @@
-"""Feature views over token sequences, answered by the lake's token store: what `lake.tokens().fetch` returns, as wire bytes."""
+"""Serves feature views over token sequences from the lake's token store: results of `fetch` as wire bytes."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from tokenlake.times import EARLIEST
 from tokenlake.tokens.batch import TokenBatch, list_columns, side_arrays
 from tokenlake.tokens.store import TokenStore
 
-#: How long a push waits for another one, in seconds.
+#: Seconds that a push waits for another one.
 PATIENCE_S = 30.0
 _MICRO = 1_000_000
-#: Room for what stands before a list's numbers, which then lie as floats should.
+#: Bytes reserved for the header of a list, so that its numbers are aligned.
 _HEAD_BYTES = 64
-#: Memory that a thread keeps for its next answer.
+#: Most bytes that a thread keeps for its next response.
 _KEPT_BYTES = 64 << 20
 _VARINTS = {ValueType.INT32_LIST, ValueType.INT64_LIST, ValueType.BOOL_LIST, ValueType.UNIX_TIMESTAMP_LIST}
 _FIXED = {ValueType.FLOAT_LIST: np.float32, ValueType.DOUBLE_LIST: np.float64}
 
 
 class _ThreadBuffers(threading.local):
-    """Memory that each thread fills anew, since fresh pages cost more than what is written to them."""
+    """Buffers that each thread reuses, since new memory pages take longer than writing them."""
 
     batch: TokenBatch | None = None
     wire: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def of(self, size: int) -> NDArray[np.uint8]:
-        """So many bytes, of any content."""
+        """A buffer of this size, with undefined content."""
         if len(self.wire) >= size:
             return self.wire
         made = np.empty(size, np.uint8)
@@ -63,13 +63,13 @@ class TokenStores:
     def read(
         self, source: TokenSource, view: FeatureView, users: Sequence[Any], names: Sequence[str]
     ) -> list[KeyValues | None]:
-        """The last tokens of each user strictly before now; None for a user without any, or an id that is none of the store's.
+        """The last tokens of each user strictly before now; None for a user without tokens, or an id of another type.
 
-        The values lie in buffers that the thread's next call fills again.
+        The values are in buffers that the thread's next call overwrites.
 
         Raises:
             NotFoundError: nothing was published for the version yet.
-            SchemaError: a feature that the store doesn't hold.
+            SchemaError: the store does not have a feature.
         """
         store, room = self._store(source), self._room
         kind, dtype, nobody = (str, object, "") if store.ids == "string" else (int, np.int64, 0)
@@ -87,18 +87,18 @@ class TokenStores:
         ]
 
     def push(self, source: TokenSource, view: FeatureView, rows: list[tuple[Any, dict[str, Any]]]) -> int:
-        """Append tokens that the store doesn't hold yet to its realtime tail: durable, and seen by the next read.
+        """Append tokens that the store does not have yet to its realtime tail: durable, and visible to the next read.
 
         Args:
-            source: what the view reads; view: the feature view.
+            source: the view's token source; view: the feature view.
             rows: user id, and Feast's values of the view's features.
 
         Returns:
-            How many tokens were new.
+            Number of new tokens.
 
         Raises:
-            SchemaError: lists that don't fit each other or the store; or new tokens of a store whose labels need to
-                say from when they are known, or of a view whose times are whole seconds.
+            SchemaError: lists that do not fit each other or the store; or new tokens for a store whose labels need a
+                time at which they become known, or for a view whose times are whole seconds.
         """
         store, back = self._store(source), _columns(source)
         dtypes = {back.get(field.name, field.name): field.dtype.to_value_type() for field in view.features}
@@ -134,7 +134,7 @@ class TokenStores:
 
 
 def _columns(source: TokenSource) -> dict[str, str]:
-    """Feature -> column, where they differ."""
+    """Feature -> column, if they differ."""
     return {feature: column for column, feature in source.field_mapping.items()}
 
 
@@ -171,7 +171,7 @@ def _encode(store: TokenStore, batch: TokenBatch, field: Field, name: str, room:
 
 
 def _widened(batch: TokenBatch, room: _ThreadBuffers) -> list[wire.Pieces]:
-    """Half precision, widened one query at a time, when it is asked for: its bytes are then read from the cache."""
+    """Half precision tokens, converted to float32 one query at a time on demand, so that the bytes are still in the cache."""
     prefix = wire.packed_list(wire.FIELDS["FLOAT_LIST"])
     sizes = (batch.lengths * (batch.values.shape[1] * 4)).tolist()
     out = room.of(_HEAD_BYTES + max(sizes, default=0))
@@ -207,13 +207,13 @@ def _column(store: TokenStore, batch: TokenBatch, name: str, kind: ValueType) ->
 
 
 def _numbers(value: Any) -> Any:
-    """What a Feast value lists."""
+    """The list in a Feast value."""
     kind = value.WhichOneof("val")
     return getattr(value, kind).val if kind is not None else ()
 
 
 def _stands(store: TokenStore, row: tuple[Any, dict[str, Any]], kind: ValueType | None) -> bool:
-    """Whether the store's newest tokens up to a row's last one are those of the row, going by their times."""
+    """Whether the store's newest tokens up to the row's last time have the same times as the row's tokens."""
     user, values = row
     times = np.array(_numbers(values[TIMESTAMPS]) if TIMESTAMPS in values else [], np.int64)
     if not len(times):

@@ -1,6 +1,6 @@
-"""Feast's protobuf messages as wire bytes, made many at a time: a `Value` object per feature would cost a thousand times more.
+"""Encodes many of Feast's protobuf messages as wire bytes at a time, a thousand times faster than `Value` objects.
 
-Field numbers are those of `feast/types/Value.proto` and `feast/serving/ServingService.proto`; a test holds them against
+Field numbers are those of `feast/types/Value.proto` and `feast/serving/ServingService.proto`; a test compares them with
 Feast's descriptors.
 """
 
@@ -36,14 +36,14 @@ FIELDS = {
 }
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MICRO = 1_000_000
-#: Wire bytes of a `Value`: pieces that follow each other, or what makes them, in a buffer that it fills again and again.
+#: Wire bytes of a `Value`: concatenated pieces, or a callable that writes them into a buffer that it reuses.
 Pieces = tuple[bytes | memoryview, ...] | Callable[[], bytes | memoryview]
-#: A null value: a `Value` that holds nothing.
+#: A null value: an empty `Value`.
 NULL = b""
 
 
 def whole(value: Pieces) -> bytes | memoryview:
-    """The wire bytes in one piece, to be read before the next one is asked for."""
+    """The wire bytes in one piece, valid until the next call."""
     if callable(value):
         return value()
     return value[0] if len(value) == 1 else b"".join(value)
@@ -94,7 +94,7 @@ def _eight_bytes(plain: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 @cache
 def tag(field: int, kind: int) -> bytes:
-    """What stands before a field."""
+    """The tag before a field."""
     return varint(field << 3 | kind)
 
 
@@ -112,7 +112,7 @@ def fixed(rows: NDArray[np.uint8]) -> pa.LargeBinaryArray:
 
 
 def prefixed(payload: pa.LargeBinaryArray, prefix: Callable[[int], bytes]) -> pa.LargeBinaryArray:
-    """Each payload behind the prefix for its length; a null stays null."""
+    """Each payload with the prefix for its length before it; a null stays null."""
     if not len(payload):
         return payload
     sizes = pc.binary_length(payload).fill_null(0).to_numpy()
@@ -132,7 +132,7 @@ def ends_of(column: pa.LargeBinaryArray) -> NDArray[np.int64]:
 
 
 def rows_of(payload: pa.LargeBinaryArray, width: int) -> NDArray[np.uint8]:
-    """(n, width) of payloads that are all of one width."""
+    """Payloads of equal width as an (n, width) array."""
     first = int(ends_of(payload)[0])
     return np.frombuffer(payload.buffers()[2], np.uint8, len(payload) * width, first).reshape(len(payload), width)
 

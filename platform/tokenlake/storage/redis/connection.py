@@ -89,22 +89,22 @@ class Connection:
 
         def ask(client: Any) -> dict[str, str]:
             try:
-                told: dict[str, str] = {}
+                settings: dict[str, str] = {}
                 for name in ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy"):
-                    told |= client.config_get(name)
-                return told
+                    settings |= client.config_get(name)
+                return settings
             except refused.ResponseError:
                 return {}
 
-        told = self.run(ask)
-        if int(told.get("maxmemory", 0)) and told["maxmemory-policy"].startswith("allkeys"):
+        settings = self.run(ask)
+        if int(settings.get("maxmemory", 0)) and settings["maxmemory-policy"].startswith("allkeys"):
             raise ConfigError(
-                f"{self.url} drops keys when its memory is full (maxmemory-policy {told['maxmemory-policy']}), and so "
+                f"{self.url} drops keys when its memory is full (maxmemory-policy {settings['maxmemory-policy']}), and so "
                 f"rows; set `maxmemory-policy noeviction`"
             )
-        if told and (told["appendonly"], told["appendfsync"]) != ("yes", "always"):
+        if settings and (settings["appendonly"], settings["appendfsync"]) != ("yes", "always"):
             raise ConfigError(
-                f"{self.url} has appendonly {told['appendonly']} and appendfsync {told['appendfsync']}: a crash would "
+                f"{self.url} has appendonly {settings['appendonly']} and appendfsync {settings['appendfsync']}: a crash would "
                 f"lose rows that it acknowledged; set `appendonly yes` and `appendfsync always` in its configuration"
             )
         self._durable = True
@@ -131,4 +131,4 @@ class Connection:
                 f"{self.url} does not speak as a Redis does ({error}); is that its port? One that takes TLS wants rediss://"
             ) from error
         except refused.RedisError as error:
-            raise StorageError(f"{self.url} refuses ({error}); mend it, then do the same again") from error
+            raise StorageError(f"{self.url} refuses ({error}); correct it, then try again") from error

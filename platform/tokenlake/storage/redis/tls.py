@@ -11,7 +11,7 @@ from tokenlake.errors import ConfigError
 
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 #: OpenSSL's verify codes -> advice; all other codes mean that no trusted authority has signed the certificate.
-_MEND = {
+_ADVICE = {
     10: "renew it",
     62: "write the host as the certificate names it, or give the server one for this name",
     64: "write the host as the certificate names it, or give the server one for this address",
@@ -37,10 +37,10 @@ def refusal(url: str, error: Exception) -> ConfigError | None:
     """The error for a failed check of a certificate, the server's or the client's; None for any other error."""
     cause = error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        mend = _MEND.get(cause.verify_code, _UNTRUSTED)
-        return ConfigError(f"{url}: the server's certificate is refused ({cause.verify_message.rstrip('.')}); {mend}")
+        advice = _ADVICE.get(cause.verify_code, _UNTRUSTED)
+        return ConfigError(f"{url}: the server's certificate is refused ({cause.verify_message.rstrip('.')}); {advice}")
     if isinstance(cause, ssl.SSLError) and (cause.library == "X509" or "PEM lib" in str(cause)):
-        return ConfigError(f"{url}: a file that the address names holds no certificate or key ({cause}); mend it")
+        return ConfigError(f"{url}: a file that the address names holds no certificate or key ({cause}); correct it")
     if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
         return ConfigError(
             f"{url}: the server refuses this side's TLS ({cause.reason}); where it wants to know its clients, name a "
