@@ -288,6 +288,18 @@ def test_query_vectors_equal_those_of_the_rows(lake: Lake) -> None:
             np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
+def test_stored_vectors_are_those_of_a_query_at_midnight(lake: Lake) -> None:
+    """Whatever became known within the retained days, also of events from before them."""
+    oracle = Oracle(lake)
+    for i in range(8):
+        rows = lake.user_embeddings.read(day=day(i), version=lake.config.embedding_version).to_pylist()
+        assert rows
+        for row in rows:
+            expected = oracle.vector(row["user_id"], day(i), day_start(day(i + 1)))
+            assert expected is not None
+            np.testing.assert_allclose(row["embedding"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("ablation", [Ablation(), Ablation(realtime=False), Ablation(cosine=True), Ablation(stale=2)])
 def test_deleting_the_future_changes_no_candidate(lake: Lake, tmp_path: Path, ablation: Ablation) -> None:
     now = day_start(day(6)) + DAY_US // 2

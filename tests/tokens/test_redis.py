@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from click.testing import CliRunner
 from redis.connection import AbstractConnection
 
 from tests.fixtures import stores
@@ -22,8 +24,9 @@ from tests.fixtures.lakes import CONFIG, make_lake
 from tests.fixtures.servers import Server
 from tests.fixtures.store_oracle import DAY, Row
 from tests.fixtures.stores import DIM, arguments, make, redis_prefix, same
-from tokenlake.commands.status import _store, _told
+from tokenlake.cli import app
 from tokenlake.errors import ConfigError, CorruptionError, LockedError, SchemaError, ServiceError
+from tokenlake.features import versions
 from tokenlake.pipeline.publishing import open_or_create
 from tokenlake.times import NEVER, day_of
 from tokenlake.tokens import handle, manifest, wal_redis
@@ -434,9 +437,12 @@ def test_what_a_store_says_of_its_tail(store: TokenStore, server: Server, tmp_pa
 
 def test_a_lake_makes_its_stores_so(tmp_path: Path, server: Server) -> None:
     lake = make_lake(tmp_path / "lake", CONFIG.replace("tokens:", f"tokens:\n  tail: {server.url}"))
-    store = open_or_create(lake, lake.config.version_of("iat"))
-    assert store.status().tail == server.url
-    assert f"0 rows, tail in {server.url}" in _told(_store(lake, lake.config.version_of("iat")))
+    version = lake.config.version_of("iat")
+    versions.register(lake, version)
+    assert open_or_create(lake, version).status().tail == server.url
+    said = CliRunner().invoke(app, ["status", str(lake.root), "--json"])
+    (told,) = json.loads(said.stdout)["versions"]
+    assert (told["store"]["rows"], told["store"]["tail"]) == (0, server.url)
 
 
 def test_without_the_package_it_is_said(store: TokenStore) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,10 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tokenlake.config.events import Label
 from tokenlake.features.keys import Ints
 from tokenlake.times import NEVER
 
 Bools: TypeAlias = NDArray[np.bool_]
+#: How far back a positive is looked for where a label that becomes known late has no `window` to bound it.
+_UNBOUNDED = dt.timedelta(days=28)
 #: Most sorted runs of pending labels before they are merged into one.
 _RUNS = 32
 
@@ -32,6 +36,11 @@ class EventLabels:
     matures: Bools
     known_from: Ints
     positive: Bools
+
+
+def lookback(labels: Iterable[Label]) -> dt.timedelta:
+    """The longest time after an event in which one of its labels may become known; zero where all are known at once."""
+    return max((label.window or _UNBOUNDED for label in labels if label.known_at), default=dt.timedelta())
 
 
 def event_labels(table: pa.Table, label: str, timestamps: Ints) -> EventLabels:

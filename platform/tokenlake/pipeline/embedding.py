@@ -16,19 +16,18 @@ from tokenlake.features import checkpoints
 from tokenlake.features.activity import EventDayCache, training_queries
 from tokenlake.features.encoding_cache import block_start, encoding_cache
 from tokenlake.features.keys import Ints
+from tokenlake.features.label_maturity import lookback
 from tokenlake.features.user_inputs import UserFeaturizer, positions_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.lake.tables import Table
-from tokenlake.times import available_at, day_start
+from tokenlake.times import Day, available_at, day_start
 from tokenlake_models.activity import Targets
 from tokenlake_models.alure_training import AlureLearner, batches
 
 JobSummary = dict[str, int | float | str | None]
 Vectors: TypeAlias = NDArray[np.float32]
 _ONE_DAY = dt.timedelta(days=1)
-#: How far back a positive is looked for that becomes known late and has no `window` to bound it.
-_UNBOUNDED = dt.timedelta(days=28)
 
 
 def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
@@ -38,7 +37,11 @@ def train_user_checkpoint(lake: Project, plan: Plan) -> JobSummary:
     parent = checkpoints.load_users_fresh(lake, plan.version, plan.parent) if plan.parent else None
     vocabulary = parent.vocabulary if parent else Vocabulary()
 
-    first = train_from - dt.timedelta(days=spec.retention_days + spec.replay_days) - _label_lookback(lake)
+    first = (
+        train_from
+        - dt.timedelta(days=spec.retention_days + spec.replay_days)
+        - lookback(lake.config.events.labels.values())
+    )
     log = lake.shared(EventDayCache).read(first, train_to, plan.watermark)
     since = None if parent is None else day_start(train_from - dt.timedelta(days=spec.replay_days))
     users, now, positives, offsets = training_queries(log, since, day_start(train_to + _ONE_DAY), spec.group)
@@ -85,9 +88,9 @@ class EmbeddingInputs:
     def __init__(self, lake: Project, plan: Plan) -> None:
         self._lake, self._plan = lake, plan
         self._cache = encoding_cache(lake, plan.version, plan.checkpoint)
-        self._first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
+        self._first = _first_retained(lake, plan)
         self._log = lake.shared(EventDayCache).read(
-            block_start(self._first), plan.day, plan.watermark, complete=plan.day
+            _first_read(lake, plan), plan.day, plan.watermark, complete=plan.day
         )
         everyone, end = np.arange(len(self._log.users)), day_start(plan.day + _ONE_DAY)
         queries = self._cache.featurizer.queries(self._log, everyone, np.full(len(everyone), end))
@@ -135,8 +138,16 @@ def embed_day(lake: Project, plan: Plan) -> JobSummary:
 
 def events_fingerprint(lake: Project, plan: Plan) -> str:
     """A fingerprint of the events that a day's embedding reads: it changes when any of them does."""
-    first = plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
-    return lake.shared(EventDayCache).fingerprint(block_start(first), plan.day)
+    return lake.shared(EventDayCache).fingerprint(_first_read(lake, plan), plan.day)
+
+
+def _first_retained(lake: Project, plan: Plan) -> Day:
+    return plan.day - dt.timedelta(days=lake.config.require_embeddings().retention_days - 1)
+
+
+def _first_read(lake: Project, plan: Plan) -> Day:
+    """Events of before the retained days are read too, whose labels may have become known within these days."""
+    return block_start(_first_retained(lake, plan) - lookback(lake.config.events.labels.values()))
 
 
 def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
@@ -152,8 +163,3 @@ def write(table: Table, ids: pa.Array, vectors: Vectors, plan: Plan) -> None:
         "available_at": pa.repeat(pa.scalar(available_at(plan.day), pa.timestamp("us", "UTC")), count),
     }
     table.replace_day(plan.day, pa.table(rows), version=plan.version)
-
-
-def _label_lookback(lake: Project) -> dt.timedelta:
-    late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
-    return max(late, default=dt.timedelta())

@@ -17,6 +17,7 @@ from tokenlake.features import checkpoints
 from tokenlake.features.checkpoints import TokenCheckpoint
 from tokenlake.features.day_features import DayFeatureCache, DayFeatures
 from tokenlake.features.instances import Featurizer, Targets, label_names
+from tokenlake.features.label_maturity import lookback
 from tokenlake.features.token_history import token_history
 from tokenlake.features.versions import encoder_of
 from tokenlake.features.vocabulary import Vocabulary
@@ -28,8 +29,6 @@ from tokenlake_models.training import FitStats, Learner
 ModelKind = Literal["compressor", "logistic"]
 #: Gives the tokens from before a day of the users of some events, in order of their first appearance.
 HistoryOf: TypeAlias = Callable[[pa.Table, Day], History | None]
-#: How far back a positive is looked for where a label has no `window` to bound it.
-_UNBOUNDED = dt.timedelta(days=28)
 _ONE_DAY = dt.timedelta(days=1)
 
 
@@ -111,7 +110,7 @@ class Trainer:
 
 def _training_features(lake: Project, plan: Plan, targets: Targets) -> DayFeatures:
     train_from, train_to = plan.training
-    first = train_from - _label_lookback(lake)
+    first = train_from - lookback(lake.config.events.labels.values())
     days = []
     for day in lake.events.days():
         if train_from <= day <= train_to:
@@ -123,11 +122,6 @@ def _training_features(lake: Project, plan: Plan, targets: Targets) -> DayFeatur
         np.concatenate([day.counts for day in days]),
         np.concatenate([day.visible for day in days]),
     )
-
-
-def _label_lookback(lake: Project) -> dt.timedelta:
-    late = [label.window or _UNBOUNDED for label in lake.config.events.labels.values() if label.known_at]
-    return max(late, default=dt.timedelta())
 
 
 def _newly_matured(lake: Project, features: DayFeatures, targets: Targets) -> DayFeatures:
