@@ -1,8 +1,8 @@
 """SQL over a lake: views, table macros and saved queries, each as a `.sql` file.
 
-Nothing here opens a file or knows a lake: `install` runs over a connection that has the lake's tables as views.
+Nothing here opens a file of a lake or a database: it gives texts.
 """
 
-from tokenlake_sql.loader import Parameter, Query, install, queries
+from tokenlake_sql.loader import Definition, Filling, Parameter, Query, definitions, filled, queries
 
-__all__ = ["Parameter", "Query", "install", "queries"]
+__all__ = ["Definition", "Filling", "Parameter", "Query", "definitions", "filled", "queries"]

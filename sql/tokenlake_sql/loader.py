@@ -1,14 +1,13 @@
-"""Read the `.sql` files and hand them to DuckDB."""
+"""Read the `.sql` files."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import duckdb
+from typing import Literal
 
 _HERE = Path(__file__).parent
 _PARAMETER = re.compile(r"\$(?P<name>\w+) = (?P<default>.+?): (?P<meaning>.+)")
@@ -81,36 +80,92 @@ def _parse(name: str, text: str) -> Query:
     return Query(name, title, description, "\n".join(lines[size:]).strip(), parameters)
 
 
-def install(
-    connection: duckdb.DuckDBPyConnection, *, serving: str, embeddings: str | None, labels: Sequence[str]
-) -> None:
-    """Make the derived views and the macros, or make them anew.
+@dataclass(frozen=True)
+class Definition:
+    """A view or macro that a lake's database has beside the views of its tables.
 
-    Args:
-        connection: has the lake's tables as views: `events`, `instance_tokens`, `runs`, ...
+    Attributes:
+        name: its name; macros that only others use stand in the schema `answers`.
+        kind: what it is.
+        signature: name and parameters of a macro, as one calls it; the name of a view.
+        doc: what it gives, in a few sentences; empty where only other definitions use it.
+        sql: the statement that creates it, with places that `filled` fills.
+        uses: words of the statement: names of tables, views and macros are among them.
+    """
+
+    name: str
+    kind: Literal["view", "macro"]
+    signature: str
+    doc: str
+    sql: str
+    uses: frozenset[str]
+
+
+@functools.cache
+def definitions() -> Mapping[str, Definition]:
+    """All views and macros by name.
+
+    >>> definitions()["known"].signature
+    'known(value, known_at, t)'
+    """
+    texts = [(_HERE / name).read_text("utf-8") for name in ("views.sql", "macros.sql")]
+    found = [_definition(text) for whole in texts for text in re.split(r"(?<=;)\n+", whole) if "CREATE OR" in text]
+    return {each.name: each for each in found}
+
+
+def _definition(text: str) -> Definition:
+    comments, create, body = text.partition("CREATE OR REPLACE ")
+    found = re.match(r"(?P<kind>VIEW|MACRO) (?P<name>[\w.]+)(?P<parameters>\(.*?\))?", body, re.DOTALL)
+    if found is None:
+        raise ValueError(f"no view or macro: {text[:60]!r}")
+    own = comments.rpartition("\n\n")[2]  # what stands further above is said of the whole file
+    doc = " ".join(line.removeprefix("--").strip() for line in own.splitlines())
+    signature = found["name"] + (found["parameters"] or "").replace('"', "")
+    uses = frozenset(re.findall(r"[\w.]+", body[found.end() :]))
+    return Definition(
+        found["name"], "view" if found["kind"] == "VIEW" else "macro", signature, doc, create + body.strip(), uses
+    )
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What the definitions of one lake say in their places; functions are called only where a definition needs them.
+
+    Attributes:
         serving: the version that `serving_tokens` and `tokens_before` read.
         embeddings: the version that `serving_embeddings`, `embedding_as_of` and `neighbors` read; None for none.
         labels: names of the labels, each of which has a column `<label>` and a column `<label>_known_at`.
+        columns: names of the columns of events and tokens.
+        user_type: DuckDB's name of the type of user ids.
     """
-    types = {name: kind for table in ("events", "instance_tokens") for name, kind in _columns(connection, table)}
-    own = _beginning(types)
-    fill = {
-        "serving": _quote(serving),
-        "embeddings": "NULL" if embeddings is None else _quote(embeddings),
-        "labels": _labels(labels),
-        "own": own,
-        "masked": _masked(labels, f"{own}t"),
-        "own_user": _given_user(f"{own}user", types["user_id"]),
-        "user": _given_user("user", types["user_id"]),
+
+    serving: Callable[[], str]
+    embeddings: str | None
+    labels: tuple[str, ...]
+    columns: Callable[[], Sequence[str]]
+    user_type: Callable[[], str]
+
+
+def filled(definition: Definition, filling: Filling) -> str:
+    """The statement that creates a view or macro in one lake's database.
+
+    Args:
+        definition: one of `definitions()`.
+        filling: what this lake puts into its places.
+
+    Returns:
+        SQL for a connection that has everything that the definition uses.
+    """
+    fill: dict[str, Callable[[], str]] = {
+        "serving": lambda: _quote(filling.serving()),
+        "embeddings": lambda: "NULL" if filling.embeddings is None else _quote(filling.embeddings),
+        "labels": lambda: _labels(filling.labels),
+        "own": lambda: _beginning(filling.columns()),
+        "masked": lambda: _masked(filling.labels, f"{_beginning(filling.columns())}t"),
+        "own_user": lambda: _given_user(f"{_beginning(filling.columns())}user", filling.user_type()),
+        "user": lambda: _given_user("user", filling.user_type()),
     }
-    for name in ("views.sql", "macros.sql"):
-        text = (_HERE / name).read_text("utf-8")
-        connection.execute(re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]], text))
-
-
-def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
-    """Names and types of a table's columns."""
-    return [(name, kind) for name, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()]
+    return re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]](), definition.sql)
 
 
 def _beginning(columns: Iterable[str]) -> str:

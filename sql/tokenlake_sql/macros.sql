@@ -1,7 +1,6 @@
 -- What people ask, and what answers it. A macro's parameter must not be called as a column of a table that it reads, and
 -- the columns of events and tokens are called as the lake's owner likes: so the macros that people ask read no table, and
 -- those that they hand on to, in a schema of their own, have parameters that begin as no column does.
-CREATE SCHEMA IF NOT EXISTS answers;
 
 CREATE OR REPLACE MACRO answers.tokens_before("/*{own}*/user", "/*{own}*/t", "/*{own}*/n", "/*{own}*/available") AS TABLE
 SELECT * FROM (
@@ -25,17 +24,17 @@ SELECT * FROM (
 ) AS e
 ORDER BY e.timestamp, e.event_id;
 
--- tokens_before(user, t, n, available): the user's last n tokens strictly before t, oldest first, of the serving
+-- The user's last n tokens strictly before t, oldest first, of the serving
 -- version alone. Labels that were not known before t are null. available := 'daily' leaves out the day of t, whose
 -- tokens the nightly job had not written yet.
 CREATE OR REPLACE MACRO tokens_before("user", t, n := 256, available := 'realtime') AS TABLE
 SELECT * FROM answers.tokens_before("user", t, n, available);
 
--- events_before(user, t, n): the user's last n events strictly before t, oldest first, labels as in tokens_before.
+-- The user's last n events strictly before t, oldest first, labels as in tokens_before.
 CREATE OR REPLACE MACRO events_before("user", t, n := 256) AS TABLE
 SELECT * FROM answers.events_before("user", t, n);
 
--- freshness(): how far each table reaches, and how many days it lies behind the events.
+-- How far each table reaches, and how many days it lies behind the events.
 CREATE OR REPLACE MACRO freshness() AS TABLE
 SELECT "table",
        version,
@@ -49,7 +48,7 @@ FROM reach
 GROUP BY ALL
 ORDER BY ALL;
 
--- by_day(): what the lake holds of each day with events, for the serving version.
+-- What the lake holds of each day with events, for the serving version.
 CREATE OR REPLACE MACRO by_day() AS TABLE
 SELECT ds,
        e.events,
@@ -66,17 +65,17 @@ LEFT JOIN (SELECT ds, count(*) AS tokens, any_value(version) AS version FROM ser
 LEFT JOIN plans AS p ON p.day = ds AND p.version = s.version
 ORDER BY ds;
 
--- known(value, known_at, t): a label as a query at time t may see it.
+-- A label as a query at time t may see it.
 CREATE OR REPLACE MACRO known(value, known_at, t) AS CASE WHEN known_at < t::TIMESTAMPTZ THEN value END;
 
--- embedding_as_of(user, t): the user's newest vector that was available at t, of the embeddings' serving version alone.
+-- The user's newest vector that was available at t, of the embeddings' serving version alone.
 CREATE OR REPLACE MACRO embedding_as_of("user", t) AS TABLE
 SELECT * FROM serving_embeddings AS e
 WHERE e.user_id = /*{user}*/ AND e.available_at <= t::TIMESTAMPTZ
 ORDER BY e.available_at DESC
 LIMIT 1;
 
--- neighbors(user, k, t): the k users that the newest graph links the user to most, heaviest first; with t, the newest
+-- The k users that the newest graph links the user to most, heaviest first; with t, the newest
 -- graph that was available then. A user whom that graph does not hold has none.
 CREATE OR REPLACE MACRO neighbors("user", k := 10, t := NULL) AS TABLE
 SELECT e.src, e.dst, e.weight, row_number() OVER (ORDER BY e.weight DESC, e.dst) AS rank, e.version, e.ds
@@ -86,7 +85,7 @@ WHERE e.src = /*{user}*/
 ORDER BY rank
 LIMIT k;
 
--- index_versions(): every index and graph that was built: its kind, its recall@10 against an exact search, its identity.
+-- Every index and graph that was built: its kind, its recall@10 against an exact search, its identity.
 CREATE OR REPLACE MACRO index_versions() AS TABLE
 SELECT name,
        coalesce(stats ->> '$.kind', stats ->> '$.weights') AS kind,

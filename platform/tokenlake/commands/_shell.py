@@ -84,7 +84,11 @@ class Shell:
 
     def _ask(self, text: str) -> None:
         for question in self._database.split(text):
-            self._show(self._database.sql(question))
+            self._answer(self._database.sql(question))
+
+    def _answer(self, relation: duckdb.DuckDBPyRelation | None) -> None:
+        if relation is not None:
+            self._show(relation)
 
     def _command(self, line: str) -> None:
         name, *arguments = line.split()
@@ -93,7 +97,7 @@ class Shell:
         self._commands[name](arguments)
 
     def _tables(self) -> None:
-        self._show(
+        self._answer(
             self._database.sql(
                 "SELECT view_name AS view, column_count AS columns FROM duckdb_views() WHERE NOT internal ORDER BY 1"
             )
@@ -104,12 +108,12 @@ class Shell:
         if len(arguments) != 1:
             raise NotFoundError(".schema takes one view; .tables lists them")
         name = arguments[0].replace('"', '""')
-        self._show(self._database.sql(f'SELECT column_name, column_type FROM (DESCRIBE "{name}")'))
+        self._answer(self._database.sql(f'SELECT column_name, column_type FROM (DESCRIBE "{name}")'))
 
     def _run(self, arguments: list[str]) -> None:
         if not arguments:
             raise NotFoundError(".run takes the name of a saved query; .queries lists them")
-        self._show(ask_saved(self._database, arguments[0], arguments[1:]))
+        self._answer(ask_saved(self._database, arguments[0], arguments[1:]))
 
 
 def interruptible(database: Database, act: Callable[[], None]) -> None:
@@ -129,7 +133,7 @@ def interruptible(database: Database, act: Callable[[], None]) -> None:
             raise
 
 
-def ask_saved(database: Database, name: str, assignments: Iterable[str]) -> duckdb.DuckDBPyRelation:
+def ask_saved(database: Database, name: str, assignments: Iterable[str]) -> duckdb.DuckDBPyRelation | None:
     """Run a saved query with `name=value` parameters.
 
     Raises:

@@ -71,8 +71,9 @@ def command(
     _outside(output, opened.data)
     database, form = Database(opened), "json" if as_json else format_of(form, output)
 
-    def show(relation: duckdb.DuckDBPyRelation) -> None:
-        write(relation, form, output)
+    def show(relation: duckdb.DuckDBPyRelation | None) -> None:
+        if relation is not None:
+            write(relation, form, output)
 
     if text is None and file is None and saved is None and sys.stdin.isatty():
         _shell.interact(_shell.Shell(database, show), _views(database))
@@ -111,7 +112,9 @@ def _text(text: str | None, file: Path | None) -> str:
     return file.read_text("utf-8") if file is not None else sys.stdin.read()
 
 
-def _ask_all(database: Database, text: str, show: Callable[[duckdb.DuckDBPyRelation], None], *, single: bool) -> None:
+def _ask_all(
+    database: Database, text: str, show: Callable[[duckdb.DuckDBPyRelation | None], None], *, single: bool
+) -> None:
     questions = database.split(text)
     if single and len(questions) != 1:
         raise SchemaError(f"{len(questions)} questions given, and one file for the answer; ask one")
@@ -120,7 +123,7 @@ def _ask_all(database: Database, text: str, show: Callable[[duckdb.DuckDBPyRelat
 
 
 def _views(database: Database) -> list[str]:
-    return [name for (name,) in database.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
+    return [each.name for each in database.objects() if each.kind == "view"]
 
 
 def _outside(output: Path | None, data: Path) -> None:

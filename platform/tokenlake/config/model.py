@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Retrieval
 from tokenlake.config.events import Events, Feature, Label
 from tokenlake.config.reading import explain, read
+from tokenlake.config.sql import Sql
 from tokenlake.config.tokens import Encoder, Tokens
 from tokenlake.errors import ConfigError
 
@@ -35,6 +36,7 @@ class Config(BaseSettings):
     embeddings: Embeddings | None = None
 
     retrieval: Retrieval = Field(default_factory=Retrieval)
+    sql: Sql = Field(default_factory=Sql)
 
     @model_validator(mode="after")
     def _filters_name_what_is_there(self) -> Self:
@@ -48,7 +50,7 @@ class Config(BaseSettings):
                 )
         return self
 
-    @field_validator("events", "tokens", mode="before")
+    @field_validator("events", "tokens", "sql", mode="before")
     @classmethod
     def _all_commented_out(cls, section: Any) -> Any:
         return {} if section is None else section
@@ -148,7 +150,18 @@ class Config(BaseSettings):
         return f"{EMBEDDINGS}-{_digest(lineage)}"
 
 
-_BLOCKS: tuple[type[BaseModel], ...] = (Config, Events, Tokens, Encoder, Embeddings, Filter, Retrieval, Label, Feature)
+_BLOCKS: tuple[type[BaseModel], ...] = (
+    Config,
+    Events,
+    Tokens,
+    Encoder,
+    Embeddings,
+    Filter,
+    Retrieval,
+    Label,
+    Feature,
+    Sql,
+)
 
 
 def _digest(lineage: dict[str, Any]) -> str:

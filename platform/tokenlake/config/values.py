@@ -9,19 +9,19 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _duration(value: object) -> object:
     if isinstance(value, str):
-        if match := re.fullmatch(r"(\d+)\s*([mhdw])", value.strip()):
+        if match := re.fullmatch(r"(\d+)\s*([smhdw])", value.strip()):
             return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
         if not value.strip().startswith("P"):
-            raise ValueError(f"{value!r} is no duration; write 30m, 12h, 7d or 2w, or ISO 8601 such as P7D")
+            raise ValueError(f"{value!r} is no duration; write 30s, 30m, 12h, 7d or 2w, or ISO 8601 such as P7D")
     return value
 
 
-#: A duration: `7d`, `12h`, `30m`, `2w`, or ISO 8601.
+#: A duration: `7d`, `12h`, `30m`, `30s`, `2w`, or ISO 8601.
 Duration = Annotated[dt.timedelta, BeforeValidator(_duration)]
 
 

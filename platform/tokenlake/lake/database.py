@@ -2,42 +2,70 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
-import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
 import tokenlake_sql
 from tokenlake.errors import ForbiddenError
-from tokenlake.lake import readonly
-from tokenlake.names import folded, unlike
+from tokenlake.lake.sql import limits, scan
+from tokenlake.lake.sql.fence import Admitted, Fence
+from tokenlake.lake.sql.views import CATALOG, NAMES, TABLES, Views
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import sqlalchemy
 
+    from tokenlake.config import Config
     from tokenlake.lake.project import Project
-    from tokenlake.lake.tables import Table
 
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
-#: Schema of the empty and catalog tables behind the views; users query the views in `main`.
-_STORED = "stored"
+
+
+@dataclass(frozen=True)
+class Object:
+    """A view, a macro, or a temporary table.
+
+    Attributes:
+        name: its name.
+        kind: `view`, `macro`, or `table` for what a session made.
+        signature: a macro with its parameters; else the name.
+        doc: what it holds or gives.
+    """
+
+    name: str
+    kind: str
+    signature: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a view or of a table.
+
+    Attributes:
+        name: its name.
+        type: DuckDB's name of its type.
+        origin: the column of the source that `tokenlake.yaml` names for it; empty for columns of Tokenlake's own.
+    """
+
+    name: str
+    type: str
+    origin: str
 
 
 class Database:
-    """One in-memory DuckDB over a lake.
+    """One in-memory DuckDB over a lake, for one asker or for threads that share it.
 
-    Every query sees the newest commit of each table: the views are created again after a commit, so that no view refers
-    to files that a vacuum removed. A relation that was created before the commit, and not fetched yet, still reads the
-    older commit.
+    A statement sees the newest commit of each table that it names: views are created when they are named, and again after
+    a commit. A relation that was created before the commit, and not fetched yet, still reads the older one.
+
+    Each question has a connection of its own, until a statement makes a temporary table or changes a setting: from then on
+    all are asked on one connection, which knows them, and an unfinished answer ends with the next question.
 
     Args:
         lake: an open lake.
@@ -46,199 +74,180 @@ class Database:
     def __init__(self, lake: Project) -> None:
         self._lake = lake
         self._lock = threading.RLock()
-        self._last_query: duckdb.DuckDBPyConnection | None = None
-        self._commits: object = None
-        self._catalog: object = None
+        self._opened: _Opened | None = None
+        self._session: duckdb.DuckDBPyConnection | None = None
+        self._last: duckdb.DuckDBPyConnection | None = None
 
-    @property
-    def _tables(self) -> dict[str, Table]:
-        lake = self._lake
-        return {
-            "events": lake.events,
-            "quarantine": lake.quarantine,
-            "instance_tokens": lake.instance_tokens,
-            "predictions": lake.predictions,
-            "user_embeddings": lake.user_embeddings,
-            "item_embeddings": lake.item_embeddings,
-            "edges": lake.edges,
-            "user_statistics": lake.user_statistics,
-        }
-
-    @cached_property
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        config: dict[str, str | bool | int | float | list[str]] = {
-            "python_enable_replacements": False,  # else a query could name any Python variable
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_persistent_secrets": False,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"tokenlake-{os.getpid()}-{uuid.uuid4().hex}"),
-        }
-        connection = duckdb.connect(":memory:", config=config)
-        connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        connection.execute("SET parquet_metadata_cache = true")  # footers never change: Delta only adds files
-        connection.execute(f"SET allowed_directories = [{_quote(self._lake.data / 'tables')}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        connection.execute(f"CREATE SCHEMA {_STORED}")
-        return connection
-
-    def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation:
-        """Run one read-only query.
+    def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation | None:
+        """Run one statement.
 
         Args:
-            query: a SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE), EXPLAIN, or a pragma that only reads.
+            query: a SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT), an EXPLAIN, a pragma that only reads,
+                or a statement that changes this session only (docs/sql.md).
             params: values of `?` or `$name` in the query.
 
         Returns:
-            A lazy relation: `.fetchall()`, `.df()`, `.to_arrow_table()`, `.to_arrow_reader()`.
+            A lazy relation: `.fetchall()`, `.df()`, `.to_arrow_table()`, `.to_arrow_reader()`; None for a statement that
+            has no answer, such as a temporary table or SET.
 
         Raises:
-            ForbiddenError: a statement that is not read-only, several statements, or a file outside the lake.
+            ForbiddenError: a statement of another kind, several statements, a file, a function that reads files, or a SET
+                beyond what tokenlake.yaml admits.
             duckdb.Error: SQL that DuckDB cannot understand or run.
         """
-        cursor = self._last_query = self.cursor()
-        text = readonly.admit(cursor, query)
-        with _forbidding():
-            return cursor.sql(text) if params is None else cursor.sql(text, params=params)
+        with self._lock:
+            asked = self._open().fence.admit(query)
+            connection = self._last = self._connection_for(asked)
+        with forbidding():
+            try:
+                return self._ask(connection, asked, params)
+            except duckdb.CatalogException:
+                self._open().views.make_all()  # so that DuckDB suggests one of them
+                return self._ask(connection, asked, params)
+
+    def _ask(
+        self, connection: duckdb.DuckDBPyConnection, asked: Admitted, params: Params
+    ) -> duckdb.DuckDBPyRelation | None:
+        if asked.kind == "session":
+            connection.execute(limits.within(asked, self._lake.config.sql), params)
+            return None
+        return connection.sql(asked.text) if params is None else connection.sql(asked.text, params=params)
+
+    def done(self) -> duckdb.DuckDBPyRelation:
+        """The answer of a statement that has none: one row, `done`."""
+        return self._open().connection.cursor().sql("SELECT true AS done")
 
     def interrupt(self) -> None:
         """Stop the running query; called from another thread."""
-        if self._last_query is not None:
-            self._last_query.interrupt()
+        if self._last is not None:
+            self._last.interrupt()
+
+    def progress(self) -> float:
+        """How far the running query is, in percent; -1.0 where that is not known."""
+        return -1.0 if self._last is None else float(self._last.query_progress())
 
     def split(self, text: str) -> list[str]:
-        """Split a text into its statements, and check that every one is a read-only query.
+        """Split a text into its statements, and check every one.
 
         Raises:
-            ForbiddenError: a statement is not a read-only query.
+            ForbiddenError: one of them is not admitted.
+            duckdb.Error: the text cannot be parsed.
         """
-        return readonly.split(self._connection.cursor(), text)
+        return [each.text for each in self._open().fence.split(text)]
 
-    def engine(self) -> sa.Engine:
+    def objects(self) -> list[Object]:
+        """Views and macros that there are, and the session's own tables and views, by name."""
+        found = [Object(name, "view", name, doc) for name, doc in (TABLES | CATALOG).items()]
+        found += [
+            Object(each.name, each.kind, each.signature, each.doc)
+            for each in tokenlake_sql.definitions().values()
+            if "." not in each.name
+        ]
+        if self._session is not None:
+            own = "SELECT name FROM sqlite_temp_master WHERE type IN ('table', 'view')"
+            found += [Object(name, "table", name, "") for (name,) in self._session.execute(own).fetchall()]
+        # The lake's own, then the session's, then macros.
+        return sorted(found, key=lambda each: (["view", "table", "macro"].index(each.kind), each.name))
+
+    def columns(self, name: str) -> list[Column]:
+        """Columns of a view, or of a temporary table.
+
+        Raises:
+            duckdb.CatalogException: there is none of that name.
+        """
+        with self._lock:
+            described = f"SELECT column_name, column_type FROM (DESCRIBE {scan.quoted_name(name)})"
+            connection = self._connection_for(self._open().fence.admit(described))
+            origins = origins_of(self._lake.config)
+            return [
+                Column(column, kind, origins.get(column, ""))
+                for column, kind in connection.execute(described).fetchall()
+            ]
+
+    def engine(self) -> sqlalchemy.Engine:
         """A SQLAlchemy engine over the same views, as read-only as `sql`."""
-        from duckdb_sqlalchemy import ConnectionWrapper
+        from tokenlake.lake.sql.engine import engine_of
 
-        def connect() -> ConnectionWrapper:
-            return ConnectionWrapper(cast("duckdb.DuckDBPyConnection", _Guarded(self)))
-
-        # Each query is a transaction of its own, since it sees the newest commit.
-        return sa.create_engine("duckdb:///:memory:", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        return engine_of(self)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection with up-to-date views and without the read-only check: for our own SQL only."""
+        """A connection for `run`, or for our own SQL: it has no fence, and only the views that were made already."""
+        return self._open().connection.cursor()
+
+    def run(self, connection: duckdb.DuckDBPyConnection, query: str, params: Any = None) -> None:
+        """Run one statement on a connection of `cursor`, which then holds the answer; errors are those of `sql`."""
         with self._lock:
-            self._refresh()
-            return self._connection.cursor()
+            asked = self._open().fence.admit(query)
+            self._make_views(asked)
+        with forbidding():
+            if asked.kind == "session":
+                connection.execute(limits.within(asked, self._lake.config.sql), params)
+            else:
+                connection.execute(asked.text, params)
 
-    # Views.
+    def _connection_for(self, asked: Admitted) -> duckdb.DuckDBPyConnection:
+        self._make_views(asked)
+        if self._session is not None:
+            return self._session
+        connection = self._open().connection.cursor()
+        connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+        if asked.kind == "session":
+            self._session = connection
+        return connection
 
-    def _refresh(self) -> None:
-        stamp = self._lake.catalog.stamp()
-        if stamp is None or stamp != self._catalog:
-            self._load_catalog()
-            self._catalog = stamp
-        serving = self._lake.resolve()
-        commits = (serving, *(table.commit_version() for table in self._tables.values()))
-        if commits != self._commits:
-            self._make_views(serving)
-            self._commits = commits
+    def _make_views(self, asked: Admitted) -> None:
+        opened = self._open()
+        if not limits.folders(self._lake.data / "tables") <= opened.folders:
+            opened = self._reopen()
+        if asked.lists:
+            opened.views.make_all()
+        else:
+            opened.views.make(asked.tables, asked.functions)
 
-    def _load_catalog(self) -> None:
-        for name, table in self._lake.catalog.arrow().items():
-            self._store(name, table)
-            self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {_STORED}.{name}")
+    def _open(self) -> _Opened:
+        with self._lock:
+            if self._opened is None:
+                self._opened = _Opened.over(self._lake)
+            return self._opened
 
-    def _make_views(self, serving: str) -> None:
-        for name, table in self._tables.items():
-            self._store(name, table.schema.empty_table())
-            self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_select(name, table)}")
-        config = self._lake.config
-        tokenlake_sql.install(
-            self._connection,
-            serving=serving,
-            embeddings=config.embedding_version if config.embeddings else None,
-            labels=tuple(config.events.labels),
-        )
-
-    def _store(self, name: str, table: pa.Table) -> None:
-        self._connection.register("incoming", table)
-        self._connection.execute(f"CREATE OR REPLACE TABLE {_STORED}.{name} AS FROM incoming")
-        self._connection.unregister("incoming")
-
-
-def _select(name: str, table: Table) -> str:
-    """SQL that reads a table's files with the columns and types of its schema; columns that older files lack are null.
-
-    Columns are qualified: DuckDB would take a bare column for the parameter of a macro that has the same name.
-    """
-    columns = ", ".join(f"t.{_name(column)}" for column in table.schema.names)
-    empty = f"SELECT * FROM {_STORED}.{name}"
-    uris = table.uris()
-    if not uris:
-        return empty
-    files = f"[{', '.join(_quote(uri) for uri in uris)}], union_by_name = true"
-    scan = _of_folders(table, files) if "=" in str(table.path) else _partitioned(table, files)
-    return f"SELECT {columns} FROM ({empty} UNION ALL BY NAME {scan}) AS t"
+    def _reopen(self) -> _Opened:
+        """Another DuckDB, which may read the folders that links lead to by now: one that runs can't be told of more."""
+        if self._session is not None:
+            raise ForbiddenError("a folder of the lake was moved to another place; start anew, to read it there")
+        self._opened = None
+        return self._open()
 
 
-def _partitioned(table: Table, files: str) -> str:
-    types = ", ".join(f"{key}: {_partition_type(key)}" for key in table.partition_by)
-    return f"SELECT * FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{types}}})"
+@dataclass(frozen=True)
+class _Opened:
+    """A DuckDB over a lake, with what it may read."""
+
+    connection: duckdb.DuckDBPyConnection
+    fence: Fence
+    views: Views
+    folders: frozenset[Path]
+
+    @classmethod
+    def over(cls, lake: Project) -> _Opened:
+        folders = limits.folders(lake.data / "tables")
+        connection = limits.connect(lake.config.sql, folders)
+        return cls(connection, Fence(connection, NAMES), Views(lake, connection), folders)
 
 
-def _of_folders(table: Table, files: str) -> str:
-    """As `_partitioned`, for a folder above the table named like `price=3`: DuckDB would read it as a partition column."""
-    file = unlike("filename", list(map(folded, table.schema.names)))
-    parts = [
-        f"regexp_extract({file}, '.*/{key}=([^/]+)/', 1)::{_partition_type(key)} AS {key}" for key in table.partition_by
-    ]
-    return (
-        f"SELECT * EXCLUDE ({file}), {', '.join(parts)} "
-        f"FROM read_parquet({files}, hive_partitioning = false, filename = '{file}')"
-    )
-
-
-def _partition_type(key: str) -> str:
-    return "DATE" if key == "ds" else "VARCHAR"
-
-
-class _Guarded:
-    """The part of a DuckDB connection that SQLAlchemy needs to run read-only queries."""
-
-    _PASSED = frozenset(
-        {"begin", "commit", "rollback", "close", "description", "rowcount", "fetchone", "fetchmany", "fetchall", "df"}
-    )
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._cursor = database.cursor()
-
-    def execute(self, query: str, parameters: object = None) -> _Guarded:
-        if query.strip():
-            self._database.cursor().close()  # brings the views up to date
-            text = readonly.admit(self._cursor, query)
-            with _forbidding():
-                self._cursor.execute(text, parameters)
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._PASSED:
-            return getattr(self._cursor, name)
-        raise ForbiddenError(f"{name} is not part of a read-only connection; use lake.sql, or the lake's own methods")
+def origins_of(config: Config) -> dict[str, str]:
+    """The source's column behind each column of the views, where `tokenlake.yaml` names one."""
+    events = config.events
+    own = {"event_id": events.id or "", "user_id": events.user, "item_id": events.item, "timestamp": events.timestamp}
+    features = {name: feature.column or name for name, feature in events.features.items()}
+    known = {f"{name}_known_at": label.known_at or "" for name, label in events.labels.items()}
+    return own | features | {name: name for name in events.labels} | known
 
 
 @contextmanager
-def _forbidding() -> Iterator[None]:
+def forbidding() -> Iterator[None]:
+    """Turn DuckDB's own refusals into Tokenlake errors."""
     try:
         yield
     except duckdb.PermissionException as error:
         reason = str(error).split("\n")[0].removeprefix("Permission Error: ")
         raise ForbiddenError(f"{reason}; SQL may read the lake's own tables only") from error
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _quote(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

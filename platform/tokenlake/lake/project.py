@@ -280,12 +280,14 @@ class Project:
             params: values of its `?` or `$name`, a list or a dict.
 
         Returns:
-            A relation of DuckDB: `.df()`, `.to_arrow_table()`, `.fetchall()`.
+            A relation of DuckDB: `.df()`, `.to_arrow_table()`, `.fetchall()`; of a statement without an answer, such as
+            a temporary table, `done` alone.
 
         Raises:
-            ForbiddenError: a statement that is not a read-only query, or a file outside the lake.
+            ForbiddenError: a statement that is not admitted (docs/sql.md).
         """
-        return self._database.sql(query, params)
+        answer = self._database.sql(query, params)
+        return self._database.done() if answer is None else answer
 
     def engine(self) -> sqlalchemy.Engine:
         """A SQLAlchemy engine over the same views, read-only, for notebooks and BI tools."""

@@ -1,0 +1,302 @@
+"""The fence around SQL over a lake: what a statement names decides, before DuckDB binds it.
+
+A statement is parsed into DuckDB's own tree, and every name of a table and of a function in it is looked at. A table is a
+view of the lake, a table of the statement or of the session, or one of DuckDB's own catalogs: never a file. A function is
+one that computes: never one that opens a path, runs SQL given as text, or changes a state. So it does not matter which
+paths DuckDB would allow; its own settings (`limits.py`) are a second fence behind this one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import duckdb
+
+from tokenlake.errors import ForbiddenError
+from tokenlake.lake.sql import lexer
+
+#: Pragmas that only read.
+PRAGMAS = frozenset({"database_list", "database_size", "show_tables", "show_tables_expanded", "table_info", "version"})
+#: Settings that a session may change; `limits.py` tells how far.
+SETTINGS = frozenset({"timezone", "threads", "memory_limit", "max_memory"})
+#: Functions in FROM that read neither files nor the process, apart from the lake's macros.
+TABLE_FUNCTIONS = frozenset(
+    {
+        "duckdb_columns",
+        "duckdb_constraints",
+        "duckdb_databases",
+        "duckdb_dialects",
+        "duckdb_functions",
+        "duckdb_indexes",
+        "duckdb_keywords",
+        "duckdb_memory",
+        "duckdb_optimizers",
+        "duckdb_schemas",
+        "duckdb_sequences",
+        "duckdb_settings",
+        "duckdb_tables",
+        "duckdb_types",
+        "duckdb_variables",
+        "duckdb_views",
+        "generate_series",
+        "histogram",
+        "histogram_values",
+        "icu_calendar_names",
+        "json_each",
+        "json_tree",
+        "pg_timezone_names",
+        "pragma_collations",
+        "pragma_database_size",
+        "pragma_platform",
+        "pragma_show",
+        "pragma_table_info",
+        "pragma_user_agent",
+        "pragma_version",
+        "range",
+        "repeat",
+        "repeat_row",
+        "summary",
+        "test_all_types",
+        "test_vector_types",
+        "unnest",
+    }
+)
+#: Functions that compute nothing: they take SQL as text, or change a state.
+_SCALARS = frozenset(
+    {
+        "json_execute_serialized_sql",
+        "json_deserialize_sql",
+        "json_serialize_plan",
+        "json_serialize_sql",
+        "nextval",
+        "currval",
+        "setval",
+        "write_log",
+    }
+)
+#: What lists the lake's views among its rows.
+_LISTINGS = re.compile(
+    r"duckdb_(?:columns|tables|views|functions|schemas|constraints)|pragma_(?:show|table_info)|sqlite_(?:temp_)?(?:master|schema)"
+    r"|tables|views|columns|routines|pg_(?:class|attribute|views|tables|proc|type|namespace)"
+)
+#: Query nodes that only read; the others (INSERT_QUERY_NODE, COPY_QUERY_NODE, ...) write.
+_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+#: A name that DuckDB takes for no file: those have a suffix or a folder.
+_NO_FILE = re.compile(r"[^./\\:*?\[\]{}]*")
+#: A key of the tree and its value. Texts of the statement have escaped quotes there, so this is found in none of them.
+_FACT = re.compile(r'"(type|function_name|schema_name|table_name|show_type)":("(?:[^"\\]|\\.)*")')
+_KINDS = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT, EXPLAIN and PRAGMA " + ", ".join(
+    sorted(PRAGMAS)
+)
+_READS = "a lake is asked, not changed"
+#: Reasons for kinds of statements that people try in good faith.
+_WHY = {
+    "MULTI": "write them out, as in PIVOT x ON y IN ('a', 'b')",
+    "CREATE": f"{_READS}; a session has tables and views of its own: CREATE TEMP TABLE name AS SELECT ...",
+    "DROP": f"{_READS}; a temporary view is dropped as temp.NAME",
+    "SET": f"only {', '.join(sorted(SETTINGS))} may be set",
+}
+_SESSION_KINDS = "CREATE TEMP TABLE ... AS, CREATE TEMP VIEW ... AS, DROP TABLE NAME, DROP VIEW temp.NAME, SET and RESET of TimeZone, threads, memory_limit"
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A statement that passed the fence.
+
+    Attributes:
+        text: the statement.
+        kind: a question, or a statement that changes the asker's own session only.
+        tables: last parts of the names of tables in it, and of table macros, in lower case.
+        functions: names of functions in it, in lower case.
+        lists: whether it lists the views that there are.
+        setting: name and value of a SET, in lower case; the value is empty for a RESET; None for other statements.
+    """
+
+    text: str
+    kind: Literal["question", "session"]
+    tables: frozenset[str] = field(default_factory=frozenset)
+    functions: frozenset[str] = field(default_factory=frozenset)
+    lists: bool = False
+    setting: tuple[str, str] | None = None
+
+
+class Fence:
+    """Admits statements over one DuckDB, for any number of threads.
+
+    Args:
+        connection: a connection to it, which parses and runs nothing of a statement.
+        views: names of the lake's views and tables.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, views: Iterable[str]) -> None:
+        self._connection = connection
+        listed = connection.execute(
+            "SELECT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('table', 'table_macro')"
+        )
+        self._refused = ({name for (name,) in listed.fetchall()} - TABLE_FUNCTIONS) | _SCALARS
+        internal = connection.execute("SELECT lower(view_name) FROM duckdb_views() WHERE internal")
+        self._qualified = {name for (name,) in internal.fetchall()} | {name.lower() for name in views}
+
+    def split(self, text: str) -> list[Admitted]:
+        """Split a text into its statements.
+
+        Raises:
+            ForbiddenError: one of them is not admitted.
+            duckdb.Error: it cannot be parsed.
+        """
+        cursor = self._connection.cursor()
+        return [self._admit(cursor, each) for each in cursor.extract_statements(text)]
+
+    def admit(self, text: str) -> Admitted:
+        """The one statement of a text.
+
+        Raises:
+            ForbiddenError: no statement, several, or one that is not admitted.
+            duckdb.Error: it cannot be parsed.
+        """
+        cursor = self._connection.cursor()
+        count, tree = _tree(cursor, lexer.shortened(text))
+        if count == 1:
+            return self._question(text, tree)
+        admitted = [self._admit(cursor, each) for each in cursor.extract_statements(text)]
+        if len(admitted) != 1:
+            raise ForbiddenError(f"{len(admitted)} statements given; ask one question at a time")
+        return admitted[0]
+
+    def _admit(self, cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> Admitted:
+        text, kind = statement.query, _kind(statement)
+        if kind == "SELECT":
+            return self._select(cursor, text, text)
+        if kind == "EXPLAIN":
+            return self._select(cursor, text, _explained(text))
+        if kind == "MULTI" and (written := lexer.with_pivot_values(text)) is not None:
+            return self._select(cursor, text, written)
+        if kind == "PRAGMA" and (pragma := _pragma(text)) in PRAGMAS:
+            return Admitted(text, "question", lists=pragma != "version")
+        if kind == "SET" and (setting := _setting(text))[0] in SETTINGS:
+            return Admitted(text, "session", setting=setting)
+        if kind == "CREATE" and (inner := _session_table(text)) is not None:
+            return self._select(cursor, text, inner, session=True)
+        if kind == "DROP" and _drops_temp(text):
+            return Admitted(text, "session")
+        raise _forbidden("an inner PIVOT without its values" if kind == "MULTI" else kind, _WHY.get(kind, _READS))
+
+    def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, *, session: bool = False) -> Admitted:
+        count, tree = _tree(cursor, lexer.shortened(select))
+        if count != 1:
+            raise _forbidden(lexer.tokens(select)[0].text.upper() if lexer.tokens(select) else "an empty statement")
+        return self._question(text, tree, session=session)
+
+    def _question(self, text: str, tree: str, *, session: bool = False) -> Admitted:
+        tables, functions, lists, schema = set[str](), set[str](), False, ""
+        for key, quoted in _FACT.findall(tree):
+            value: str = json.loads(quoted)
+            if key == "type":
+                _check_node(value)
+            elif key == "function_name":
+                functions.add(self._function(value))
+            elif key == "table_name":
+                tables.add(self._table(schema, value))
+            lists |= key == "show_type" and value == "SHOW_SPECIAL"
+            schema = value if key == "schema_name" else ""
+        lists |= any(_LISTINGS.fullmatch(name) for name in functions | tables)
+        return Admitted(text, "session" if session else "question", frozenset(tables), frozenset(functions), lists)
+
+    def refuses(self, function: str) -> bool:
+        """Whether a function is refused wherever it stands."""
+        return function.lower() in self._refused
+
+    def _function(self, name: str) -> str:
+        if self.refuses(name):
+            raise _forbidden(f"the function {name}", "it opens files, takes SQL as text, or changes something")
+        return name.lower()
+
+    def _table(self, schema: str, name: str) -> str:
+        """Check a table's name: DuckDB would open `x.csv`, and `main.csv` too where there is no such table."""
+        lower = name.lower()
+        if schema and lower not in self._qualified:
+            raise _forbidden(
+                f"{schema}.{name}", "it is no view of this lake; a temporary table is named without a schema"
+            )
+        if not _NO_FILE.fullmatch(name):
+            raise _forbidden(f"{name!r} in FROM", "SQL reads the lake's views, and no files")
+        return lower
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    try:
+        return statement.type.name
+    except ValueError:  # a kind that DuckDB has and its Python module has no name for
+        return statement.query.split(maxsplit=1)[0].upper()
+
+
+def _tree(cursor: duckdb.DuckDBPyConnection, text: str) -> tuple[int, str]:
+    """How many SELECTs a text has, and DuckDB's tree of them as JSON; 0 where it holds anything else."""
+    query = "SELECT json_array_length(tree, '$.statements'), tree::VARCHAR FROM (SELECT json_serialize_sql($1) AS tree)"
+    count, tree = cursor.execute(query, [text]).fetchall()[0]
+    return count or 0, tree
+
+
+def _check_node(kind: str) -> None:
+    if kind.endswith("_NODE") and kind not in _NODES:
+        raise _forbidden(kind.removesuffix("_NODE").removesuffix("_QUERY"))
+
+
+def _words(text: str) -> list[str]:
+    return [token.text if token.quoted else token.text.lower() for token in lexer.tokens(text)]
+
+
+def _explained(text: str) -> str:
+    """What an EXPLAIN explains."""
+    found = [token for token in lexer.tokens(text) if not token.quoted]
+    words = [token.text.lower() for token in found]
+    i = 1 + (words[1:2] == ["analyze"])
+    if words[i : i + 1] == ["("] and ")" in words and words[i + 1 : i + 2] != ["select"]:
+        i = words.index(")") + 1
+    return text.encode()[found[i].start :].decode() if i < len(found) else ""
+
+
+def _pragma(text: str) -> str:
+    return "".join(_words(text)[1:2])
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Name and value that a SET or RESET names."""
+    verb, *words = [word.strip("\"'").lower() for word in _words(text) if word != ";"]
+    if words[:2] == ["time", "zone"]:
+        return "timezone", "".join(words[2:])
+    if words[:1] in (["session"], ["global"]):
+        words = words[1:]
+    return "".join(words[:1]), "" if verb == "reset" else "".join(words[2:])
+
+
+def _session_table(text: str) -> str | None:
+    """The SELECT of a `CREATE TEMP TABLE name AS SELECT`; None for any other CREATE."""
+    found = lexer.tokens(text)
+    words = _words(text)
+    i = 3 if words[1:3] == ["or", "replace"] else 1
+    if words[i : i + 1] not in (["temp"], ["temporary"]) or words[i + 1 : i + 2] not in (["table"], ["view"]):
+        return None
+    i += 5 if words[i + 2 : i + 5] == ["if", "not", "exists"] else 2
+    # One name without a schema: a table in another schema would be none of the session.
+    if words[i + 1 : i + 2] != ["as"] or len(words) < i + 3:
+        return None
+    return text.encode()[found[i + 2].start :].decode()
+
+
+def _drops_temp(text: str) -> bool:
+    """Whether a DROP can only mean something of the session: one table without a schema, for the lake has views; or `temp.x`."""
+    words = [word for word in _words(text) if word != ";"]
+    i = 4 if words[2:4] == ["if", "exists"] else 2
+    temp = words[1:2] in (["table"], ["view"]) and words[i : i + 2] == ["temp", "."] and len(words) == i + 3
+    return temp or (words[1:2] == ["table"] and len(words) == i + 1)
+
+
+def _forbidden(what: str, why: str = _READS) -> ForbiddenError:
+    return ForbiddenError(
+        f"{what} is not admitted: {why}. Admitted are {_KINDS}; and for your session {_SESSION_KINDS}"
+    )

@@ -1,0 +1,115 @@
+"""What a lake's DuckDB may use: memory, disk, time and folders, and what of it a session may change."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+
+from tokenlake.config.sql import Sql
+from tokenlake.errors import ForbiddenError
+from tokenlake.lake.sql.fence import Admitted
+from tokenlake.lake.sql.scan import quoted
+
+#: Settings that stay open after the others are locked; the fence admits less than these.
+OPEN = ("TimeZone", "threads", "memory_limit", "enable_progress_bar", "enable_progress_bar_print")
+
+
+def connect(limits: Sql, folders: frozenset[Path]) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that reads nothing outside some folders, and whose other settings are locked.
+
+    Args:
+        limits: the section `sql` of tokenlake.yaml.
+        folders: real folders that it may read.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "python_enable_replacements": False,  # else a query could name any Python variable
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_persistent_secrets": False,
+        "temp_directory": str(Path(tempfile.gettempdir()) / f"tokenlake-{os.getpid()}-{uuid.uuid4().hex}"),
+        "max_temp_directory_size": limits.spill,
+        "memory_limit": limits.memory or f"{_half_of_memory()}B",
+        "max_execution_time": int(limits.timeout.total_seconds() * 1000) if limits.timeout else 0,
+    }
+    if limits.threads is not None:
+        config["threads"] = limits.threads
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    connection.execute("SET parquet_metadata_cache = true")  # footers never change: Delta only adds files
+    connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, sorted(folders)))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute(f"SET allowed_configs = [{', '.join(map(quoted, OPEN))}]")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def within(asked: Admitted, bounds: Sql) -> str:
+    """The statement of a session as it may run: RESET of a bounded setting goes back to the bound, not beyond it.
+
+    Args:
+        asked: a statement that changes a session.
+        bounds: the section `sql` of tokenlake.yaml.
+
+    Raises:
+        ForbiddenError: it sets more memory or threads than the bound.
+    """
+    name, value = asked.setting or ("", "")
+    if name == "threads":
+        return _bounded("threads", value, bounds.threads or os.cpu_count() or 1, int)
+    if name in {"memory_limit", "max_memory"}:
+        return _bounded("memory_limit", value, bounds.memory or f"{_half_of_memory()}B", _bytes)
+    return asked.text
+
+
+def _bounded(name: str, value: str, bound: int | str, measure: Callable[[str], int]) -> str:
+    try:
+        beyond = bool(value) and not 0 < measure(value) <= measure(str(bound))
+    except ValueError:
+        beyond = True
+    if beyond:
+        raise ForbiddenError(
+            f"SET {name} = {value} is not within the bounds: at most {bound} (section sql of tokenlake.yaml)"
+        )
+    return f"SET {name} = {quoted(value or bound)}"
+
+
+def _bytes(size: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b", size.strip().lower())
+    if match is None:
+        raise ValueError(f"{size!r} is no size")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
+
+
+def folders(tables: Path) -> frozenset[Path]:
+    """The real folders behind a lake's tables: the folder itself, and where links of tables, versions and days lead.
+
+    Args:
+        tables: the folder `tables` of a lake.
+    """
+    return frozenset({tables.resolve(), *_linked(tables, depth=3)})
+
+
+def _linked(folder: Path, depth: int) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink() and path.is_dir():
+                yield path.resolve()
+            if depth > 1 and (depth == 3 or "=" in entry.name) and path.is_dir():
+                yield from _linked(path, depth - 1)
+
+
+def _half_of_memory() -> int:
+    """Half of the machine's memory in bytes, or of this process' share where a container has one."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(whole, int(text) if text.isdigit() else whole) // 2
