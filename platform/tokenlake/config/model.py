@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Retrieval
 from tokenlake.config.events import Events, Feature, Label
@@ -17,11 +17,14 @@ from tokenlake.config.sql import Sql
 from tokenlake.config.tokens import Encoder, Tokens
 from tokenlake.errors import ConfigError
 
+#: Beginning of the environment variables that override settings.
+PREFIX = "TOKENLAKE_"
 
-class Config(BaseSettings):
+
+class Config(BaseModel):
     """The complete `tokenlake.yaml`."""
 
-    model_config = SettingsConfigDict(env_prefix="TOKENLAKE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: str = "tokenlake"
     #: Folder of the data, relative to the file's folder.
@@ -82,31 +85,22 @@ class Config(BaseSettings):
         return pattern
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Settings sources in order of precedence: environment variables override the file."""
-        return env_settings, init_settings
-
-    @classmethod
     def load(cls, path: Path) -> Config:
-        """Read a YAML file.
+        """Read a YAML file; `TOKENLAKE_` variables of the environment override single settings.
 
         Raises:
             ConfigError: the file is missing, is not YAML, or is not valid; the message names every invalid field and
                 the nearest valid name.
         """
         try:
-            return cls(**read(path))
+            values = read(path)
+            if not any(name.upper().startswith(PREFIX) for name in os.environ):
+                return cls(**values)
+            from tokenlake.config.environment import overridden  # slow to import
+
+            return overridden(path, values)
         except ValidationError as error:
             raise ConfigError(explain(path, error, _BLOCKS)) from error
-        except SettingsError as error:
-            raise ConfigError(f"{path}: a TOKENLAKE_ variable of the environment cannot be read: {error}") from error
 
     def version_of(self, encoder: str) -> str:
         """The version of one encoder: its name and a digest of all settings that change its tokens.

@@ -83,7 +83,9 @@ class DeltaLog:
             return Files(self._path, None)
         with self._guard:
             if self._listed is None or self._listed[0] != delta.version():
-                self._listed = delta.version(), pa.table(delta.get_add_actions(flatten=True))
+                actions = delta.get_add_actions(flatten=True)
+                # `pa.table` would import pandas, to ask whether this is a frame of it.
+                self._listed = delta.version(), pa.RecordBatchReader.from_stream(actions).read_all()
             listed = self._listed[1]
         if first is not None and last is not None:
             ds = listed["partition.ds"]

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pds
-import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction
@@ -35,6 +33,8 @@ from tokenlake.storage.locks import hold
 from tokenlake.times import Day, as_micros
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pds
+
     from tokenlake.config import Config
 
 #: How long a short write waits for another of the same partition.
@@ -194,6 +194,9 @@ class Table:
         self, *, day: Day | None = None, between: tuple[Day, Day] | None = None, version: str | None = None
     ) -> pds.FileSystemDataset | None:
         """The files of some partitions, with their partition values; None before the first commit."""
+        import pyarrow.dataset as pds  # imports pandas, which SQL can do without
+        import pyarrow.fs as pafs
+
         delta = self._log.newest()
         if delta is None:
             return None

@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
 from tokenlake.names import folded, unlike
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from tokenlake.lake.tables import Table
 
 #: Schema of what lies in DuckDB's own memory; people ask the views in `main`.
 STORED = "stored"
+#: Types of the columns of the lake's tables (lake/schema.py); lists of these too.
+_TYPES = {
+    pa.int8(): "TINYINT",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.date32(): "DATE",
+    pa.timestamp("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+}
 
 
 def store(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
@@ -24,12 +33,18 @@ def store(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
     connection.unregister("incoming")
 
 
-def types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> dict[str, str]:
-    """DuckDB's type of each column of a schema."""
-    connection.register("incoming", schema.empty_table())
-    described = connection.execute("SELECT column_name, column_type FROM (DESCRIBE incoming)").fetchall()
-    connection.unregister("incoming")
-    return dict(described)
+def types(schema: pa.Schema) -> dict[str, str]:
+    """DuckDB's type of each column of a table of the lake.
+
+    Its own answer would take a registered Arrow table, for which DuckDB imports pandas.
+    """
+    return {field.name: _type(field.type) for field in schema}
+
+
+def _type(arrow: pa.DataType) -> str:
+    if pa.types.is_list(arrow):
+        return f"{_type(arrow.value_type)}[]"
+    return _TYPES[arrow]
 
 
 def select(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> str:
@@ -45,12 +60,13 @@ def select(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> st
         table: the table.
     """
     schema = table.schema
+    kinds = types(schema)
     columns = ", ".join(f"t.{quoted_name(column)}" for column in schema.names)
     files = ", ".join(map(quoted, table.uris()))
     if not files:
-        store(connection, name, schema.empty_table())
+        named = ", ".join(f"{quoted_name(column)} {kind}" for column, kind in kinds.items())
+        connection.execute(f"CREATE OR REPLACE TABLE {STORED}.{name} ({named})")
         return f"SELECT {columns} FROM {STORED}.{name} AS t"
-    kinds = types(connection, schema)
     file = unlike("filename", list(map(folded, schema.names)))
     stored = ", ".join(
         f"{quoted(column)}: {{name: {quoted(column)}, type: {quoted(kind)}, default_value: NULL}}"

@@ -131,4 +131,4 @@ class Views:
         )
 
     def _user_type(self) -> str:
-        return scan.types(self._connection, self._lake.events.schema)["user_id"]
+        return scan.types(self._lake.events.schema)["user_id"]
