@@ -19,7 +19,7 @@ from tests.fixtures.lakes import make_lake
 from tests.fixtures.store_oracle import Row
 from tests.fixtures.stores import T0, arguments, make
 from tokenlake import cli
-from tokenlake.commands._answers import WholeTable, print_tables
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.commands.neighbors import table_of_neighbors
 from tokenlake.retrieval.edges import EdgeModel
 from tokenlake.retrieval.graph import Graph

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.commands.evaluate import missing_controls
 from tokenlake.times import day_start
 

@@ -6,9 +6,9 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from tokenlake.commands import neighbors
-from tokenlake.commands._answers import WholeTable, print_tables
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console
+from tokenlake.commands._tables import WholeTable, print_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa

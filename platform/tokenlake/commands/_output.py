@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from rich.console import Console
 from rich.text import Text
 
-from tokenlake.commands._answers import ENDLESS, WholeTable, plain
+from tokenlake.commands._answers import plain
+from tokenlake.commands._tables import ENDLESS, WholeTable
 from tokenlake.errors import SchemaError, StorageError
 from tokenlake.storage import atomic
 

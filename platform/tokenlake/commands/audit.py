@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import console, instant, open_store
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.storage import atomic
 
 if TYPE_CHECKING:

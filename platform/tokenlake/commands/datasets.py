@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.datasets import DATASETS, fetch
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._bars import bar
 from tokenlake.commands._common import lake_argument
+from tokenlake.commands._tables import WholeTable, print_tables
 
 if TYPE_CHECKING:
     from tokenlake._lake import Lake

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import instant, open_store
+from tokenlake.commands._tables import WholeTable, print_tables
 
 if TYPE_CHECKING:
     from tokenlake.tokens.batch import TokenBatch

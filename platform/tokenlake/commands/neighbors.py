@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import lake_argument
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.storage import atomic
 
 if TYPE_CHECKING:

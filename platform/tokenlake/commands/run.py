@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import lake_argument
+from tokenlake.commands._tables import WholeTable, print_tables
 
 
 @click.command()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tokenlake.commands._answers import WholeTable, bare, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
+from tokenlake.commands._tables import WholeTable, bare, print_tables
 from tokenlake.errors import ServiceError
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenlake.commands._answers import bare, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console
+from tokenlake.commands._tables import bare, print_tables
 
 if TYPE_CHECKING:
     from tokenlake.tokens.garbage import StoreStreams

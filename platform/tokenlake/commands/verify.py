@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenlake.commands._answers import WholeTable, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console
+from tokenlake.commands._tables import WholeTable, print_tables
 from tokenlake.errors import CorruptionError
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenlake.commands._answers import bare, json_option, print_json, print_tables
+from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
+from tokenlake.commands._tables import bare, print_tables
 
 if TYPE_CHECKING:
     import datetime as dt
