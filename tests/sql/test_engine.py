@@ -76,3 +76,52 @@ def test_orm_writes_are_forbidden(lake: Lake) -> None:
             connection.exec_driver_sql("register", ("x", pd.DataFrame({"a": [1]})))
     with pytest.raises(ForbiddenError):
         sa.MetaData().create_all(lake.engine(), tables=[sa.Table("x", sa.MetaData(), sa.Column("a", sa.Integer))])
+
+
+def test_what_a_bi_tool_asks(lake: Lake) -> None:
+    """The calls with which such tools draw up their lists, and the forms that they put a question in."""
+    engine = lake.engine()
+    inspector = sa.inspect(engine)
+    assert "memory.main" in inspector.get_schema_names()
+    assert inspector.get_table_names() == []
+    assert inspector.get_view_names(schema="main") == inspector.get_view_names()
+    assert (inspector.has_table("events"), inspector.has_table("nowhere")) == (True, False)
+    assert inspector.get_pk_constraint("events")["constrained_columns"] == []
+    assert inspector.get_indexes("events") == inspector.get_foreign_keys("events") == []
+    assert "CREATE VIEW events" in (inspector.get_view_definition("events") or "")
+    raw = engine.raw_connection()
+    cursor = raw.cursor()
+    cursor.execute(
+        "SELECT * FROM (SELECT ds, count(*) AS n FROM events GROUP BY 1) AS virtual_table ORDER BY 1 LIMIT 2"
+    )
+    assert [column[0] for column in cursor.description or ()] == ["ds", "n"]
+    assert cursor.fetchall() == [(DAY, 6), (DAY + dt.timedelta(1), 6)]
+    raw.close()
+    events = sa.Table("events", sa.MetaData(), autoload_with=engine)
+    week = sa.func.date_trunc("week", events.c.timestamp).label("week")
+    with engine.connect() as connection:
+        query = sa.select(week, sa.func.count().label("n")).group_by(sa.text("week")).order_by(sa.desc("n")).limit(10)
+        assert [n for _, n in connection.execute(query)] == [18]
+        assert connection.execute(sa.text("from range(5)")).fetchmany(2) == [(0,), (1,)]
+
+
+def test_a_connection_keeps_what_it_made(lake: Lake) -> None:
+    engine = lake.engine()
+    with engine.connect() as one, engine.connect() as other:
+        one.execute(sa.text("create temp table mine as select count(*) as n from events"))
+        one.execute(sa.text("set timezone = 'Europe/Berlin'"))
+        assert one.execute(sa.text("from mine")).all() == [(18,)]
+        assert other.execute(sa.text("select current_setting('TimeZone')")).scalar() == "UTC"
+        with pytest.raises(sa.exc.DBAPIError, match="mine does not exist"):
+            other.execute(sa.text("from mine"))
+
+
+def test_every_view_is_reflected_and_read_by_pandas(lake: Lake) -> None:
+    engine, metadata = lake.engine(), sa.MetaData()
+    metadata.reflect(engine, views=True)
+    for name in ("events", "runs", "serving_tokens", "labels", "user_statistics"):
+        frame = pd.read_sql_table(name, engine)
+        assert list(frame.columns) == [column.name for column in metadata.tables[name].columns]
+    asked = sa.text("select event_id from events where user_id = :user and ds = :day order by 1")
+    frame = pd.read_sql(asked, engine, params={"user": 1, "day": DAY})
+    assert frame["event_id"].tolist() == [0, 2, 4]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import tokenlake_sql
 from tokenlake.errors import ForbiddenError
 from tokenlake.lake.sql import limits, scan
 from tokenlake.lake.sql.fence import Admitted, Fence
+from tokenlake.lake.sql.notebook import show_as_html
 from tokenlake.lake.sql.views import CATALOG, NAMES, TABLES, Views
 
 if TYPE_CHECKING:
@@ -98,20 +101,13 @@ class Database:
         with self._lock:
             asked = self._open().fence.admit(query)
             connection = self._last = self._connection_for(asked)
-        with forbidding():
-            try:
-                return self._ask(connection, asked, params)
-            except duckdb.CatalogException:
-                self._open().views.make_all()  # so that DuckDB suggests one of them
-                return self._ask(connection, asked, params)
-
-    def _ask(
-        self, connection: duckdb.DuckDBPyConnection, asked: Admitted, params: Params
-    ) -> duckdb.DuckDBPyRelation | None:
-        if asked.kind == "session":
-            connection.execute(limits.within(asked, self._lake.config.sql), params)
-            return None
-        return connection.sql(asked.text) if params is None else connection.sql(asked.text, params=params)
+        with self._telling_more():
+            if asked.kind == "session":
+                connection.execute(limits.within(asked, self._lake.config.sql), params)
+                return None
+            relation = connection.sql(asked.text) if params is None else connection.sql(asked.text, params=params)
+        show_as_html(relation)
+        return relation
 
     def done(self) -> duckdb.DuckDBPyRelation:
         """The answer of a statement that has none: one row, `done`."""
@@ -179,11 +175,20 @@ class Database:
         with self._lock:
             asked = self._open().fence.admit(query)
             self._make_views(asked)
-        with forbidding():
-            if asked.kind == "session":
-                connection.execute(limits.within(asked, self._lake.config.sql), params)
-            else:
-                connection.execute(asked.text, params)
+        with self._telling_more():
+            text = asked.text if asked.kind == "question" else limits.within(asked, self._lake.config.sql)
+            connection.execute(text, params)
+
+    @contextmanager
+    def _telling_more(self) -> Iterator[None]:
+        """Turn DuckDB's own refusals into Tokenlake errors, and name the lake's views where it misses one."""
+        try:
+            yield
+        except duckdb.PermissionException as error:
+            reason = str(error).split("\n")[0].removeprefix("Permission Error: ")
+            raise ForbiddenError(f"{reason}; SQL may read the lake's own tables only") from error
+        except duckdb.CatalogException as error:
+            raise duckdb.CatalogException(_naming_views(str(error))) from error
 
     def _connection_for(self, asked: Admitted) -> duckdb.DuckDBPyConnection:
         self._make_views(asked)
@@ -243,11 +248,11 @@ def origins_of(config: Config) -> dict[str, str]:
     return own | features | {name: name for name in events.labels} | known
 
 
-@contextmanager
-def forbidding() -> Iterator[None]:
-    """Turn DuckDB's own refusals into Tokenlake errors."""
-    try:
-        yield
-    except duckdb.PermissionException as error:
-        reason = str(error).split("\n")[0].removeprefix("Permission Error: ")
-        raise ForbiddenError(f"{reason}; SQL may read the lake's own tables only") from error
+def _naming_views(text: str) -> str:
+    """DuckDB's error of a missing table, with a suggestion among all views: it knows those alone that were named before."""
+    missing = re.search(r"Table with name (\S+) does not exist", text)
+    if missing is None:
+        return text
+    near = difflib.get_close_matches(missing[1].lower(), NAMES, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(NAMES))}."
+    return re.sub(r"(does not exist!?)(\nDid you mean .*)?", rf"\1\n{hint}", text, count=1)
