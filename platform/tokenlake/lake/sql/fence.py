@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import duckdb
@@ -43,8 +43,6 @@ TABLE_FUNCTIONS = frozenset(
         "duckdb_variables",
         "duckdb_views",
         "generate_series",
-        "histogram",
-        "histogram_values",
         "icu_calendar_names",
         "json_each",
         "json_tree",
@@ -78,6 +76,8 @@ _SCALARS = frozenset(
         "write_log",
     }
 )
+#: Names that an aggregate has too; their table macro takes a table by its text, so a file as well.
+_MACRO_OF_TEXT = frozenset({"histogram"})
 #: What lists the lake's views among its rows.
 _LISTINGS = re.compile(
     r"duckdb_(?:columns|tables|views|functions|schemas|constraints)|pragma_(?:show|table_info)|sqlite_(?:temp_)?(?:master|schema)"
@@ -87,18 +87,24 @@ _LISTINGS = re.compile(
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 #: A name that DuckDB takes for no file: those have a suffix or a folder.
 _NO_FILE = re.compile(r"[^./\\:*?\[\]{}]*")
-#: A key of the tree and its value. Texts of the statement have escaped quotes there, so this is found in none of them.
-_FACT = re.compile(r'"(type|function_name|schema_name|table_name|show_type)":("(?:[^"\\]|\\.)*")')
+#: A text in the tree. Those of the statement have escaped quotes, so the keys below are found in none of them.
+_TEXT = r'"(?:[^"\\]|\\.)*"'
+#: A key of the tree and its value.
+_FACT = re.compile(
+    rf'"(type|function_name|catalog_name|schema_name|table_name|show_type)":({_TEXT})|"(path)":(\[(?:{_TEXT},?)*\])'
+)
 _KINDS = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT, EXPLAIN and PRAGMA " + ", ".join(
     sorted(PRAGMAS)
 )
 _READS = "a lake is asked, not changed"
 #: Reasons for kinds of statements that people try in good faith.
 _WHY = {
-    "MULTI": "write them out, as in PIVOT x ON y IN ('a', 'b')",
+    "MULTI": "only one at the top of a question finds its values itself; write them out, as in PIVOT x ON y IN ('a', 'b')",
     "CREATE": f"{_READS}; a session has tables and views of its own: CREATE TEMP TABLE name AS SELECT ...",
-    "DROP": f"{_READS}; a temporary view is dropped as temp.NAME",
+    "DROP": f"{_READS}; of your session DROP TABLE NAME drops a table, and DROP VIEW temp.NAME a view",
     "SET": f"only {', '.join(sorted(SETTINGS))} may be set",
+    "AS": "CREATE TEMP TABLE name AS takes one SELECT, and nothing behind it such as WITH NO DATA",
+    "EXPLAIN": "EXPLAIN takes one SELECT",
 }
 _SESSION_KINDS = "CREATE TEMP TABLE ... AS, CREATE TEMP VIEW ... AS, DROP TABLE NAME, DROP VIEW temp.NAME, SET and RESET of TimeZone, threads, memory_limit"
 
@@ -113,7 +119,8 @@ class Admitted:
         tables: last parts of the names of tables in it, and of table macros, in lower case.
         functions: names of functions in it, in lower case.
         lists: whether it lists the views that there are.
-        setting: name and value of a SET, in lower case; the value is empty for a RESET; None for other statements.
+        setting: name (in lower case) and value of a SET; the value is empty for a RESET; None for other statements.
+        view: whether it makes a view of the session, which names its tables whenever it is asked.
     """
 
     text: str
@@ -122,6 +129,7 @@ class Admitted:
     functions: frozenset[str] = field(default_factory=frozenset)
     lists: bool = False
     setting: tuple[str, str] | None = None
+    view: bool = False
 
 
 class Fence:
@@ -173,46 +181,61 @@ class Fence:
             return self._select(cursor, text, text)
         if kind == "EXPLAIN":
             return self._select(cursor, text, _explained(text))
-        if kind == "MULTI" and (written := lexer.with_pivot_values(text)) is not None:
-            return self._select(cursor, text, written)
+        if kind == "MULTI":
+            return self._select(cursor, text, lexer.with_pivot_values(text), what="a PIVOT without its values")
         if kind == "PRAGMA" and (pragma := _pragma(text)) in PRAGMAS:
             return Admitted(text, "question", lists=pragma != "version")
         if kind == "SET" and (setting := _setting(text))[0] in SETTINGS:
             return Admitted(text, "session", setting=setting)
-        if kind == "CREATE" and (inner := _session_table(text)) is not None:
-            return self._select(cursor, text, inner, session=True)
+        if kind == "CREATE" and (made := _made(text)) is not None:
+            inner = self._select(cursor, text, made[1], what="what follows AS")
+            return replace(inner, kind="session", view=made[0] == "view")
         if kind == "DROP" and _drops_temp(text):
             return Admitted(text, "session")
-        raise _forbidden("an inner PIVOT without its values" if kind == "MULTI" else kind, _WHY.get(kind, _READS))
+        raise _forbidden(_named(kind, text), _WHY.get(kind, _READS))
 
-    def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, *, session: bool = False) -> Admitted:
+    def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, *, what: str = "") -> Admitted:
         count, tree = _tree(cursor, lexer.shortened(select))
         if count != 1:
-            raise _forbidden(lexer.tokens(select)[0].text.upper() if lexer.tokens(select) else "an empty statement")
-        return self._question(text, tree, session=session)
+            reasons = {"a PIVOT without its values": "MULTI", "what follows AS": "AS"}
+            words = _words(select)[:1]
+            raise _forbidden(
+                what or (words[0].upper() if words else "that EXPLAIN"), _WHY[reasons[what]] if what else _READS
+            )
+        return self._question(text, tree)
 
-    def _question(self, text: str, tree: str, *, session: bool = False) -> Admitted:
-        tables, functions, lists, schema = set[str](), set[str](), False, ""
-        for key, quoted in _FACT.findall(tree):
-            value: str = json.loads(quoted)
+    def _question(self, text: str, tree: str) -> Admitted:
+        """What a tree of one SELECT names, each name checked; `DuckDB` writes a table's schema right before its name."""
+        tables, functions, lists, schema, in_from = set[str](), set[str](), False, "", False
+        for match in _FACT.finditer(tree):
+            key, value = match[1] or match[3], json.loads(match[2] or match[4])
             if key == "type":
                 _check_node(value)
+                in_from |= value == "TABLE_FUNCTION"
             elif key == "function_name":
-                functions.add(self._function(value))
+                functions.add(self._function(value, in_from=in_from))
+                in_from = False
             elif key == "table_name":
                 tables.add(self._table(schema, value))
+            elif key == "path":
+                _check_path(value)
+            elif key != "show_type":
+                _check_no_file(value)
             lists |= key == "show_type" and value == "SHOW_SPECIAL"
             schema = value if key == "schema_name" else ""
         lists |= any(_LISTINGS.fullmatch(name) for name in functions | tables)
-        return Admitted(text, "session" if session else "question", frozenset(tables), frozenset(functions), lists)
+        return Admitted(text, "question", frozenset(tables), frozenset(functions), lists)
 
-    def refuses(self, function: str) -> bool:
-        """Whether a function is refused wherever it stands."""
-        return function.lower() in self._refused
+    def refuses(self, function: str, *, in_from: bool = False) -> bool:
+        """Whether a function is refused where it stands, in FROM or in an expression."""
+        name = function.lower()
+        return name in self._refused and (in_from or name not in _MACRO_OF_TEXT)
 
-    def _function(self, name: str) -> str:
-        if self.refuses(name):
-            raise _forbidden(f"the function {name}", "it opens files, takes SQL as text, or changes something")
+    def _function(self, name: str, *, in_from: bool) -> str:
+        if self.refuses(name, in_from=in_from):
+            raise _forbidden(
+                f"the function {name}", "it opens files, takes SQL or a table as text, or changes something"
+            )
         return name.lower()
 
     def _table(self, schema: str, name: str) -> str:
@@ -220,10 +243,10 @@ class Fence:
         lower = name.lower()
         if schema and lower not in self._qualified:
             raise _forbidden(
-                f"{schema}.{name}", "it is no view of this lake; a temporary table is named without a schema"
+                f"{schema}.{name} in FROM",
+                "it is no view of this lake, SQL reads no files, and a temporary table is named without a schema",
             )
-        if not _NO_FILE.fullmatch(name):
-            raise _forbidden(f"{name!r} in FROM", "SQL reads the lake's views, and no files")
+        _check_no_file(name)
         return lower
 
 
@@ -250,14 +273,32 @@ def _words(text: str) -> list[str]:
     return [token.text if token.quoted else token.text.lower() for token in lexer.tokens(text)]
 
 
+def _check_no_file(name: str) -> None:
+    if not _NO_FILE.fullmatch(name):
+        raise _forbidden(f"{name!r} in FROM", "SQL reads the lake's views, and no files")
+
+
+def _check_path(path: list[str]) -> None:
+    """Check a name of many parts, of which `catalog_name` and `schema_name` tell two only."""
+    for part in path if len(path) > 3 else ():
+        _check_no_file(part)
+
+
+def _named(kind: str, text: str) -> str:
+    """A statement as its refusal names it."""
+    return " ".join([kind, *_setting(text)[:1]]) if kind == "SET" else kind
+
+
 def _explained(text: str) -> str:
-    """What an EXPLAIN explains."""
-    found = [token for token in lexer.tokens(text) if not token.quoted]
-    words = [token.text.lower() for token in found]
-    i = 1 + (words[1:2] == ["analyze"])
-    if words[i : i + 1] == ["("] and ")" in words and words[i + 1 : i + 2] != ["select"]:
+    """What an EXPLAIN explains; empty where that isn't clear."""
+    found = lexer.tokens(text)
+    words = ["" if token.quoted else token.text.lower() for token in found]
+    if words[0] != "explain":
+        return ""
+    i = 1 + (words[1] == "analyze")
+    if words[i] == "(" and words[i + 1] in {"analyze", "format"}:  # no query begins like that
         i = words.index(")") + 1
-    return text.encode()[found[i].start :].decode() if i < len(found) else ""
+    return text.encode()[found[i].start :].decode()
 
 
 def _pragma(text: str) -> str:
@@ -266,26 +307,26 @@ def _pragma(text: str) -> str:
 
 def _setting(text: str) -> tuple[str, str]:
     """Name and value that a SET or RESET names."""
-    verb, *words = [word.strip("\"'").lower() for word in _words(text) if word != ";"]
-    if words[:2] == ["time", "zone"]:
-        return "timezone", "".join(words[2:])
-    if words[:1] in (["session"], ["global"]):
-        words = words[1:]
-    return "".join(words[:1]), "" if verb == "reset" else "".join(words[2:])
+    said = [token.text.strip("\"'") for token in lexer.tokens(text) if token.text != ";"]
+    words = [word.lower() for word in said]
+    if words[1:3] == ["time", "zone"]:
+        return "timezone", "".join(said[3:])
+    i = 2 if words[1:2] in (["session"], ["global"]) else 1
+    return "".join(words[i : i + 1]), "" if words[0] == "reset" else "".join(said[i + 2 :])
 
 
-def _session_table(text: str) -> str | None:
-    """The SELECT of a `CREATE TEMP TABLE name AS SELECT`; None for any other CREATE."""
+def _made(text: str) -> tuple[str, str] | None:
+    """`table` or `view`, and the SELECT, of a `CREATE TEMP TABLE name AS SELECT`; None for any other CREATE."""
     found = lexer.tokens(text)
     words = _words(text)
     i = 3 if words[1:3] == ["or", "replace"] else 1
     if words[i : i + 1] not in (["temp"], ["temporary"]) or words[i + 1 : i + 2] not in (["table"], ["view"]):
         return None
-    i += 5 if words[i + 2 : i + 5] == ["if", "not", "exists"] else 2
+    name = i + (5 if words[i + 2 : i + 5] == ["if", "not", "exists"] else 2)
     # One name without a schema: a table in another schema would be none of the session.
-    if words[i + 1 : i + 2] != ["as"] or len(words) < i + 3:
+    if words[name + 1 : name + 2] != ["as"] or len(words) < name + 3:
         return None
-    return text.encode()[found[i + 2].start :].decode()
+    return words[i + 1], text.encode()[found[name + 2].start :].decode()
 
 
 def _drops_temp(text: str) -> bool:

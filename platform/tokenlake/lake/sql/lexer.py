@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
 
 _CONSTANTS = frozenset({duckdb.token_type.numeric_const, duckdb.token_type.string_const})
+_IN = re.compile(rb"in\b", re.IGNORECASE)
+#: First characters of what `shortened` leaves out.
+_PLAIN = b"',-+.0123456789"
 #: Words that end the ON clause of a PIVOT.
 _AFTER_ON = frozenset({"using", "group", "order", "limit", "offset"})
 
@@ -40,7 +44,7 @@ def tokens(text: str) -> list[Token]:
     """
     raw = text.encode()
     starts = duckdb.tokenize(text)
-    ends = [start for start, _ in starts[1:]] + [len(raw)]
+    ends = [*(start for start, _ in starts[1:]), len(raw)][: len(starts)]
     found = []
     for (start, kind), end in zip(starts, ends, strict=True):
         if kind == duckdb.token_type.comment:
@@ -64,7 +68,7 @@ def shortened(text: str) -> str:
     raw, starts = text.encode(), duckdb.tokenize(text)
     pieces, kept = [], 0
     for i, (start, kind) in enumerate(starts):
-        if kind != duckdb.token_type.keyword or start < kept or raw[start : start + 2].lower() != b"in":
+        if kind != duckdb.token_type.keyword or start < kept or not _IN.match(raw, start):
             continue
         if (end := _end_of_constants(raw, starts, i + 1)) is not None:
             first = starts[i + 3][0]  # `in`, `(` and a constant come before
@@ -74,51 +78,47 @@ def shortened(text: str) -> str:
 
 
 def _end_of_constants(raw: bytes, starts: Sequence[tuple[int, duckdb.token_type]], i: int) -> int | None:
-    """Where the `)` stands that ends a list of two constants or more from token `i`; None if it isn't such a list."""
+    """Where the `)` stands that ends a list of two constants or more from token `i`; None if it isn't such a list.
+
+    Only plain texts and numbers count, and no comments: about `$tag$` and comments a tokenizer and a parser may disagree.
+    """
     if len(starts) < i + 4 or raw[starts[i][0]] != ord("(") or starts[i + 1][1] not in _CONSTANTS:
         return None
     for start, kind in starts[i + 2 :]:
         if raw[start] == ord(")"):
             return start
-        if kind not in _CONSTANTS and raw[start] not in b",-+":
+        if kind == duckdb.token_type.comment or raw[start] not in _PLAIN:
             return None
     return None
 
 
-def with_pivot_values(text: str) -> str | None:
+def with_pivot_values(text: str) -> str:
     """A PIVOT that finds its own values, as one with a value written out: `PIVOT x ON (y) IN ('')`.
 
     Args:
         text: SQL that may begin with WITH.
 
     Returns:
-        A text that names the same tables and functions, and that DuckDB can parse into one SELECT; None where no such
-        PIVOT stands at the top.
+        A text that names the same tables and functions, and that DuckDB can parse into one SELECT; the text itself where
+        no such PIVOT stands at the top.
     """
-    words, depth, on = tokens(text), 0, None
-    closings: list[tuple[int, str]] = []
-    pivot = False
+    words, depth, pivot, on = tokens(text), 0, False, False
+    pieces: list[tuple[int, str]] = []
     for token in words:
         if token.quoted:
             continue
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.text, 0)
         if depth:
             continue
-        if token.text in {"pivot", "pivot_wider"}:
-            pivot = True
-        elif pivot and token.text == "on" and on is None:
-            on = token
-            closings.append((token.end, " ("))
-        elif on is not None and (token.text in _AFTER_ON or token.text == ";"):
-            closings.append((token.start, ") IN ('') "))
-            return _inserted(text, closings)
-        elif on is not None and token.text == "in":
-            return None
-        elif on is not None and token.text == ",":
-            closings += [(token.start, ") IN ('')"), (token.end, " (")]
-    if on is None:
-        return None
-    return _inserted(text, [*closings, (words[-1].end, ") IN ('')")])
+        if on and (token.text in _AFTER_ON or token.text == ";"):
+            return _inserted(text, [*pieces, (token.start, ") IN ('') ")])
+        if on and token.text == ",":
+            pieces += [(token.start, ") IN ('')"), (token.end, " (")]
+        elif pivot and not on and token.text == "on":
+            on = True
+            pieces.append((token.end, " ("))
+        pivot |= token.text in {"pivot", "pivot_wider"}
+    return _inserted(text, [*pieces, (words[-1].end, ") IN ('')")]) if on else text
 
 
 def _inserted(text: str, pieces: Sequence[tuple[int, str]]) -> str:

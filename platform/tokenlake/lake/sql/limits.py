@@ -50,7 +50,7 @@ def connect(limits: Sql, folders: frozenset[Path]) -> duckdb.DuckDBPyConnection:
 
 
 def within(asked: Admitted, bounds: Sql) -> str:
-    """The statement of a session as it may run: RESET of a bounded setting goes back to the bound, not beyond it.
+    """The statement of a session as it runs: a setting is written anew, for this session, and within the bounds.
 
     Args:
         asked: a statement that changes a session.
@@ -59,22 +59,26 @@ def within(asked: Admitted, bounds: Sql) -> str:
     Raises:
         ForbiddenError: it sets more memory or threads than the bound.
     """
-    name, value = asked.setting or ("", "")
+    if asked.setting is None:
+        return asked.text
+    name, value = asked.setting
+    if name == "timezone":
+        return f"SET SESSION TimeZone = {quoted(value or 'UTC')}"
     if name == "threads":
-        return _bounded("threads", value, bounds.threads or os.cpu_count() or 1, int)
-    if name in {"memory_limit", "max_memory"}:
-        return _bounded("memory_limit", value, bounds.memory or f"{_half_of_memory()}B", _bytes)
-    return asked.text
+        return _bounded(name, value, bounds.threads or os.cpu_count() or 1, int)
+    return _bounded("memory_limit", value, bounds.memory or f"{_half_of_memory() >> 20}MiB", _bytes)
 
 
 def _bounded(name: str, value: str, bound: int | str, measure: Callable[[str], int]) -> str:
+    example = "a size such as 512MB" if name == "memory_limit" else "a number"
     try:
         beyond = bool(value) and not 0 < measure(value) <= measure(str(bound))
     except ValueError:
         beyond = True
     if beyond:
+        key = {"memory_limit": "memory"}.get(name, name)
         raise ForbiddenError(
-            f"SET {name} = {value} is not within the bounds: at most {bound} (section sql of tokenlake.yaml)"
+            f"SET {name} = {value} is not admitted: give {example} of at most {bound}; sql.{key} in tokenlake.yaml is the bound"
         )
     return f"SET {name} = {quoted(value or bound)}"
 
