@@ -80,6 +80,8 @@ class Database:
         self._opened: _Opened | None = None
         self._session: duckdb.DuckDBPyConnection | None = None
         self._last: duckdb.DuckDBPyConnection | None = None
+        #: Tables and functions that temporary views name: they are asked without being named again.
+        self._named = (frozenset[str](), frozenset[str]())
 
     def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation | None:
         """Run one statement.
@@ -129,7 +131,10 @@ class Database:
             ForbiddenError: one of them is not admitted.
             duckdb.Error: the text cannot be parsed.
         """
-        return [each.text for each in self._open().fence.split(text)]
+        statements = self._open().fence.split(text)
+        for each in statements:
+            limits.within(each, self._lake.config.sql)
+        return [each.text for each in statements]
 
     def objects(self) -> list[Object]:
         """Views and macros that there are, and the session's own tables and views, by name."""
@@ -204,10 +209,13 @@ class Database:
         opened = self._open()
         if not limits.folders(self._lake.data / "tables") <= opened.folders:
             opened = self._reopen()
+        tables, functions = self._named[0] | asked.tables, self._named[1] | asked.functions
+        if asked.view:
+            self._named = tables, functions
         if asked.lists:
             opened.views.make_all()
         else:
-            opened.views.make(asked.tables, asked.functions)
+            opened.views.make(tables, functions)
 
     def _open(self) -> _Opened:
         with self._lock:

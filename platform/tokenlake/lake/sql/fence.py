@@ -63,7 +63,7 @@ TABLE_FUNCTIONS = frozenset(
         "unnest",
     }
 )
-#: Functions that compute nothing: they take SQL as text, or change a state.
+#: Functions that compute nothing: they take SQL as text, change a state, or wait, which no timeout ends.
 _SCALARS = frozenset(
     {
         "json_execute_serialized_sql",
@@ -72,7 +72,9 @@ _SCALARS = frozenset(
         "json_serialize_sql",
         "nextval",
         "currval",
+        "pg_sleep",
         "setval",
+        "sleep_ms",
         "write_log",
     }
 )
@@ -99,12 +101,22 @@ _KINDS = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT, EXPLAIN 
 _READS = "a lake is asked, not changed"
 #: Reasons for kinds of statements that people try in good faith.
 _WHY = {
-    "MULTI": "only one at the top of a question finds its values itself; write them out, as in PIVOT x ON y IN ('a', 'b')",
     "CREATE": f"{_READS}; a session has tables and views of its own: CREATE TEMP TABLE name AS SELECT ...",
     "DROP": f"{_READS}; of your session DROP TABLE NAME drops a table, and DROP VIEW temp.NAME a view",
     "SET": f"only {', '.join(sorted(SETTINGS))} may be set",
-    "AS": "CREATE TEMP TABLE name AS takes one SELECT, and nothing behind it such as WITH NO DATA",
-    "EXPLAIN": "EXPLAIN takes one SELECT",
+    "TRANSACTION": "every question sees the newest commit",
+}
+#: What is refused, and why, where a kind of statement holds anything but one SELECT.
+_NO_SELECT = {
+    "MULTI": (
+        "a PIVOT without its values",
+        "only one at the top of a question finds them itself; write them out, as in PIVOT x ON y IN ('a', 'b')",
+    ),
+    "CREATE": (
+        "what follows AS",
+        "CREATE TEMP TABLE name AS takes one SELECT, and nothing behind it such as WITH NO DATA",
+    ),
+    "EXPLAIN": ("EXPLAIN {}", "EXPLAIN takes one SELECT"),
 }
 _SESSION_KINDS = "CREATE TEMP TABLE ... AS, CREATE TEMP VIEW ... AS, DROP TABLE NAME, DROP VIEW temp.NAME, SET and RESET of TimeZone, threads, memory_limit"
 
@@ -172,37 +184,37 @@ class Fence:
             return self._question(text, tree)
         admitted = [self._admit(cursor, each) for each in cursor.extract_statements(text)]
         if len(admitted) != 1:
-            raise ForbiddenError(f"{len(admitted)} statements given; ask one question at a time")
+            raise ForbiddenError(
+                f"{len(admitted) or 'no'} statement{'s' * bool(admitted)} given; ask one question at a time"
+            )
         return admitted[0]
 
     def _admit(self, cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> Admitted:
         text, kind = statement.query, _kind(statement)
         if kind == "SELECT":
-            return self._select(cursor, text, text)
+            return self._select(cursor, text, text, kind)
         if kind == "EXPLAIN":
-            return self._select(cursor, text, _explained(text))
+            return self._select(cursor, text, _explained(text), kind)
         if kind == "MULTI":
-            return self._select(cursor, text, lexer.with_pivot_values(text), what="a PIVOT without its values")
+            return self._select(cursor, text, lexer.with_pivot_values(text), kind)
         if kind == "PRAGMA" and (pragma := _pragma(text)) in PRAGMAS:
             return Admitted(text, "question", lists=pragma != "version")
         if kind == "SET" and (setting := _setting(text))[0] in SETTINGS:
             return Admitted(text, "session", setting=setting)
         if kind == "CREATE" and (made := _made(text)) is not None:
-            inner = self._select(cursor, text, made[1], what="what follows AS")
+            inner = self._select(cursor, text, made[1], kind)
             return replace(inner, kind="session", view=made[0] == "view")
         if kind == "DROP" and _drops_temp(text):
             return Admitted(text, "session")
         raise _forbidden(_named(kind, text), _WHY.get(kind, _READS))
 
-    def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, *, what: str = "") -> Admitted:
+    def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, kind: str) -> Admitted:
         count, tree = _tree(cursor, lexer.shortened(select))
-        if count != 1:
-            reasons = {"a PIVOT without its values": "MULTI", "what follows AS": "AS"}
-            words = _words(select)[:1]
-            raise _forbidden(
-                what or (words[0].upper() if words else "that EXPLAIN"), _WHY[reasons[what]] if what else _READS
-            )
-        return self._question(text, tree)
+        if count == 1:
+            return self._question(text, tree)
+        begins = "".join(_words(select)[:1]).upper()
+        what, why = _NO_SELECT.get(kind, (begins, _READS))
+        raise _forbidden(what.format(begins).strip(), why)
 
     def _question(self, text: str, tree: str) -> Admitted:
         """What a tree of one SELECT names, each name checked; `DuckDB` writes a table's schema right before its name."""
@@ -234,7 +246,7 @@ class Fence:
     def _function(self, name: str, *, in_from: bool) -> str:
         if self.refuses(name, in_from=in_from):
             raise _forbidden(
-                f"the function {name}", "it opens files, takes SQL or a table as text, or changes something"
+                f"the function {name}", "it opens files, takes SQL or a table as text, changes something, or waits"
             )
         return name.lower()
 
