@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from tokenlake.config.values import Duration, Strict
 
 
 def _size(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", text.strip()):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[KMGT]i?B", text.strip())
+    if match is None or not float(match[1]):
         raise ValueError(f"{text!r} is no size; write a number and a unit, such as 512MB or 4GB")
     return text.strip()
 
@@ -28,6 +30,6 @@ class Sql(Strict):
     #: Disk for what does not fit into the memory, in the folder for temporary files.
     spill: Size = "10GB"
     #: Longest time of one question; without it there is none.
-    timeout: Duration | None = None
+    timeout: Duration | None = Field(None, gt=dt.timedelta(0))
     #: Most threads of a question; without it as many as the machine has cores.
     threads: int | None = Field(None, ge=1)

@@ -15,7 +15,7 @@ import duckdb
 
 import tokenlake_sql
 from tokenlake.errors import ForbiddenError
-from tokenlake.lake.sql import limits, scan
+from tokenlake.lake.sql import limits, scan, sessions
 from tokenlake.lake.sql.fence import Admitted, Fence
 from tokenlake.lake.sql.notebook import show_as_html
 from tokenlake.lake.sql.views import CATALOG, NAMES, TABLES, Views
@@ -175,14 +175,19 @@ class Database:
         """A connection for `run`, or for our own SQL: it has no fence, and only the views that were made already."""
         return self._open().connection.cursor()
 
-    def run(self, connection: duckdb.DuckDBPyConnection, query: str, params: Any = None) -> None:
-        """Run one statement on a connection of `cursor`, which then holds the answer; errors are those of `sql`."""
+    def run(self, connection: duckdb.DuckDBPyConnection, query: str, params: Any = None) -> duckdb.DuckDBPyConnection:
+        """Run one statement on a connection of `cursor`; errors are those of `sql`.
+
+        Returns:
+            The connection, which holds the answer; another one, to go on with, after a folder of the lake was moved.
+        """
         with self._lock:
             asked = self._open().fence.admit(query)
             self._make_views(asked)
+            connection = self._current(connection)
         with self._telling_more():
             text = asked.text if asked.kind == "question" else limits.within(asked, self._lake.config.sql)
-            connection.execute(text, params)
+            return connection.execute(text, params)
 
     @contextmanager
     def _telling_more(self) -> Iterator[None]:
@@ -192,6 +197,8 @@ class Database:
         except duckdb.PermissionException as error:
             reason = str(error).split("\n")[0].removeprefix("Permission Error: ")
             raise ForbiddenError(f"{reason}; SQL may read the lake's own tables only") from error
+        except (duckdb.OutOfMemoryException, duckdb.InterruptException) as error:
+            raise type(error)(limits.explained(error)) from error
         except duckdb.CatalogException as error:
             raise duckdb.CatalogException(_naming_views(str(error))) from error
 
@@ -199,15 +206,17 @@ class Database:
         self._make_views(asked)
         if self._session is not None:
             return self._session
-        connection = self._open().connection.cursor()
-        connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+        connection = sessions.begin(self._open().connection)
         if asked.kind == "session":
             self._session = connection
         return connection
 
     def _make_views(self, asked: Admitted) -> None:
         opened = self._open()
-        if not limits.folders(self._lake.data / "tables") <= opened.folders:
+        links = limits.links(self._lake.data / "tables")
+        if asked.tables or asked.functions or asked.lists:
+            limits.check_links(links)
+        if not limits.folders(self._lake.data / "tables", links) <= opened.folders:
             opened = self._reopen()
         tables, functions = self._named[0] | asked.tables, self._named[1] | asked.functions
         if asked.view:
@@ -225,10 +234,21 @@ class Database:
 
     def _reopen(self) -> _Opened:
         """Another DuckDB, which may read the folders that links lead to by now: one that runs can't be told of more."""
-        if self._session is not None:
-            raise ForbiddenError("a folder of the lake was moved to another place; start anew, to read it there")
         self._opened = None
-        return self._open()
+        opened = self._open()
+        if self._session is not None:
+            self._session = self._current(self._session)
+        return opened
+
+    def _current(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """A connection to the DuckDB of now, with all that a connection to an older one holds."""
+        opened = self._open()
+        if sessions.home(connection) == sessions.home(opened.connection):
+            return connection
+        opened.views.make(*self._named)
+        new = sessions.begin(opened.connection)
+        sessions.move(connection, new)
+        return new
 
 
 @dataclass(frozen=True)
@@ -242,7 +262,7 @@ class _Opened:
 
     @classmethod
     def over(cls, lake: Project) -> _Opened:
-        folders = limits.folders(lake.data / "tables")
+        folders = limits.folders(lake.data / "tables", limits.links(lake.data / "tables"))
         connection = limits.connect(lake.config.sql, folders)
         return cls(connection, Fence(connection, NAMES), Views(lake, connection), folders)
 

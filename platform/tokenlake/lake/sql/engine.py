@@ -39,7 +39,7 @@ class _Guarded:
 
     def execute(self, query: str, parameters: object = None) -> _Guarded:
         if query.strip():
-            self._database.run(self._cursor, query, parameters)
+            self._cursor = self._database.run(self._cursor, query, parameters)
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import duckdb
 
 from tokenlake.config.sql import Sql
-from tokenlake.errors import ForbiddenError
+from tokenlake.errors import CorruptionError, ForbiddenError
 from tokenlake.lake.sql.fence import Admitted
 from tokenlake.lake.sql.scan import quoted
 
@@ -35,7 +36,7 @@ def connect(limits: Sql, folders: frozenset[Path]) -> duckdb.DuckDBPyConnection:
         "temp_directory": str(Path(tempfile.gettempdir()) / f"tokenlake-{os.getpid()}-{uuid.uuid4().hex}"),
         "max_temp_directory_size": limits.spill,
         "memory_limit": limits.memory or f"{_half_of_memory()}B",
-        "max_execution_time": int(limits.timeout.total_seconds() * 1000) if limits.timeout else 0,
+        "max_execution_time": math.ceil(limits.timeout.total_seconds() * 1000) if limits.timeout else 0,
     }
     if limits.threads is not None:
         config["threads"] = limits.threads
@@ -90,25 +91,58 @@ def _bytes(size: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
 
 
-def folders(tables: Path) -> frozenset[Path]:
-    """The real folders behind a lake's tables: the folder itself, and where links of tables, versions and days lead.
+def explained(error: duckdb.Error) -> str:
+    """The message of an error; where a question met a bound, the key of tokenlake.yaml that raises it instead of DuckDB's advice."""
+    text, key = str(error), ""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        key = "spill" if "max_temp_directory_size" in text else "memory"
+    elif isinstance(error, duckdb.InterruptException) and "maximum execution time" in text:
+        key = "timeout"
+    return f"{text.splitlines()[0]}; sql.{key} in tokenlake.yaml is the bound, docs/sql.md" if key else text
+
+
+def links(tables: Path) -> list[Path]:
+    """The links among a lake's tables, their versions and their days.
 
     Args:
         tables: the folder `tables` of a lake.
     """
-    return frozenset({tables.resolve(), *_linked(tables, depth=3)})
+    return list(_links(tables, depth=3))
 
 
-def _linked(folder: Path, depth: int) -> Iterator[Path]:
+def folders(tables: Path, found: Iterable[Path]) -> frozenset[Path]:
+    """The real folders behind a lake's tables: the folder itself, and where links lead.
+
+    Args:
+        tables: the folder `tables` of a lake.
+        found: its `links`.
+    """
+    return frozenset({tables.resolve(), *(link.resolve() for link in found if link.is_dir())})
+
+
+def check_links(found: Iterable[Path]) -> None:
+    """Check that every link leads somewhere.
+
+    Raises:
+        CorruptionError: one does not; its table would lack rows.
+    """
+    for link in found:
+        if not link.exists():
+            raise CorruptionError(
+                f"{link} is a link to {link.readlink()}, and nothing is there; bring the folder back, or mend the link"
+            )
+
+
+def _links(folder: Path, depth: int) -> Iterator[Path]:
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            path = Path(entry.path)
-            if entry.is_symlink() and path.is_dir():
-                yield path.resolve()
-            if depth > 1 and (depth == 3 or "=" in entry.name) and path.is_dir():
-                yield from _linked(path, depth - 1)
+            of_a_table = depth == 3 or "=" in entry.name
+            if entry.is_symlink() and of_a_table:
+                yield Path(entry.path)
+            if depth > 1 and of_a_table and entry.is_dir():
+                yield from _links(Path(entry.path), depth - 1)
 
 
 def _half_of_memory() -> int:
