@@ -34,13 +34,15 @@ def connect(limits: Sql, folders: frozenset[Path]) -> duckdb.DuckDBPyConnection:
         "autoload_known_extensions": False,
         "allow_persistent_secrets": False,
         "temp_directory": str(Path(tempfile.gettempdir()) / f"tokenlake-{os.getpid()}-{uuid.uuid4().hex}"),
-        "max_temp_directory_size": limits.spill,
         "memory_limit": limits.memory or f"{_half_of_memory()}B",
         "max_execution_time": math.ceil(limits.timeout.total_seconds() * 1000) if limits.timeout else 0,
     }
     if limits.threads is not None:
         config["threads"] = limits.threads
     connection = duckdb.connect(":memory:", config=config)
+    connection.execute(
+        f"SET max_temp_directory_size = {quoted(limits.spill)}"
+    )  # as an option of connect it does not hold
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # footers never change: Delta only adds files
     connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, sorted(folders)))}]")
@@ -94,6 +96,8 @@ def _bytes(size: str) -> int:
 def explained(error: duckdb.Error) -> str:
     """The message of an error; where a question met a bound, the key of tokenlake.yaml that raises it instead of DuckDB's advice."""
     text, key = str(error), ""
+    if "tokenlake.yaml" in text:
+        return text
     if isinstance(error, duckdb.OutOfMemoryException):
         key = "spill" if "max_temp_directory_size" in text else "memory"
     elif isinstance(error, duckdb.InterruptException) and "maximum execution time" in text:
