@@ -53,6 +53,13 @@ tokens:
 #   retention_days: 90
 # retrieval:
 #   exclude_seen: true    # false for what is consumed again, such as groceries
+
+# Bounds of questions in SQL; at each a question ends with an error.
+# sql:
+#   memory: 8GB         # default: half of the machine's memory
+#   spill: 10GB         # on disk, for what does not fit into it
+#   timeout: 10m        # default: none
+#   threads: 4          # default: all cores
 """
 
 
