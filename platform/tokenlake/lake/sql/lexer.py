@@ -57,7 +57,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def shortened(text: str) -> str:
-    """A text of which each `IN (1, 2, ...)` keeps its first constant only: it names the same tables and functions.
+    """A text of which each `IN (1, 2, ...)` keeps its first constant only: it names the same tables and functions, operators apart.
 
     Args:
         text: SQL, perhaps with very long lists.
