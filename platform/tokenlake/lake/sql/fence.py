@@ -217,7 +217,7 @@ class Fence:
         raise _forbidden(what.format(begins).strip(), why)
 
     def _question(self, text: str, tree: str) -> Admitted:
-        """What a tree of one SELECT names, each name checked; `DuckDB` writes a table's schema right before its name."""
+        """What a tree of one SELECT names, each name checked; DuckDB writes a table's schema right before its name."""
         tables, functions, lists, schema, in_from = set[str](), set[str](), False, "", False
         for match in _FACT.finditer(tree):
             key, value = match[1] or match[3], json.loads(match[2] or match[4])
