@@ -81,6 +81,11 @@ class Database:
         self._session: duckdb.DuckDBPyConnection | None = None
         self._last: duckdb.DuckDBPyConnection | None = None
 
+    @property
+    def lake(self) -> Project:
+        """The lake that is asked."""
+        return self._lake
+
     def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation | None:
         """Run one statement.
 

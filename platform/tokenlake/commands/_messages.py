@@ -1,0 +1,44 @@
+"""Messages of errors for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+#: What a terminal acts on instead of showing it: an error's text may hold data.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text in which control characters are written out, as in `\x1b`; lines and tabs stay.
+
+    >>> printable("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def message_of(error: BaseException) -> str:
+    """What an error of a question says to its asker, printable."""
+    import duckdb
+
+    from tokenlake.errors import TokenlakeError
+
+    match error:
+        case RecursionError():
+            text = "the question is nested too deeply; ask it in parts"
+        case MemoryError():
+            text = "the answer does not fit into memory; ask for less of it, or write it to a file"
+        case click.ClickException():
+            text = error.format_message()
+        case click.Abort():
+            text = "nothing was done"
+        case TokenlakeError() | duckdb.Error():
+            text = str(error)
+        case OSError():
+            place = f"{error.filename}: " if error.filename is not None else ""
+            text = f"{place}{error.strerror or error}"
+        case _:
+            text = f"{type(error).__name__}: {error}"
+    return printable(text.strip() or type(error).__name__)
