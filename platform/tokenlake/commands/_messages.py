@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 
 import click
 
@@ -17,6 +19,18 @@ def printable(text: str) -> str:
     'a\\x1b[2J'
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def fitted(text: str, hanging: int = 0) -> str:
+    """A printable text for a terminal: lines that are too long for it end between two words.
+
+    Args:
+        text: lines.
+        hanging: blanks before what follows a broken line.
+    """
+    width = max(shutil.get_terminal_size().columns, 40)
+    fill = textwrap.TextWrapper(width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(line if len(line) <= width else fill(line) for line in printable(text).split("\n"))
 
 
 def message_of(error: BaseException) -> str:

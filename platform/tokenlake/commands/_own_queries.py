@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import tokenlake_sql
-from tokenlake.commands._messages import printable
+from tokenlake.commands._messages import fitted
 from tokenlake.commands._questions import assignments, text_of
 from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.storage import atomic
@@ -112,7 +112,7 @@ def facts(queries: Iterable[Query]) -> list[dict[str, Any]]:
 def print_queries(queries: Iterable[Query]) -> None:
     """Print saved queries with their parameters, for people."""
     for line in _lines(queries):
-        click.echo(printable(line))
+        click.echo(fitted(line, hanging=24))
 
 
 def _lines(queries: Iterable[Query]) -> Iterator[str]:

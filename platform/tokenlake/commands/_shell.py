@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenlake.commands import _answer_files
-from tokenlake.commands._messages import message_of
+from tokenlake.commands._messages import fitted, message_of
 from tokenlake.commands._questions import Question, cut, parameters, text_of
 from tokenlake.commands._shell_commands import ALIASES, COMMANDS
 from tokenlake.commands._shell_screen import Screen, Show
@@ -161,7 +161,7 @@ class Shell:
         except KeyboardInterrupt:
             click.secho("interrupted", fg="yellow", err=True)
         except Exception as error:  # noqa: BLE001  whatever a question does, the next one can be asked
-            click.secho(message_of(error), fg="red", err=True)
+            click.secho(fitted(message_of(error)), fg="red", err=True)
 
 
 def _command_in(line: str) -> str | None:

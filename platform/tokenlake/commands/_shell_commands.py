@@ -13,7 +13,7 @@ import click
 
 from tokenlake.commands import _own_queries
 from tokenlake.commands._answer_files import may_replace
-from tokenlake.commands._messages import printable
+from tokenlake.commands._messages import fitted, printable
 from tokenlake.commands._shell_screen import MODES
 from tokenlake.errors import NotFoundError, SchemaError
 
@@ -89,7 +89,7 @@ def _schema(shell: Shell, name: str | None = None) -> None:
         _show(shell, {"name": [each.signature for each in objects], "holds": [each.doc for each in objects]})
         return
     found = _object(objects, name)
-    click.echo(printable(f"{found.kind} {found.signature}" + (f"\n{found.doc}" if found.doc else "")))
+    click.echo(fitted(f"{found.kind} {found.signature}\n{found.doc}".strip()))
     if found.kind == "macro":
         return
     columns = shell.database.columns(found.name)
