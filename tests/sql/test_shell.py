@@ -136,7 +136,7 @@ MISTAKES = [
     ".run days m=1",
     ".run days n",
     ".schema no",
-    ".tables no",
+    ".tables no_such",
     ".mode x",
     ".mode",
     ".maxrows x",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import textwrap
+from textwrap import TextWrapper
+from typing import IO
 
 import click
 
@@ -21,16 +22,20 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def fitted(text: str, hanging: int = 0) -> str:
-    """A printable text for a terminal: lines that are too long for it end between two words.
+def fitted(text: str, file: IO[str], hanging: int = 0) -> str:
+    """A printable text whose lines end between two words, where they are too long for a terminal.
 
     Args:
         text: lines.
+        file: where it is printed; lines for files and pipes stay.
         hanging: blanks before what follows a broken line.
     """
+    text = printable(text)
+    if not file.isatty():
+        return text
     width = max(shutil.get_terminal_size().columns, 40)
-    fill = textwrap.TextWrapper(width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False).fill
-    return "\n".join(line if len(line) <= width else fill(line) for line in printable(text).split("\n"))
+    fill = TextWrapper(width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(line if len(line) <= width else fill(line) for line in text.split("\n"))
 
 
 def message_of(error: BaseException) -> str:

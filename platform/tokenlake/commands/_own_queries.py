@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def facts(queries: Iterable[Query]) -> list[dict[str, Any]]:
 def print_queries(queries: Iterable[Query]) -> None:
     """Print saved queries with their parameters, for people."""
     for line in _lines(queries):
-        click.echo(fitted(line, hanging=24))
+        click.echo(fitted(line, sys.stdout, hanging=24))
 
 
 def _lines(queries: Iterable[Query]) -> Iterator[str]:

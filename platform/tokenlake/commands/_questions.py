@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import click
 import duckdb
 
-from tokenlake.errors import SchemaError
+from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.lake.sql import lexer
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def assignments(given: Iterable[str]) -> dict[str, str]:
     """Values by name of texts `name=value`.
 
     Raises:
-        SchemaError: a text without `=`.
+        NotFoundError: a text without `=`.
     """
     values = {}
     for each in given:
         name, equals, value = each.partition("=")
         if not equals:
-            raise SchemaError(f"{each!r} is no parameter; write name=value")
+            raise NotFoundError(f"{each!r} is no parameter; write name=value")
         values[name.strip().lstrip("$")] = value
     return values
 
@@ -105,7 +105,7 @@ def text_of(path: Path | None) -> str:
     Raises:
         SchemaError: it is of another encoding.
     """
-    raw = click.get_binary_stream("stdin").read() if path is None else path.read_bytes()
+    raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
     name = "standard input" if path is None else str(path)
     try:
         return raw.decode("utf-8-sig")

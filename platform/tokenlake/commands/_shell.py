@@ -161,7 +161,7 @@ class Shell:
         except KeyboardInterrupt:
             click.secho("interrupted", fg="yellow", err=True)
         except Exception as error:  # noqa: BLE001  whatever a question does, the next one can be asked
-            click.secho(fitted(message_of(error)), fg="red", err=True)
+            click.secho(fitted(message_of(error), sys.stderr), fg="red", err=True)
 
 
 def _command_in(line: str) -> str | None:

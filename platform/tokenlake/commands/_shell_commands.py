@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def _schema(shell: Shell, name: str | None = None) -> None:
         _show(shell, {"name": [each.signature for each in objects], "holds": [each.doc for each in objects]})
         return
     found = _object(objects, name)
-    click.echo(fitted(f"{found.kind} {found.signature}\n{found.doc}".strip()))
+    click.echo(fitted(f"{found.kind} {found.signature}\n{found.doc}".strip(), sys.stdout))
     if found.kind == "macro":
         return
     columns = shell.database.columns(found.name)
