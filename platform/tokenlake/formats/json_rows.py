@@ -1,0 +1,47 @@
+"""JSON: an array of objects, one a line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import IO
+
+from tokenlake.formats import terminal, values
+from tokenlake.formats.answer import Answer
+from tokenlake.formats.layout import Layout
+from tokenlake.formats.rows import texts
+
+_SEPARATOR = ",\n"
+
+
+def write(answer: Answer, file: IO[str], layout: Layout) -> None:
+    """Write all rows; a repeated name of a column gets a number, as in `a, a_1`."""
+    fields = [
+        f"{values.quoted(_key(name))}, {values.json_text(f'#{number}', kind)}"
+        for number, (name, kind) in enumerate(zip(distinct(answer.names), answer.kinds, strict=True), 1)
+    ]
+    row = ", ', ', ".join(fields)
+    between = "[\n"
+    for text in texts(answer, f"concat(',', chr(10), '{{', {row}, '}}')"):
+        file.write(between + terminal.escaped_json(text[len(_SEPARATOR) :]))
+        between = _SEPARATOR
+    file.write("\n]\n" if between == _SEPARATOR else "[]\n")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Column names made unique: a repeated name gets the first number that gives no name of another column."""
+    taken = set(names)
+    seen: set[str] = set()
+    keys = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        key = name if name not in seen else next(each for each in numbered if each not in taken)
+        keys.append(key)
+        seen.add(name)
+        taken.add(key)
+    return keys
+
+
+def _key(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False) + ": "
