@@ -96,8 +96,9 @@ def _instant(x: str, name: str, between: str, zone: str) -> str:
         utc = f"make_timestamp_ns(epoch_ns({x}))" if wide == "TIMESTAMP_NS" else f"make_timestamp(epoch_us({x}))"
     coarse = f"{utc}::TIMESTAMP" if wide == "TIMESTAMP_NS" else utc
     usual = f"{coarse} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
+    # `%n` stands last: DuckDB 2.0 writes other memory behind what follows it.
     return (
-        f"CASE WHEN {usual} THEN strftime({utc}, '%Y-%m-%d{between}%H:%M:%S.{digits}{zone}') "
+        f"CASE WHEN {usual} THEN strftime({utc}, '%Y-%m-%d{between}%H:%M:%S.{digits}') || '{zone}' "
         f"WHEN isfinite({coarse}) THEN {utc}::VARCHAR || '{zone}' ELSE {x}::VARCHAR END"
     )
 
