@@ -5,6 +5,6 @@
 
 from tokenlake.formats.answer import Answer
 from tokenlake.formats.layout import Layout
-from tokenlake.formats.write import FORMATS, write
+from tokenlake.formats.writing import FORMATS, write
 
 __all__ = ["FORMATS", "Answer", "Layout", "write"]

@@ -1,4 +1,4 @@
-"""CSV (RFC 4180 with `\\n`): null is nothing and empty text is `""`, as DuckDB writes them."""
+r"""CSV (RFC 4180 with `\n`): null is nothing and empty text is `""`, as DuckDB writes them."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import IO
 
@@ -21,7 +22,7 @@ def write(answer: Answer, file: IO[str], layout: Layout) -> None:
         return
     answer_shown = shown(answer, layout.rows)
     fitted = fit(answer_shown, layout.width)
-    dim = _dim if file.isatty() else str
+    dim = _dim if file.isatty() and "NO_COLOR" not in os.environ else str
     for line in _lines(fitted.shown, fitted.widths, dim):
         file.write(line + "\n")
     file.write(dim(answer_shown.footer) + "\n")
@@ -53,8 +54,7 @@ def _cell(text: str | None, width: int, dim: Callable[[str], str], *, right: boo
 
 
 def _rule(corners: str, line: str, widths: list[int]) -> str:
-    left, middle, right = corners
-    return left + middle.join(line * (width + 2) for width in widths) + right
+    return corners[0] + corners[1].join(line * (width + 2) for width in widths) + corners[2]
 
 
 def _row(line: str, cells: list[str]) -> str:

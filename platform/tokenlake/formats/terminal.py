@@ -14,7 +14,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def shown(text: str) -> str:
-    """A text for one line of a terminal: `\\x1b` for an escape character, `\\n` for a new line."""
+    r"""A text for one line of a terminal: `\x1b` for an escape character, `\n` for a new line."""
     return text if text.isascii() and text.isprintable() else _ANY.sub(_visible, text)
 
 

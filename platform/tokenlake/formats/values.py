@@ -1,4 +1,4 @@
-"""What values look like: SQL expressions that write a value of any type as text, in JSON, CSV or a table.
+r"""What values look like: SQL expressions that write a value of any type as text, in JSON, CSV or a table.
 
 DuckDB writes the text, a batch at a time, from its own values: Arrow has no exact form of some (wide integers, infinite
 times, times with a zone). A type is read from DuckDB's object, so nested types follow by recursion.
@@ -14,7 +14,7 @@ times, times with a zone). A type is read from DuckDB's object, so nested types 
 | infinite days and instants | `infinity`, `-infinity` | the same |
 | days and instants outside of the years 1 to 9999 | DuckDB's text: `12024-01-31`, `0044-03-15 (BC)` | the same |
 | INTERVAL | `[months, days, nanoseconds]` | DuckDB's text: `1 day 02:00:00` |
-| BLOB | text if it is UTF-8, else ASCII with `\\xff` for other bytes | DuckDB's text: `\\xFF` |
+| BLOB | text if it is UTF-8, else ASCII with `\xff` for other bytes | DuckDB's text: `\xFF` |
 | LIST, ARRAY, TUPLE | an array | DuckDB's text: `[1, NULL]` |
 | STRUCT | an object | DuckDB's text: `{'a': 1}` |
 | MAP | an object whose keys are text | DuckDB's text: `{k=1}` |
@@ -24,7 +24,8 @@ times, times with a zone). A type is read from DuckDB's object, so nested types 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
@@ -48,7 +49,7 @@ def kind_of(kind: DuckDBPyType) -> str:
 
 def children_of(kind: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
     """Names and types of the parts of a nested type: an array's length is no part."""
-    return [(name, child) for name, child in kind.children if not isinstance(child, int)]
+    return [(name, cast("DuckDBPyType", child)) for name, child in kind.children if not isinstance(child, int)]
 
 
 def json_text(x: str, kind: DuckDBPyType) -> str:
@@ -136,13 +137,17 @@ def _tuple(x: str, kind: DuckDBPyType) -> str:
 
 
 def _with_commas(parts: list[str]) -> str:
-    return "".join(f"{part}, {separator}" for part, separator in zip(parts, ["', ', "] * (len(parts) - 1) + [""]))
+    return ", ', ', ".join(parts) + ", " if parts else ""
 
 
 def _map(x: str, kind: DuckDBPyType) -> str:
     (_, key), (_, value) = children_of(kind)
     element = _fresh(x)
-    text = _instant(f"{element}.key", kind_of(key), "T", "Z") if kind_of(key) in _INSTANTS | _ZONED else f"{element}.key::VARCHAR"
+    text = (
+        _instant(f"{element}.key", kind_of(key), "T", "Z")
+        if kind_of(key) in _INSTANTS | _ZONED
+        else f"{element}.key::VARCHAR"
+    )
     pair = f"json_quote({text}) || ': ' || {json_text(f'{element}.value', value)}"
     return f"'{{' || array_to_string(list_transform(map_entries({x}), lambda {element}: {pair}), ', ') || '}}'"
 
@@ -171,9 +176,11 @@ def _interval(x: str, kind: DuckDBPyType) -> str:
 
 
 def _bytes(x: str, kind: DuckDBPyType) -> str:
+    # DuckDB writes 255 as `\xFF`, and a backslash as `\x5C`; its digits become those of Python, `\xff`.
     ascii_text = f"{x}::VARCHAR"
     for digit in "ABCDEF":
-        ascii_text = f"regexp_replace({ascii_text}, '(\\\\x[0-9A-Fa-f]?){digit}', '\\1{digit.lower()}', 'g')"
+        first = f"replace({ascii_text}, '\\x{digit}', '\\x{digit.lower()}')"
+        ascii_text = f"regexp_replace({first}, '(\\\\x.){digit}', '\\1{digit.lower()}', 'g')"
     return f"json_quote(coalesce(TRY(decode({x})), {ascii_text}))::VARCHAR"
 
 
@@ -192,6 +199,4 @@ _JSON: dict[str, Any] = {
 
 
 def _literal(text: str) -> str:
-    import json
-
     return json.dumps(text, ensure_ascii=False)
