@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,18 @@ class Answer:
     def types(self) -> tuple[str, ...]:
         """DuckDB's names of the types."""
         return tuple(str(kind) for kind in self.kinds)
+
+    @cached_property
+    def distinct_names(self) -> list[str]:
+        """Names made unique: a repeated one gets the first number that gives no name of another column, as in `a, a_1`."""
+        taken, seen, found = set(self.names), set[str](), list[str]()
+        for name in self.names:
+            numbered = (f"{name}_{number}" for number in itertools.count(1))
+            own = name if name not in seen else next(each for each in numbered if each not in taken)
+            found.append(own)
+            seen.add(name)
+            taken.add(own)
+        return found
 
     @property
     def is_plan(self) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
 from typing import IO
 
 from tokenlake.formats import terminal, values
@@ -19,7 +17,7 @@ def write(answer: Answer, file: IO[str], layout: Layout) -> None:
     """Write all rows; a repeated name of a column gets a number, as in `a, a_1`."""
     fields = [
         f"{values.quoted(_key(name))}, {values.json_text(f'#{number}', kind)}"
-        for number, (name, kind) in enumerate(zip(distinct(answer.names), answer.kinds, strict=True), 1)
+        for number, (name, kind) in enumerate(zip(answer.distinct_names, answer.kinds, strict=True), 1)
     ]
     row = ", ', ', ".join(fields)
     between = "[\n"
@@ -27,20 +25,6 @@ def write(answer: Answer, file: IO[str], layout: Layout) -> None:
         file.write(between + terminal.escaped_json(text[len(_SEPARATOR) :]))
         between = _SEPARATOR
     file.write("\n]\n" if between == _SEPARATOR else "[]\n")
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """Column names made unique: a repeated name gets the first number that gives no name of another column."""
-    taken = set(names)
-    seen: set[str] = set()
-    keys = []
-    for name in names:
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        key = name if name not in seen else next(each for each in numbered if each not in taken)
-        keys.append(key)
-        seen.add(name)
-        taken.add(key)
-    return keys
 
 
 def _key(name: str) -> str:

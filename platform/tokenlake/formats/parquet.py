@@ -1,4 +1,4 @@
-"""Parquet: types that it has stay; others become text as in CSV."""
+"""Parquet: types that it has stay; others become text as in CSV. Names are unique as in JSON: few readers admit others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
 
 #: Types that Parquet, or Arrow on the way to it, has no exact form of.
-_AS_TEXT = {"bignum", "time with time zone", "interval", "bit", "union", "variant", "geometry", "timestamptz_ns"}
+_AS_TEXT = {"bignum", "time with time zone", "interval", "bit", "union", "variant", "geometry"}
 
 
 def write(answer: Answer, file: IO[bytes], layout: Layout) -> None:
@@ -35,7 +35,7 @@ def write(answer: Answer, file: IO[bytes], layout: Layout) -> None:
 def _write(answer: Answer, file: IO[bytes], wide: str) -> None:
     import pyarrow.parquet as pq
 
-    columns = zip(answer.names, answer.kinds, strict=True)
+    columns = zip(answer.distinct_names, answer.kinds, strict=True)
     rows = answer.project([_column(number, name, kind, wide) for number, (name, kind) in enumerate(columns, 1)])
     with pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
         for batch in rows:

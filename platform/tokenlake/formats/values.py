@@ -163,10 +163,11 @@ def _union(x: str, kind: DuckDBPyType) -> str:
 
 
 def _document(x: str, kind: DuckDBPyType) -> str:
-    """JSON as it is; DuckDB also admits NaN and Infinity, which JSON has not."""
-    text = f"({x})::JSON"
-    outside = rf"""regexp_replace({text}::VARCHAR, '"(?:[^"\\]|\\.)*"', '', 'g')"""
-    return f"CASE WHEN regexp_matches({outside}, '(?i)nan|inf') THEN json_quote({text}::VARCHAR)::VARCHAR ELSE json({text})::VARCHAR END"
+    """JSON as it is, on one line; DuckDB also admits NaN, Infinity and a comma before a bracket, which JSON has not."""
+    text = f"replace(replace(({x})::JSON::VARCHAR, chr(10), ' '), chr(13), ' ')"
+    outside = rf"""regexp_replace({text}, '"(?:[^"\\]|\\.)*"', '', 'g')"""
+    other = rf"regexp_matches({outside}, '(?i)nan|inf|,\s*[\]}}]')"
+    return f"CASE WHEN {other} THEN json_quote(({x})::JSON::VARCHAR)::VARCHAR ELSE {text} END"
 
 
 def _interval(x: str, kind: DuckDBPyType) -> str:
