@@ -28,7 +28,7 @@ def test_a_table_for_people(lake: Lake) -> None:
     assert "[x]" in shown
     assert "null" in shown
     assert "2 rows" in shown
-    assert "the first 50 shown" in ask(lake, "-c", "from range(60)").output
+    assert "50 rows shown, more follow" in ask(lake, "-c", "from range(60)").output
 
 
 def test_csv_and_json(lake: Lake) -> None:
