@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from textwrap import TextWrapper
 from typing import IO
 
 import click
 
-#: What a terminal acts on instead of showing it: an error's text may hold data.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from tokenlake.formats.terminal import shown_in_lines
 
 
 def printable(text: str) -> str:
-    r"""A text in which control characters are written out, as in `\x1b`; lines and tabs stay.
+    r"""A text in which control characters are written out, as in `\x1b`; lines stay.
 
     >>> printable("a\x1b[2J")
     'a\\x1b[2J'
     """
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return shown_in_lines(text.expandtabs(4))
 
 
 def fitted(text: str, file: IO[str], hanging: int = 0) -> str:

@@ -18,7 +18,7 @@ from tokenlake.storage import atomic
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["FORMATS", "format_of", "write"]
+__all__ = ["FORMATS", "format_of", "width", "write"]
 
 _SUFFIXES = {each: each for each in ("csv", "json", "parquet", "html", "markdown")} | {"md": "markdown", "htm": "html"}
 
@@ -47,14 +47,14 @@ def write(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None, lay
         raise SchemaError("Parquet is for files: add -o FILE")
     answer = Answer.of(relation)
     if output is None:
-        write_answer(answer, form, sys.stdout, layout or Layout(width=_width()))
+        write_answer(answer, form, sys.stdout, layout or Layout(width=width()))
         sys.stdout.flush()
         return
     with _whole(output, binary=form == "parquet") as file:
         write_answer(answer, form, file, layout or Layout(rows=None))
 
 
-def _width() -> int | None:
+def width() -> int | None:
     """Columns of the terminal; None for files and pipes, unless COLUMNS says otherwise."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     return shutil.get_terminal_size().columns if narrow else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -98,7 +96,8 @@ class Screen:
             write_answer(Answer.of(relation), self._form_of(Path(self._file.name)), self._file, Layout(rows, None))
             self._file.flush()
         elif self._chosen or whole:
-            _output.write(relation, self.form, None, Layout(rows, self._columns()))
+            width = _output.width() if self.width is None else self.width or None
+            _output.write(relation, self.form, None, Layout(rows, width))
         else:
             self._show(relation)
 
@@ -117,10 +116,5 @@ class Screen:
         click.echo(f"written to {file}", err=True)
 
     def _form_of(self, file: Path) -> str:
-        suffix = file.suffix.lower().lstrip(".")
-        return suffix if suffix in _output.FORMATS else self.form
-
-    def _columns(self) -> int | None:
-        if self.width is not None:
-            return self.width or None
-        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        by_suffix = _output.format_of(None, file)
+        return self.form if by_suffix == "table" else by_suffix
