@@ -55,7 +55,7 @@ def test_not_through_links(lake: Lake, tmp_path: Path) -> None:
     (lake.root / "out.csv").symlink_to(tmp_path / "target.csv")
     (lake.root / "out").symlink_to(tmp_path)
     before = tree(lake.root)
-    names = ["folder/x.csv", "file.csv", "missing.csv", "folder/../x.csv", lake.root / "out.csv", "folder/../out/../x.csv"]
+    names = ["folder/x.csv", "file.csv", "missing.csv", "folder/../x.csv", lake.root / "out.csv", "folder/../tables/../x.csv"]
     for name in names:
         with pytest.raises(ForbiddenError, match="lies inside the lake"):
             ask_to(lake, tmp_path / name, "--yes")

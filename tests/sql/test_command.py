@@ -143,7 +143,7 @@ def test_parameters_that_fit_no_question_are_refused(lake: Lake) -> None:
         ask(lake, "-c", "select $day", "-p", "dya=1")
     with pytest.raises(SchemaError, match=r"no value: -p day=VALUE"):
         ask(lake, "-c", "select $day")
-    with pytest.raises(SchemaError, match="write name=value"):
+    with pytest.raises(NotFoundError, match="write name=value"):
         ask(lake, "-c", "select $day", "-p", "day")
 
 

@@ -75,16 +75,16 @@ def test_tables_of_earlier_lines(shell: Shell) -> None:
 def test_tables_of_the_session_and_quoted_columns(shell: Shell) -> None:
     shell.feed('create temp table mine as select 1 as "recall@10", 2 as "Plain";')
     assert tab(shell, "from mi|") == ["mine"]
-    assert tab(shell, "select rec| from mine") == ['"recall@10"']
+    assert tab(shell, "select reca| from mine") == ['"recall@10"']
     assert tab(shell, 'select m."rec| from mine m') == ['m."recall@10"']
 
 
 def test_files(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "asked").mkdir()
     (tmp_path / "asked" / "a.sql").touch()
-    assert tab(shell, f".read {tmp_path}/as|")  # `-` and `/` in a path begin a word, as readline has it
-    assert candidates(shell, ".read ", 6, f"{tmp_path}/as") == [f"{tmp_path}/asked/"]
-    assert candidates(shell, ".once ", 6, f"{tmp_path}/asked/") == [f"{tmp_path}/asked/a.sql"]
+    # For readline, a word begins after each `/`.
+    assert tab(shell, f".read {tmp_path}/as|") == ["asked/"]
+    assert tab(shell, f".once {tmp_path}/asked/|") == ["a.sql"]
 
 
 def test_nothing_of_the_lake_is_opened_before_tab(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert capsys.readouterr().err == ""
 
 
+#: Takes the standard input for the terminal whose Ctrl-C interrupts, then runs the command of its arguments.
+_ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 class Session:
     """`tokenlake sql` on a pseudo-terminal."""
 
@@ -105,7 +109,7 @@ class Session:
         self._master, slave = pty.openpty()
         environment = os.environ | {"XDG_CONFIG_HOME": str(home), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tokenlake", "sql", str(lake)],
+            [sys.executable, "-c", _ON_TERMINAL, sys.executable, "-m", "tokenlake", "sql", str(lake)],
             stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
         )  # fmt: skip
         os.close(slave)

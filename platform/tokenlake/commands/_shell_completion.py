@@ -43,12 +43,12 @@ def candidates(shell: Shell, line: str, start: int, word: str) -> list[str]:
     """
     before = line[:start].split()
     if not shell.pending and (command := ALIASES.get(_first(before), _first(before))) in COMMANDS:
-        return _matching(_arguments(shell, command, before[1:], word), word)
+        return _of_command(shell, command, line[:start], word)
     if not shell.pending and not before and word[:1] in {".", "\\"}:
         return _matching(COMMANDS if word[0] == "." else [each for each in ALIASES if each[0] == "\\"], word)
-    if "." in word:
-        return _matching(_qualified(shell, f"{shell.pending}\n{line}", word), word)
-    return _matching(_words(shell, f"{shell.pending}\n{line}", word), word)
+    # Without the word itself: a quote that is open would reach to the end.
+    question = f"{shell.pending}\n{line[:start]} {line[start + len(word) :]}"
+    return _matching((_qualified if "." in word else _words)(shell, question, word), word)
 
 
 def _first(before: list[str]) -> str:
@@ -59,6 +59,13 @@ def _matching(words: Iterable[str], word: str) -> list[str]:
     """The words that begin like one, in any case, with or without a quote."""
     beginning = word.lower().replace('"', "")
     return list(dict.fromkeys(each for each in words if each.lower().replace('"', "").startswith(beginning)))
+
+
+def _of_command(shell: Shell, command: str, before: str, word: str) -> list[str]:
+    """The rest of arguments: one ends with a blank only, and has delimiters in it."""
+    done, _, begun = before.rpartition(" ")
+    given = done.split()[1:]
+    return [each[len(begun) :] for each in _matching(_arguments(shell, command, given, begun + word), begun + word)]
 
 
 def _arguments(shell: Shell, command: str, given: list[str], word: str) -> Iterable[str]:
