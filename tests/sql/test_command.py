@@ -172,7 +172,17 @@ def test_files_of_another_encoding(lake: Lake, tmp_path: Path) -> None:
     ],
 )
 def test_errors_are_messages_without_control_characters(lake: Lake, question: str) -> None:
-    command = [sys.executable, "-m", "tokenlake", "sql", str(lake.root), "--format", "csv", "-c", question.encode("utf-8", "surrogatepass")]
+    command = [
+        sys.executable,
+        "-m",
+        "tokenlake",
+        "sql",
+        str(lake.root),
+        "--format",
+        "csv",
+        "-c",
+        question.encode("utf-8", "surrogatepass"),
+    ]
     told = subprocess.run(command, capture_output=True, check=False)
     assert told.returncode == 1
     assert told.stderr.strip()

@@ -33,7 +33,15 @@ def tell(shell: Shell, *lines: str) -> None:
 
 
 def test_saving_and_asking_again(lake: Lake, shell: Shell, answers: list[object]) -> None:
-    tell(shell, ".param n 2", "select $n::int -- a; comment", "as a;", ".save twice Two of them;", ".run twice", ".run twice n=5")
+    tell(
+        shell,
+        ".param n 2",
+        "select $n::int -- a; comment",
+        "as a;",
+        ".save twice Two of them;",
+        ".run twice",
+        ".run twice n=5",
+    )
     assert answers == [[(2,)], [(2,)], [(5,)]]
     assert (lake.root / "queries" / "twice.sql").read_text() == (
         "-- Two of them\n-- $n = 2: as given when it was saved\n\nselect $n::int -- a; comment\nas a\n"
@@ -75,7 +83,15 @@ def test_values_that_no_comment_can_hold(lake: Lake, shell: Shell, capsys: pytes
     assert "mine" not in saved_queries(lake.root)
 
 
-@pytest.mark.parametrize("text", ["select 1 as a", "select 1 as a;\n", "-- A title\nselect 1 as a\n", "\ufeff-- A title\n-- More.\n\nselect 1 as a;"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 1 as a",
+        "select 1 as a;\n",
+        "-- A title\nselect 1 as a\n",
+        "\ufeff-- A title\n-- More.\n\nselect 1 as a;",
+    ],
+)
 def test_files_written_by_hand(lake: Lake, shell: Shell, answers: list[object], text: str) -> None:
     (lake.root / "queries").mkdir()
     (lake.root / "queries" / "hand.sql").write_text(text)

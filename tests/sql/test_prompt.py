@@ -89,7 +89,9 @@ def test_the_bar_is_wiped_by_the_answer(monkeypatch: pytest.MonkeyPatch) -> None
     assert err.getvalue().endswith("\r\x1b[K")
 
 
-def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Lake) -> None:
+def test_no_bar_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Lake
+) -> None:
     monkeypatch.setattr(_waiting, "_PATIENCE", 0.0)
     from tokenlake.lake.database import Database
 
@@ -99,7 +101,9 @@ def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 #: Takes the standard input for the terminal whose Ctrl-C interrupts, then runs the command of its arguments.
-_ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Session:

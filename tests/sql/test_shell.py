@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import signal
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -77,7 +77,26 @@ def test_questions_of_one_line_are_answered_in_order(told: Told, capsys: pytest.
 
 
 _PIECES = st.sampled_from(
-    ["select 1", ";", "\n", " ", "'a;'", "'", '"', '"x;"', "--", "-- c;\n", "/*", "*/", "/* ; */", "$$", "$t$", "$1", "é", "e'\\'"]
+    [
+        "select 1",
+        ";",
+        "\n",
+        " ",
+        "'a;'",
+        "'",
+        '"',
+        '"x;"',
+        "--",
+        "-- c;\n",
+        "/*",
+        "*/",
+        "/* ; */",
+        "$$",
+        "$t$",
+        "$1",
+        "é",
+        "e'\\'",
+    ]
 )
 
 
@@ -93,7 +112,11 @@ def test_the_lines_of_a_text_are_cut_as_the_whole(text: str) -> None:
     assert bool(pending.strip()) == bool(rest.strip())
 
 
-@given(st.lists(st.sampled_from(["select 1", "select ';'", "select $$;$$", "-- c;\n", "/* ; */", ";", " "]), max_size=8).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["select 1", "select ';'", "select $$;$$", "-- c;\n", "/* ; */", ";", " "]), max_size=8
+    ).map("".join)
+)
 def test_questions_are_duckdbs_statements(text: str) -> None:
     try:
         statements = duckdb.extract_statements(f"{text}\n;")
@@ -110,7 +133,7 @@ def _bare(question: str) -> str:
     raw = question.encode()
     words = [
         raw[start:end].decode().strip()
-        for (start, kind), (end, _) in zip(starts, starts[1:], strict=False)
+        for (start, kind), (end, _) in itertools.pairwise(starts)
         if kind != duckdb.token_type.comment
     ]
     return " ".join(word for word in words if word != ";")
@@ -165,7 +188,9 @@ def test_no_mistake_ends_the_prompt(told: Told, line: str, capsys: pytest.Captur
     assert not told.shell.done
 
 
-@pytest.mark.parametrize("error", [RecursionError, MemoryError, OSError(28, "No space left"), ValueError("x"), RuntimeError(), KeyError("k")])
+@pytest.mark.parametrize(
+    "error", [RecursionError, MemoryError, OSError(28, "No space left"), ValueError("x"), RuntimeError(), KeyError("k")]
+)
 def test_whatever_an_answer_raises_is_a_message(
     still: Lake, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,7 +295,9 @@ def test_output(told: Told, tmp_path: Path) -> None:
     assert told.answers == [[(3,)]]
 
 
-def test_files_are_not_replaced_without_a_terminal(told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_not_replaced_without_a_terminal(
+    told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "x.csv"
     file.write_text("old")
     told.feed("select 1;", f".once {file}", f".output {file}", f".last {file}")
@@ -294,7 +321,14 @@ def test_last(told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_parameters(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
-    told.feed(".param $day 2017-03-01", ".param t 'a  b'", ".param", "select $day::date::varchar, $t;", ".param day;", "select $day;")
+    told.feed(
+        ".param $day 2017-03-01",
+        ".param t 'a  b'",
+        ".param",
+        "select $day::date::varchar, $t;",
+        ".param day;",
+        "select $day;",
+    )
     assert told.answers == [[("2017-03-01", "a  b")]]
     printed = capsys.readouterr()
     assert printed.out == "$day = 2017-03-01\n$t = a  b\n"
@@ -358,5 +392,3 @@ def test_what_is_remembered(still: Lake) -> None:
     for line in ("select 1", "as a; -- one", ".tables ;", "", "selec;", "select 1; select", "2;"):
         shell.feed(line)
     assert remembered == ["select 1\nas a; -- one", ".tables ;", "selec;", "select 1;", "select\n2;"]
-
-

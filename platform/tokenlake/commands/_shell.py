@@ -116,7 +116,7 @@ class Shell:
     def _take(self, line: str) -> None:
         text = f"{self.pending}\n{line}" if self.pending else line
         if ";" not in line:  # it ends no question, so the others need not be read again
-            self.pending = text if text.strip() and cut(line)[1] or self.pending else ""
+            self.pending = text if (text.strip() and cut(line)[1]) or self.pending else ""
             return
         self.pending = ""  # whatever goes wrong with them, the questions are over
         questions, rest = cut(text)
@@ -160,7 +160,7 @@ class Shell:
             act()
         except KeyboardInterrupt:
             click.secho("interrupted", fg="yellow", err=True)
-        except Exception as error:  # noqa: BLE001  whatever a question does, the next one can be asked
+        except Exception as error:
             click.secho(fitted(message_of(error), sys.stderr), fg="red", err=True)
 
 

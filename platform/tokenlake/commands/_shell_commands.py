@@ -118,7 +118,9 @@ def _show(shell: Shell, columns: Mapping[str, Sequence[str]]) -> None:
     """Show rows of the prompt's own as if they were an answer."""
     names = ", ".join(f'unnest(${i}::VARCHAR[]) AS "{name}"' for i, name in enumerate(columns, 1))
     with shell.screen.uncut():
-        shell.screen.show(shell.database.cursor().sql(f"SELECT {names}", params=[list(each) for each in columns.values()]))
+        shell.screen.show(
+            shell.database.cursor().sql(f"SELECT {names}", params=[list(each) for each in columns.values()])
+        )
 
 
 def _queries(shell: Shell) -> None:

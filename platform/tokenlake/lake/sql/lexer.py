@@ -38,8 +38,9 @@ def tokens(text: str) -> list[Token]:
     Returns:
         The tokens in order.
     """
-    raw = text.encode()
-    starts = duckdb.tokenize(text)
+    raw, starts = text.encode(), duckdb.tokenize(text)
+    if not starts:
+        return []
     ends = [start for start, _ in starts[1:]] + [len(raw)]
     found = []
     for (start, kind), end in zip(starts, ends, strict=True):
