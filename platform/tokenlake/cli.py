@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import click
 
-from tokenlake.commands._messages import printable
 from tokenlake.errors import TokenlakeError, missing_extra, storage_error
 from tokenlake_kernels.errors import KernelError
 from tokenlake_models.errors import ModelError
@@ -78,5 +77,7 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
+    from tokenlake.commands._messages import printable
+
     click.secho(printable(f"{type(error).__name__}: {error}"), fg="red", err=True)
     sys.exit(1)
