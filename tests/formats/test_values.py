@@ -16,7 +16,7 @@ _TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters=
 _CELLS = _TEXT | st.sampled_from(
     ["", " ", '"', ",", "\r", "\n", "a\r\nb", "null", "NULL", "\u2028", "\u202e\x1b[31m", "\x7f", "\x85"]
 )
-_INSTANTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))
+_INSTANTS = st.datetimes()
 _TYPES: dict[str, st.SearchStrategy[Any]] = {
     "BOOLEAN": st.booleans(),
     "BIGINT": st.integers(-(2**63), 2**63 - 1),

@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def _text(value: bytes) -> str:
-    """Bytes that are UTF-8 as text; else ASCII, with `\\xff` for other bytes, as answers of SQL have them."""
+    r"""Bytes that are UTF-8 as text; else ASCII, with `\xff` for other bytes, as answers of SQL have them."""
     try:
         return value.decode()
     except UnicodeDecodeError:
