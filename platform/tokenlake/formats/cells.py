@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NULL = "null"
 #: A longer list is shown by its first values.
 _LONGEST_LIST, _FIRST = 8, 6
-_SHORT_TYPES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ", "TIME WITH TIME ZONE": "TIMETZ"}
+_SHORT_TYPES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ", "TIME WITH TIME ZONE": "TIMETZ", '"NULL"': "NULL"}
 
 
 @dataclass(frozen=True)

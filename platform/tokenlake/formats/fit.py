@@ -10,7 +10,7 @@ from tokenlake.formats.cells import NULL, Column, Shown
 #: Text is cut no shorter than this, while there is another way.
 _SHORTEST = 12
 #: A longer name of a type, as of an ENUM, makes no column wider.
-_LONGEST_TYPE = 12
+_LONGEST_TYPE = 16
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 
 # C0, DEL and C1; marks and overrides of direction; separators of lines; invisible characters and surrogates.
-_UNSAFE = "\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
-_ANY = re.compile(f"[{_UNSAFE}]")
-_IN_LINES = re.compile(f"(?!\n)[{_UNSAFE}]")
-#: In JSON, DuckDB escaped C0 already; the other characters stand within strings only.
-_IN_JSON = _IN_LINES
+_UNSAFE = "\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+_ANY = re.compile(f"[\n{_UNSAFE}]")
+_IN_LINES = re.compile(f"[{_UNSAFE}]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -24,10 +22,10 @@ def shown_in_lines(text: str) -> str:
 
 
 def escaped_json(text: str) -> str:
-    r"""A JSON document in which such characters are `\u202e`."""
+    r"""A JSON document in which such characters are `\u202e`; those of ASCII but DEL are escaped already."""
     if text.isascii() and "\x7f" not in text:
         return text
-    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _IN_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _visible(found: re.Match[str]) -> str:

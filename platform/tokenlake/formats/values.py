@@ -164,7 +164,7 @@ def _union(x: str, kind: DuckDBPyType) -> str:
 
 def _document(x: str, kind: DuckDBPyType) -> str:
     """JSON as it is, on one line; DuckDB also admits NaN, Infinity and a comma before a bracket, which JSON has not."""
-    text = f"replace(replace(({x})::JSON::VARCHAR, chr(10), ' '), chr(13), ' ')"
+    text = f"translate(({x})::JSON::VARCHAR, chr(9) || chr(10) || chr(13), '   ')"
     outside = rf"""regexp_replace({text}, '"(?:[^"\\]|\\.)*"', '', 'g')"""
     other = rf"regexp_matches({outside}, '(?i)nan|inf|,\s*[\]}}]')"
     return f"CASE WHEN {other} THEN json_quote(({x})::JSON::VARCHAR)::VARCHAR ELSE {text} END"
