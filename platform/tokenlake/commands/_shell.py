@@ -159,6 +159,8 @@ class Shell:
         try:
             act()
         except KeyboardInterrupt:
+            if self._depth:  # it ends the file that is read, too
+                raise
             click.secho("interrupted", fg="yellow", err=True)
         except Exception as error:
             click.secho(fitted(message_of(error), sys.stderr), fg="red", err=True)

@@ -208,12 +208,13 @@ def _quit(shell: Shell) -> None:
 
 def _help(_: Shell, name: str | None = None) -> None:
     if name is None:
-        click.echo("A question ends with ; and may take several lines. Ctrl-C drops it, Ctrl-D leaves.")
+        click.echo("A question ends with ; and may take several lines. Ctrl-C drops it, Ctrl-D leaves,")
+        click.echo("Tab completes. Commands:")
     elif (known := f".{name.lstrip('.')}") not in COMMANDS:
         raise NotFoundError(f"no command {name!r}; .help lists them")
     for each, command in COMMANDS.items():
         if name is None or each == known:
-            click.echo(f"  {each + ' ' + command.arguments:<22}{command.about}")
+            click.echo(fitted(f"  {each + ' ' + command.arguments:<22}{command.about}", sys.stdout, hanging=24))
 
 
 COMMANDS: Mapping[str, Command] = {
