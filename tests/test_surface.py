@@ -83,9 +83,13 @@ SURFACE = {
     sparse_moe_matmul
     """,
     "tokenlake_sql": """
+    Definition
+    Filling
     Parameter
     Query
-    install
+    definitions
+    filled
+    parse
     queries
     """,
 }

@@ -78,7 +78,7 @@ def parse(name: str, text: str) -> Query:
     Returns:
         The query.
     """
-    lines = text.strip().splitlines()
+    lines = text.strip().split("\n")
     size = next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))
     title, *rest = [line.removeprefix("--").strip() for line in lines[:size]] or [""]
     found = [(line, _PARAMETER.fullmatch(line)) for line in rest]

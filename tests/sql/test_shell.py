@@ -346,6 +346,14 @@ def test_read(told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "reads itself" in capsys.readouterr().err
 
 
+def test_reading_what_ends_too_early(told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.sql").write_text("select 1;\r\n.timer off\r\nselect 'x;")
+    told.feed(f".read {tmp_path}/a.sql")
+    assert told.answers == [[(1,)]]
+    assert "ends within a text" in capsys.readouterr().err
+    assert not told.shell.pending
+
+
 def test_the_timer(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
     told.feed(".timer on", "select 1;", ".timer off", "select 2;")
     assert len(re.findall(r"[\d.]+ s \(CPU [\d.]+ s\)", capsys.readouterr().err)) == 1

@@ -105,10 +105,12 @@ class Shell:
         self._depth += 1
         remember, self._remember = self._remember, lambda _: None
         try:
-            for line in text_of(Path(name).expanduser()).splitlines():
+            for line in text_of(Path(name).expanduser()).split("\n"):
                 self.feed(line)
             if self.pending:
                 self.feed("\n;")
+            if self.pending:
+                raise SchemaError(f"{name} ends within a text or a comment; its last question was not asked")
         finally:
             self._depth -= 1
             self._remember, self.pending = remember, ""

@@ -89,7 +89,7 @@ def completion(shell: Shell) -> None:
 def _entries(file: Path) -> list[str]:
     """Entries of the history file, oldest first; a file that grew too long is cut."""
     try:
-        lines = file.read_text("utf-8", "replace").splitlines()
+        lines = file.read_text("utf-8", "replace").removesuffix("\n").split("\n")
         if len(lines) > 2 * _KEPT:
             lines = lines[-_KEPT:]
             file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
