@@ -120,8 +120,11 @@ def _duckdbs_errors() -> Iterator[None]:
 
 
 def _error_class(text: str) -> type[duckdb.Error]:
-    """The class of an error by how its text begins: `Conversion Error: ...` is a `ConversionException`."""
-    title = text.partition(" Error:")[0]
-    named = {"INTERRUPT": "InterruptException", "Invalid": "InvalidInputException"}
-    found = getattr(duckdb, named.get(title, f"{title.replace(' ', '')}Exception"), duckdb.Error)
-    return found if isinstance(found, type) and issubclass(found, duckdb.Error) else duckdb.Error
+    """The class of an error by how its text begins: `Out of Memory Error: ...` is an `OutOfMemoryException`."""
+    title = text.partition(" Error:")[0].replace(" ", "").lower()
+    classes = {name.removesuffix("Exception").lower(): each for name, each in vars(duckdb).items() if _is_error(each)}
+    return classes.get(title, duckdb.Error)
+
+
+def _is_error(each: object) -> bool:
+    return isinstance(each, type) and issubclass(each, duckdb.Error)
