@@ -89,8 +89,9 @@ class Stream:
     """
 
     def __init__(self, relation: duckdb.DuckDBPyRelation) -> None:
-        self._reader: pa.RecordBatchReader = relation.to_arrow_reader(BATCH_ROWS)
-        self.schema: pa.Schema = self._reader.schema
+        with _duckdbs_errors():
+            self._reader: pa.RecordBatchReader = relation.to_arrow_reader(BATCH_ROWS)
+            self.schema: pa.Schema = self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Batches of rows; raises `duckdb.Error` where the question fails."""
