@@ -123,7 +123,9 @@ def _duckdbs_errors() -> Iterator[None]:
 def _error_class(text: str) -> type[duckdb.Error]:
     """The class of an error by how its text begins: `Out of Memory Error: ...` is an `OutOfMemoryException`."""
     title = text.partition(" Error:")[0].replace(" ", "").lower()
-    classes = {name.removesuffix("Exception").lower(): each for name, each in vars(duckdb).items() if _is_error(each)}
+    classes: dict[str, type[duckdb.Error]] = {
+        name.removesuffix("Exception").lower(): each for name, each in vars(duckdb).items() if _is_error(each)
+    }
     return classes.get(title, duckdb.Error)
 
 

@@ -19,7 +19,7 @@ times, times with a zone). A type is read from DuckDB's object, so nested types 
 | STRUCT | an object | DuckDB's text: `{'a': 1}` |
 | MAP | an object whose keys are text | DuckDB's text: `{k=1}` |
 | UNION | the value of the member in use | DuckDB's text |
-| any of these five deeper than 8 levels | DuckDB's text | the same |
+| what is nested deeper than 8 levels | DuckDB's text | the same |
 | JSON, VARIANT | the value itself; as text if it has NaN or Infinity | its text |
 """
 
