@@ -76,6 +76,14 @@ class Answer:
         """
         return Stream(self.relation.project(", ".join(expressions)))
 
+    def rows(self, expressions: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """All rows of expressions that give text, at once: small answers need no Arrow, whose import takes a while.
+
+        Raises:
+            duckdb.Error: the question fails.
+        """
+        return self.relation.project(", ".join(expressions)).fetchall()
+
     def head(self, rows: int | None) -> Answer:
         """Its first rows, all for None: DuckDB computes no others."""
         return self if rows is None else Answer(self.relation.limit(rows), self.names, self.kinds)
