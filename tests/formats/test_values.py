@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from typing import Any
 
 import duckdb
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.formats.oracle import csv_of, json_of, read_json, written
+from tokenlake.formats import Answer, write
 
 #: Text without surrogates and NUL, which DuckDB's parameters do not take.
 _TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=8)
@@ -174,3 +176,16 @@ def test_more_rows_than_a_batch() -> None:
     rows = [(i, f"é{i}") for i in range(120_000)]
     assert written(relation, "csv") == csv_of(["i", "t"], rows)
     assert read_json(written(relation, "json")) == json_of(["i", "t"], rows)
+
+
+def test_deeply_nested_values_are_duckdbs_text() -> None:
+    lists = duckdb.sql("SELECT " + "[" * 60 + "1" + "]" * 60 + " AS v")
+    assert read_json(written(lists, "json"))[0]["v"][0][0][0][0][0][0][0][0] == "[" * 52 + "1" + "]" * 52
+    structs = duckdb.sql("SELECT " + "{'a': " * 60 + "1" + "}" * 60 + " AS v")
+    assert "{'a': {'a': " in written(structs, "table")
+
+
+def test_what_is_nested_too_deeply_is_an_error() -> None:
+    relation = duckdb.sql("SELECT " + "[" * 100 + "1" + "]" * 100 + " AS v")
+    with pytest.raises(duckdb.Error, match="Recursion level"):
+        write(Answer.of(relation), "parquet", io.BytesIO())

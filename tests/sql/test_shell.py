@@ -252,6 +252,11 @@ def test_schema_of_a_macro_and_of_all(told: Told, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "tokens_before(user, t, n := 256, available := 'realtime')" in printed
     assert "strictly before t" in printed
+    told.feed(".schema index_versions")  # a view and a macro
+    printed = capsys.readouterr().out
+    assert "view index_versions\n" in printed
+    assert "macro index_versions()" in printed
+    assert ("kind", "VARCHAR", "") in told.answers.pop()
     (every,) = told.feed(".schema").answers
     assert {"events", "freshness()"} <= {row[0] for row in every}
 

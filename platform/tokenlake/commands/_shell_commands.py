@@ -89,11 +89,14 @@ def _schema(shell: Shell, name: str | None = None) -> None:
     if name is None:
         _show(shell, {"name": [each.signature for each in objects], "holds": [each.doc for each in objects]})
         return
-    found = _object(objects, name)
-    click.echo(fitted(f"{found.kind} {found.signature}\n{found.doc}".strip(), sys.stdout))
-    if found.kind == "macro":
-        return
-    columns = shell.database.columns(found.name)
+    for found in _objects(objects, name):
+        click.echo(fitted(f"{found.kind} {found.signature}\n{found.doc}".strip(), sys.stdout))
+        if found.kind != "macro":
+            _columns(shell, found.name)
+
+
+def _columns(shell: Shell, name: str) -> None:
+    columns = shell.database.columns(name)
     _show(
         shell,
         {
@@ -104,14 +107,15 @@ def _schema(shell: Shell, name: str | None = None) -> None:
     )
 
 
-def _object(objects: Sequence[Object], name: str) -> Object:
+def _objects(objects: Sequence[Object], name: str) -> list[Object]:
+    """What has a name: a view, a macro, or both."""
     wanted = name.strip('"').partition("(")[0].lower()
-    by_name = {each.name.lower(): each for each in objects}
-    if wanted not in by_name:
-        near = difflib.get_close_matches(wanted, by_name, n=1)
-        hint = f"did you mean {by_name[near[0]].name}? " if near else ""
+    found = [each for each in objects if each.name.lower() == wanted]
+    if not found:
+        near = difflib.get_close_matches(wanted, [each.name for each in objects], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
         raise NotFoundError(f"no view or macro {name!r}; {hint}.tables lists them")
-    return by_name[wanted]
+    return found
 
 
 def _show(shell: Shell, columns: Mapping[str, Sequence[str]]) -> None:

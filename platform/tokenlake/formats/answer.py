@@ -76,6 +76,14 @@ class Answer:
         """
         return Stream(self.relation.project(", ".join(expressions)))
 
+    def rows(self, expressions: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """All rows of expressions that give text, at once: small answers need no Arrow, whose import takes a while.
+
+        Raises:
+            duckdb.Error: the question fails.
+        """
+        return self.relation.project(", ".join(expressions)).fetchall()
+
     def head(self, rows: int | None) -> Answer:
         """Its first rows, all for None: DuckDB computes no others."""
         return self if rows is None else Answer(self.relation.limit(rows), self.names, self.kinds)
@@ -89,8 +97,9 @@ class Stream:
     """
 
     def __init__(self, relation: duckdb.DuckDBPyRelation) -> None:
-        self._reader: pa.RecordBatchReader = relation.to_arrow_reader(BATCH_ROWS)
-        self.schema: pa.Schema = self._reader.schema
+        with _duckdbs_errors():
+            self._reader: pa.RecordBatchReader = relation.to_arrow_reader(BATCH_ROWS)
+            self.schema: pa.Schema = self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Batches of rows; raises `duckdb.Error` where the question fails."""
@@ -120,8 +129,13 @@ def _duckdbs_errors() -> Iterator[None]:
 
 
 def _error_class(text: str) -> type[duckdb.Error]:
-    """The class of an error by how its text begins: `Conversion Error: ...` is a `ConversionException`."""
-    title = text.partition(" Error:")[0]
-    named = {"INTERRUPT": "InterruptException", "Invalid": "InvalidInputException"}
-    found = getattr(duckdb, named.get(title, f"{title.replace(' ', '')}Exception"), duckdb.Error)
-    return found if isinstance(found, type) and issubclass(found, duckdb.Error) else duckdb.Error
+    """The class of an error by how its text begins: `Out of Memory Error: ...` is an `OutOfMemoryException`."""
+    title = text.partition(" Error:")[0].replace(" ", "").lower()
+    classes: dict[str, type[duckdb.Error]] = {
+        name.removesuffix("Exception").lower(): each for name, each in vars(duckdb).items() if _is_error(each)
+    }
+    return classes.get(title, duckdb.Error)
+
+
+def _is_error(each: object) -> bool:
+    return isinstance(each, type) and issubclass(each, duckdb.Error)

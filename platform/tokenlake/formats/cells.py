@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -58,40 +58,36 @@ class Shown:
         return f"{rows} shown, more follow (.maxrows 0, or -o FILE, gives all)" if self.more else rows
 
 
-def shown(answer: Answer, rows: int | None, safe: Callable[[str], str] = terminal.shown) -> Shown:
+def shown(answer: Answer, rows: int | None) -> Shown:
     """Read the first rows; one more is asked for, to know whether others follow.
 
     Args:
         answer: all rows.
         rows: most rows; None for all.
-        safe: what is done to every text from data.
     """
     first = answer.head(None if rows is None else rows + 1)
-    batches = list(first.project([_expression(f"#{number}", kind) for number, kind in enumerate(answer.kinds, 1)]))
-    texts: list[list[str | None]] = [[] for _ in answer.names]
-    for batch in batches:
-        for column, values_of in zip(texts, batch.columns, strict=True):
-            column += values_of.to_pylist()
-    found = len(texts[0])
-    most = found if rows is None else min(rows, found)
+    texts = first.rows([_expression(f"#{number}", kind) for number, kind in enumerate(answer.kinds, 1)])
+    most = len(texts) if rows is None else min(rows, len(texts))
+    columns_of = list(zip(*texts[:most], strict=True)) or [()] * len(answer.names)
     columns = [
-        _column(name, kind, [text if text is None else safe(text) for text in column[:most]], safe)
-        for name, kind, column in zip(answer.names, answer.kinds, texts, strict=True)
+        _column(name, kind, column) for name, kind, column in zip(answer.names, answer.kinds, columns_of, strict=True)
     ]
-    return Shown(columns, most, more=found > most)
+    return Shown(columns, most, more=len(texts) > most)
 
 
 def plan(answer: Answer, file: IO[str]) -> None:
     """Write the answer of EXPLAIN: plain text of several lines."""
-    for batch in answer.project(["#2::VARCHAR"]):
-        for text in batch.column(0).to_pylist():
-            file.write(terminal.shown_in_lines(text.rstrip("\n")) + "\n")
+    for (text,) in answer.rows(["#2::VARCHAR"]):
+        file.write(terminal.shown_in_lines((text or "").rstrip("\n")) + "\n")
 
 
-def _column(name: str, kind: DuckDBPyType, cells: list[str | None], safe: Callable[[str], str]) -> Column:
+def _column(name: str, kind: DuckDBPyType, texts: Sequence[str | None]) -> Column:
     type_name = _SHORT_TYPES.get(str(kind), str(kind))
     plain = values.kind_of(kind)
-    return Column(safe(name), safe(type_name), cells, plain in values.NUMBERS, plain not in values.INDIVISIBLE)
+    cells = [text if text is None else terminal.shown(text) for text in texts]
+    return Column(
+        terminal.shown(name), terminal.shown(type_name), cells, plain in values.NUMBERS, plain not in values.INDIVISIBLE
+    )
 
 
 def _expression(x: str, kind: DuckDBPyType) -> str:

@@ -19,13 +19,15 @@ times, times with a zone). A type is read from DuckDB's object, so nested types 
 | STRUCT | an object | DuckDB's text: `{'a': 1}` |
 | MAP | an object whose keys are text | DuckDB's text: `{k=1}` |
 | UNION | the value of the member in use | DuckDB's text |
+| what is nested deeper than 8 levels | DuckDB's text | the same |
 | JSON, VARIANT | the value itself; as text if it has NaN or Infinity | its text |
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
@@ -39,6 +41,8 @@ _ZONED = {"timestamp with time zone", "timestamptz_ns"}
 #: Types whose text is short, and means nothing if a part of it is left out.
 INDIVISIBLE = NUMBERS | _INSTANTS | _ZONED | {"boolean", "date", "time", "time_ns", "time with time zone", "uuid"}
 LISTS = {"list", "array"}
+#: Types nested deeper are written as DuckDB's text: its planner's time doubles with each lambda within another.
+_DEEPEST = 8
 NESTED = LISTS | {"struct", "tuple", "map"}
 
 
@@ -52,14 +56,15 @@ def children_of(kind: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
     return [(name, cast("DuckDBPyType", child)) for name, child in kind.children if not isinstance(child, int)]
 
 
-def json_text(x: str, kind: DuckDBPyType) -> str:
+def json_text(x: str, kind: DuckDBPyType, depth: int = 0) -> str:
     """SQL text of a value in JSON, never NULL.
 
     Args:
         x: SQL expression of the value.
         kind: its type.
+        depth: how many nested types it is within.
     """
-    return f"coalesce({_json(x, kind)}, 'null')"
+    return f"coalesce({_json(x, kind, depth)}, 'null')"
 
 
 def csv_text(x: str, kind: DuckDBPyType) -> str:
@@ -75,7 +80,7 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _json(x: str, kind: DuckDBPyType) -> str:
+def _json(x: str, kind: DuckDBPyType, depth: int) -> str:
     name = kind_of(kind)
     if name in _INTEGERS | _WIDE | {"decimal", "boolean"}:
         return f"{x}::VARCHAR"
@@ -83,8 +88,10 @@ def _json(x: str, kind: DuckDBPyType) -> str:
         return f"CASE WHEN isfinite({x}) THEN {x}::VARCHAR END"
     if name in _INSTANTS | _ZONED:
         return f"""'"' || {_instant(x, name, "T", "Z")} || '"'"""
-    if name in _JSON:
-        return str(_JSON[name](x, kind))
+    if name in _PLAIN:
+        return _PLAIN[name](x)
+    if name in _PARTS and depth < _DEEPEST:
+        return _PARTS[name](x, kind, depth + 1)
     return f"json_quote({x}::VARCHAR)::VARCHAR"
 
 
@@ -104,15 +111,20 @@ def _instant(x: str, name: str, between: str, zone: str) -> str:
     )
 
 
-def _list(x: str, kind: DuckDBPyType) -> str:
+def _list(x: str, kind: DuckDBPyType, depth: int) -> str:
     child = children_of(kind)[0][1]
-    return f"'[' || {joined(x, child)} || ']'"
+    return f"CASE WHEN {x} IS NOT NULL THEN '[' || {joined(x, child, depth)} || ']' END"
 
 
-def joined(x: str, child: DuckDBPyType) -> str:
+def joined(x: str, child: DuckDBPyType, depth: int = 1) -> str:
     """JSON of the elements of a list, with commas between them."""
     element = _fresh(x)
-    return f"array_to_string(list_transform({x}, lambda {element}: {json_text(element, child)}), ', ')"
+    return _with_commas_between(f"list_transform({x}, lambda {element}: {json_text(element, child, depth)})")
+
+
+def _with_commas_between(texts: str) -> str:
+    # `array_to_string` is a macro that repeats its argument, so nested lists would take exponential time.
+    return f"ifnull(list_aggregate({texts}, 'string_agg', ', '), '')"
 
 
 def _fresh(x: str) -> str:
@@ -121,17 +133,18 @@ def _fresh(x: str) -> str:
     return f"_e{number}_"
 
 
-def _struct(x: str, kind: DuckDBPyType) -> str:
+def _struct(x: str, kind: DuckDBPyType, depth: int) -> str:
     fields = [
-        f"{quoted(_literal(name) + ': ')}, {json_text(f'struct_extract({x}, {quoted(name)})', child)}"
+        f"{quoted(_literal(name) + ': ')}, {json_text(f'struct_extract({x}, {quoted(name)})', child, depth)}"
         for name, child in children_of(kind)
     ]
     return f"CASE WHEN {x} IS NOT NULL THEN concat('{{', {_with_commas(fields)}'}}') END"
 
 
-def _tuple(x: str, kind: DuckDBPyType) -> str:
+def _tuple(x: str, kind: DuckDBPyType, depth: int) -> str:
     values = [
-        json_text(f"struct_extract({x}, {number})", child) for number, (_, child) in enumerate(children_of(kind), 1)
+        json_text(f"struct_extract({x}, {number})", child, depth)
+        for number, (_, child) in enumerate(children_of(kind), 1)
     ]
     return f"CASE WHEN {x} IS NOT NULL THEN concat('[', {_with_commas(values)}']') END"
 
@@ -140,7 +153,7 @@ def _with_commas(parts: list[str]) -> str:
     return ", ', ', ".join(parts) + ", " if parts else ""
 
 
-def _map(x: str, kind: DuckDBPyType) -> str:
+def _map(x: str, kind: DuckDBPyType, depth: int) -> str:
     (_, key), (_, value) = children_of(kind)
     element = _fresh(x)
     text = (
@@ -148,21 +161,22 @@ def _map(x: str, kind: DuckDBPyType) -> str:
         if kind_of(key) in _INSTANTS | _ZONED
         else f"{element}.key::VARCHAR"
     )
-    pair = f"json_quote({text}) || ': ' || {json_text(f'{element}.value', value)}"
-    return f"'{{' || array_to_string(list_transform(map_entries({x}), lambda {element}: {pair}), ', ') || '}}'"
+    pair = f"json_quote({text}) || ': ' || {json_text(f'{element}.value', value, depth)}"
+    pairs = _with_commas_between(f"list_transform(map_entries({x}), lambda {element}: {pair})")
+    return f"CASE WHEN {x} IS NOT NULL THEN '{{' || {pairs} || '}}' END"
 
 
-def _union(x: str, kind: DuckDBPyType) -> str:
+def _union(x: str, kind: DuckDBPyType, depth: int) -> str:
     # Its first child is the tag.
     cases = [
-        f"WHEN {quoted(name)} THEN {json_text(f'union_extract({x}, {quoted(name)})', child)}"
+        f"WHEN {quoted(name)} THEN {json_text(f'union_extract({x}, {quoted(name)})', child, depth)}"
         for name, child in children_of(kind)
         if name
     ]
     return f"CASE union_tag({x})::VARCHAR {' '.join(cases)} END"
 
 
-def _document(x: str, kind: DuckDBPyType) -> str:
+def _document(x: str) -> str:
     """JSON as it is, on one line; DuckDB also admits NaN, Infinity and a comma before a bracket, which JSON has not."""
     text = f"translate(({x})::JSON::VARCHAR, chr(9) || chr(10) || chr(13), '   ')"
     outside = rf"""regexp_replace({text}, '"(?:[^"\\]|\\.)*"', '', 'g')"""
@@ -170,13 +184,13 @@ def _document(x: str, kind: DuckDBPyType) -> str:
     return f"CASE WHEN {other} THEN json_quote(({x})::JSON::VARCHAR)::VARCHAR ELSE {text} END"
 
 
-def _interval(x: str, kind: DuckDBPyType) -> str:
+def _interval(x: str) -> str:
     seconds = f"(date_part('hour', {x}) * 60 + date_part('minute', {x})) * 60000000 + date_part('microsecond', {x})"
     months = f"date_part('year', {x}) * 12 + date_part('month', {x})"
     return f"'[' || ({months}) || ', ' || date_part('day', {x}) || ', ' || ({seconds})::HUGEINT * 1000 || ']'"
 
 
-def _bytes(x: str, kind: DuckDBPyType) -> str:
+def _bytes(x: str) -> str:
     # DuckDB writes 255 as `\xFF`, and a backslash as `\x5C`; its digits become those of Python, `\xff`.
     ascii_text = f"{x}::VARCHAR"
     for digit in "ABCDEF":
@@ -185,17 +199,19 @@ def _bytes(x: str, kind: DuckDBPyType) -> str:
     return f"json_quote(coalesce(TRY(decode({x})), {ascii_text}))::VARCHAR"
 
 
-_JSON: dict[str, Any] = {
+_PLAIN: dict[str, Callable[[str], str]] = {
+    "json": _document,
+    "variant": _document,
+    "interval": _interval,
+    "blob": _bytes,
+}
+_PARTS: dict[str, Callable[[str, DuckDBPyType, int], str]] = {
     "list": _list,
     "array": _list,
     "struct": _struct,
     "tuple": _tuple,
     "map": _map,
     "union": _union,
-    "json": _document,
-    "variant": _document,
-    "interval": _interval,
-    "blob": _bytes,
 }
 
 

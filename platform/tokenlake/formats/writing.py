@@ -34,10 +34,13 @@ def write(answer: Answer, form: str, file: IO[Any], layout: Layout = _DEFAULT) -
         layout: how much is printed for people.
 
     Raises:
-        SchemaError: there is no such format.
+        SchemaError: there is no such format, or a type is nested hundreds of levels deep.
         duckdb.Error: the question fails, also after its first rows; part of the answer may be written by then.
         OSError: the file cannot be written.
     """
     if form not in _MODULES:
         raise SchemaError(f"no format {form!r}; there are {', '.join(FORMATS)}")
-    importlib.import_module(f"tokenlake.formats.{_MODULES[form]}").write(answer, file, layout)
+    try:
+        importlib.import_module(f"tokenlake.formats.{_MODULES[form]}").write(answer, file, layout)
+    except RecursionError as error:
+        raise SchemaError("a column's type is nested too deeply to be written; ask for its parts") from error
