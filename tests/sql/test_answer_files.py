@@ -93,6 +93,17 @@ def test_not_into_data_elsewhere_nor_into_another_lake(tmp_path: Path) -> None:
     assert (tmp_path / "far" / "x.csv").read_text() == "a\n1\n"
 
 
+def test_not_over_a_catalog_elsewhere(tmp_path: Path) -> None:
+    root, catalog = tmp_path / "lake", tmp_path / "elsewhere" / "shop.sqlite"
+    root.mkdir()
+    catalog.parent.mkdir()
+    (root / "tokenlake.yaml").write_text(YAML + f"catalog: sqlite:///{catalog}\n")
+    lake = Lake.open(root)
+    for name in ("shop.sqlite", "shop.sqlite-wal", "../elsewhere/shop.sqlite.lock"):
+        with pytest.raises(ForbiddenError, match="belongs to the lake's catalog"):
+            ask_to(lake, catalog.parent / name, "--yes")
+
+
 def test_an_existing_file_is_kept_unless_told(lake: Lake, tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("old")

@@ -256,7 +256,7 @@ def test_schema_of_a_macro_and_of_all(told: Told, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "view index_versions\n" in printed
     assert "macro index_versions()" in printed
-    assert ("kind", "VARCHAR", "") in told.answers.pop()
+    assert ("name", "VARCHAR", "") in told.answers.pop()
     (every,) = told.feed(".schema").answers
     assert {"events", "freshness()"} <= {row[0] for row in every}
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenlake.lake.project import Project
 
 _CONFIG = "tokenlake.yaml"
+_SQLITE = "sqlite:///"
 
 
 def checked(file: Path, lake: Project, *, replace: bool = False) -> Path:
@@ -36,6 +37,7 @@ def checked(file: Path, lake: Project, *, replace: bool = False) -> Path:
     # A link is looked at as well as what it leads to: a written file takes the place of the link.
     for path in (file.resolve(), file.parent.resolve() / file.name):
         _outside(file, path, (lake.root, lake.data))
+        _no_catalog(file, path, lake.config.catalog or "")
     if os.path.lexists(file):
         if not file.is_file() and not file.is_symlink():
             raise ForbiddenError(f"{file} is no plain file; give the name of a file")
@@ -51,6 +53,15 @@ def _outside(given: Path, path: Path, own: tuple[Path, ...]) -> None:
             continue
         if any(each.is_dir() and folder.samefile(each) for each in own) or os.path.lexists(folder / _CONFIG):
             raise ForbiddenError(f"{given} lies inside the lake {folder}; write it to a place outside of it")
+
+
+def _no_catalog(given: Path, path: Path, url: str) -> None:
+    """A catalog in SQLite may stand outside of its lake, with files of its own beside it, as `catalog.sqlite-wal`."""
+    if not url.startswith(_SQLITE):
+        return
+    catalog = Path(url.removeprefix(_SQLITE)).resolve()
+    if path.parent == catalog.parent and path.name.startswith(catalog.name):
+        raise ForbiddenError(f"{given} belongs to the lake's catalog {catalog}; give another name")
 
 
 def may_replace(file: Path) -> None:
