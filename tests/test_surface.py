@@ -124,6 +124,7 @@ ROOMS = {
     "tokenlake.config",
     "tokenlake.feast.offline",
     "tokenlake.feast.online",
+    "tokenlake.formats",
 }
 #: Callable -> its parameters, as the README's and the docs' examples call it. More may follow, with defaults.
 CONTRACT = {
