@@ -83,9 +83,13 @@ SURFACE = {
     sparse_moe_matmul
     """,
     "tokenlake_sql": """
+    Definition
+    Filling
     Parameter
     Query
-    install
+    definitions
+    filled
+    parse
     queries
     """,
 }
@@ -120,6 +124,7 @@ ROOMS = {
     "tokenlake.config",
     "tokenlake.feast.offline",
     "tokenlake.feast.online",
+    "tokenlake.formats",
 }
 #: Callable -> its parameters, as the README's and the docs' examples call it. More may follow, with defaults.
 CONTRACT = {

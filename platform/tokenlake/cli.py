@@ -77,5 +77,7 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+    from tokenlake.commands._messages import printable
+
+    click.secho(printable(f"{type(error).__name__}: {error}"), fg="red", err=True)
     sys.exit(1)

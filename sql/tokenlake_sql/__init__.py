@@ -3,6 +3,6 @@
 Nothing here opens a file of a lake or a database: it gives texts.
 """
 
-from tokenlake_sql.loader import Definition, Filling, Parameter, Query, definitions, filled, queries
+from tokenlake_sql.loader import Definition, Filling, Parameter, Query, definitions, filled, parse, queries
 
-__all__ = ["Definition", "Filling", "Parameter", "Query", "definitions", "filled", "queries"]
+__all__ = ["Definition", "Filling", "Parameter", "Query", "definitions", "filled", "parse", "queries"]

@@ -64,14 +64,23 @@ def queries() -> Mapping[str, Query]:
     >>> queries()["days"].title
     'Every day at a glance'
     """
-    return {path.stem: _parse(path.stem, path.read_text("utf-8")) for path in sorted((_HERE / "queries").glob("*.sql"))}
+    return {path.stem: parse(path.stem, path.read_text("utf-8")) for path in sorted((_HERE / "queries").glob("*.sql"))}
 
 
-def _parse(name: str, text: str) -> Query:
-    """Read the header: a title, a description, then `$name = default: meaning` lines; `null` lets the query choose."""
-    lines = text.splitlines()
-    size = next(i for i, line in enumerate(lines) if not line.startswith("--"))
-    title, *rest = [line.removeprefix("--").strip() for line in lines[:size]]
+def parse(name: str, text: str) -> Query:
+    """Read a saved query.
+
+    Args:
+        name: its name.
+        text: comments (a title, a description, then `$name = default: meaning` lines; `null` lets the query choose), an
+            empty line, and the statement; without the comments, the statement alone.
+
+    Returns:
+        The query.
+    """
+    lines = text.strip().split("\n")
+    size = next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    title, *rest = [line.removeprefix("--").strip() for line in lines[:size]] or [""]
     found = [(line, _PARAMETER.fullmatch(line)) for line in rest]
     parameters = tuple(
         Parameter(m["name"], None if m["default"] == "null" else m["default"], m["meaning"]) for _, m in found if m

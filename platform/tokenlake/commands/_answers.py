@@ -46,7 +46,15 @@ def plain(value: Any) -> Any:
         case decimal.Decimal():
             return int(value) if value.as_tuple().exponent == 0 else plain(float(value))
         case bytes():
-            return value.decode("utf-8", "backslashreplace")
+            return _text(value)
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return str(value)
+
+
+def _text(value: bytes) -> str:
+    r"""Bytes that are UTF-8 as text; else ASCII, with `\xff` for other bytes, as answers of SQL have them."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(each) if 32 <= each < 127 and each != ord("\\") else f"\\x{each:02x}" for each in value)

@@ -1,221 +1,180 @@
-"""The prompt of `tokenlake sql`: multi-line queries, history, completion, and dot commands."""
+"""The prompt of `tokenlake sql` without its terminal: lines in, answers out."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+import difflib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import click
-import duckdb
 
-import tokenlake_sql
-from tokenlake.errors import NotFoundError, TokenlakeError
+from tokenlake.commands import _answer_files
+from tokenlake.commands._messages import fitted, message_of
+from tokenlake.commands._questions import Question, cut, parameters, text_of
+from tokenlake.commands._shell_commands import ALIASES, COMMANDS
+from tokenlake.commands._shell_screen import Screen, Show
+from tokenlake.commands._waiting import interruptible
+from tokenlake.errors import NotFoundError, SchemaError
 
 if TYPE_CHECKING:
     from tokenlake.lake.database import Database
 
-_HELP = """\
-A question ends with ; and may take several lines. Ctrl-C drops it, Ctrl-D leaves.
-  .tables                 views of this lake
-  .schema VIEW            its columns
-  .queries                saved queries
-  .run NAME [a=b ...]     ask a saved query
-  .help                   this
-  .quit                   leave"""
-_MACROS = (
-    "tokens_before(user, t, n)",
-    "events_before(user, t, n)",
-    "embedding_as_of(user, t)",
-    "neighbors(user, k, t)",
-    "index_versions()",
-    "freshness()",
-    "by_day()",
-)
-Show: TypeAlias = Callable[["duckdb.DuckDBPyRelation"], None]
+#: How many files may read each other.
+_DEEPEST = 10
 
 
 class Shell:
-    """Reads lines, runs queries, and shows their results.
+    """Reads lines, asks questions, and shows their answers; no error of a question ends it.
 
     Args:
         database: the database to query.
-        show: writes a result.
+        show: shows an answer, until another form or a file is chosen.
+        form: the form that `show` uses.
+        remember: called with each whole question or command before it is done, for the history.
 
     Attributes:
-        pending: lines of an incomplete query.
+        database: the database to query.
+        screen: where answers go.
+        pending: lines of an incomplete question.
         done: whether the user has left the shell.
+        values: values of `$name` parameters.
+        last: the last question that had an answer.
+        timed: whether times are told.
     """
 
-    def __init__(self, database: Database, show: Show) -> None:
-        self._database = database
-        self._show = show
+    def __init__(
+        self,
+        database: Database,
+        show: Show,
+        *,
+        form: str = "table",
+        remember: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.database = database
+        self.screen = Screen(show, form)
         self.pending = ""
         self.done = False
-        self._commands: dict[str, Callable[[list[str]], None]] = {
-            ".tables": lambda _: self._tables(),
-            ".schema": self._schema,
-            ".queries": lambda _: list_queries(),
-            ".run": self._run,
-            ".help": lambda _: click.echo(_HELP),
-        }
+        self.values: dict[str, str] = {}
+        self.last: Question | None = None
+        self.timed = False
+        self._remember = remember
+        self._depth = 0
 
     def feed(self, line: str) -> None:
-        """Handle one line; runs the query when the line completes it. An error discards the query, and the shell goes on."""
-        if not self.pending and line.strip() in {".quit", ".exit"}:
-            self.done = True
-        elif not self.pending and line.lstrip().startswith("."):
-            self._guard(self._command, line)
+        """Handle one line: a command, or a part of a question; each question that it ends is asked."""
+        if not self.pending and (command := _command_in(line)) is not None:
+            self._remember(line.strip())
+            self._guard(lambda: self._do(command))
         else:
-            text = f"{self.pending}\n{line}".strip("\n")
-            self.pending = "" if _is_whole(text) or not text.strip() else text
-            if _is_whole(text):
-                self._guard(self._ask, text)
+            self._guard(lambda: self._take(line))
 
-    def _guard(self, act: Callable[[str], None], text: str) -> None:
+    def answer(self, question: str, values: Mapping[str, str | None] | None, *, whole: bool = False) -> None:
+        """Ask a question and show its answer; Ctrl-C ends it."""
+        self._interruptible(lambda: self._answer(question, values, whole=whole))
+
+    def answer_to(self, file: Path, question: str, values: Mapping[str, str | None] | None) -> None:
+        """Ask a question and write its answer to a file."""
+
+        def ask() -> None:
+            relation = self.database.sql(question, values)
+            if relation is not None:
+                self.screen.write(relation, file)
+
+        self._interruptible(ask)
+
+    def writable(self, name: str) -> Path:
+        """The path of a file that an answer may be written to; it may ask before it replaces one.
+
+        Raises:
+            ForbiddenError: it lies in a lake.
+        """
+        return _answer_files.checked(Path(name).expanduser(), self.database.lake)
+
+    def read(self, name: str) -> None:
+        """Do the lines of a file as if they were typed; the last question needs no `;`.
+
+        Raises:
+            SchemaError: it is no UTF-8, or reads itself.
+        """
+        if self._depth == _DEEPEST:
+            raise SchemaError(f"{name} is read by a file that it reads itself; end the circle")
+        self._depth += 1
+        remember, self._remember = self._remember, lambda _: None
         try:
-            interruptible(self._database, lambda: act(text))
+            for line in text_of(Path(name).expanduser()).split("\n"):
+                self.feed(line)
+            if self.pending:
+                self.feed("\n;")
+            if self.pending:
+                raise SchemaError(f"{name} ends within a text or a comment; its last question was not asked")
+        finally:
+            self._depth -= 1
+            self._remember, self.pending = remember, ""
+
+    def _take(self, line: str) -> None:
+        text = f"{self.pending}\n{line}" if self.pending else line
+        if ";" not in line:  # it ends no question, so the others need not be read again
+            self.pending = text if (text.strip() and cut(line)[1]) or self.pending else ""
+            return
+        self.pending = ""  # whatever goes wrong with them, the questions are over
+        questions, rest = cut(text)
+        if questions:
+            self._remember(text.removesuffix(rest).strip())
+        for question in questions:
+            self.answer(question, parameters(self.database, question, self.values, ".param {} VALUE"))
+        self.pending = rest.lstrip()
+
+    def _answer(self, question: str, values: Mapping[str, str | None] | None, *, whole: bool) -> None:
+        relation = self.database.sql(question, values)
+        if relation is None:
+            if sys.stdout.isatty():
+                click.echo("ok")
+            return
+        self.last = question, values
+        self.screen.show(relation, whole=whole)
+
+    def _do(self, line: str) -> None:
+        name, *arguments = shlex.split(line)
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise NotFoundError(f"no command {name!r}; {hint}.help lists them")
+        command = COMMANDS[name]
+        if not command.least <= len(arguments) <= command.most:
+            raise SchemaError(f"write {name} {command.arguments}".rstrip() + f": {command.about}")
+        command.act(self, *arguments)
+
+    def _interruptible(self, act: Callable[[], None]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            interruptible(self.database, act)
+        finally:
+            if self.timed:
+                told = f"{time.perf_counter() - wall:.3f} s (CPU {time.process_time() - cpu:.3f} s)"
+                click.secho(told, dim=True, err=True)
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        try:
+            act()
         except KeyboardInterrupt:
+            if self._depth:  # it ends the file that is read, too
+                raise
             click.secho("interrupted", fg="yellow", err=True)
-        except (TokenlakeError, duckdb.Error) as error:
-            click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-
-    def _ask(self, text: str) -> None:
-        for question in self._database.split(text):
-            self._answer(self._database.sql(question))
-
-    def _answer(self, relation: duckdb.DuckDBPyRelation | None) -> None:
-        if relation is not None:
-            self._show(relation)
-
-    def _command(self, line: str) -> None:
-        name, *arguments = line.split()
-        if name not in self._commands:
-            raise NotFoundError(f"no command {name!r}; .help lists them")
-        self._commands[name](arguments)
-
-    def _tables(self) -> None:
-        self._answer(
-            self._database.sql(
-                "SELECT view_name AS view, column_count AS columns FROM duckdb_views() WHERE NOT internal ORDER BY 1"
-            )
-        )
-        click.echo("macros: " + ", ".join(_MACROS))
-
-    def _schema(self, arguments: list[str]) -> None:
-        if len(arguments) != 1:
-            raise NotFoundError(".schema takes one view; .tables lists them")
-        name = arguments[0].replace('"', '""')
-        self._answer(self._database.sql(f'SELECT column_name, column_type FROM (DESCRIBE "{name}")'))
-
-    def _run(self, arguments: list[str]) -> None:
-        if not arguments:
-            raise NotFoundError(".run takes the name of a saved query; .queries lists them")
-        self._answer(ask_saved(self._database, arguments[0], arguments[1:]))
+        except Exception as error:
+            click.secho(fitted(message_of(error), sys.stderr), fg="red", err=True)
 
 
-def interruptible(database: Database, act: Callable[[], None]) -> None:
-    """Run `act` in a thread, so that Ctrl-C can interrupt its query: DuckDB does not check for Ctrl-C while it works.
+def _command_in(line: str) -> str | None:
+    r"""The command in a line, with the name that it has here; None if it begins a question.
 
-    Raises:
-        KeyboardInterrupt: after the query was interrupted.
+    A `;` at the end is forgiven; `exit`, `quit` and `help`, and psql's `\q`, `\d` and `\?`, are commands too.
     """
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(act)
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            while not future.done():  # it may be between two queries
-                database.interrupt()
-                wait([future], timeout=0.05)
-            raise
-
-
-def ask_saved(database: Database, name: str, assignments: Iterable[str]) -> duckdb.DuckDBPyRelation | None:
-    """Run a saved query with `name=value` parameters.
-
-    Raises:
-        NotFoundError: there is no such query or parameter.
-    """
-    saved = tokenlake_sql.queries()
-    if name not in saved:
-        raise NotFoundError(f"no saved query {name!r}; there are {', '.join(saved)}")
-    values = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise NotFoundError(f"{assignment!r} is no parameter; write name=value")
-        values[key.lstrip("$")] = value
-    query = saved[name]
-    try:
-        bound = query.bind(values)
-    except KeyError as error:
-        raise NotFoundError(str(error.args[0])) from None
-    return database.sql(query.sql, bound or None)
-
-
-def list_queries() -> None:
-    """Print the saved queries with their parameters."""
-    for query in tokenlake_sql.queries().values():
-        click.echo(f"{query.name:<20}{query.title}")
-        for parameter in query.parameters:
-            click.echo(f"{'':<20}  {parameter.name}={parameter.default or '...'}  {parameter.meaning}")
-
-
-def interact(shell: Shell, views: Iterable[str]) -> None:
-    """Feed a shell with typed lines, with history and completion where Python has readline."""
-    with history(views):
-        while not shell.done:
-            try:
-                line = input("        -> " if shell.pending else "tokenlake> ")
-            except EOFError:
-                click.echo()
-                return
-            except KeyboardInterrupt:
-                click.echo("^C")
-                shell.pending = ""
-                continue
-            shell.feed(line)
-
-
-@contextlib.contextmanager
-def history(views: Iterable[str]) -> Iterator[None]:
-    try:
-        import readline
-    except ImportError:  # Python may be built without it
-        yield
-        return
-    file = Path(click.get_app_dir("tokenlake")) / "sql_history"
-    words = [
-        *views,
-        *(macro.partition("(")[0] for macro in _MACROS),
-        *tokenlake_sql.queries(),
-        ".tables",
-        ".queries",
-        ".run",
-    ]
-    with contextlib.suppress(OSError):  # no history yet
-        readline.read_history_file(file)
-    readline.set_history_length(1000)
-    readline.set_completer(lambda text, i: next(iter([w for w in words if w.startswith(text)][i:]), None))
-    readline.set_completer_delims(" \t\n(),;=")
-    readline.parse_and_bind("tab: complete")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # a home that cannot be written keeps no history
-            file.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(file)
-            file.chmod(0o600)
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a query is complete: it ends with a ; outside of strings and comments."""
-    if not text.rstrip().endswith(";"):
-        return False
-    try:
-        return bool(duckdb.extract_statements(text)) or text.strip() == ";"
-    except duckdb.Error as error:
-        return "unterminated" not in str(error)
+    text = line.strip().rstrip("; \t")
+    name, _, arguments = text.partition(" ")
+    if (known := ALIASES.get(name.lower())) is not None and (name[:1] == "\\" or not arguments):
+        return f"{known} {arguments}".strip()
+    return text if text[:1] in {".", "\\"} and not text[1:2].isdigit() and text != "." else None

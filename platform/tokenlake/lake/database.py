@@ -83,6 +83,11 @@ class Database:
         #: Tables and functions that temporary views name: they are asked without being named again.
         self._named = (frozenset[str](), frozenset[str]())
 
+    @property
+    def lake(self) -> Project:
+        """The lake that is asked."""
+        return self._lake
+
     def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation | None:
         """Run one statement.
 

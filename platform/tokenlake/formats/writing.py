@@ -1,0 +1,46 @@
+"""One answer in one format."""
+
+from __future__ import annotations
+
+import importlib
+from typing import IO, Any
+
+from tokenlake.errors import SchemaError
+from tokenlake.formats.answer import Answer
+from tokenlake.formats.layout import Layout
+
+#: Modules of the formats, each imported when it is asked for.
+_MODULES = {
+    "table": "table",
+    "line": "lines",
+    "csv": "csv_rows",
+    "json": "json_rows",
+    "markdown": "markdown",
+    "html": "notebook",
+    "parquet": "parquet",
+    "box": "table",
+}
+FORMATS: tuple[str, ...] = tuple(_MODULES)
+_DEFAULT = Layout()
+
+
+def write(answer: Answer, form: str, file: IO[Any], layout: Layout = _DEFAULT) -> None:
+    """Write an answer.
+
+    Args:
+        answer: what to write; its question runs now.
+        form: one of `FORMATS`; `box` is another name of `table`.
+        file: an open file of text; of bytes for Parquet.
+        layout: how much is printed for people.
+
+    Raises:
+        SchemaError: there is no such format, or a type is nested hundreds of levels deep.
+        duckdb.Error: the question fails, also after its first rows; part of the answer may be written by then.
+        OSError: the file cannot be written.
+    """
+    if form not in _MODULES:
+        raise SchemaError(f"no format {form!r}; there are {', '.join(FORMATS)}")
+    try:
+        importlib.import_module(f"tokenlake.formats.{_MODULES[form]}").write(answer, file, layout)
+    except RecursionError as error:
+        raise SchemaError("a column's type is nested too deeply to be written; ask for its parts") from error
