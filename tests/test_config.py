@@ -22,7 +22,7 @@ WRONG = [
     ("events: {features: {at: numeric}, labels: {c: {known_at: at}}}", r"\['at'\] read a label's columns"),
     ("events: {labels: {on: {}}}", "True is no name; YAML reads on, off"),
     ("events: {labels: {c: {window: 7d}}}", "needs `known_at`"),
-    ("events: {labels: {c: {known_at: x, window: 7 moons}}}", "'7 moons' is no duration; write 30m"),
+    ("events: {labels: {c: {known_at: x, window: 7 moons}}}", "'7 moons' is no duration; write 30s, 30m"),
     ("events: {user: id, item: id}", "each needs a column of its own"),
     ("events:\n  user: a\n  user: b", "'user' stands there twice"),
     ("events: {timezone: Mars/Olympus}", "'Mars/Olympus' is no time zone"),

@@ -79,7 +79,7 @@ def test_a_pipe_gets_every_line_whole(capsys: pytest.CaptureFixture[str], monkey
 def test_every_table_is_one_of_these() -> None:
     files = {path.name: path.read_text() for path in Path(tokenlake.commands.__file__).parent.glob("*.py")}
     made = {name for name, text in files.items() if re.search(r"rich\.table import|(?<!Whole)Table\(", text)}
-    assert made == {"_answers.py"}
+    assert made == {"_tables.py"}
 
 
 @NARROW

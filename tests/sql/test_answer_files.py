@@ -107,7 +107,7 @@ def test_not_over_a_catalog_elsewhere(tmp_path: Path) -> None:
 def test_an_existing_file_is_kept_unless_told(lake: Lake, tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("old")
-    assert "replace it with --yes" in ask_to(lake, file)
+    assert "replace it by --yes" in ask_to(lake, file)
     assert file.read_text() == "old"
     ask_to(lake, file, "--yes")
     assert file.read_text() == "a\n1\n"

@@ -63,7 +63,7 @@ def test_a_session_keeps_what_it_has(lake: Lake, tmp_path: Path) -> None:
         assert [tuple(row) for row in tool.exec_driver_sql(COUNT)] == ANSWER
 
 
-@pytest.mark.parametrize("kind", FOLDERS.keys() - {"all tables"})
+@pytest.mark.parametrize("kind", [kind for kind in FOLDERS if kind != "all tables"])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_link_to_nothing_is_told(lake: Lake, tmp_path: Path, kind: str, *, before: bool) -> None:
     database = Database(lake)

@@ -72,5 +72,5 @@ def may_replace(file: Path) -> None:
         click.Abort: the answer was no.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError(f"{file} exists. Give another name, or replace it with --yes")
+        raise click.UsageError(f"{file} exists. Give another name, or, with -o, replace it by --yes")
     click.confirm(f"{file} exists. Replace it?", abort=True, err=True)

@@ -41,6 +41,7 @@ def message_of(error: BaseException) -> str:
     import duckdb
 
     from tokenlake.errors import TokenlakeError
+    from tokenlake.lake.sql.limits import explained
 
     match error:
         case RecursionError():
@@ -51,7 +52,9 @@ def message_of(error: BaseException) -> str:
             text = error.format_message()
         case click.Abort():
             text = "nothing was done"
-        case TokenlakeError() | duckdb.Error():
+        case duckdb.Error():
+            text = explained(error)
+        case TokenlakeError():
             text = str(error)
         case OSError():
             place = f"{error.filename}: " if error.filename is not None else ""

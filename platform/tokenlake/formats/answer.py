@@ -66,15 +66,15 @@ class Answer:
         Raises:
             duckdb.Error: the question fails, also after its first rows.
         """
-        return iter(Stream(self.relation))
+        return iter(RowStream(self.relation))
 
-    def project(self, expressions: Sequence[str]) -> Stream:
+    def project(self, expressions: Sequence[str]) -> RowStream:
         """SQL expressions over the columns, which are `#1`, `#2` and so on.
 
         Raises:
             duckdb.Error: the question fails.
         """
-        return Stream(self.relation.project(", ".join(expressions)))
+        return RowStream(self.relation.project(", ".join(expressions)))
 
     def rows(self, expressions: Sequence[str]) -> list[tuple[str | None, ...]]:
         """All rows of expressions that give text, at once: small answers need no Arrow, whose import takes a while.
@@ -89,7 +89,7 @@ class Answer:
         return self if rows is None else Answer(self.relation.limit(rows), self.names, self.kinds)
 
 
-class Stream:
+class RowStream:
     """The rows of a relation, to be read once.
 
     Attributes:

@@ -19,7 +19,7 @@ _SHORT_TYPES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ", "TIME WITH TIME ZONE"
 
 
 @dataclass(frozen=True)
-class Column:
+class ShownColumn:
     """A column that is shown.
 
     Attributes:
@@ -47,7 +47,7 @@ class Shown:
         more: whether others follow.
     """
 
-    columns: list[Column]
+    columns: list[ShownColumn]
     rows: int
     more: bool
 
@@ -81,11 +81,11 @@ def plan(answer: Answer, file: IO[str]) -> None:
         file.write(terminal.shown_in_lines((text or "").rstrip("\n")) + "\n")
 
 
-def _column(name: str, kind: DuckDBPyType, texts: Sequence[str | None]) -> Column:
+def _column(name: str, kind: DuckDBPyType, texts: Sequence[str | None]) -> ShownColumn:
     type_name = _SHORT_TYPES.get(str(kind), str(kind))
     plain = values.kind_of(kind)
     cells = [text if text is None else terminal.shown(text) for text in texts]
-    return Column(
+    return ShownColumn(
         terminal.shown(name), terminal.shown(type_name), cells, plain in values.NUMBERS, plain not in values.INDIVISIBLE
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tokenlake.formats import terminal
-from tokenlake.formats.cells import NULL, Column, Shown
+from tokenlake.formats.cells import NULL, Shown, ShownColumn
 
 #: Text is cut no shorter than this, while there is another way.
 _SHORTEST = 12
@@ -41,7 +41,7 @@ def fit(table: Shown, width: int | None) -> Fitted:
     hidden = len(table.columns) - len(kept)
     columns = [table.columns[number] for number in kept]
     if hidden:
-        dots = Column("…", "", ["…"] * table.rows, right=False, divisible=False)
+        dots = ShownColumn("…", "", ["…"] * table.rows, right=False, divisible=False)
         columns.insert((len(kept) + 1) // 2, dots)
     return _cut(columns, _cap(columns, width), table, hidden)
 
@@ -60,7 +60,7 @@ def _kept(widths: list[int], width: int) -> list[int]:
     return left + right[::-1]
 
 
-def _cap(columns: list[Column], width: int) -> int:
+def _cap(columns: list[ShownColumn], width: int) -> int:
     """The greatest width of text at which the table fits."""
     low, high = 1, max(map(_natural, columns))
     while low < high:
@@ -76,25 +76,25 @@ def _total(widths: list[int]) -> int:
     return sum(widths) + 3 * len(widths) + 1
 
 
-def _least(column: Column) -> int:
+def _least(column: ShownColumn) -> int:
     return _capped(column, _SHORTEST)
 
 
-def _natural(column: Column) -> int:
+def _natural(column: ShownColumn) -> int:
     """The width at which nothing of a column is cut, but long names of types."""
     return max(_cells(column), terminal.width(column.name), min(len(column.type), _LONGEST_TYPE))
 
 
-def _cells(column: Column) -> int:
+def _cells(column: ShownColumn) -> int:
     return max((terminal.width(NULL if text is None else text) for text in column.cells), default=0)
 
 
-def _capped(column: Column, cap: int) -> int:
+def _capped(column: ShownColumn, cap: int) -> int:
     least = 0 if column.divisible else _cells(column)
     return max(least, min(cap, _natural(column)))
 
 
-def _cut(columns: list[Column], cap: int | None, table: Shown, hidden: int) -> Fitted:
+def _cut(columns: list[ShownColumn], cap: int | None, table: Shown, hidden: int) -> Fitted:
     widths = [_natural(column) if cap is None else _capped(column, cap) for column in columns]
     cut = [
         replace(

@@ -6,7 +6,7 @@ import html
 from typing import IO
 
 from tokenlake.formats.answer import Answer
-from tokenlake.formats.cells import NULL, Column, shown
+from tokenlake.formats.cells import NULL, ShownColumn, shown
 from tokenlake.formats.layout import Layout
 
 _RIGHT = ' style="text-align: right"'
@@ -21,11 +21,11 @@ def write(answer: Answer, file: IO[str], layout: Layout) -> None:
     file.write(f"</tbody>\n</table>\n<p>{html.escape(table.footer)}</p>\n")
 
 
-def _head(column: Column) -> str:
+def _head(column: ShownColumn) -> str:
     return f'<th title="{html.escape(column.type)}"{_RIGHT if column.right else ""}>{html.escape(column.name)}</th>'
 
 
-def _cell(column: Column, number: int) -> str:
+def _cell(column: ShownColumn, number: int) -> str:
     text = column.cells[number]
     inner = f'<span style="opacity: 0.5">{NULL}</span>' if text is None else html.escape(text)
     return f"<td{_RIGHT if column.right else ''}>{inner}</td>"

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import duckdb
-import pyarrow as pa
-
 from tokenlake.names import folded, unlike
 
 if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
     from tokenlake.lake.tables import Table
 
 #: Schema of what lies in DuckDB's own memory; people ask the views in `main`.
 STORED = "stored"
 #: Types of the columns of the lake's tables (lake/schema.py); lists of these too.
 _TYPES = {
-    pa.int8(): "TINYINT",
-    pa.int64(): "BIGINT",
-    pa.float32(): "FLOAT",
-    pa.float64(): "DOUBLE",
-    pa.string(): "VARCHAR",
-    pa.date32(): "DATE",
-    pa.timestamp("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+    "int8": "TINYINT",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "date32[day]": "DATE",
+    "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
 }
 
 
@@ -42,9 +42,9 @@ def types(schema: pa.Schema) -> dict[str, str]:
 
 
 def _type(arrow: pa.DataType) -> str:
-    if pa.types.is_list(arrow):
-        return f"{_type(arrow.value_type)}[]"
-    return _TYPES[arrow]
+    if arrow.num_fields:  # a list, which has one
+        return f"{_type(arrow.field(0).type)}[]"
+    return _TYPES[str(arrow)]
 
 
 def select(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> str:
