@@ -16,7 +16,7 @@ _MODULES = {
     "csv": "csv_rows",
     "json": "json_rows",
     "markdown": "markdown",
-    "html": "notebook",
+    "html": "html_table",
     "parquet": "parquet",
     "box": "table",
 }
