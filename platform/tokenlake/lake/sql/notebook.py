@@ -33,7 +33,8 @@ def _shell() -> Any:
 
 def _html(relation: duckdb.DuckDBPyRelation) -> str | None:
     if relation not in _ANSWERS:
-        return None
+        own: str | None = getattr(relation, "_repr_html_")()  # noqa: B009  DuckDB's stubs do not name it
+        return own
     from tokenlake.formats import Answer, write  # only where an answer is displayed
 
     out = io.StringIO()
