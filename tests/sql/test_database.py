@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tokenlake_sql
 from tests.sql.events import DAY, an_event, at, rows_of
 from tokenlake._lake import Lake
+from tokenlake.lake.database import Database
 
 VIEWS = (
     "events",
@@ -224,3 +225,16 @@ def test_calibration_leaves_the_bootstrap_out(still: Lake) -> None:
     query = tokenlake_sql.queries()["calibration"]
     rows = still.sql(query.sql, query.bind()).to_arrow_table().to_pylist()
     assert sum(row["events"] for row in rows) == 12
+
+
+def test_objects_are_the_lakes_and_the_sessions_own(still: Lake) -> None:
+    database = Database(still)
+    for statement in ("create temp table mine as select 1 as a", "create temp view own as from mine", "from events"):
+        database.sql(statement)
+    found = database.objects()
+    assert [each.name for each in found if each.kind == "table"] == ["mine", "own"]
+    views = {name for (name,) in still.sql("select view_name from duckdb_views() where not internal").fetchall()}
+    assert {each.name for each in found if each.kind == "view"} == views
+    macros = {each.name: each for each in found if each.kind == "macro"}
+    assert macros["tokens_before"].signature == "tokens_before(user, t, n := 256, available := 'realtime')"
+    assert all(each.doc for each in found if each.kind != "table")

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from tokenlake.formats import terminal, values
 from tokenlake.formats.answer import Answer
+from tokenlake.formats.layout import Layout
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
@@ -75,10 +76,11 @@ def shown(answer: Answer, rows: int | None) -> Shown:
     return Shown(columns, most, more=len(texts) > most)
 
 
-def plan(answer: Answer, file: IO[str]) -> None:
-    """Write the answer of EXPLAIN: plain text of several lines."""
+def plan(answer: Answer, file: IO[str], layout: Layout) -> None:
+    """Write the answer of EXPLAIN: plain text, of whose lines the ends stay where they are cut to a width."""
     for (text,) in answer.rows(["#2::VARCHAR"]):
-        file.write(terminal.shown_in_lines((text or "").rstrip("\n")) + "\n")
+        for line in terminal.shown_in_lines((text or "").rstrip("\n")).split("\n"):
+            file.write((line if layout.width is None else terminal.cut(line, layout.width)) + "\n")
 
 
 def _column(name: str, kind: DuckDBPyType, texts: Sequence[str | None]) -> ShownColumn:

@@ -13,7 +13,7 @@ from tokenlake.formats.layout import Layout
 def write(answer: Answer, file: IO[str], layout: Layout) -> None:
     """Write the first rows, with an empty line behind each."""
     if answer.is_plan:
-        plan(answer, file)
+        plan(answer, file, layout)
         return
     table = shown(answer, layout.rows)
     names = max(terminal.width(column.name) for column in table.columns)

@@ -18,7 +18,7 @@ _DIM, _END = "\x1b[2m", "\x1b[0m"
 def write(answer: Answer, file: IO[str], layout: Layout) -> None:
     """Write the first rows as a table, with a footer that says whether more follow."""
     if answer.is_plan:
-        plan(answer, file)
+        plan(answer, file, layout)
         return
     answer_shown = shown(answer, layout.rows)
     fitted = fit(answer_shown, layout.width)

@@ -150,7 +150,10 @@ class Database:
             if "." not in each.name
         ]
         if self._session is not None:
-            own = "SELECT name FROM sqlite_temp_master WHERE type IN ('table', 'view')"
+            own = (
+                "SELECT table_name FROM duckdb_tables() WHERE temporary "
+                "UNION ALL SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
+            )
             found += [Object(name, "table", name, "") for (name,) in self._session.execute(own).fetchall()]
         # The lake's own, then the session's, then macros.
         return sorted(found, key=lambda each: (["view", "table", "macro"].index(each.kind), each.name))
