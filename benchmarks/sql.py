@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=349_175)
     parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--ids", type=int, default=100_000, help="length of the IN list")
+    parser.add_argument("--ids", type=int, default=20_000, help="length of the IN list")
     parser.add_argument("--tries", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

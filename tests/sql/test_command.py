@@ -197,3 +197,11 @@ def test_statements_without_an_answer(lake: Lake, tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == "a\n7\n"
     with pytest.raises(SchemaError, match="0 questions given"):
         ask(lake, "-c", "set threads = 1", "-o", str(tmp_path / "t2.csv"))
+
+
+@pytest.mark.parametrize("form", ["table", "line", "csv", "json"])
+def test_an_error_of_a_row_names_the_line_of_the_question(lake: Lake, form: str) -> None:
+    for question, line in (("select 'x'::int from range(3)", 1), ("select 1,\n 'x'::int from range(3)", 2)):
+        said = ask(lake, "-c", question, "--format", form)
+        assert said.exit_code == 1
+        assert f"LINE {line}:" in said.output

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import IO, Any
+
+import duckdb
 
 from tokenlake.errors import SchemaError
 from tokenlake.formats.answer import Answer
@@ -22,6 +25,7 @@ _MODULES = {
 }
 FORMATS: tuple[str, ...] = tuple(_MODULES)
 _DEFAULT = Layout()
+_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
 
 
 def write(answer: Answer, form: str, file: IO[Any], layout: Layout = _DEFAULT) -> None:
@@ -42,5 +46,12 @@ def write(answer: Answer, form: str, file: IO[Any], layout: Layout = _DEFAULT) -
         raise SchemaError(f"no format {form!r}; there are {', '.join(FORMATS)}")
     try:
         importlib.import_module(f"tokenlake.formats.{_MODULES[form]}").write(answer, file, layout)
+    except duckdb.Error as error:
+        raise type(error)(_LINE.sub(_of_question, str(error))) from error
     except RecursionError as error:
         raise SchemaError("a column's type is nested too deeply to be written; ask for its parts") from error
+
+
+def _of_question(line: re.Match[str]) -> str:
+    """The line that DuckDB names, counted in the question alone: two lines stand before it where it is a subquery."""
+    return f"LINE {max(int(line[1]) - 2, 1)}:"
