@@ -171,7 +171,7 @@ def test_a_session_shadows_a_view_for_itself_alone(guarded: Guarded) -> None:
     assert guarded.lake.sql(count).fetchall() == [(18,)]
     with one.engine().connect() as other:
         assert other.exec_driver_sql(count).scalar() == 18
-    one.sql("drop table events")
+    one.sql("drop table temp.events")
     assert one.sql(count).fetchall() == [(18,)]
 
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def folder(path: Path) -> Iterator[Path]:
         NotADirectoryError: `path` is a file; it is not changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_dir():
+    if _is_file(path):
         raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is to be written", str(path))
     with _beside(path, is_folder=True) as part:
         yield part
@@ -67,6 +68,14 @@ def swap(path: Path, data: bytes) -> None:
     disk.create(part, [data])
     disk.rename(part, path)
     disk.sync_folder(path.parent)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether anything but a folder stands there; asked once, since another writer may put a folder aside meanwhile."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

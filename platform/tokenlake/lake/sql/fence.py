@@ -102,7 +102,7 @@ _READS = "a lake is asked, not changed"
 #: Reasons for kinds of statements that people try in good faith.
 _WHY = {
     "CREATE": f"{_READS}; a session has tables and views of its own: CREATE TEMP TABLE name AS SELECT ...",
-    "DROP": f"{_READS}; of your session DROP TABLE NAME drops a table, and DROP VIEW temp.NAME a view",
+    "DROP": f"{_READS}; of your session DROP TABLE NAME drops a table (temp.NAME, if the lake has that name too), and DROP VIEW temp.NAME a view",
     "SET": f"only {', '.join(sorted(SETTINGS))} may be set",
     "TRANSACTION": "every question sees the newest commit",
 }
@@ -204,9 +204,17 @@ class Fence:
         if kind == "CREATE" and (made := _made(text)) is not None:
             inner = self._select(cursor, text, made[1], kind)
             return replace(inner, kind="session", view=made[0] == "view")
-        if kind == "DROP" and _drops_temp(text):
+        if kind == "DROP" and self._drops_temp(text):
             return Admitted(text, "session")
         raise _forbidden(_named(kind, text), _WHY.get(kind, _READS))
+
+    def _drops_temp(self, text: str) -> bool:
+        """Whether a DROP can only mean something of the session: `temp.x`, or one table that has no name of a view."""
+        words = [word for word in _words(text) if word != ";"]
+        i = 4 if words[2:4] == ["if", "exists"] else 2
+        temp = words[1:2] in (["table"], ["view"]) and words[i : i + 2] == ["temp", "."] and len(words) == i + 3
+        own = words[1:2] == ["table"] and len(words) == i + 1 and words[i].strip('"').lower() not in self._qualified
+        return temp or own
 
     def _select(self, cursor: duckdb.DuckDBPyConnection, text: str, select: str, kind: str) -> Admitted:
         count, tree = _tree(cursor, lexer.shortened(select))
@@ -339,14 +347,6 @@ def _made(text: str) -> tuple[str, str] | None:
     if words[name + 1 : name + 2] != ["as"] or len(words) < name + 3:
         return None
     return words[i + 1], text.encode()[found[name + 2].start :].decode()
-
-
-def _drops_temp(text: str) -> bool:
-    """Whether a DROP can only mean something of the session: one table without a schema, for the lake has views; or `temp.x`."""
-    words = [word for word in _words(text) if word != ";"]
-    i = 4 if words[2:4] == ["if", "exists"] else 2
-    temp = words[1:2] in (["table"], ["view"]) and words[i : i + 2] == ["temp", "."] and len(words) == i + 3
-    return temp or (words[1:2] == ["table"] and len(words) == i + 1)
 
 
 def _forbidden(what: str, why: str = _READS) -> ForbiddenError:
