@@ -1,6 +1,6 @@
 """SQL over a lake against plain DuckDB on the same files: `python benchmarks/sql.py [--events N] [--days N]`.
 
-A lake of 365 days with 24 columns is made first. Both sides ask the same questions; the times are CPU seconds of all
+A lake of 365 days with 26 columns is made first. Both sides ask the same questions; the times are CPU seconds of all
 threads, the least of several tries, and for whole commands those of the process and its imports. Plain DuckDB reads
 the files by `read_parquet(..., hive_partitioning = true)`, and writes by `COPY`; the lake's answers are read from the
 table's log, checked by the fence, and written by Tokenlake.
