@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 import io
 import json
 import math
@@ -36,7 +35,9 @@ def in_json(value: Any) -> Any:
             try:
                 return value.decode()
             except UnicodeDecodeError:
-                return "".join(chr(each) if 32 <= each < 127 and each != 92 else f"\\x{each:02x}" for each in value)
+                return "".join(
+                    chr(each) if 32 <= each < 127 and each not in (34, 39, 92) else f"\\x{each:02x}" for each in value
+                )
         case list() | tuple():
             return [in_json(each) for each in value]
         case dict():
@@ -70,14 +71,9 @@ def csv_of(names: Sequence[str], rows: list[tuple[Any, ...]]) -> str:
 
 
 def read_json(text: str) -> Any:
-    """JSON with exact numbers; NaN and Infinity are refused."""
+    """JSON as Python reads it; NaN and Infinity are refused."""
 
     def refuse(name: str) -> None:
         raise ValueError(name)
 
-    return json.loads(text, parse_constant=refuse, parse_float=_number)
-
-
-def _number(text: str) -> float | decimal.Decimal:
-    exact = decimal.Decimal(text)
-    return exact if "e" not in text and exact != decimal.Decimal(float(text)) and len(text) > 18 else float(text)
+    return json.loads(text, parse_constant=refuse)

@@ -34,7 +34,8 @@ _TYPES: dict[str, st.SearchStrategy[Any]] = {
     "VARCHAR[]": st.lists(st.none() | _CELLS, max_size=3),
     "DOUBLE[][]": st.lists(st.none() | st.lists(st.none() | st.floats(), max_size=3), max_size=3),
     'STRUCT(a BIGINT, "b""\'c" VARCHAR)': st.fixed_dictionaries({"a": st.integers(-9, 9), "b\"'c": st.none() | _CELLS}),
-    "MAP(VARCHAR, BLOB)": st.dictionaries(_CELLS, st.binary(max_size=3), max_size=3),
+    # DuckDB takes a parameter {"": ...} for a tuple.
+    "MAP(VARCHAR, BLOB)": st.dictionaries(_CELLS.filter(bool), st.binary(max_size=3), max_size=3),
     "MAP(INTEGER, TIMESTAMP[])": st.dictionaries(st.integers(-9, 9), st.lists(_INSTANTS, max_size=2), max_size=3),
 }
 _SCALARS = ("BOOLEAN", "BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMPTZ")

@@ -53,8 +53,8 @@ def plain(value: Any) -> Any:
 
 
 def _text(value: bytes) -> str:
-    r"""Bytes that are UTF-8 as text; else ASCII, with `\xff` for other bytes, as answers of SQL have them."""
+    r"""Bytes that are UTF-8 as text; else ASCII, with `\xff` for other bytes and quotes, as answers of SQL have them."""
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return "".join(chr(each) if 32 <= each < 127 and each != ord("\\") else f"\\x{each:02x}" for each in value)
+        return "".join(chr(each) if 32 <= each < 127 and each not in b"\"'\\" else f"\\x{each:02x}" for each in value)

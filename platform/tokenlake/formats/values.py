@@ -14,7 +14,7 @@ times, times with a zone). A type is read from DuckDB's object, so nested types 
 | infinite days and instants | `infinity`, `-infinity` | the same |
 | days and instants outside of the years 1 to 9999 | DuckDB's text: `12024-01-31`, `0044-03-15 (BC)` | the same |
 | INTERVAL | `[months, days, nanoseconds]` | DuckDB's text: `1 day 02:00:00` |
-| BLOB | text if it is UTF-8, else ASCII with `\xff` for other bytes | DuckDB's text: `\xFF` |
+| BLOB | text if it is UTF-8, else ASCII with `\xff` for other bytes and for quotes | DuckDB's text: `\xFF` |
 | LIST, ARRAY, TUPLE | an array | DuckDB's text: `[1, NULL]` |
 | STRUCT | an object | DuckDB's text: `{'a': 1}` |
 | MAP | an object whose keys are text | DuckDB's text: `{k=1}` |
