@@ -4,6 +4,7 @@ A file is read by `Config.load`; environment variables such as `TOKENLAKE_CATALO
 override single fields. Each block of the file has a module of its own.
 """
 
+from tokenlake.config.counts import Column, Count, Of
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
 from tokenlake.config.events import Events, Feature, FeatureKind, Label
 from tokenlake.config.model import Config
@@ -15,7 +16,9 @@ FILE_NAME = "tokenlake.yaml"
 __all__ = [
     "EMBEDDINGS",
     "FILE_NAME",
+    "Column",
     "Config",
+    "Count",
     "Duration",
     "Embeddings",
     "Encoder",
@@ -25,6 +28,7 @@ __all__ = [
     "Filter",
     "Filters",
     "Label",
+    "Of",
     "Retrieval",
     "Scheme",
     "Tokens",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tokenlake.config.counts import Count, Of, built_in, check, check_name
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Retrieval
 from tokenlake.config.events import Events, Feature, Label
 from tokenlake.config.reading import explain, read
@@ -39,6 +42,8 @@ class Config(BaseModel):
     embeddings: Embeddings | None = None
 
     retrieval: Retrieval = Field(default_factory=Retrieval)
+    #: Declared aggregations by name; without the block the built-in ones of users, items and multi-valued features.
+    counts: dict[str, Count] | None = None
     sql: Sql = Field(default_factory=Sql)
 
     @model_validator(mode="after")
@@ -52,6 +57,27 @@ class Config(BaseModel):
                     f"{sorted(self.events.of_kind('categorical'))}"
                 )
         return self
+
+    @field_validator("counts")
+    @classmethod
+    def _count_names(cls, counts: dict[str, Count] | None) -> dict[str, Count] | None:
+        for name in counts or ():
+            check_name(name)
+        return counts
+
+    @model_validator(mode="after")
+    def _counts_name_what_is_there(self) -> Self:
+        check(self.counts or {}, self.events)
+        for name, encoder in self.tokens.encoders.items():
+            self._require_counts(f"tokens.encoders.{name}.counts", encoder)
+        return self
+
+    def _require_counts(self, place: str, encoder: Encoder) -> None:
+        if isinstance(encoder.counts, tuple) and (unknown := set(encoder.counts) - self.definitions.keys()):
+            name = min(unknown)
+            close = difflib.get_close_matches(name, self.definitions, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.definitions)}"
+            raise ValueError(f"{place}: `counts:` declares no {name!r}; {hint}")
 
     @field_validator("events", "tokens", "sql", mode="before")
     @classmethod
@@ -111,13 +137,27 @@ class Config(BaseModel):
         spec = self.tokens.encoders.get(encoder)
         if spec is None:
             raise ConfigError(f"no encoder {encoder!r}; tokenlake.yaml names {sorted(self.tokens.encoders)}")
-        lineage = {
+        lineage: dict[str, Any] = {
             "encoder": spec.model_dump(mode="json"),
             "features": {k: v.kind for k, v in self.events.features.items()},
             "labels": sorted(self.events.labels),
             "dtype": self.tokens.dtype,
         }
+        if declared := self.counts_of(spec):
+            lineage["counts"] = {k: v.model_dump(mode="json", exclude={"serve"}) for k, v in declared.items()}
         return f"{encoder}-{_digest(lineage)}"
+
+    @cached_property
+    def definitions(self) -> dict[str, Count]:
+        """The declared aggregations by name: the block `counts`, or without it the built-in ones."""
+        return built_in(self.events) if self.counts is None else self.counts
+
+    def counts_of(self, encoder: Encoder) -> dict[str, Count]:
+        """The declared aggregations that an encoder reads; none where it reads the built-in running counts."""
+        if isinstance(encoder.counts, bool):
+            return {}
+        names = self.definitions if encoder.counts == "all" else encoder.counts
+        return {name: self.definitions[name] for name in names}
 
     def require_embeddings(self) -> Embeddings:
         """The `embeddings` block.
@@ -155,6 +195,8 @@ _BLOCKS: tuple[type[BaseModel], ...] = (
     Label,
     Feature,
     Sql,
+    Count,
+    Of,
 )
 
 

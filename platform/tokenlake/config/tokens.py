@@ -25,8 +25,9 @@ class Encoder(Strict):
     width: int = Field(256, ge=8)
     #: Width of one feature's embedding.
     embedding: int = Field(16, ge=2)
-    #: Whether running counts are inputs.
-    counts: bool = True
+    #: Which counts are inputs: the built-in running counts (true), none (false), `all` that the block `counts` declares,
+    #: or some of them by name.
+    counts: bool | Literal["all"] | tuple[str, ...] = True
     #: Previous tokens of the user that SIT sees in training (T - 1).
     history: int = Field(127, ge=0)
     sit_layers: int = Field(2, ge=1)
