@@ -68,6 +68,10 @@ class Aggregations:
         """What the columns of `features` are, in order."""
         return [column for recipe in self._chosen(names) for column in recipe.columns]
 
+    def key_columns(self, names: Collection[str] | None = None) -> list[str]:
+        """Columns of `events` that hold the definitions' keys."""
+        return list(dict.fromkeys(column_of(key) for recipe in self._chosen(names) for key in recipe.count.by))
+
     def features(
         self,
         rows: pa.Table,
@@ -93,7 +97,7 @@ class Aggregations:
             SchemaError: a definition that is not declared, or a key that the rows lack.
         """
         chosen = self._chosen(names)
-        for name in dict.fromkeys(c for recipe in chosen for c in map(column_of, recipe.count.by)):
+        for name in self.key_columns(names):
             if name not in rows.column_names:
                 raise SchemaError(f"counts are asked for rows without {name!r}; they have {rows.column_names}")
         streams = _streams(chosen)
