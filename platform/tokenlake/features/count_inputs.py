@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenlake.config import Column, Config, Count, Encoder
+from tokenlake.config import Config, Count, CountColumn, Encoder
 from tokenlake.features.counts import count_names
 
 #: Numbers that grow without bound and are never negative: their logarithm is the input.
@@ -35,7 +35,7 @@ def read_by(config: Config, encoder: Encoder) -> NDArray[np.int64]:
     return np.array([built_in + i for i, column in enumerate(there) if column.name in wanted], np.int64)
 
 
-def as_inputs(columns: Sequence[Column], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
+def as_inputs(columns: Sequence[CountColumn], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
     """Declared aggregations as inputs: counts and seconds as log1p, means and numeric values as they are.
 
     Returns:
@@ -45,5 +45,5 @@ def as_inputs(columns: Sequence[Column], values: Mapping[str, NDArray[np.float64
     return np.stack(found, axis=1).astype(np.float32)
 
 
-def _columns(definitions: Mapping[str, Count]) -> list[Column]:
+def _columns(definitions: Mapping[str, Count]) -> list[CountColumn]:
     return [column for name, count in definitions.items() for column in count.columns(name)]

@@ -212,10 +212,11 @@ def test_new_events_of_a_call_count(tmp_path: Path) -> None:
 
 
 def test_logs_without_labels(tmp_path: Path) -> None:
-    config = "project: p\nevents:\n  features: {genre: {kind: categorical, of: item}}\n" + (
-        "counts: {pair: {by: [user, genre], as: [count, recency]}}\n"
-        "tokens: {chunk_days: 3, encoders: {iat: {counts: all, dim: 8, width: 16, embedding: 4, history: 8, sit_heads: 2}}}\n"
-    )
+    config = """
+events: {features: {genre: {kind: categorical, of: item}}}
+counts: {pair: {by: [user, genre], as: [count, recency]}}
+tokens: {chunk_days: 3, encoders: {iat: {counts: all, dim: 8, width: 16, embedding: 4, history: 8, sit_heads: 2}}}
+"""
     lake = make_lake(tmp_path, config)
     lake.ingest(plays(days=5))
     lake.backfill()

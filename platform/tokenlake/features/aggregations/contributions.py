@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tokenlake.config import Filter
 from tokenlake.errors import SchemaError
 from tokenlake.features.aggregations.hashing import keys_of
-from tokenlake.features.aggregations.streams import Stream
+from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.features.keys import Ints
 from tokenlake.features.label_maturity import event_labels
 from tokenlake.times import NEVER, as_micros
@@ -39,7 +39,7 @@ class Contributions:
     event_ids: pa.Array | None
 
 
-def contributions(stream: Stream, events: pa.Table) -> Contributions:
+def contributions(stream: CountStream, events: pa.Table) -> Contributions:
     """What events contribute to a stream, each once a key.
 
     Raises:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenlake.errors import NotFoundError
-from tokenlake.features.aggregations.run import Run
-from tokenlake.features.aggregations.streams import Stream
+from tokenlake.features.aggregations.run import CountRun
+from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.times import NEVER
 
 #: Newest runs that stay as they are, so that re-runs of the last days find the chain of their watermark.
@@ -44,7 +44,7 @@ class StreamState:
         stream: which one.
     """
 
-    def __init__(self, root: Path, stream: Stream) -> None:
+    def __init__(self, root: Path, stream: CountStream) -> None:
         self.stream = stream
         self.folder = root / stream.digest
 
@@ -57,12 +57,12 @@ class StreamState:
             end = found[-1].until
         return found
 
-    def load(self, watermark: int) -> tuple[list[Run], int]:
+    def load(self, watermark: int) -> tuple[list[CountRun], int]:
         """The runs of the chain, small ones merged, and the watermark that they reach."""
         for attempt in range(_ATTEMPTS):
             pieces = self.chain(watermark)
             try:
-                runs = [Run.load(self.stream, piece.path) for piece in pieces]
+                runs = [CountRun.load(self.stream, piece.path) for piece in pieces]
             except NotFoundError:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -71,7 +71,7 @@ class StreamState:
             return gathered(self.stream, runs), pieces[-1].until if pieces else 0
         raise NotFoundError(f"{self.folder} changes all the time; try again")
 
-    def append(self, run: Run, since: int, until: int) -> None:
+    def append(self, run: CountRun, since: int, until: int) -> None:
         """Save a run that continues the chain, and merge older ones; the caller holds the lock."""
         run.save(self._path(since, until))
         self._merge(self.chain(until))
@@ -88,9 +88,9 @@ class StreamState:
         for i in reversed(range(len(old) - 1)):
             if sizes[i] <= _RATIO * sizes[i + 1]:
                 first, second = old[i], old.pop(i + 1)
-                runs = [Run.load(self.stream, piece.path) for piece in (first, second)]
+                runs = [CountRun.load(self.stream, piece.path) for piece in (first, second)]
                 path = self._path(first.since, second.until)
-                Run.merged(self.stream, *runs).save(path)
+                CountRun.merged(self.stream, *runs).save(path)
                 old[i], sizes[i] = Piece(first.since, second.until, path), path.stat().st_size
 
     def _drop_covered(self, watermark: int) -> None:
@@ -111,12 +111,12 @@ class StreamState:
         return self.folder / f"{since:020d}_{until:020d}.arrow"
 
 
-def gathered(stream: Stream, runs: Sequence[Run]) -> list[Run]:
+def gathered(stream: CountStream, runs: Sequence[CountRun]) -> list[CountRun]:
     """The runs with neighbours merged as long as they stay small: a look-up goes through every run."""
-    out: list[Run] = []
+    out: list[CountRun] = []
     for run in runs:
         if out and len(out[-1]) + len(run) <= _SMALL:
-            out[-1] = Run.merged(stream, out[-1], run)
+            out[-1] = CountRun.merged(stream, out[-1], run)
         else:
             out.append(run)
     return out
@@ -130,18 +130,18 @@ class Builder:
         scratch: a folder for them.
     """
 
-    def __init__(self, stream: Stream, scratch: Path) -> None:
+    def __init__(self, stream: CountStream, scratch: Path) -> None:
         self._stream, self._scratch = stream, scratch
-        self._runs: list[Run] = []
+        self._runs: list[CountRun] = []
         self._files = 0
 
-    def add(self, run: Run) -> None:
+    def add(self, run: CountRun) -> None:
         """Add a part."""
         self._runs.append(self._put_aside(run))
         while len(self._runs) > 1 and len(self._runs[-2]) <= _RATIO * len(self._runs[-1]):
             self._merge_last()
 
-    def finish(self) -> Run:
+    def finish(self) -> CountRun:
         """All parts in one run."""
         while len(self._runs) > 1:
             self._merge_last()
@@ -149,18 +149,18 @@ class Builder:
 
     def _merge_last(self) -> None:
         newer, older = self._runs.pop(), self._runs.pop()
-        self._runs.append(self._put_aside(Run.merged(self._stream, older, newer)))
+        self._runs.append(self._put_aside(CountRun.merged(self._stream, older, newer)))
 
-    def _put_aside(self, run: Run) -> Run:
+    def _put_aside(self, run: CountRun) -> CountRun:
         if len(run) <= _SMALL:
             return run
         self._files += 1
         path = self._scratch / f"{self._stream.digest}-{self._files}.arrow"
         run.save(path)
-        return Run.load(self._stream, path)
+        return CountRun.load(self._stream, path)
 
 
-def drop_others(root: Path, streams: Sequence[Stream]) -> None:
+def drop_others(root: Path, streams: Sequence[CountStream]) -> None:
     """Remove the states of streams that no definition needs any more; the caller holds the lock."""
     wanted = {stream.digest for stream in streams}
     for folder in _folders(root):
