@@ -125,14 +125,14 @@ class Aggregations:
         return {stream: self._use(stream) for stream in self._recipes[name].streams()}
 
     def _use(self, stream: CountStream) -> StreamUse:
-        pieces = self._state(stream).chain(NEVER)
-        runs = [CountRun.load(stream, piece.path) for piece in pieces]
+        files = self._state(stream).chain(NEVER)
+        runs = [CountRun.load(stream, file.path) for file in files]
         keys = np.concatenate([np.zeros(0, np.uint64), *(run.keys for run in runs)])
         return StreamUse(
             len(keys),
             len(np.unique(keys)),
-            sum(piece.path.stat().st_size for piece in pieces),
-            pieces[-1].until if pieces else 0,
+            sum(file.path.stat().st_size for file in files),
+            files[-1].until if files else 0,
         )
 
     def _chosen(self, names: Collection[str] | None) -> list[Recipe]:

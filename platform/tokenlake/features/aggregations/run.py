@@ -111,7 +111,7 @@ class CountRun:
         arrays: Arrays = {"keys": base.keys, "known_from": base.known_from}
         if stream.valued:
             _check_sum(stream, base.values)
-            arrays["sums"] = np.cumsum(base.values)
+            arrays["sums"] = _sums(stream, base.values)
         if stream.late:
             arrays["timestamps"] = base.timestamps
             arrays["newest"] = _newest(base, ids)
@@ -120,7 +120,7 @@ class CountRun:
                 order = np.lexsort((leaves, _group(base.keys)))
                 arrays[f"leaves_{window}"] = leaves[order]
                 if stream.valued:
-                    arrays[f"left_{window}"] = np.cumsum(base.values[order])
+                    arrays[f"left_{window}"] = _sums(stream, base.values[order])
         for half_life in stream.half_lives:
             arrays |= _decayed(stream, base, half_life)
         return cls(stream, arrays, ids)
@@ -134,13 +134,13 @@ class CountRun:
         """int64 (n,), what each contributes, in units."""
         if not self.stream.valued:
             return np.ones(len(self), np.int64)
-        return np.diff(self.arrays["sums"], prepend=np.int64(0))
+        return np.diff(self.arrays["sums"], prepend=0).astype(np.int64, copy=False)
 
     def values_at(self, places: Ints) -> Ints:
         """What the contributions at places contribute, in units."""
         if not self.stream.valued:
             return np.ones(len(places), np.int64)
-        return self.arrays["sums"][places] - self.sums_before(places)
+        return self.sums_before(places + 1) - self.sums_before(places)
 
     @cached_property
     def least(self) -> list[Ints]:
@@ -155,7 +155,9 @@ class CountRun:
     def sums_before(self, places: Ints, name: str = "sums") -> Ints:
         """Running sums of what stands before places."""
         sums = self.arrays[name]
-        return np.where(places > 0, sums[places - 1], 0) if len(sums) else np.zeros(len(places), np.int64)
+        if not len(sums):
+            return np.zeros(len(places), np.int64)
+        return np.where(places > 0, sums[places - 1], 0).astype(np.int64, copy=False)
 
     def spans(self, keys: Hashes) -> tuple[Ints, Ints]:
         """First places of keys, and last ones (exclusive); keys that ascend are found several times as fast."""
@@ -194,6 +196,12 @@ class _Base:
 def fractions(stream: CountStream) -> int:
     """Parts of a unit of which decayed values of a numeric feature are multiples: a thousandth, but not below 2 ** -20."""
     return max(1, min(1 << 10, int(stream.unit / WEIGHT_UNIT)))
+
+
+def _sums(stream: CountStream, values: Ints) -> NDArray[Any]:
+    """Running sums; those of labels, which are no more than there are contributions, in half the bytes."""
+    few = stream.numeric is None and len(values) < 1 << 31
+    return np.cumsum(values, dtype=np.int32 if few else np.int64)
 
 
 def _check_sum(stream: CountStream, values: Ints) -> None:

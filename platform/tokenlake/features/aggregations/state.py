@@ -28,7 +28,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, order=True)
-class Piece:
+class SavedRun:
     """A run's file: the contributions of events ingested after `since` (us), up to `until`."""
 
     since: int
@@ -48,11 +48,11 @@ class StreamState:
         self.stream = stream
         self.folder = root / stream.digest
 
-    def chain(self, watermark: int) -> list[Piece]:
+    def chain(self, watermark: int) -> list[SavedRun]:
         """The runs from the first event on, as far as they don't go beyond a watermark."""
-        found, end = list[Piece](), 0
-        pieces = sorted(self._pieces())
-        while nexts := [p for p in pieces if p.since == end and end < p.until <= watermark]:
+        found, end = list[SavedRun](), 0
+        files = sorted(self._saved())
+        while nexts := [p for p in files if p.since == end and end < p.until <= watermark]:
             found.append(nexts[-1])
             end = found[-1].until
         return found
@@ -60,15 +60,15 @@ class StreamState:
     def load(self, watermark: int) -> tuple[list[CountRun], int]:
         """The runs of the chain, small ones merged, and the watermark that they reach."""
         for attempt in range(_ATTEMPTS):
-            pieces = self.chain(watermark)
+            files = self.chain(watermark)
             try:
-                runs = [CountRun.load(self.stream, piece.path) for piece in pieces]
+                runs = [CountRun.load(self.stream, file.path) for file in files]
             except NotFoundError:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.01)
                 continue
-            return gathered(self.stream, runs), pieces[-1].until if pieces else 0
+            return gathered(self.stream, runs), files[-1].until if files else 0
         raise NotFoundError(f"{self.folder} changes all the time; try again")
 
     def append(self, run: CountRun, since: int, until: int) -> None:
@@ -79,32 +79,32 @@ class StreamState:
 
     def reached(self, watermark: int) -> int:
         """The watermark up to which the state is made; the given one where it goes beyond that."""
-        pieces = self.chain(NEVER)
-        return min(watermark, pieces[-1].until) if pieces else 0
+        files = self.chain(NEVER)
+        return min(watermark, files[-1].until) if files else 0
 
-    def _merge(self, chain: list[Piece]) -> None:
+    def _merge(self, chain: list[SavedRun]) -> None:
         old = chain[: max(len(chain) - _RECENT, 0)]
-        sizes = [piece.path.stat().st_size for piece in old]
+        sizes = [file.path.stat().st_size for file in old]
         for i in reversed(range(len(old) - 1)):
             if sizes[i] <= _RATIO * sizes[i + 1]:
                 first, second = old[i], old.pop(i + 1)
-                runs = [CountRun.load(self.stream, piece.path) for piece in (first, second)]
+                runs = [CountRun.load(self.stream, file.path) for file in (first, second)]
                 path = self._path(first.since, second.until)
                 CountRun.merged(self.stream, *runs).save(path)
-                old[i], sizes[i] = Piece(first.since, second.until, path), path.stat().st_size
+                old[i], sizes[i] = SavedRun(first.since, second.until, path), path.stat().st_size
 
     def _drop_covered(self, watermark: int) -> None:
-        kept = {piece.path for piece in self.chain(watermark)}
-        for piece in self._pieces():
-            if piece.until <= watermark and piece.path not in kept:
-                piece.path.unlink(missing_ok=True)
+        kept = {file.path for file in self.chain(watermark)}
+        for file in self._saved():
+            if file.until <= watermark and file.path not in kept:
+                file.path.unlink(missing_ok=True)
 
-    def _pieces(self) -> list[Piece]:
+    def _saved(self) -> list[SavedRun]:
         out = []
         for path in self.folder.glob("*_*.arrow"):
             since, _, until = path.stem.partition("_")
             if since.isdigit() and until.isdigit():
-                out.append(Piece(int(since), int(until), path))
+                out.append(SavedRun(int(since), int(until), path))
         return out
 
     def _path(self, since: int, until: int) -> Path:
