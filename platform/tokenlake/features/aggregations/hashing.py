@@ -47,12 +47,15 @@ def keys_of(table: pa.Table, by: Sequence[str]) -> tuple[Ints, Ints]:
         if name == by[0]:
             rows, keys = owners, numbers
             continue
-        if len(rows) == len(owners) == table.num_rows and (rows == owners).all() and (np.diff(rows) == 1).all():
-            left = right = slice(None)  # each row has one key of each kind
-        else:
+        if not (_each_once(rows, table) and _each_once(owners, table)):
             left, right = _pairs(rows, owners)
-        rows, keys = rows[left], (hash64(keys[left]) * _ODD + hash64(numbers[right])).view(np.int64)
+            rows, keys, numbers = rows[left], keys[left], numbers[right]
+        keys = (hash64(keys) * _ODD + hash64(numbers)).view(np.int64)
     return rows, keys
+
+
+def _each_once(rows: Ints, table: pa.Table) -> bool:
+    return len(rows) == table.num_rows and bool((np.diff(rows) == 1).all())
 
 
 def _pairs(rows: Ints, owners: Ints) -> tuple[Ints, Ints]:
