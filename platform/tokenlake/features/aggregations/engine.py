@@ -20,11 +20,12 @@ from tokenlake.features.aggregations.contributions import contributions
 from tokenlake.features.aggregations.hashing import column_of
 from tokenlake.features.aggregations.query import Floats, answer
 from tokenlake.features.aggregations.run import CountRun
-from tokenlake.features.aggregations.state import Builder, StreamState, drop_others, gathered
+from tokenlake.features.aggregations.state import Builder, Made, StreamState, drop_others, gathered
 from tokenlake.features.aggregations.streams import CountStream, Recipe, recipes
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
+from tokenlake.storage.arrays import header
 from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day
 
@@ -41,12 +42,16 @@ class StreamUse:
         keys: of how many keys.
         bytes: size of its files.
         until: the watermark (us) that the state reaches; 0 where there is none yet.
+        added: how many contributions the last update added.
+        seconds: CPU seconds that it took.
     """
 
     contributions: int
     keys: int
     bytes: int
     until: int
+    added: int
+    seconds: float
 
 
 class Aggregations:
@@ -117,8 +122,8 @@ class Aggregations:
                 drop_others(self._root, streams)
             ends = {stream: self._state(stream).reached(watermark) for stream in streams}
             for since, group in _by_end(ends, watermark).items():
-                for stream, run in self._made(group, since, watermark, progress).items():
-                    self._state(stream).append(run, since, watermark)
+                for stream, made in self._made(group, since, watermark, progress).items():
+                    self._state(stream).append(made, since, watermark)
 
     def use(self, name: str) -> dict[CountStream, StreamUse]:
         """What the streams of a definition take on the disk."""
@@ -133,6 +138,7 @@ class Aggregations:
             len(np.unique(keys)),
             sum(file.path.stat().st_size for file in files),
             files[-1].until if files else 0,
+            *((len(runs[-1]), header(files[-1].path).get("seconds", 0.0)) if files else (0, 0.0)),
         )
 
     def _chosen(self, names: Collection[str] | None) -> list[Recipe]:
@@ -149,8 +155,8 @@ class Aggregations:
                 self._kept[stream] = _Kept(*self._state(stream).load(watermark))
         ends = {stream: self._kept[stream].until for stream in streams}
         for since, group in _by_end(ends, watermark).items():
-            for stream, run in self._made(group, since, watermark).items():
-                self._kept[stream] = _Kept(gathered(stream, [*self._kept[stream].runs, run]), watermark)
+            for stream, made in self._made(group, since, watermark).items():
+                self._kept[stream] = _Kept(gathered(stream, [*self._kept[stream].runs, made.run]), watermark)
         return {stream: self._kept[stream].runs for stream in streams}
 
     def _state(self, stream: CountStream) -> StreamState:
@@ -158,13 +164,13 @@ class Aggregations:
 
     def _made(
         self, streams: Sequence[CountStream], since: int, until: int, progress: Progress | None = None
-    ) -> dict[CountStream, CountRun]:
+    ) -> dict[CountStream, Made]:
         """The contributions of the events that were ingested after one watermark, up to another."""
         with tempfile.TemporaryDirectory(prefix="tokenlake-counts-") as scratch:
             builders = {stream: Builder(stream, Path(scratch)) for stream in streams}
             for events in self._ingested(streams, since, until, progress):
-                for stream, builder in builders.items():
-                    builder.add(CountRun.of(stream, contributions(stream, events)))
+                for builder in builders.values():
+                    builder.add(events)
             return {stream: builder.finish() for stream, builder in builders.items()}
 
     def _ingested(

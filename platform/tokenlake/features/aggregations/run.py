@@ -163,12 +163,12 @@ class CountRun:
         """First places of keys, and last ones (exclusive); keys that ascend are found several times as fast."""
         return np.searchsorted(self.keys, keys), np.searchsorted(self.keys, keys, side="right")
 
-    def save(self, path: Path) -> None:
-        """Write it to a file, atomically."""
+    def save(self, path: Path, **facts: float) -> None:
+        """Write it to a file, atomically, with facts about how it was made."""
         arrays = {name: pa.array(array) for name, array in self.arrays.items()}
         if self.ids is not None:
             arrays["event_ids"] = self.ids
-        write_arrays(path, arrays, {"stream": self.stream.digest, "rows": len(self)})
+        write_arrays(path, arrays, {"stream": self.stream.digest, "rows": len(self), **facts})
 
     @classmethod
     def load(cls, stream: CountStream, path: Path) -> CountRun:

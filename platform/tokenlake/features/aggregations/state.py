@@ -12,7 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from tokenlake.errors import NotFoundError
+from tokenlake.features.aggregations.contributions import contributions
 from tokenlake.features.aggregations.run import CountRun
 from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.times import NEVER
@@ -71,9 +74,9 @@ class StreamState:
             return gathered(self.stream, runs), files[-1].until if files else 0
         raise NotFoundError(f"{self.folder} changes all the time; try again")
 
-    def append(self, run: CountRun, since: int, until: int) -> None:
+    def append(self, made: Made, since: int, until: int) -> None:
         """Save a run that continues the chain, and merge older ones; the caller holds the lock."""
-        run.save(self._path(since, until))
+        made.run.save(self._path(since, until), seconds=made.seconds)
         self._merge(self.chain(until))
         self._drop_covered(until)
 
@@ -122,8 +125,16 @@ def gathered(stream: CountStream, runs: Sequence[CountRun]) -> list[CountRun]:
     return out
 
 
+@dataclass(frozen=True)
+class Made:
+    """A new run, and the CPU seconds that it took."""
+
+    run: CountRun
+    seconds: float
+
+
 class Builder:
-    """Makes one run of many parts, which come one after another; large ones wait on the disk.
+    """Makes one run of the contributions of batches of events; large parts wait on the disk.
 
     Args:
         stream: what they are contributions to.
@@ -134,18 +145,22 @@ class Builder:
         self._stream, self._scratch = stream, scratch
         self._runs: list[CountRun] = []
         self._files = 0
+        self._seconds = 0.0
 
-    def add(self, run: CountRun) -> None:
-        """Add a part."""
-        self._runs.append(self._put_aside(run))
+    def add(self, events: pa.Table) -> None:
+        """Add what a batch of events contributes."""
+        began = time.thread_time()
+        self._runs.append(self._put_aside(CountRun.of(self._stream, contributions(self._stream, events))))
         while len(self._runs) > 1 and len(self._runs[-2]) <= _RATIO * len(self._runs[-1]):
             self._merge_last()
+        self._seconds += time.thread_time() - began
 
-    def finish(self) -> CountRun:
-        """All parts in one run."""
+    def finish(self) -> Made:
+        """All contributions in one run."""
+        began = time.thread_time()
         while len(self._runs) > 1:
             self._merge_last()
-        return self._runs[0]
+        return Made(self._runs[0], self._seconds + time.thread_time() - began)
 
     def _merge_last(self) -> None:
         newer, older = self._runs.pop(), self._runs.pop()
