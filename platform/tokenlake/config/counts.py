@@ -45,7 +45,7 @@ class Of(Strict):
     label: str | None = None
     numeric: str | None = None
     #: The smallest difference of the numeric feature that is kept: sums are whole multiples of it.
-    unit: float = Field(2.0**-20, gt=0)
+    unit: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _one_value(self) -> Self:

@@ -16,8 +16,8 @@ from tokenlake.features.keys import Ints
 from tokenlake.features.label_maturity import event_labels
 from tokenlake.times import NEVER, as_micros
 
-#: Values are below this many units, so that sums of millions of them fit into 64 bits.
-_LARGEST = 2.0**42
+#: Values are below this many units: up to here every whole number is a float64.
+_LARGEST = 2.0**52
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _column(recipe: Recipe, column: CountColumn, questions: Mapping[CountStream 
         case "known":
             return question.total(column, values=False)
         case "sum":
-            return question.total(column, values=True) * stream.unit
+            return stream.numbers(question.total(column, values=True))
         case "mean":
             return _mean(question, questions[recipe.everything], column, of_label=of_label)
         case "min" | "max":
@@ -81,8 +81,7 @@ def _mean(own: Question, everything: Question, column: CountColumn, *, of_label:
     if of_label:
         prior = (global_total + 1) / (global_known + 2)
     else:
-        unit = own.stream.unit
-        total, global_total = total * unit, global_total * unit
+        total, global_total = own.stream.numbers(total), own.stream.numbers(global_total)
         prior = np.divide(global_total, global_known, out=np.full(len(total), np.nan), where=global_known > 0)
     means: Floats = (total + STRENGTH * prior) / (known + STRENGTH)
     return means
@@ -191,7 +190,7 @@ class Question:
             found = extreme(found, self._extreme(part, window, extreme, nothing, least=least))
         out = np.full(self.size, nothing, np.int64)
         extreme.at(out, self.rows, found)
-        return np.where(out == nothing, np.nan, out * self.stream.unit)
+        return np.where(out == nothing, np.nan, self.stream.numbers(out.astype(np.float64)))
 
     def _extreme(self, part: _Part, window: int | None, extreme: np.ufunc, nothing: int, *, least: bool) -> Ints:
         run, start = part.run, part.start
@@ -234,7 +233,7 @@ class Question:
             tied = slice(int(np.searchsorted(rows, rows[i])), i + 1)
             best = max((j for j in range(tied.start, tied.stop) if stamps[j] == stamps[i]), key=ids.__getitem__)
             values[i] = values[best]
-        out[rows[last]] = values[last] * self.stream.unit
+        out[rows[last]] = self.stream.numbers(values[last].astype(np.float64))
         return out
 
     def _newest(self, column: CountColumn) -> Iterator[_Newest]:

@@ -14,6 +14,8 @@ from tokenlake.features.aggregations.hashing import column_of
 
 _MICRO = dt.timedelta(microseconds=1)
 _FORMAT = 1
+#: How far a unit may be from one part of a whole number.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class CountStream:
     def valued(self) -> bool:
         """Whether contributions have values, or each counts one."""
         return self.numeric is not None or (self.label is not None and not self.positives)
+
+    def numbers(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Multiples of the unit as numbers; units such as a hundredth are divided by, so that 3 of them are .03 and no less."""
+        parts = round(1 / self.unit)
+        return units / parts if parts > 1 and abs(parts * self.unit - 1) < _ROUNDING else units * self.unit
 
     @property
     def columns(self) -> list[str]:
