@@ -9,6 +9,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tokenlake.config import Config, Count, CountColumn, Filter
 from tokenlake.features.aggregations.hashing import column_of
 
