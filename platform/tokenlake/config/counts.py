@@ -145,7 +145,9 @@ class Count(Strict):
             suffix = "" if window is None else f"_{short(window)}"
             for aggregate in self.aggregates:
                 yield Column(f"{name}_{aggregate}{suffix}", aggregate, window)
-        for aggregate in self.aggregates if self.decay else ():
+        if self.decay is None:
+            return
+        for aggregate in self.aggregates:
             if aggregate in _DECAYING:
                 yield Column(f"{name}_{aggregate}_decay_{short(self.decay)}", aggregate, half_life=self.decay)
 

@@ -42,9 +42,33 @@ def read_arrays(path: Path) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist; it is derived, so running the job again makes it") from error
+        raise _missing(path) from error
+    return _read(path, pa.BufferReader(data))
+
+
+def map_arrays(path: Path) -> tuple[dict[str, pa.Array], dict[str, Any]]:
+    """Like `read_arrays`, but the arrays stay on the disk and are read where they are looked at.
+
+    Raises:
+        NotFoundError: the file does not exist.
+        CorruptionError: the file is damaged, or is not a file of `write_arrays`.
+    """
     try:
-        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        data = pa.memory_map(str(path))
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptionError(f"{path} is damaged ({error}); delete it: running the job again makes it") from error
+    return _read(path, data)
+
+
+def _missing(path: Path) -> NotFoundError:
+    return NotFoundError(f"{path} does not exist; it is derived, so running the job again makes it")
+
+
+def _read(path: Path, source: pa.NativeFile) -> tuple[dict[str, pa.Array], dict[str, Any]]:
+    try:
+        with pa.ipc.open_file(source) as reader:
             batch = reader.get_batch(0)
         batch.validate(full=True)
         header: dict[str, Any] = json.loads(batch.schema.metadata[_HEADER])
