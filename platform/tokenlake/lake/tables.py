@@ -409,9 +409,13 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
         "edges": make("edges", lambda: edges_schema(ids()), ("version", "ds")),
         "user_statistics": make("user_statistics", lambda: statistics_schema(config, ids()), ("ds",)),
     }
+
+    def states_schema(name: str) -> Callable[[], pa.Schema]:
+        return lambda: count_states_schema(config, name, ids())
+
     for name in config.served_counts:
         states, totals = count_states.states_table(name), count_states.totals_table(name)
-        tables[states] = make(states, lambda name=name: count_states_schema(config, name, ids()), ("version", "ds"))
+        tables[states] = make(states, states_schema(name), ("version", "ds"))
         tables[totals] = make(totals, count_totals_schema(config, name), ("version", "ds"))
     return tables
 
