@@ -9,6 +9,8 @@ from tokenlake.lake.project import Project
 from tokenlake.times import Day, DayLike, as_day
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -102,6 +104,25 @@ class Lake(Project):
         from tokenlake.pipeline.realtime import encode
 
         return encode(self, events, self.resolve(version))
+
+    def counts(self, rows: Any, at: Any = None, *, names: Sequence[str] | None = None) -> pa.Table:
+        """Declared aggregations (docs/counts.md) of rows, each strictly before its own instant, as the lake knows it now.
+
+        Args:
+            rows: n rows, as an Arrow table, a pandas frame or a mapping of columns, with the columns of the keys, named
+                as in the source or as in `events`.
+            at: one instant, or one for each row; by default the rows' own timestamps.
+            names: definitions of the block `counts`; all by default.
+
+        Returns:
+            float64 columns, a row for each row; null where there is nothing, such as the last of no values.
+
+        Raises:
+            SchemaError: a name that is not declared, a column that is missing, or a value that ingest would quarantine.
+        """
+        from tokenlake.features.aggregations.asked import counts
+
+        return counts(self, rows, at, names)
 
     def drop(self, version: str) -> None:
         """Remove a version for good: its token store with its streams in Redis, checkpoints, table rows, and runs.

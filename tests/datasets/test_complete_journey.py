@@ -114,6 +114,57 @@ def test_against_the_slow_one(tmp_path_factory: pytest.TempPathFactory, seed: in
         assert len(passed_by[basket]) == min(wanted, len(promoted - bought))
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_hard_negatives_against_the_slow_one(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    tables = journeys.make(seed, households=3, baskets=40)
+    rows = build(tmp_path_factory.mktemp("journey"), tables, negatives="hard")
+    purchases = expected_purchases(tables)
+    assert {row["event_id"] for row in rows if row["bought"] != 0} == purchases.keys()
+    pool = defaultdict(set)
+    for row in tables["promotions"].to_pylist():
+        pool[row["store_id"], row["week"]].add(row["product_id"])
+    lines = tables["transactions"].to_pylist()
+    passed_by = defaultdict(set)
+    for row in rows:
+        if row["bought"] == 0:
+            passed_by[row["event_id"] >> 25].add(row["product_id"])
+    assert sum(map(len, passed_by.values())) == sum(row["bought"] == 0 for row in rows), "none twice"
+    for basket, trip in {row["basket_id"]: row for row in lines}.items():
+        bought = {row["product_id"] for row in lines if row["basket_id"] == basket}
+        promoted = pool[trip["store_id"], trip["week"]]
+        wanted = min(max(2 * len(bought & promoted), 2), len(promoted - bought))
+        before = {
+            row["product_id"]
+            for row in lines
+            if row["household_id"] == trip["household_id"]
+            and row["transaction_timestamp"] < trip["transaction_timestamp"]
+        }
+        again = before & promoted - bought
+        assert passed_by[basket] <= promoted - bought
+        assert len(passed_by[basket]) == wanted
+        assert len(passed_by[basket] & again) >= min(
+            (min(max(2 * len(bought & promoted), 2), wanted) + 1) // 2, len(again)
+        )
+
+
+def test_hard_negatives_follow_what_sold_in_earlier_weeks(tmp_path: Path) -> None:
+    tables = journeys.make(1, households=40, baskets=3_000, products=60, stores=1)
+    sold: dict[tuple[int, int], int] = defaultdict(int)
+    for row in tables["transactions"].to_pylist():
+        for week in range(row["week"] + 1, 20):
+            sold[week, row["product_id"]] += 1
+    weeks = {row["basket_id"]: row["week"] for row in tables["transactions"].to_pylist()}
+    shares = {}
+    for kind in ("hard", 2.0):
+        rows = [row for row in build(tmp_path, tables, f"{kind}", negatives=kind) if row["bought"] == 0]
+        mean = [
+            sold[weeks[row["event_id"] >> 25], row["product_id"]] for row in rows if weeks[row["event_id"] >> 25] > 9
+        ]
+        shares[kind] = sum(mean) / len(mean)
+    assert shares["hard"] > shares[2.0]
+
+
 def test_negatives_look_like_positives(tmp_path: Path) -> None:
     """Both come from the same trip, time, store, list of promotions and tables of attributes."""
     tables = journeys.make(3)
@@ -138,17 +189,18 @@ def test_order_inside_a_trip_tells_nothing_of_the_label(tmp_path: Path) -> None:
     assert all(row["event_id"] & (1 << 25) - 1 == row["product_id"] for row in rows)
 
 
-def test_fewer_households_or_days_are_a_subset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [2.0, "hard"])
+def test_fewer_households_or_days_are_a_subset(tmp_path: Path, kind: Any) -> None:
     tables = journeys.make(5, households=8, baskets=60)
-    everything = {row["event_id"]: row for row in build(tmp_path, tables, "all")}
-    some = build(tmp_path, tables, "some", households=3)
+    everything = {row["event_id"]: row for row in build(tmp_path, tables, "all", negatives=kind)}
+    some = build(tmp_path, tables, "some", households=3, negatives=kind)
     households = {row["household_id"] for row in some}
     assert len(households) == 3
     assert {row["event_id"]: row for row in some} == {
         k: v for k, v in everything.items() if v["household_id"] in households
     }
     first, last = dt.date(2017, 3, 10), dt.date(2017, 3, 14)
-    days = build(tmp_path, tables, "days", days=("2017-03-10", "2017-03-14"))
+    days = build(tmp_path, tables, "days", days=("2017-03-10", "2017-03-14"), negatives=kind)
     assert days == [row for row in everything.values() if first <= row["timestamp"].date() <= last]
 
 
@@ -189,6 +241,7 @@ def test_same_options_do_nothing_others_are_refused(tmp_path: Path, pinned: Any)
         ({"households": 0}, "households: 0 given"),
         ({"negatives": -1.0}, "negatives: -1.0 given"),
         ({"negatives": float("nan")}, "negatives: nan given"),
+        ({"negatives": "hart"}, "negatives: 'hart' given; expected 0 to 50 per promoted purchase, or 'hard'"),
         ({"days": ("2017-03-02", "2017-03-01")}, "2017-03-02 is later than 2017-03-01"),
         ({"days": ("2017-03-02", "soon")}, "'soon' is not a day"),
     ],

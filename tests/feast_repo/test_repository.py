@@ -263,6 +263,7 @@ def test_the_daily_run_ends_in_feast(built: Lake, tmp_path: Path) -> None:
     assert [result.job for result in lake.run(day(0)).results] == ["ingest"]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(built: Lake, tmp_path: Path) -> None:
     lake = copy(built, tmp_path / "lake")
     for each in lake.events.days():

@@ -52,6 +52,7 @@ def test_one_replaces_another(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operation",
     ["tokenlake_models.checkpoint.save_file", "tokenlake.storage.disk.sync_file", "tokenlake.storage.disk.exchange"],

@@ -60,6 +60,7 @@ def read(path: Path, done: multiprocessing.synchronize.Event, refreshing: bool) 
     assert len(store.fetch(TAIL, before=NEVER).values) == ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_readers_beside_a_writer(tmp_path: Path) -> None:
     path = make(tmp_path / "store").path

@@ -100,6 +100,7 @@ def check(store: TokenStore, days: dict[int, list[Row]]) -> None:
     store.verify()
 
 
+@pytest.mark.slow
 def test_many_processes_append_while_days_are_written(store: TokenStore) -> None:
     spawn = multiprocessing.get_context("spawn")
     busy = [spawn.Process(target=append, args=(store.path, writer)) for writer in range(WRITERS)]

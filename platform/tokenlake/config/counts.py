@@ -45,7 +45,7 @@ class Of(Strict):
     label: str | None = None
     numeric: str | None = None
     #: The smallest difference of the numeric feature that is kept: sums are whole multiples of it.
-    unit: float = Field(2.0**-20, gt=0)
+    unit: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _one_value(self) -> Self:
@@ -62,7 +62,7 @@ class Of(Strict):
 
 
 @dataclass(frozen=True)
-class Column:
+class CountColumn:
     """One number that a definition gives for each row.
 
     Attributes:
@@ -139,17 +139,17 @@ class Count(Strict):
         """Whether Feast gets a view of it."""
         return len(self.by) == 1 if self.serve is None else self.serve
 
-    def columns(self, name: str) -> Iterator[Column]:
+    def columns(self, name: str) -> Iterator[CountColumn]:
         """The numbers of a definition of that name, in their order: by window, then by aggregate, the decayed ones last."""
         for window in self.windows:
             suffix = "" if window is None else f"_{short(window)}"
             for aggregate in self.aggregates:
-                yield Column(f"{name}_{aggregate}{suffix}", aggregate, window)
+                yield CountColumn(f"{name}_{aggregate}{suffix}", aggregate, window)
         if self.decay is None:
             return
         for aggregate in self.aggregates:
             if aggregate in _DECAYING:
-                yield Column(f"{name}_{aggregate}_decay_{short(self.decay)}", aggregate, half_life=self.decay)
+                yield CountColumn(f"{name}_{aggregate}_decay_{short(self.decay)}", aggregate, half_life=self.decay)
 
 
 def short(duration: dt.timedelta) -> str:

@@ -27,6 +27,25 @@ _SUMMER = tuple(int(np.datetime64(t, "us").astype(np.int64)) for t in ("2017-03-
 
 
 @dataclass(frozen=True)
+class PastPurchases:
+    """Products that households bought, sorted by (household, product), and when each was first bought."""
+
+    household: Ints
+    product: Ints
+    #: int64 us UTC.
+    first: Ints
+
+    @classmethod
+    def of(cls, lines: dict[str, Ints]) -> PastPurchases:
+        """The first purchase of each household and product."""
+        order = np.lexsort((lines["transaction_timestamp"], lines["product_id"], lines["household_id"]))
+        household, product = lines["household_id"][order], lines["product_id"][order]
+        head = np.ones(len(order), bool)
+        head[1:] = (household[1:] != household[:-1]) | (product[1:] != product[:-1])
+        return cls(household[head], product[head], lines["transaction_timestamp"][order][head])
+
+
+@dataclass(frozen=True)
 class Journey:
     """The tables, limited to the selected households and days."""
 
@@ -42,6 +61,18 @@ class Journey:
     demographics: pa.Table
     #: For each trip, the ids of the household's active campaigns.
     campaigns: pa.ListArray
+    #: What the households had bought by when, on whatever day.
+    past: PastPurchases
+    #: Every purchase of any household, as product and week (6 bits), sorted.
+    sold: Ints
+
+    def sold_before(self, promotions: Ints) -> Ints:
+        """For promotions, how often their products were bought in earlier weeks, by anyone and anywhere."""
+        product = (promotions >> PLACE_BITS) & ((1 << PRODUCT_BITS) - 1)
+        week = (promotions >> (PLACE_BITS + PRODUCT_BITS)) & ((1 << _WEEK_BITS) - 1)
+        key = product << _WEEK_BITS
+        earlier: Ints = np.searchsorted(self.sold, key | week) - np.searchsorted(self.sold, key)
+        return earlier
 
     @classmethod
     def read(cls, wheel: Path, households: int | None, days: tuple[Day, Day] | None) -> Journey:
@@ -49,6 +80,8 @@ class Journey:
         with zipfile.ZipFile(wheel) as archive:
             names = ["household_id", "store_id", "basket_id", "product_id", "week", "transaction_timestamp"]
             lines = _columns(_open(archive, "transactions").read(columns=names))
+            sold = np.sort((lines["product_id"] << _WEEK_BITS) | lines["week"])
+            past = PastPurchases.of({k: v[_chosen(lines, households, None)] for k, v in lines.items()})
             lines = {k: v[_chosen(lines, households, days)] for k, v in lines.items()}
             order = np.lexsort((lines["product_id"], lines["basket_id"]))
             lines = {k: v[order] for k, v in lines.items()}
@@ -76,6 +109,8 @@ class Journey:
                     _columns(_open(archive, "campaign_descriptions").read(["campaign_id", "start_date", "end_date"])),
                     trips,
                 ),
+                past=past,
+                sold=sold,
             )
 
 

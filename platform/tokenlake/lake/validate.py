@@ -161,6 +161,33 @@ class Validator:
         return values, where(pa.array(np.where(positive, known, micros + window)), has).cast(TIMESTAMP)
 
 
+def converted(config: Config, ids: IdTypes, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Convert one column to what `events` holds under a name, as ingest does.
+
+    Args:
+        config: names and types of the columns.
+        ids: the lake's id types.
+        name: `user_id`, `item_id` or a feature's name.
+        values: as a source has them.
+
+    Raises:
+        SchemaError: a type that does not fit, or a row that ingest would quarantine; the message gives the first one.
+    """
+    problems, flat_values = Problems(len(values)), flat(values)
+    role = name.removesuffix("_id") if name in ("user_id", "item_id") else None
+    kind = "id" if role else config.events.features[name].kind
+    given = plain(flat_values.type)
+    if not (pa.types.is_null(given) or _FITS[kind](given)):
+        raise SchemaError(f"{name}: type {given} given, which is no {_SPELLED.get(kind, kind)}")
+    if role:
+        out = _id(flat_values, role, ids.user if role == "user" else ids.item, problems)
+    else:
+        out = _FEATURES[kind](flat_values, name, problems, None)
+    if problems.bad.any():
+        raise SchemaError(f"row {int(np.flatnonzero(problems.bad)[0])}: {problems.reasons()[0]}")
+    return out
+
+
 def days_of(timestamps: pa.Array) -> NDArray[np.int32]:
     """UTC days since 1970 of a timestamp column."""
     return np.asarray(numpy(timestamps.cast(pa.int64()), np.int64) // DAY_US, np.int32)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 from tokenlake.config import EMBEDDINGS
 from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
+from tokenlake.features.aggregations import Aggregations
 from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.versions import finished, is_embeddings, register
 from tokenlake.lake.project import Project
@@ -80,6 +81,8 @@ def backfill(
     _ingest_missing(lake, first, last, report)
     days = days_of(lake, first, last)
     chunk = chunk_days or lake.config.tokens.chunk_days
+    if lake.config.counts is not None:
+        lake.shared(Aggregations).roll_on(lake.watermark(), progress=progress)
     for name in [_resolve(lake, version)] if version else daily_versions(lake):
         register(lake, name)
         _backfill_version(lake, name, days, chunk, report, progress)

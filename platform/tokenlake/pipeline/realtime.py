@@ -32,14 +32,9 @@ def encode(lake: Project, events: pa.Table, version: str) -> NDArray[np.float32]
 def _encode_day(lake: Project, version: str, day: Day, rows: pa.Table, new: pa.Table) -> NDArray[np.float32]:
     plan = lake.catalog.plan(version, day)
     checkpoint = checkpoints.load(lake, version, _checkpoint_for(lake, version, day))
-    counts = lake.shared(DayFeatureCache).counts_at(day, plan.watermark if plan else lake.watermark())
-    earlier = new.filter(pc.field("ds") < pa.scalar(day))
-    if earlier.num_rows:
-        counts = counts.copy()
-        counts.add_late(earlier)
-    of_day = pa.concat_tables([lake.events.read(day=day), new.filter(pc.field("ds") == pa.scalar(day))])
-    featurizer = Featurizer(lake.config, encoder_of(lake, version))
-    instances = featurizer(rows, counts.features(of_day, rows), checkpoint.vocabulary)
+    watermark = plan.watermark if plan else lake.watermark()
+    counts = lake.shared(DayFeatureCache).counts_of(rows, new.filter(pc.field("ds") <= pa.scalar(day)), day, watermark)
+    instances = Featurizer(lake.config, encoder_of(lake, version))(rows, counts, checkpoint.vocabulary)
     tokens: NDArray[np.float32] = checkpoint.learner.encode(instances).numpy()
     return tokens
 

@@ -62,6 +62,16 @@ def map_arrays(path: Path) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     return _read(path, data)
 
 
+def header(path: Path) -> dict[str, Any]:
+    """The header of a file of `write_arrays`; its arrays are not read.
+
+    Raises:
+        NotFoundError: the file does not exist.
+        CorruptionError: the file is damaged, or is not a file of `write_arrays`.
+    """
+    return map_arrays(path)[1]
+
+
 def _missing(path: Path) -> NotFoundError:
     return NotFoundError(f"{path} does not exist; it is derived, so running the job again makes it")
 
@@ -71,8 +81,8 @@ def _read(path: Path, source: pa.NativeFile) -> tuple[dict[str, pa.Array], dict[
         with pa.ipc.open_file(source) as reader:
             batch = reader.get_batch(0)
         batch.validate(full=True)
-        header: dict[str, Any] = json.loads(batch.schema.metadata[_HEADER])
-        return {name: batch.column(name).flatten() for name in batch.schema.names}, header
+        told: dict[str, Any] = json.loads(batch.schema.metadata[_HEADER])
+        return {name: batch.column(name).flatten() for name in batch.schema.names}, told
     except (pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
         raise CorruptionError(f"{path} is damaged ({error}); delete it: running the job again makes it") from error
 

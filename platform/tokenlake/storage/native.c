@@ -529,6 +529,21 @@ void tl_digest(const uint8_t *data, const int64_t *ends, int64_t n, uint64_t *ou
     }
 }
 
+/* For each range [low[i], high[i]) of ascending values, the first place with a value of at least targets[i]. */
+void tl_lower_bound(const int64_t *values, const int64_t *low, const int64_t *high, const int64_t *targets, int64_t n,
+                    int64_t *out) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t first = low[i], left = high[i] - first;
+        while (left > 0) {
+            int64_t half = left >> 1;
+            int less = values[first + half] < targets[i];
+            first = less ? first + half + 1 : first;
+            left = less ? left - half - 1 : half;
+        }
+        out[i] = first;
+    }
+}
+
 /* Whether all values are finite, of 2 or 4 bytes each. */
 int tl_finite(const void *values, int64_t n, int64_t width) {
     uint32_t bad = 0;

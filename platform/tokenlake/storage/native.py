@@ -46,6 +46,8 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.tl_behind.restype = None
     lib.tl_digest.argtypes = [pointer, pointer, size, pointer]
     lib.tl_digest.restype = None
+    lib.tl_lower_bound.argtypes = [pointer, pointer, pointer, pointer, size, pointer]
+    lib.tl_lower_bound.restype = None
     lib.tl_finite.argtypes = [pointer, size, size]
     lib.tl_widen.argtypes = [pointer, pointer, size]
     lib.tl_widen.restype = None

@@ -16,7 +16,7 @@ from tests.fixtures import count_oracle
 from tokenlake.config import Config
 from tokenlake.features.aggregations.contributions import contributions
 from tokenlake.features.aggregations.query import answer
-from tokenlake.features.aggregations.run import Run
+from tokenlake.features.aggregations.run import CountRun
 from tokenlake.features.aggregations.streams import recipes
 from tokenlake.times import DAY_US, day_start
 
@@ -81,9 +81,9 @@ def asked(
     made = recipes(CONFIG, CONFIG.definitions)
     runs = {}
     for stream in {s for recipe in made for s in recipe.streams()}:
-        all_runs = [Run.of(stream, contributions(stream, table_of(part, CONFIG))) for part in parts]
+        all_runs = [CountRun.of(stream, contributions(stream, table_of(part, CONFIG))) for part in parts]
         while len(all_runs) > 3:
-            all_runs[:2] = [Run.merged(stream, *all_runs[:2])]
+            all_runs[:2] = [CountRun.merged(stream, *all_runs[:2])]
         runs[stream] = all_runs
     at = np.array([query["timestamp"] for query in queries], np.int64)
     return answer(made, runs, table_of(queries, CONFIG), at)
@@ -119,6 +119,6 @@ def test_ids_of_both_kinds(kind: pa.DataType) -> None:
     ]
     table = table_of(rows, CONFIG).set_column(1, "user_id", pa.array([r["user_id"] for r in rows]).cast(kind))
     made = recipes(CONFIG, {"all": CONFIG.definitions["all"]})
-    runs = {s: [Run.of(s, contributions(s, table))] for s in made[0].streams()}
+    runs = {s: [CountRun.of(s, contributions(s, table))] for s in made[0].streams()}
     found = answer(made, runs, table, np.array([START + i for i in range(30)]))
     assert found["all_count"].tolist() == [i // 3 for i in range(30)]

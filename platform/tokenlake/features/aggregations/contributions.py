@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from tokenlake.config import Filter
 from tokenlake.errors import SchemaError
 from tokenlake.features.aggregations.hashing import keys_of
-from tokenlake.features.aggregations.streams import Stream
+from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.features.keys import Ints
 from tokenlake.features.label_maturity import event_labels
 from tokenlake.times import NEVER, as_micros
 
-#: Values are below this many units, so that sums of millions of them fit into 64 bits.
-_LARGEST = 2.0**42
+#: Values are below this many units: up to here every whole number is a float64.
+_LARGEST = 2.0**52
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Contributions:
     event_ids: pa.Array | None
 
 
-def contributions(stream: Stream, events: pa.Table) -> Contributions:
+def contributions(stream: CountStream, events: pa.Table) -> Contributions:
     """What events contribute to a stream, each once a key.
 
     Raises:

@@ -14,17 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenlake.config import Column
+from tokenlake.config import CountColumn
 from tokenlake.errors import LockedError, SchemaError
 from tokenlake.features.aggregations.contributions import contributions
 from tokenlake.features.aggregations.hashing import column_of
 from tokenlake.features.aggregations.query import Floats, answer
-from tokenlake.features.aggregations.run import Run
-from tokenlake.features.aggregations.state import Builder, StreamState, drop_others, gathered
-from tokenlake.features.aggregations.streams import Recipe, Stream, recipes
+from tokenlake.features.aggregations.run import CountRun
+from tokenlake.features.aggregations.state import Builder, Made, StreamState, drop_others, gathered
+from tokenlake.features.aggregations.streams import CountStream, Recipe, recipes
 from tokenlake.features.keys import Ints
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
+from tokenlake.storage.arrays import header
 from tokenlake.storage.locks import hold
 from tokenlake.times import NEVER, Day
 
@@ -41,12 +42,16 @@ class StreamUse:
         keys: of how many keys.
         bytes: size of its files.
         until: the watermark (us) that the state reaches; 0 where there is none yet.
+        added: how many contributions the last update added.
+        seconds: CPU seconds that it took.
     """
 
     contributions: int
     keys: int
     bytes: int
     until: int
+    added: int
+    seconds: float
 
 
 class Aggregations:
@@ -58,15 +63,19 @@ class Aggregations:
     def __init__(self, lake: Project) -> None:
         self._lake = lake
         self._root = lake.data / "aggregations"
-        self._kept: dict[Stream, _Kept] = {}
+        self._kept: dict[CountStream, _Kept] = {}
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
         return {recipe.name: recipe for recipe in recipes(self._lake.config, self._lake.config.definitions)}
 
-    def columns(self, names: Collection[str] | None = None) -> list[Column]:
+    def columns(self, names: Collection[str] | None = None) -> list[CountColumn]:
         """What the columns of `features` are, in order."""
         return [column for recipe in self._chosen(names) for column in recipe.columns]
+
+    def key_columns(self, names: Collection[str] | None = None) -> list[str]:
+        """Columns of `events` that hold the definitions' keys."""
+        return list(dict.fromkeys(column_of(key) for recipe in self._chosen(names) for key in recipe.count.by))
 
     def features(
         self,
@@ -87,19 +96,19 @@ class Aggregations:
             names: the definitions; all by default.
 
         Returns:
-            Column name -> float64 (n,), NaN where there is nothing.
+            CountColumn name -> float64 (n,), NaN where there is nothing.
 
         Raises:
             SchemaError: a definition that is not declared, or a key that the rows lack.
         """
         chosen = self._chosen(names)
-        for name in dict.fromkeys(c for recipe in chosen for c in map(column_of, recipe.count.by)):
+        for name in self.key_columns(names):
             if name not in rows.column_names:
                 raise SchemaError(f"counts are asked for rows without {name!r}; they have {rows.column_names}")
         streams = _streams(chosen)
-        runs: Mapping[Stream, Sequence[Run]] = self._runs(streams, watermark)
+        runs: Mapping[CountStream, Sequence[CountRun]] = self._runs(streams, watermark)
         if extra is not None and extra.num_rows:
-            runs = {s: [*runs[s], Run.of(s, contributions(s, extra))] for s in streams}
+            runs = {s: [*runs[s], CountRun.of(s, contributions(s, extra))] for s in streams}
         return answer(chosen, runs, rows, at)
 
     def roll_on(self, watermark: int, names: Collection[str] | None = None, progress: Progress | None = None) -> None:
@@ -113,22 +122,23 @@ class Aggregations:
                 drop_others(self._root, streams)
             ends = {stream: self._state(stream).reached(watermark) for stream in streams}
             for since, group in _by_end(ends, watermark).items():
-                for stream, run in self._made(group, since, watermark, progress).items():
-                    self._state(stream).append(run, since, watermark)
+                for stream, made in self._made(group, since, watermark, progress).items():
+                    self._state(stream).append(made, since, watermark)
 
-    def use(self, name: str) -> dict[Stream, StreamUse]:
+    def use(self, name: str) -> dict[CountStream, StreamUse]:
         """What the streams of a definition take on the disk."""
         return {stream: self._use(stream) for stream in self._recipes[name].streams()}
 
-    def _use(self, stream: Stream) -> StreamUse:
-        pieces = self._state(stream).chain(NEVER)
-        runs = [Run.load(stream, piece.path) for piece in pieces]
+    def _use(self, stream: CountStream) -> StreamUse:
+        files = self._state(stream).chain(NEVER)
+        runs = [CountRun.load(stream, file.path) for file in files]
         keys = np.concatenate([np.zeros(0, np.uint64), *(run.keys for run in runs)])
         return StreamUse(
             len(keys),
             len(np.unique(keys)),
-            sum(piece.path.stat().st_size for piece in pieces),
-            pieces[-1].until if pieces else 0,
+            sum(file.path.stat().st_size for file in files),
+            files[-1].until if files else 0,
+            *((len(runs[-1]), header(files[-1].path).get("seconds", 0.0)) if files else (0, 0.0)),
         )
 
     def _chosen(self, names: Collection[str] | None) -> list[Recipe]:
@@ -138,33 +148,33 @@ class Aggregations:
             raise SchemaError(f"no declared counts {unknown[0]!r}; `counts:` declares {', '.join(self._recipes)}")
         return [self._recipes[name] for name in names]
 
-    def _runs(self, streams: Sequence[Stream], watermark: int) -> dict[Stream, list[Run]]:
+    def _runs(self, streams: Sequence[CountStream], watermark: int) -> dict[CountStream, list[CountRun]]:
         """The runs of streams as of a watermark: those on the disk, and in memory the events since."""
         for stream in streams:
             if stream not in self._kept or self._kept[stream].until > watermark:
                 self._kept[stream] = _Kept(*self._state(stream).load(watermark))
         ends = {stream: self._kept[stream].until for stream in streams}
         for since, group in _by_end(ends, watermark).items():
-            for stream, run in self._made(group, since, watermark).items():
-                self._kept[stream] = _Kept(gathered(stream, [*self._kept[stream].runs, run]), watermark)
+            for stream, made in self._made(group, since, watermark).items():
+                self._kept[stream] = _Kept(gathered(stream, [*self._kept[stream].runs, made.run]), watermark)
         return {stream: self._kept[stream].runs for stream in streams}
 
-    def _state(self, stream: Stream) -> StreamState:
+    def _state(self, stream: CountStream) -> StreamState:
         return StreamState(self._root, stream)
 
     def _made(
-        self, streams: Sequence[Stream], since: int, until: int, progress: Progress | None = None
-    ) -> dict[Stream, Run]:
+        self, streams: Sequence[CountStream], since: int, until: int, progress: Progress | None = None
+    ) -> dict[CountStream, Made]:
         """The contributions of the events that were ingested after one watermark, up to another."""
         with tempfile.TemporaryDirectory(prefix="tokenlake-counts-") as scratch:
             builders = {stream: Builder(stream, Path(scratch)) for stream in streams}
             for events in self._ingested(streams, since, until, progress):
-                for stream, builder in builders.items():
-                    builder.add(Run.of(stream, contributions(stream, events)))
+                for builder in builders.values():
+                    builder.add(events)
             return {stream: builder.finish() for stream, builder in builders.items()}
 
     def _ingested(
-        self, streams: Sequence[Stream], since: int, until: int, progress: Progress | None
+        self, streams: Sequence[CountStream], since: int, until: int, progress: Progress | None
     ) -> Iterator[pa.Table]:
         """Those events, some days at a time; a table without rows where there are none."""
         columns = sorted({name for stream in streams for name in stream.columns})
@@ -181,19 +191,19 @@ class Aggregations:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Runs in memory, and the watermark (us) that they reach."""
+    """CountRuns in memory, and the watermark (us) that they reach."""
 
-    runs: list[Run]
+    runs: list[CountRun]
     until: int
 
 
-def _streams(chosen: Iterable[Recipe]) -> list[Stream]:
+def _streams(chosen: Iterable[Recipe]) -> list[CountStream]:
     return list(dict.fromkeys(stream for recipe in chosen for stream in recipe.streams()))
 
 
-def _by_end(ends: Mapping[Stream, int], watermark: int) -> dict[int, list[Stream]]:
+def _by_end(ends: Mapping[CountStream, int], watermark: int) -> dict[int, list[CountStream]]:
     """The streams that are behind a watermark, by where they stand."""
-    out: dict[int, list[Stream]] = {}
+    out: dict[int, list[CountStream]] = {}
     for stream, end in ends.items():
         if end < watermark:
             out.setdefault(end, []).append(stream)

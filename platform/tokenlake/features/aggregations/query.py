@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tokenlake.config import Column
+from tokenlake.config import CountColumn
 from tokenlake.features.aggregations.hashing import Hashes, keys_of
 from tokenlake.features.aggregations.ranges import extremes, lower_bound
-from tokenlake.features.aggregations.run import WEIGHT_UNIT, Run, bucket_us, fractions
-from tokenlake.features.aggregations.streams import Recipe, Stream
+from tokenlake.features.aggregations.run import WEIGHT_UNIT, CountRun, bucket_us, fractions
+from tokenlake.features.aggregations.streams import CountStream, Recipe
 from tokenlake.features.keys import Ints
 from tokenlake.storage.native_ops import expand_ranges, hash64
 from tokenlake.times import EARLIEST, NEVER
 
 Floats: TypeAlias = NDArray[np.float64]
 #: The runs of each stream.
-Runs: TypeAlias = Mapping[Stream, Sequence[Run]]
+CountRuns: TypeAlias = Mapping[CountStream, Sequence[CountRun]]
 #: Means are smoothed: the global mean counts as this many contributions.
 STRENGTH = 10.0
 #: Half-lives after which a contribution weighs nothing: 2 ** -24 is where float32 ends.
@@ -31,7 +31,7 @@ _MICRO = dt.timedelta(microseconds=1)
 _SECOND_US = 1_000_000
 
 
-def answer(recipes: Sequence[Recipe], runs: Runs, rows: pa.Table, at: Ints) -> dict[str, Floats]:
+def answer(recipes: Sequence[Recipe], runs: CountRuns, rows: pa.Table, at: Ints) -> dict[str, Floats]:
     """Every column of definitions, strictly before each row's instant.
 
     Args:
@@ -41,9 +41,9 @@ def answer(recipes: Sequence[Recipe], runs: Runs, rows: pa.Table, at: Ints) -> d
         at: int64 (n,), the instants (us).
 
     Returns:
-        Column name -> float64 (n,), NaN where there is nothing.
+        CountColumn name -> float64 (n,), NaN where there is nothing.
     """
-    questions: dict[Stream | None, Question] = {}
+    questions: dict[CountStream | None, Question] = {}
     out: dict[str, Floats] = {}
     for recipe in recipes:
         for stream in recipe.streams():
@@ -54,7 +54,7 @@ def answer(recipes: Sequence[Recipe], runs: Runs, rows: pa.Table, at: Ints) -> d
     return out
 
 
-def _column(recipe: Recipe, column: Column, questions: Mapping[Stream | None, Question]) -> Floats:
+def _column(recipe: Recipe, column: CountColumn, questions: Mapping[CountStream | None, Question]) -> Floats:
     question, stream = questions[recipe.values], recipe.values
     of_label = stream.label is not None
     match column.aggregate:
@@ -63,7 +63,7 @@ def _column(recipe: Recipe, column: Column, questions: Mapping[Stream | None, Qu
         case "known":
             return question.total(column, values=False)
         case "sum":
-            return question.total(column, values=True) * stream.unit
+            return stream.numbers(question.total(column, values=True))
         case "mean":
             return _mean(question, questions[recipe.everything], column, of_label=of_label)
         case "min" | "max":
@@ -74,15 +74,14 @@ def _column(recipe: Recipe, column: Column, questions: Mapping[Stream | None, Qu
             return questions[recipe.positives or stream].recency(column)
 
 
-def _mean(own: Question, everything: Question, column: Column, *, of_label: bool) -> Floats:
+def _mean(own: Question, everything: Question, column: CountColumn, *, of_label: bool) -> Floats:
     """Means drawn to the global one."""
     total, known = own.total(column, values=True), own.total(column, values=False)
     global_total, global_known = everything.total(column, values=True), everything.total(column, values=False)
     if of_label:
         prior = (global_total + 1) / (global_known + 2)
     else:
-        unit = own.stream.unit
-        total, global_total = total * unit, global_total * unit
+        total, global_total = own.stream.numbers(total), own.stream.numbers(global_total)
         prior = np.divide(global_total, global_known, out=np.full(len(total), np.nan), where=global_known > 0)
     means: Floats = (total + STRENGTH * prior) / (known + STRENGTH)
     return means
@@ -92,7 +91,7 @@ def _mean(own: Question, everything: Question, column: Column, *, of_label: bool
 class _Part:
     """Where a run holds what the occurrences see: places [start, seen) of each key's [start, stop)."""
 
-    run: Run
+    run: CountRun
     start: Ints
     seen: Ints
     stop: Ints
@@ -118,19 +117,21 @@ class Question:
         at: int64 (m,), its instant.
     """
 
-    def __init__(self, runs: Sequence[Run], stream: Stream, size: int, rows: Ints, keys: Hashes, at: Ints) -> None:
+    def __init__(
+        self, runs: Sequence[CountRun], stream: CountStream, size: int, rows: Ints, keys: Hashes, at: Ints
+    ) -> None:
         self.stream, self.size = stream, size
         order = np.argsort(keys)
         self.rows, self.at = rows[order], at[rows[order]]
         self._parts = list(_parts(runs, keys[order], self.at))
 
     @classmethod
-    def of(cls, runs: Sequence[Run], stream: Stream, rows: pa.Table, at: Ints) -> Question:
+    def of(cls, runs: Sequence[CountRun], stream: CountStream, rows: pa.Table, at: Ints) -> Question:
         """Ask for the keys of rows at instants."""
         owners, keys = keys_of(rows, stream.by)
         return cls(runs, stream, rows.num_rows, owners, hash64(keys), at)
 
-    def total(self, column: Column, *, values: bool) -> Floats:
+    def total(self, column: CountColumn, *, values: bool) -> Floats:
         """How many contributions each row sees, or the sum of their values in units."""
         if column.half_life is not None:
             return self._pooled(self._decayed(column.half_life // _MICRO, values=values))
@@ -179,7 +180,7 @@ class Question:
             total[open_] += sums * np.exp2((bucket * length - self.at[open_]) / half_life)
         return total * unit
 
-    def extreme(self, column: Column) -> Floats:
+    def extreme(self, column: CountColumn) -> Floats:
         """The least or greatest value that each row sees."""
         least = column.aggregate == "min"
         extreme, nothing = (np.minimum, NEVER) if least else (np.maximum, EARLIEST)
@@ -189,7 +190,7 @@ class Question:
             found = extreme(found, self._extreme(part, window, extreme, nothing, least=least))
         out = np.full(self.size, nothing, np.int64)
         extreme.at(out, self.rows, found)
-        return np.where(out == nothing, np.nan, out * self.stream.unit)
+        return np.where(out == nothing, np.nan, self.stream.numbers(out.astype(np.float64)))
 
     def _extreme(self, part: _Part, window: int | None, extreme: np.ufunc, nothing: int, *, least: bool) -> Ints:
         run, start = part.run, part.start
@@ -204,7 +205,7 @@ class Question:
         extreme.at(found, owner[inside], run.values[place[inside]])
         return found
 
-    def recency(self, column: Column) -> Floats:
+    def recency(self, column: CountColumn) -> Floats:
         """Seconds since the newest event that each row sees."""
         when = np.full(self.size, EARLIEST, np.int64)
         for newest in self._newest(column):
@@ -215,7 +216,7 @@ class Question:
         age: Floats = np.where(nothing, np.nan, (at - np.where(nothing, at, when)) / _SECOND_US)
         return age
 
-    def last(self, column: Column) -> Floats:
+    def last(self, column: CountColumn) -> Floats:
         """Value of the newest event that each row sees; of several at one instant, that of the greatest event id."""
         found = list(self._newest(column))
         rows, stamps, values = (
@@ -232,10 +233,10 @@ class Question:
             tied = slice(int(np.searchsorted(rows, rows[i])), i + 1)
             best = max((j for j in range(tied.start, tied.stop) if stamps[j] == stamps[i]), key=ids.__getitem__)
             values[i] = values[best]
-        out[rows[last]] = values[last] * self.stream.unit
+        out[rows[last]] = self.stream.numbers(values[last].astype(np.float64))
         return out
 
-    def _newest(self, column: Column) -> Iterator[_Newest]:
+    def _newest(self, column: CountColumn) -> Iterator[_Newest]:
         """The newest event that each occurrence sees in each run, where there is one."""
         window = None if column.window is None else column.window // _MICRO
         for part in self._parts:
@@ -282,7 +283,7 @@ class _Walk:
         return self._run.sums_before(end, self._name) - self._run.sums_before(place, self._name)
 
 
-def _parts(runs: Sequence[Run], keys: Hashes, at: Ints) -> Iterator[_Part]:
+def _parts(runs: Sequence[CountRun], keys: Hashes, at: Ints) -> Iterator[_Part]:
     for run in runs:
         start, stop = run.spans(keys)
         yield _Part(run, start, lower_bound(run.known_from, start, stop, at), stop)

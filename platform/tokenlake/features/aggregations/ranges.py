@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenlake.features.keys import Ints
+from tokenlake.storage.native import address, library
 from tokenlake.storage.native_ops import expand_ranges
 
+#: Searches below which NumPy does them.
+_FEW = 256
 #: Elements of a block of which `blocks` keeps the extreme.
 BLOCK = 64
 
 
-def lower_bound(values: NDArray[Any], start: Ints, stop: Ints, targets: Ints | int) -> Ints:
+def lower_bound(values: Ints, start: Ints, stop: Ints, targets: Ints) -> Ints:
     """For each range `values[start:stop]`, which ascends, the first place whose value is at least the target; else `stop`.
 
-    All searches halve their ranges together, so that a pass is one look at each range's middle.
+    Without a compiler all searches halve their ranges together: a pass is one look at each range's middle.
     """
+    lib = library() if len(start) > _FEW else None
+    if lib is not None:
+        arrays = [np.ascontiguousarray(array, np.int64) for array in (values, start, stop, targets)]
+        out = np.empty(len(start), np.int64)
+        lib.tl_lower_bound(*map(address, arrays), len(start), address(out))
+        return out
     low, high = start.copy(), stop.copy()
-    targets = np.broadcast_to(targets, low.shape)
     open_ = np.flatnonzero(low < high)
     while len(open_):
         middle = (low[open_] + high[open_]) >> 1
@@ -49,7 +55,7 @@ def extremes(levels: Sequence[Ints], start: Ints, stop: Ints, extreme: np.ufunc,
         start: int64 (m,), first places.
         stop: int64 (m,), last places, exclusive.
         extreme: `np.minimum` or `np.maximum`.
-        nothing: what an empty range gives.
+        nothing: what an empty range gives: more than any value for the least, less than any for the greatest.
     """
     out = np.full(len(start), nothing, np.int64)
     for depth, values in enumerate(levels):

@@ -1,4 +1,4 @@
-"""Runs: sorted, immutable contributions of a stream, with the sums that answer a query by two searches.
+"""CountRuns: sorted, immutable contributions of a stream, with the sums that answer a query by two searches.
 
 A run is sorted by key and then by the instant from which a contribution is seen. So what a query at t sees of a key lies
 between two places, and every total is the difference of two running sums. Nothing has to be added when a label matures
@@ -22,7 +22,7 @@ from tokenlake.errors import SchemaError
 from tokenlake.features.aggregations.contributions import Contributions
 from tokenlake.features.aggregations.hashing import Hashes
 from tokenlake.features.aggregations.ranges import blocks, lower_bound
-from tokenlake.features.aggregations.streams import Stream
+from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.features.keys import Ints
 from tokenlake.storage.arrays import map_arrays, write_arrays
 from tokenlake.storage.native_ops import hash64, sort_order
@@ -44,7 +44,7 @@ def bucket_us(half_life: int) -> int:
     return DAY_US if half_life >= DAY_US else _HOUR_US
 
 
-class Run:
+class CountRun:
     """Contributions by (key, known from, timestamp, event id).
 
     Args:
@@ -57,7 +57,7 @@ class Run:
         ids: event ids, of ordered streams.
     """
 
-    def __init__(self, stream: Stream, arrays: Arrays, ids: pa.Array | None = None) -> None:
+    def __init__(self, stream: CountStream, arrays: Arrays, ids: pa.Array | None = None) -> None:
         self.stream = stream
         self.arrays = arrays
         self.ids = ids
@@ -74,7 +74,7 @@ class Run:
         return sum(array.nbytes for array in self.arrays.values()) + (self.ids.nbytes if self.ids is not None else 0)
 
     @classmethod
-    def of(cls, stream: Stream, given: Contributions) -> Run:
+    def of(cls, stream: CountStream, given: Contributions) -> CountRun:
         """Sort contributions."""
         order = _order(given)
         keys = hash64(given.keys[order])
@@ -83,7 +83,7 @@ class Run:
         return cls._made(stream, _Base(keys, *base), ids)
 
     @classmethod
-    def merged(cls, stream: Stream, older: Run, newer: Run) -> Run:
+    def merged(cls, stream: CountStream, older: CountRun, newer: CountRun) -> CountRun:
         """The contributions of two runs in one."""
         if not len(newer) or not len(older):
             return older if len(older) else newer
@@ -106,12 +106,12 @@ class Run:
         return cls._made(stream, _Base(*columns), ids)
 
     @classmethod
-    def _made(cls, stream: Stream, base: _Base, ids: pa.Array | None) -> Run:
+    def _made(cls, stream: CountStream, base: _Base, ids: pa.Array | None) -> CountRun:
         """Work out the sums of sorted contributions."""
         arrays: Arrays = {"keys": base.keys, "known_from": base.known_from}
         if stream.valued:
             _check_sum(stream, base.values)
-            arrays["sums"] = np.cumsum(base.values)
+            arrays["sums"] = _sums(stream, base.values)
         if stream.late:
             arrays["timestamps"] = base.timestamps
             arrays["newest"] = _newest(base, ids)
@@ -120,7 +120,7 @@ class Run:
                 order = np.lexsort((leaves, _group(base.keys)))
                 arrays[f"leaves_{window}"] = leaves[order]
                 if stream.valued:
-                    arrays[f"left_{window}"] = np.cumsum(base.values[order])
+                    arrays[f"left_{window}"] = _sums(stream, base.values[order])
         for half_life in stream.half_lives:
             arrays |= _decayed(stream, base, half_life)
         return cls(stream, arrays, ids)
@@ -134,13 +134,13 @@ class Run:
         """int64 (n,), what each contributes, in units."""
         if not self.stream.valued:
             return np.ones(len(self), np.int64)
-        return np.diff(self.arrays["sums"], prepend=np.int64(0))
+        return np.diff(self.arrays["sums"], prepend=0).astype(np.int64, copy=False)
 
     def values_at(self, places: Ints) -> Ints:
         """What the contributions at places contribute, in units."""
         if not self.stream.valued:
             return np.ones(len(places), np.int64)
-        return self.arrays["sums"][places] - self.sums_before(places)
+        return self.sums_before(places + 1) - self.sums_before(places)
 
     @cached_property
     def least(self) -> list[Ints]:
@@ -155,21 +155,23 @@ class Run:
     def sums_before(self, places: Ints, name: str = "sums") -> Ints:
         """Running sums of what stands before places."""
         sums = self.arrays[name]
-        return np.where(places > 0, sums[places - 1], 0) if len(sums) else np.zeros(len(places), np.int64)
+        if not len(sums):
+            return np.zeros(len(places), np.int64)
+        return np.where(places > 0, sums[places - 1], 0).astype(np.int64, copy=False)
 
     def spans(self, keys: Hashes) -> tuple[Ints, Ints]:
         """First places of keys, and last ones (exclusive); keys that ascend are found several times as fast."""
         return np.searchsorted(self.keys, keys), np.searchsorted(self.keys, keys, side="right")
 
-    def save(self, path: Path) -> None:
-        """Write it to a file, atomically."""
+    def save(self, path: Path, **facts: float) -> None:
+        """Write it to a file, atomically, with facts about how it was made."""
         arrays = {name: pa.array(array) for name, array in self.arrays.items()}
         if self.ids is not None:
             arrays["event_ids"] = self.ids
-        write_arrays(path, arrays, {"stream": self.stream.digest, "rows": len(self)})
+        write_arrays(path, arrays, {"stream": self.stream.digest, "rows": len(self), **facts})
 
     @classmethod
-    def load(cls, stream: Stream, path: Path) -> Run:
+    def load(cls, stream: CountStream, path: Path) -> CountRun:
         """Map a file that `save` wrote into memory.
 
         Raises:
@@ -191,12 +193,18 @@ class _Base:
     values: Ints
 
 
-def fractions(stream: Stream) -> int:
+def fractions(stream: CountStream) -> int:
     """Parts of a unit of which decayed values of a numeric feature are multiples: a thousandth, but not below 2 ** -20."""
     return max(1, min(1 << 10, int(stream.unit / WEIGHT_UNIT)))
 
 
-def _check_sum(stream: Stream, values: Ints) -> None:
+def _sums(stream: CountStream, values: Ints) -> NDArray[Any]:
+    """Running sums; those of labels, which are no more than there are contributions, in half the bytes."""
+    few = stream.numeric is None and len(values) < 1 << 31
+    return np.cumsum(values, dtype=np.int32 if few else np.int64)
+
+
+def _check_sum(stream: CountStream, values: Ints) -> None:
     largest = _LARGEST_SUM / (fractions(stream) if stream.half_lives else 1)
     if np.abs(values).sum(dtype=np.float64) >= largest:
         raise SchemaError(
@@ -235,7 +243,7 @@ def _newest(base: _Base, ids: pa.Array | None) -> Ints:
     return order[np.maximum.accumulate(rank)] if size else order
 
 
-def _decayed(stream: Stream, base: _Base, half_life: int) -> Arrays:
+def _decayed(stream: CountStream, base: _Base, half_life: int) -> Arrays:
     """Running sums of weights: that of a contribution as of the start of the bucket in which it became known."""
     length = bucket_us(half_life)
     bucket = base.known_from // length
@@ -254,7 +262,7 @@ def _decayed(stream: Stream, base: _Base, half_life: int) -> Arrays:
     return arrays
 
 
-def _places_among(older: Run, newer: Run) -> Ints:
+def _places_among(older: CountRun, newer: CountRun) -> Ints:
     """Before how many contributions of an older run each one of a newer run stands, minus none: int64 (len(newer),)."""
     start, stop = older.spans(newer.keys)
     if not older.stream.late and older.ids is None:
@@ -262,7 +270,7 @@ def _places_among(older: Run, newer: Run) -> Ints:
     return _places_in_full_order(older, newer, start, stop)
 
 
-def _places_in_full_order(older: Run, newer: Run, start: Ints, stop: Ints) -> Ints:
+def _places_in_full_order(older: CountRun, newer: CountRun, start: Ints, stop: Ints) -> Ints:
     """The same where ties of `known_from` go by timestamp and event id."""
     first = lower_bound(older.known_from, start, stop, newer.known_from)
     end = lower_bound(older.known_from, first, stop, newer.known_from + 1)
@@ -277,6 +285,6 @@ def _places_in_full_order(older: Run, newer: Run, start: Ints, stop: Ints) -> In
     return places
 
 
-def total_bytes(runs: Sequence[Run]) -> int:
+def total_bytes(runs: Sequence[CountRun]) -> int:
     """Size of the arrays of runs."""
     return sum(run.bytes for run in runs)

@@ -9,15 +9,20 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tokenlake.config import Column, Config, Count, Filter
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.config import Config, Count, CountColumn, Filter
 from tokenlake.features.aggregations.hashing import column_of
 
 _MICRO = dt.timedelta(microseconds=1)
 _FORMAT = 1
+#: How far a unit may be from one part of a whole number.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Stream:
+class CountStream:
     """What the contributions of a stream are, and which sums are kept beside them.
 
     Attributes:
@@ -45,7 +50,7 @@ class Stream:
     ordered: bool = False
 
     @property
-    def identity(self) -> Stream:
+    def identity(self) -> CountStream:
         """The stream without what is kept beside the contributions: equal for definitions that can share one."""
         return dataclasses.replace(self, windows=(), half_lives=(), ordered=False)
 
@@ -53,6 +58,11 @@ class Stream:
     def valued(self) -> bool:
         """Whether contributions have values, or each counts one."""
         return self.numeric is not None or (self.label is not None and not self.positives)
+
+    def numbers(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Multiples of the unit as numbers; units such as a hundredth are divided by, so that 3 of them are .03 and no less."""
+        parts = round(1 / self.unit)
+        return units / parts if parts > 1 and abs(parts * self.unit - 1) < _ROUNDING else units * self.unit
 
     @property
     def columns(self) -> list[str]:
@@ -69,7 +79,7 @@ class Stream:
         made_of = dataclasses.asdict(self) | {"where": [f.model_dump(mode="json") for f in self.where]}
         return hashlib.sha256(json.dumps([_FORMAT, made_of], sort_keys=True).encode()).hexdigest()[:12]
 
-    def joined(self, other: Stream) -> Stream:
+    def joined(self, other: CountStream) -> CountStream:
         """One stream that serves both."""
         return dataclasses.replace(
             self,
@@ -93,16 +103,16 @@ class Recipe:
 
     name: str
     count: Count
-    values: Stream
-    positives: Stream | None
-    everything: Stream | None
+    values: CountStream
+    positives: CountStream | None
+    everything: CountStream | None
 
     @property
-    def columns(self) -> list[Column]:
+    def columns(self) -> list[CountColumn]:
         """Its columns, in order."""
         return list(self.count.columns(self.name))
 
-    def streams(self) -> Iterator[Stream]:
+    def streams(self) -> Iterator[CountStream]:
         """The streams that it reads."""
         yield from (s for s in (self.values, self.positives, self.everything) if s is not None)
 
@@ -110,7 +120,7 @@ class Recipe:
 def recipes(config: Config, definitions: dict[str, Count]) -> list[Recipe]:
     """How definitions are computed; those that can share a stream do."""
     made = [_recipe(config, name, count) for name, count in definitions.items()]
-    shared: dict[Stream, Stream] = {}
+    shared: dict[CountStream, CountStream] = {}
     for stream in (s for recipe in made for s in recipe.streams()):
         known = shared.get(stream.identity)
         shared[stream.identity] = known.joined(stream) if known else stream
@@ -128,7 +138,7 @@ def recipes(config: Config, definitions: dict[str, Count]) -> list[Recipe]:
 def _recipe(config: Config, name: str, count: Count) -> Recipe:
     of, columns = count.of, list(count.columns(name))
     labels = {f.label for f in of.where if f.label} | ({of.label} if of.label else set())
-    base = Stream(
+    base = CountStream(
         by=count.by,
         where=of.where,
         label=of.label,
@@ -148,7 +158,7 @@ def _recipe(config: Config, name: str, count: Count) -> Recipe:
     )
 
 
-def _with_sums(stream: Stream, columns: Iterable[Column]) -> Stream:
+def _with_sums(stream: CountStream, columns: Iterable[CountColumn]) -> CountStream:
     """A stream that keeps what some columns need."""
     columns = list(columns)
     summed = [column for column in columns if column.aggregate in ("count", "known", "mean", "sum")]

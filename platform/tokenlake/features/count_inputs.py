@@ -1,0 +1,49 @@
+"""The counts that encoders read, as numbers for a model: the built-in running counts, and declared aggregations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenlake.config import Config, Count, CountColumn, Encoder
+from tokenlake.features.counts import count_names
+
+#: Numbers that grow without bound and are never negative: their logarithm is the input.
+_LOGARITHMIC = ("count", "known", "recency")
+
+
+def input_names(config: Config) -> tuple[str, ...]:
+    """Names of all columns of counts: the built-in ones, then those of the declared aggregations that an encoder reads."""
+    return (*count_names(config), *(column.name for column in _columns(declared(config))))
+
+
+def declared(config: Config) -> dict[str, Count]:
+    """The declared aggregations that some encoder reads, in the file's order."""
+    read = {name for encoder in config.tokens.encoders.values() for name in config.counts_of(encoder)}
+    return {name: count for name, count in config.definitions.items() if name in read}
+
+
+def read_by(config: Config, encoder: Encoder) -> NDArray[np.int64]:
+    """Places in `input_names` of the columns that an encoder reads."""
+    built_in = len(count_names(config))
+    if isinstance(encoder.counts, bool):
+        return np.arange(built_in if encoder.counts else 0)
+    wanted = {column.name for column in _columns(config.counts_of(encoder))}
+    there = _columns(declared(config))
+    return np.array([built_in + i for i, column in enumerate(there) if column.name in wanted], np.int64)
+
+
+def as_inputs(columns: Sequence[CountColumn], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Declared aggregations as inputs: counts and seconds as log1p, means and numeric values as they are.
+
+    Returns:
+        float32 (n, len(columns)); NaN where there is nothing, which models take for a missing number.
+    """
+    found = [np.log1p(values[c.name]) if c.aggregate in _LOGARITHMIC else values[c.name] for c in columns]
+    return np.stack(found, axis=1).astype(np.float32)
+
+
+def _columns(definitions: Mapping[str, Count]) -> list[CountColumn]:
+    return [column for name, count in definitions.items() for column in count.columns(name)]
