@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tokenlake.config.counts import Aggregate, Column, Count
+from tokenlake.config.counts import Aggregate, CountColumn, Count
 
 #: Columns of `events` that hold the ids among the keys.
 _ID_COLUMNS = {"user": "user_id", "item": "item_id"}
@@ -47,18 +47,18 @@ def mean_parts(count: Count) -> tuple[Aggregate, Aggregate]:
     return ("count", "known") if count.of.label is not None else ("sum", "count")
 
 
-def part_of(name: str, column: Column, aggregate: Aggregate) -> Column:
+def part_of(name: str, column: CountColumn, aggregate: Aggregate) -> CountColumn:
     """The column of another aggregate in the same window or with the same half-life."""
     return dataclasses.replace(column, name=f"{name}_{aggregate}{_suffix(name, column)}", aggregate=aggregate)
 
 
-def held_name(name: str, column: Column) -> str:
+def held_name(name: str, column: CountColumn) -> str:
     """Name of a state's column: no definition's own column ends like it, so both can stand in one table."""
     what = "newest" if column.aggregate == "recency" else column.aggregate
     return f"{name}_{what}{_suffix(name, column)}_at_end"
 
 
-def total_name(column: Column) -> str:
+def total_name(column: CountColumn) -> str:
     """Name of the column with a number over all keys."""
     return f"{column.name}_total"
 
@@ -73,16 +73,16 @@ def counted_until(name: str) -> str:
     return f"{name}_counted_until"
 
 
-def state_columns(name: str, count: Count) -> list[Column]:
+def state_columns(name: str, count: Count) -> list[CountColumn]:
     """What is held of each key, in order."""
     return list(state_of(count).columns(name))
 
 
-def total_columns(name: str, count: Count) -> list[Column]:
+def total_columns(name: str, count: Count) -> list[CountColumn]:
     """What is held of all keys together, in order."""
     totals = totals_of(count)
     return [] if totals is None else list(totals.columns(name))
 
 
-def _suffix(name: str, column: Column) -> str:
+def _suffix(name: str, column: CountColumn) -> str:
     return column.name.removeprefix(f"{name}_{column.aggregate}")

@@ -17,7 +17,7 @@ from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 from feast.types import Float64, Int64
 from numpy.typing import NDArray
 
-from tokenlake.config import Column, Count, count_states
+from tokenlake.config import CountColumn, Count, count_states
 from tokenlake.errors import ConfigError
 from tokenlake.feast.sources import LakeSource
 from tokenlake.features.aggregations.query import STRENGTH
@@ -147,11 +147,11 @@ class _Requests:
         self._key_age = self._at - self._read(count_states.changed_at(name))
         self._total_age = self._at - self._read(count_states.counted_until(name))
 
-    def finish(self, column: Column) -> Floats:
+    def finish(self, column: CountColumn) -> Floats:
         """A column at the requests' instants; NaN for null."""
         return np.where(np.isnan(self._total_age), np.nan, self._value(column))
 
-    def _value(self, column: Column) -> Floats:
+    def _value(self, column: CountColumn) -> Floats:
         match column.aggregate:
             case "count" | "known" | "sum":
                 return self._sum(column)
@@ -161,14 +161,14 @@ class _Requests:
                 return self._recency(column)
         return self._read(count_states.held_name(self._name, column))
 
-    def _sum(self, column: Column) -> Floats:
+    def _sum(self, column: CountColumn) -> Floats:
         held = self._read(count_states.held_name(self._name, column))
         return np.where(np.isnan(held), 0.0, held * _decay(column, self._key_age))
 
-    def _total(self, column: Column) -> Floats:
+    def _total(self, column: CountColumn) -> Floats:
         return self._read(count_states.total_name(column)) * _decay(column, self._total_age)
 
-    def _mean(self, column: Column) -> Floats:
+    def _mean(self, column: CountColumn) -> Floats:
         total, number = (
             count_states.part_of(self._name, column, part) for part in count_states.mean_parts(self._count)
         )
@@ -180,7 +180,7 @@ class _Requests:
         mean: Floats = (self._sum(total) + STRENGTH * prior) / (self._sum(number) + STRENGTH)
         return mean
 
-    def _recency(self, column: Column) -> Floats:
+    def _recency(self, column: CountColumn) -> Floats:
         age = self._at - self._read(count_states.held_name(self._name, column))
         if column.window is not None:
             age[age > column.window // _MICRO] = np.nan  # it has left the window since the day's end
@@ -190,6 +190,6 @@ class _Requests:
         return self._rows[name].to_numpy(np.float64, na_value=np.nan)
 
 
-def _decay(column: Column, age: Floats) -> Floats | float:
+def _decay(column: CountColumn, age: Floats) -> Floats | float:
     """What is left of a number after some time (us)."""
     return 1.0 if column.half_life is None else np.exp2(-age / (column.half_life // _MICRO))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenlake.config import Config, count_states
 from tokenlake.features.aggregations import Aggregations
 from tokenlake.features.aggregations.contributions import facts
-from tokenlake.features.aggregations.streams import Stream, recipes
+from tokenlake.features.aggregations.streams import CountStream, recipes
 from tokenlake.features.keys import exploded
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import TIMESTAMP, known_at_column
@@ -149,7 +149,7 @@ def _changed(lake: Project, name: str, since: int, end: int) -> pa.Table:
     return _distinct(pa.concat_tables(found)).sort_by([(column, "ascending") for column in columns])
 
 
-def _days(lake: Project, stream: Stream, windows: Sequence[int], since: int, end: int) -> list[Day]:
+def _days(lake: Project, stream: CountStream, windows: Sequence[int], since: int, end: int) -> list[Day]:
     """Days whose events may be seen for the first time, or leave a window, from `since` to before `end` (us)."""
     days = [day for day in lake.events.days() if day_start(day) < end]
     if since == EARLIEST:

@@ -17,6 +17,7 @@ from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
 from tokenlake.features import versions
+from tokenlake.features.aggregations import Aggregations
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.count_states import COUNTS, CountStates, counted_events, tables_of
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
@@ -296,6 +297,7 @@ def counts(lake: Project, day: Day) -> JobResult:
         return _skipped(lake, COUNTS, day)
     with _job(lake, COUNTS, day) as (run, summary):
         events, watermark, states = counted_events(lake)[day], lake.watermark(), lake.shared(CountStates)
+        lake.shared(Aggregations).roll_on(watermark)
         for name in lake.config.served_counts:
             version = lake.config.count_version(name)
             summary[name] = rows = states.write_day(name, day, watermark)

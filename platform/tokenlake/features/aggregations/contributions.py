@@ -53,7 +53,7 @@ def contributions(stream: CountStream, events: pa.Table) -> Contributions:
     return Contributions(keys, known_from[rows], timestamps[rows], values[rows], ids)
 
 
-def facts(stream: Stream, events: pa.Table) -> tuple[Ints, Ints, Ints]:
+def facts(stream: CountStream, events: pa.Table) -> tuple[Ints, Ints, Ints]:
     """What n events contribute to a stream, whatever their keys.
 
     Returns:
