@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tokenlake.config import Config, Filter
 from tokenlake.features.keys import Ints, factorize, flat
-from tokenlake.features.label_maturity import EventLabels, event_labels
+from tokenlake.features.label_maturity import EventLabels, event_labels, passes_from
 from tokenlake.features.negatives import item_table
 from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, EARLIEST, NEVER, Day, as_micros
@@ -67,15 +67,8 @@ class EventDay:
         if not filters:
             return self.timestamps
         if filters not in self._known:
-            self._known[filters] = np.minimum.reduce([self._passes(f) for f in filters])
+            self._known[filters] = passes_from(filters, self.events, self.timestamps, self.labels)
         return self._known[filters]
-
-    def _passes(self, f: Filter) -> Instants:
-        if f.label is not None:
-            label_values = self.labels(f.label)
-            return np.where(label_values.matures & label_values.positive, label_values.known_from, NEVER)
-        passes = pc.is_in(self.events[f.feature], value_set=pa.array(f.among)).to_numpy()
-        return np.where(passes, self.timestamps, NEVER)
 
 
 class EventDayCache:

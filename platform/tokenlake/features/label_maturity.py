@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenlake.config.events import Label
+from tokenlake.config import Filter, Label
 from tokenlake.features.keys import Ints
 from tokenlake.times import NEVER
 
@@ -49,6 +49,31 @@ def event_labels(table: pa.Table, label: str, timestamps: Ints) -> EventLabels:
     known = pc.and_(pc.is_valid(value), pc.is_valid(known_at)).to_numpy()
     when = np.maximum(known_at.fill_null(NEVER).to_numpy(), timestamps)
     return EventLabels(known, when, value.cast(pa.int64()).fill_null(0).to_numpy() > 0)
+
+
+def passes_from(
+    filters: Sequence[Filter], events: pa.Table, timestamps: Ints, labels: Callable[[str], EventLabels]
+) -> Ints:
+    """The instant (us) after which each event is known to pass any of the filters; NEVER if it passes none.
+
+    Args:
+        filters: of labels and categorical features; without any, all events pass.
+        events: rows of the `events` table.
+        timestamps: int64 (n,), theirs.
+        labels: gives a label of the rows by its name.
+    """
+    if not filters:
+        return timestamps
+    known_from: Ints = np.minimum.reduce([_passes(f, events, timestamps, labels) for f in filters])
+    return known_from
+
+
+def _passes(f: Filter, events: pa.Table, timestamps: Ints, labels: Callable[[str], EventLabels]) -> Ints:
+    if f.label is not None:
+        label = labels(f.label)
+        return np.where(label.matures & label.positive, label.known_from, NEVER)
+    passes = pc.is_in(events[f.feature], value_set=pa.array(f.among)).to_numpy()
+    return np.where(passes, timestamps, NEVER)
 
 
 @dataclass(frozen=True, slots=True)

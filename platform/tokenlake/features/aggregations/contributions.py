@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tokenlake.config import Filter
 from tokenlake.errors import SchemaError
 from tokenlake.features.aggregations.hashing import keys_of
 from tokenlake.features.aggregations.streams import CountStream
 from tokenlake.features.keys import Ints
-from tokenlake.features.label_maturity import event_labels
+from tokenlake.features.label_maturity import event_labels, passes_from
 from tokenlake.times import NEVER, as_micros
 
 #: Values are below this many units: up to here every whole number is a float64.
@@ -64,7 +62,7 @@ def facts(stream: CountStream, events: pa.Table) -> tuple[Ints, Ints, Ints]:
         SchemaError: a value of the numeric feature is too large for its unit.
     """
     timestamps = np.array(as_micros(events["timestamp"], "timestamp"))
-    known_from = _known_from(stream.where, events, timestamps)
+    known_from = passes_from(stream.where, events, timestamps, lambda name: event_labels(events, name, timestamps))
     values = np.ones(len(timestamps), np.int64)
     if stream.label is not None:
         label = event_labels(events, stream.label, timestamps)
@@ -76,22 +74,6 @@ def facts(stream: CountStream, events: pa.Table) -> tuple[Ints, Ints, Ints]:
         values, there = _in_units(stream.numeric, events[stream.numeric], stream.unit)
         known_from = np.where(there, known_from, NEVER)
     return timestamps, known_from, values
-
-
-def _known_from(where: tuple[Filter, ...], events: pa.Table, timestamps: Ints) -> Ints:
-    """The instant (us) after which each event is known to pass any of the filters; NEVER if it passes none."""
-    if not where:
-        return timestamps
-    known_from: Ints = np.minimum.reduce([_passes(f, events, timestamps) for f in where])
-    return known_from
-
-
-def _passes(f: Filter, events: pa.Table, timestamps: Ints) -> Ints:
-    if f.label is not None:
-        label = event_labels(events, f.label, timestamps)
-        return np.where(label.matures & label.positive, label.known_from, NEVER)
-    passes = pc.is_in(events[f.feature], value_set=pa.array(f.among)).to_numpy()
-    return np.where(passes, timestamps, NEVER)
 
 
 def _in_units(

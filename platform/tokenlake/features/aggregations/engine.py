@@ -96,7 +96,7 @@ class Aggregations:
             names: the definitions; all by default.
 
         Returns:
-            CountColumn name -> float64 (n,), NaN where there is nothing.
+            A column's name -> float64 (n,), NaN where there is nothing.
 
         Raises:
             SchemaError: a definition that is not declared, or a key that the rows lack.
