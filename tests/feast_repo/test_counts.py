@@ -274,6 +274,18 @@ def test_late_events_are_counted_by_the_next_back_fill(tmp_path: Path) -> None:
     same(online(lake, keys, start(DAYS), ["visits"]), direct(lake, keys, start(DAYS), ["visits"]))
 
 
+def test_late_events_come_online_with_the_next_day(tmp_path: Path) -> None:
+    lake = counted(tmp_path / "lake", "counts: {visits: {by: user, windows: [all, 1d, 3d]}}\n")
+    repository.write(lake.root, "tokenlake")
+    for i in range(DAYS - 1):
+        jobs.counts(lake, day(i))
+    assert lake.ingest(make_events(days=2, users=9, per_day=3, seed=5)).accepted == 6
+    jobs.counts(lake, day(DAYS - 1))
+    jobs.materialize(lake, day(DAYS - 1))
+    keys = keys_of(lake)
+    same(online(lake, keys, start(DAYS), ["visits"]), direct(lake, keys, start(DAYS), ["visits"]))
+
+
 def test_a_changed_definition_leaves_no_old_number_behind(tmp_path: Path) -> None:
     lake = counted(tmp_path / "lake", "counts: {visits: {by: user, as: count}}\n")
     repository.write(lake.root)

@@ -1,13 +1,14 @@
 """The job of count states: of each served definition, the keys whose numbers changed on a day, as of the day's end.
 
-A key's numbers change when an event is seen for the first time, itself or a label of it, and when one leaves a window.
-Feast's join takes a key's newest row, so all other keys keep the row that they have.
+A key's numbers change when an event is seen for the first time, itself or a label of it, when one leaves a window, and
+when one is ingested late. Feast's join takes a key's newest row, so all other keys keep the row that they have.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -23,17 +24,27 @@ from tokenlake.features.keys import exploded
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import TIMESTAMP, known_at_column
 from tokenlake.lake.tables import Table
-from tokenlake.times import EARLIEST, Day, available_at, day_of, day_start, days_between
+from tokenlake.times import Day, as_micros, available_at, day_of, day_start, days_between
 
 COUNTS = "counts"
 #: The metric that tells how many events a definition's numbers of a day were counted from.
 COUNTED = "events"
+#: The metric that tells which events they are: those ingested up to this instant (us).
+WATERMARK = "watermark"
 #: Keys that are computed at once.
 _BATCH_KEYS = 1_000_000
 #: Milliseconds are the finest that Delta's log keeps of a column's range.
 _LOG_US = 1_000
 _MICRO = dt.timedelta(microseconds=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Where the numbers of an earlier day stand: at that day's end (us), with the events up to a watermark (us)."""
+
+    end: int
+    watermark: int
 
 
 class CountStates:
@@ -57,7 +68,8 @@ class CountStates:
         states, totals = tables_of(self._lake, name)
         version, end = self._lake.config.count_version(name), available_at(day)
         before = max((other for other in totals.days(version) if other < day), default=None)
-        keys = _changed(self._lake, name, EARLIEST if before is None else available_at(before), end)
+        since = None if before is None else Counted(available_at(before), _watermark(self._lake, before, version))
+        keys = _changed(self._lake, name, since, end)
         parts = [keys.slice(i, _BATCH_KEYS) for i in range(0, max(keys.num_rows, 1), _BATCH_KEYS)]
         states.replace_day(day, pa.concat_tables([self._states(name, part, end, watermark) for part in parts]), version)
         # The last, since its row says that the day is done.
@@ -131,33 +143,44 @@ def _of_all(name: str) -> str:
     return f"{name} of all"
 
 
-def _changed(lake: Project, name: str, since: int, end: int) -> pa.Table:
-    """The keys whose numbers at `end` (us) may be others than at `since`, sorted: a column a key, each combination once."""
+def _watermark(lake: Project, day: Day, version: str) -> int:
+    """The watermark that a day was counted with."""
+    metrics = lake.catalog.metrics(WATERMARK, day=day, job=COUNTS)
+    return max((int(m.value or 0) for m in metrics if m.labels.get("version") == version), default=0)
+
+
+def _changed(lake: Project, name: str, since: Counted | None, end: int) -> pa.Table:
+    """The keys whose numbers at `end` (us) may be others than those that were counted, sorted; each combination once."""
     count = lake.config.served_counts[name]
     (recipe,) = recipes(lake.config, {name: count})
-    columns = count_states.key_columns(count)
-    wanted = sorted({*recipe.values.columns, *columns})
-    windows = sorted({w // _MICRO for w in count.windows if w is not None})
+    columns = list(count_states.key_columns(count))
+    wanted = sorted({*recipe.values.columns, *columns, "ingested_at"})
+    windows = [window // _MICRO for window in count.windows if window is not None]
     found = [_distinct(lake.events.schema.empty_table().select(columns))]
     for day in _days(lake, recipe.values, windows, since, end):
         events = lake.events.read(day=day, columns=wanted)
         timestamps, known_from, _ = facts(recipe.values, events)
-        changed = known_from >= since
-        for window in windows if since > EARLIEST else ():
-            changed |= (timestamps >= since - window) & (timestamps < end - window)
-        found.append(_distinct(events.filter(pa.array(changed & (known_from < end))).select(columns)))
+        changed = known_from < end
+        if since is not None:
+            new = (known_from >= since.end) | (as_micros(events["ingested_at"]) > since.watermark)
+            for window in windows:
+                new |= (timestamps >= since.end - window) & (timestamps < end - window)
+            changed &= new
+        found.append(_distinct(events.filter(pa.array(changed)).select(columns)))
     return _distinct(pa.concat_tables(found)).sort_by([(column, "ascending") for column in columns])
 
 
-def _days(lake: Project, stream: CountStream, windows: Sequence[int], since: int, end: int) -> list[Day]:
-    """Days whose events may be seen for the first time, or leave a window, from `since` to before `end` (us)."""
+def _days(lake: Project, stream: CountStream, windows: Sequence[int], since: Counted | None, end: int) -> list[Day]:
+    """Days whose events may change a number from then to before `end` (us)."""
     days = [day for day in lake.events.days() if day_start(day) < end]
-    if since == EARLIEST:
+    if since is None:
         return days
-    spans = [(since, end), *((since - window, end - window) for window in windows)]
+    spans = [(since.end, end), *((since.end - window, end - window) for window in windows)]
     wanted = {day for low, high in spans for day in days_between(day_of(low), day_of(high - 1))}
+    wanted |= {*lake.events.days_with("ingested_at", _instant(since.watermark), _instant(lake.watermark()))}
     for label in sorted({f.label for f in stream.where if f.label} | ({stream.label} if stream.label else set())):
-        wanted |= {*lake.events.days_with(known_at_column(label), _instant(since - _LOG_US), _instant(end + _LOG_US))}
+        known = known_at_column(label)
+        wanted |= {*lake.events.days_with(known, _instant(since.end - _LOG_US), _instant(end + _LOG_US))}
     return [day for day in days if day in wanted]
 
 

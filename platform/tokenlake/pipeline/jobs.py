@@ -19,7 +19,7 @@ from tokenlake.feast import repository
 from tokenlake.features import versions
 from tokenlake.features.aggregations import Aggregations
 from tokenlake.lake.project import Project
-from tokenlake.pipeline.count_states import COUNTS, CountStates, counted_events, tables_of
+from tokenlake.pipeline.count_states import COUNTS, WATERMARK, CountStates, counted_events, tables_of
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
@@ -303,6 +303,7 @@ def counts(lake: Project, day: Day) -> JobResult:
             summary[name] = rows = states.write_day(name, day, watermark)
             run.artefact("counts", f"{tables_of(lake, name)[0].path}?version={version}&ds={day}", rows=rows)
             run.metric(COUNTED, events, version=version)
+            run.metric(WATERMARK, watermark, version=version)
         summary |= {"rows": sum(rows for rows in summary.values() if isinstance(rows, int)), "events": events}
     return JobResult(COUNTS, day, None, "done", summary)
 
