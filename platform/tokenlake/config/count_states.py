@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from tokenlake.config.counts import Aggregate, CountColumn, Count
-
-#: Columns of `events` that hold the ids among the keys.
-_ID_COLUMNS = {"user": "user_id", "item": "item_id"}
+from tokenlake.config.counts import Aggregate, Count, CountColumn, column_of
 
 
 def key_columns(count: Count) -> tuple[str, ...]:
     """The columns of `events` that hold the keys of a definition."""
-    return tuple(_ID_COLUMNS.get(key, key) for key in count.by)
+    return tuple(column_of(key) for key in count.by)
 
 
 def states_table(name: str) -> str:

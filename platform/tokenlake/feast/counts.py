@@ -17,7 +17,7 @@ from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 from feast.types import Float64, Int64
 from numpy.typing import NDArray
 
-from tokenlake.config import CountColumn, Count, count_states
+from tokenlake.config import Count, CountColumn, count_states
 from tokenlake.errors import ConfigError
 from tokenlake.feast.sources import LakeSource
 from tokenlake.features.aggregations.query import STRENGTH
