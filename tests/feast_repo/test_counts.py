@@ -25,7 +25,6 @@ from tokenlake.pipeline.count_states import stale_days, tables_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")  # what Feast says of on-demand views
 DAYS = 6
-OURS = '{type: tokenlake.feast.TokenlakeOnlineStore, lake: .., path: "../feature_store/online"}'
 COUNTS = """
 counts:
   visits: {by: user, as: [count, recency], windows: [all, 1d, 36h], decay: 12h}
@@ -41,16 +40,19 @@ UNKNOWN: dict[str, Any] = {"user_id": 999, "item_id": 999, "genre": "none", "tag
 
 @pytest.fixture(scope="module", params=["sqlite", "ours"])
 def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """Everything in Feast; tests only read it."""
-    lake = counted(tmp_path_factory.mktemp(request.param) / "lake")
-    repository.write(lake.root, "sqlite" if request.param == "sqlite" else "tokenlake")
+    """Everything in Feast, of users with numbers in Feast's store and with names in ours; tests only read it."""
+    ours = request.param == "ours"
+    lake = counted(tmp_path_factory.mktemp(request.param) / "lake", names=ours, seed=int(ours))
+    repository.write(lake.root, "tokenlake" if ours else "sqlite")
     bring(lake)
     return lake
 
 
-def counted(folder: Path, counts: str = COUNTS) -> Lake:
+def counted(folder: Path, counts: str = COUNTS, *, names: bool = False, seed: int = 0) -> Lake:
     lake = make_lake(folder, CONFIG + counts)
-    events = make_events(days=DAYS, users=9, per_day=15)
+    events = make_events(days=DAYS, users=9, per_day=15, seed=seed)
+    if names:
+        events = events.set_column(1, "user_id", pc.cast(events["user_id"], pa.string()))
     genre = pa.array([None if i % 11 == 0 else value for i, value in enumerate(events["genre"].to_pylist())])
     odd = {3: None, 5: [], 7: [None], 9: ["t1", "t1", None]}
     tags = pa.array([odd.get(i % 13, value) for i, value in enumerate(events["tags"].to_pylist())])
@@ -62,7 +64,8 @@ def counted(folder: Path, counts: str = COUNTS) -> Lake:
 def keys_of(lake: Lake) -> pd.DataFrame:
     """Keys that were met, and one that was not."""
     events = lake.events.read(columns=["user_id", "item_id", "genre", "tags"]).to_pandas().explode("tags").dropna()
-    return pd.concat([events.drop_duplicates(), pd.DataFrame([UNKNOWN])], ignore_index=True)
+    unknown = UNKNOWN | {"user_id": type(events["user_id"].tolist()[0])(999)}
+    return pd.concat([events.drop_duplicates(), pd.DataFrame([unknown])], ignore_index=True)
 
 
 def columns_of(lake: Lake, name: str) -> list[str]:
