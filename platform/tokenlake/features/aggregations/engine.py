@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenlake.config import CountColumn
+from tokenlake.config.counts import column_of
 from tokenlake.errors import LockedError, SchemaError
 from tokenlake.features.aggregations.contributions import contributions
-from tokenlake.features.aggregations.hashing import column_of
 from tokenlake.features.aggregations.query import Floats, answer
 from tokenlake.features.aggregations.run import CountRun
 from tokenlake.features.aggregations.state import Builder, Made, StreamState, drop_others, gathered
