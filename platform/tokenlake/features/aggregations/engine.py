@@ -64,6 +64,7 @@ class Aggregations:
         self._lake = lake
         self._root = lake.data / "aggregations"
         self._kept: dict[CountStream, _Kept] = {}
+        self._rolled_to = -1
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
@@ -116,6 +117,8 @@ class Aggregations:
 
         Another process that does so at the moment is left to it.
         """
+        if names is None and watermark <= self._rolled_to:
+            return
         streams = _streams(self._chosen(names))
         with suppress(LockedError), hold(self._root / "aggregations.lock", "counting"):
             if names is None:
@@ -124,6 +127,8 @@ class Aggregations:
             for since, group in _by_end(ends, watermark).items():
                 for stream, made in self._made(group, since, watermark, progress).items():
                     self._state(stream).append(made, since, watermark)
+            if names is None:
+                self._rolled_to = watermark
 
     def use(self, name: str) -> dict[CountStream, StreamUse]:
         """What the streams of a definition take on the disk."""
