@@ -159,6 +159,23 @@ class Config(BaseModel):
         names = self.definitions if encoder.counts == "all" else encoder.counts
         return {name: self.definitions[name] for name in names}
 
+    @property
+    def served_counts(self) -> dict[str, Count]:
+        """The declared aggregations that Feast gets views of; none without a block `counts`."""
+        return {name: count for name, count in (self.counts or {}).items() if count.is_served}
+
+    def count_version(self, name: str) -> str:
+        """The version of what Feast holds of a declared aggregation: a digest of all settings that change its numbers.
+
+        Raises:
+            ConfigError: Feast gets no view of that name.
+        """
+        count = self.served_counts.get(name)
+        if count is None:
+            raise ConfigError(f"`counts:` serves no {name!r}; it serves {sorted(self.served_counts) or 'nothing'}")
+        kinds = {key: self.events.features[key].kind for key in count.by if key in self.events.features}
+        return f"{name}-{_digest({'count': count.model_dump(mode='json', exclude={'serve'}), 'kinds': kinds})}"
+
     def require_embeddings(self) -> Embeddings:
         """The `embeddings` block.
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenlake.config import CountColumn
+from tokenlake.config.counts import column_of
 from tokenlake.errors import LockedError, SchemaError
 from tokenlake.features.aggregations.contributions import contributions
-from tokenlake.features.aggregations.hashing import column_of
 from tokenlake.features.aggregations.query import Floats, answer
 from tokenlake.features.aggregations.run import CountRun
 from tokenlake.features.aggregations.state import Builder, Made, StreamState, drop_others, gathered
@@ -130,9 +130,13 @@ class Aggregations:
             if names is None:
                 self._rolled_to = watermark
 
+    def streams(self, name: str) -> list[CountStream]:
+        """The streams that a definition reads, that of its own values first."""
+        return list(self._chosen([name])[0].streams())
+
     def use(self, name: str) -> dict[CountStream, StreamUse]:
         """What the streams of a definition take on the disk."""
-        return {stream: self._use(stream) for stream in self._recipes[name].streams()}
+        return {stream: self._use(stream) for stream in self.streams(name)}
 
     def _use(self, stream: CountStream) -> StreamUse:
         files = self._state(stream).chain(NEVER)

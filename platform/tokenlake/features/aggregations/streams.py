@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.config import Config, Count, CountColumn, Filter
-from tokenlake.features.aggregations.hashing import column_of
+from tokenlake.config.counts import column_of
 
 _MICRO = dt.timedelta(microseconds=1)
 _FORMAT = 1
