@@ -13,7 +13,7 @@ OUT = asset(CONFIG, "feast")
 
 @dag(schedule=PartitionedAssetTimetable(assets=SOURCE), **FOLLOWING)
 def tokenlake_feast() -> None:
-    """For each day of embeddings, count what users did, register the feature views, and fill Feast's online store."""
+    """For each day of embeddings, count what was done, register the feature views, and fill Feast's online store."""
 
     @task
     def statistics() -> object:
@@ -29,7 +29,18 @@ def tokenlake_feast() -> None:
 
         return run_job(jobs.materialize, outlet=OUT)
 
-    statistics() >> materialize()
+    if not CONFIG.served_counts:
+        statistics() >> materialize()
+        return
+
+    @task
+    def counts() -> object:
+        """Write the day's count states: of each served aggregation, the keys whose numbers changed."""
+        from tokenlake.pipeline import jobs
+
+        return run_job(jobs.counts)
+
+    [statistics(), counts()] >> materialize()
 
 
 if feature_repository():

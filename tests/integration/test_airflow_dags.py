@@ -115,6 +115,19 @@ def test_feast_needs_no_embeddings_and_no_tokens(tmp_path_factory: pytest.TempPa
     assert dags["tokenlake_feast"]["waits_for"] == f"{ASSETS}events"
 
 
+def test_counts_that_are_served_have_a_task(parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a lake that serves none there is none: a skipped task would skip those after it."""
+    block = "counts: {visits: {by: user}, pairs: {by: [user, item]}}\n"
+    tasks = parse_lake(tmp_path_factory, CONFIG + block, DEFINITIONS)["dags"]["tokenlake_feast"]["tasks"]
+    assert {name: task["then"] for name, task in tasks.items()} == {
+        "statistics": ["materialize"],
+        "counts": ["materialize"],
+        "materialize": [],
+    }
+    for lake in (parsed, parse_lake(tmp_path_factory, CONFIG + block.replace("visits: {by: user}, ", ""), DEFINITIONS)):
+        assert sorted(lake["dags"]["tokenlake_feast"]["tasks"]) == ["materialize", "statistics"]
+
+
 def test_each_dag_waits_for_one_asset(parsed: dict[str, Any]) -> None:
     assert {name: dag["waits_for"] for name, dag in parsed["dags"].items()} == {
         "tokenlake_ingest": None,

@@ -25,6 +25,7 @@ _OF_NUMERIC: tuple[Aggregate, ...] = ("count", "sum", "mean", "min", "max", "las
 _DECAYING: tuple[Aggregate, ...] = ("count", "known", "mean", "sum")
 #: Keys that every log has; other keys are names of categorical and multi-valued features.
 ID_KEYS = ("user", "item")
+_ID_COLUMNS = {"user": "user_id", "item": "item_id"}
 _UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SHORTEST_HALF_LIFE = dt.timedelta(hours=1)
 
@@ -150,6 +151,11 @@ class Count(Strict):
         for aggregate in self.aggregates:
             if aggregate in _DECAYING:
                 yield CountColumn(f"{name}_{aggregate}_decay_{short(self.decay)}", aggregate, half_life=self.decay)
+
+
+def column_of(key: str) -> str:
+    """The column of `events` that holds a key."""
+    return _ID_COLUMNS.get(key, key)
 
 
 def short(duration: dt.timedelta) -> str:

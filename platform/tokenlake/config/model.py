@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tokenlake.config.counts import Count, Of, built_in, check, check_name
-from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Retrieval
-from tokenlake.config.events import Events, Feature, Label
+from tokenlake.config.counts import Count, built_in, check, check_name
+from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Retrieval
+from tokenlake.config.events import Events
 from tokenlake.config.reading import explain, read
 from tokenlake.config.sql import Sql
 from tokenlake.config.tokens import Encoder, Tokens
@@ -126,7 +126,7 @@ class Config(BaseModel):
 
             return overridden(path, values)
         except ValidationError as error:
-            raise ConfigError(explain(path, error, _BLOCKS)) from error
+            raise ConfigError(explain(path, error, cls)) from error
 
     def version_of(self, encoder: str) -> str:
         """The version of one encoder: its name and a digest of all settings that change its tokens.
@@ -159,6 +159,23 @@ class Config(BaseModel):
         names = self.definitions if encoder.counts == "all" else encoder.counts
         return {name: self.definitions[name] for name in names}
 
+    @property
+    def served_counts(self) -> dict[str, Count]:
+        """The declared aggregations that Feast gets views of; none without a block `counts`."""
+        return {name: count for name, count in (self.counts or {}).items() if count.is_served}
+
+    def count_version(self, name: str) -> str:
+        """The version of what Feast holds of a declared aggregation: a digest of all settings that change its numbers.
+
+        Raises:
+            ConfigError: Feast gets no view of that name.
+        """
+        count = self.served_counts.get(name)
+        if count is None:
+            raise ConfigError(f"`counts:` serves no {name!r}; it serves {sorted(self.served_counts) or 'nothing'}")
+        kinds = {key: self.events.features[key].kind for key in count.by if key in self.events.features}
+        return f"{name}-{_digest({'count': count.model_dump(mode='json', exclude={'serve'}), 'kinds': kinds})}"
+
     def require_embeddings(self) -> Embeddings:
         """The `embeddings` block.
 
@@ -182,22 +199,6 @@ class Config(BaseModel):
             "labels": sorted(self.events.labels),
         }
         return f"{EMBEDDINGS}-{_digest(lineage)}"
-
-
-_BLOCKS: tuple[type[BaseModel], ...] = (
-    Config,
-    Events,
-    Tokens,
-    Encoder,
-    Embeddings,
-    Filter,
-    Retrieval,
-    Label,
-    Feature,
-    Sql,
-    Count,
-    Of,
-)
 
 
 def _digest(lineage: dict[str, Any]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -37,13 +36,12 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def explain(path: Path, error: ValidationError, models: Iterable[type[BaseModel]]) -> str:
-    """A message with every invalid field of a file; field names of `models` are suggested for misspelt ones."""
-    known = {field for model in models for field in model.model_fields}
+def explain(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
+    """A message with every invalid field of a file of a model; for a misspelt setting, its block's nearest is suggested."""
     lines = []
     for e in error.errors():
         place = ".".join(str(part) for part in e["loc"])
-        lines.append(f"  {place or '(whole file)'}: {_explain_field(e, known)}")
+        lines.append(f"  {place or '(whole file)'}: {_explain_field(e, _settings(model, e['loc'][:-1]))}")
     return f"{path} cannot be used:\n" + "\n".join(lines)
 
 
@@ -60,6 +58,30 @@ class _OnceEach(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _settings(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
+    """Names of the settings of a block, as they are written in the file; none where the place is no block."""
+    blocks: list[Any] = [model]
+    for part in place:
+        inner = [_written(block).get(str(part)) if _is_block(block) else block for block in blocks]
+        blocks = [found for kind in inner for found in _blocks_of(kind)] or blocks
+    return {name for block in blocks if _is_block(block) for name in _written(block)}
+
+
+def _written(block: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in block.model_fields.items()}
+
+
+def _blocks_of(kind: Any) -> list[Any]:
+    """The blocks that a type names anywhere, such as `Encoder` of `dict[str, Encoder]`."""
+    if _is_block(kind):
+        return [kind]
+    return [block for part in get_args(kind) for block in _blocks_of(part)]
+
+
+def _is_block(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _explain_field(error: ErrorDetails, known: set[str]) -> str:

@@ -61,6 +61,7 @@ from feast.types import Array, Float32, Int64, String
 
 import tokenlake
 from tokenlake.feast import LakeSource, TokenSource
+from tokenlake.feast.counts import count_views
 from tokenlake.feast.definitions import id_type, label_lists, statistics
 
 lake = tokenlake.open(Path(__file__).parents[1])
@@ -124,6 +125,9 @@ if lake.config.events.labels:
         online=__ONLINE__,
         tags={"version": serving},
     )
+
+# Declared aggregations: `counts_NAME` finishes at the request's instant `at` what is known of its keys at a day's end.
+globals().update(count_views(lake, user, item))
 '''
 
 

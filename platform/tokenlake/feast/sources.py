@@ -102,8 +102,8 @@ class LakeSource(_SettingsSource):
     Args:
         name: name of the source; defaults to the table's name with the version's.
         table: name of the table, such as `user_embeddings`.
-        version: version in a table that has versions; defaults to the version in tokenlake.yaml for embeddings, and
-            to the serving version for tokens.
+        version: version in a table that has versions; defaults to the version in tokenlake.yaml for embeddings and
+            counts, and to the serving version for tokens.
         timestamp_field: column of the time at which a row becomes visible.
         created_timestamp_column: of rows with equal times, the one created last is used.
         field_mapping: column -> feature.
@@ -167,11 +167,10 @@ class LakeSource(_SettingsSource):
             NotFoundError: there is no such table.
             ConfigError: a version was given for a table without versions.
         """
-        from tokenlake.lake.tables import Table
-
-        table = getattr(lake, self.table, None) if self.table.isidentifier() else None
-        if not isinstance(table, Table):
-            raise NotFoundError(f"{self.name}: the lake {lake.root} has no table {self.table!r}")
+        try:
+            table = lake.table(self.table)
+        except NotFoundError as error:
+            raise NotFoundError(f"{self.name}: {error}") from None
         if "version" not in table.partition_by:
             if self.version is not None:
                 raise ConfigError(
@@ -180,6 +179,8 @@ class LakeSource(_SettingsSource):
             return table, None
         if self.version is not None:
             return table, self.version
+        if self.table.startswith(("count_states_", "count_totals_")):
+            return table, lake.config.count_version(self.table.split("_", 2)[2])
         return table, lake.config.embedding_version if self.table.endswith("_embeddings") else lake.resolve()
 
     def validate(self, config: RepoConfig) -> None:

@@ -136,6 +136,22 @@ class Project:
         """Recent activity of each user, as it was known at the end of each day."""
         return self._tables["user_statistics"]
 
+    def table(self, name: str) -> Table:
+        """A table by its name, such as `events` or `count_states_user`.
+
+        Args:
+            name: of the table.
+
+        Returns:
+            The table, which need not hold anything yet.
+
+        Raises:
+            NotFoundError: the lake has no such table.
+        """
+        if name not in self._tables:
+            raise NotFoundError(f"the lake {self.root} has no table {name!r}; it has {sorted(self._tables)}")
+        return self._tables[name]
+
     def watermark(self) -> int:
         """Newest `ingested_at` of all events, in microseconds; 0 where there are none."""
         return self.events.newest("ingested_at")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokenlake.config import Config
+from tokenlake.config import Config, count_states
 from tokenlake.errors import ConfigError, SchemaError
 from tokenlake.names import folded
 
@@ -23,6 +23,8 @@ KIND_TYPES = {
     "numeric": pa.float64(),
     "vector": TOKEN,
 }
+#: Last columns of what is written a day at a time, by version.
+_DAILY: list[Any] = [("version", pa.string()), ("ds", pa.date32()), ("available_at", TIMESTAMP)]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,27 @@ def statistics_schema(config: Config, ids: IdTypes | None = None) -> pa.Schema:
     return pa.schema([*fields, ("ds", pa.date32()), ("available_at", TIMESTAMP)])
 
 
+def count_states_schema(config: Config, name: str, ids: IdTypes | None = None) -> pa.Schema:
+    """Columns of `count_states_<name>`: what is held of each key whose numbers changed on a day, as of the day's end.
+
+    Instants among them are int64 microseconds: Feast's own type of times keeps whole seconds only.
+    """
+    count, kinds = config.served_counts[name], ids or IdTypes()
+    keys = {"user_id": kinds.user, "item_id": kinds.item}
+    fields: list[Any] = [(column, keys.get(column, pa.string())) for column in count_states.key_columns(count)]
+    for column in count_states.state_columns(name, count):
+        kind = INT64 if column.aggregate == "recency" else pa.float64()
+        fields.append((count_states.held_name(name, column), kind))
+    return pa.schema([*fields, (count_states.changed_at(name), INT64), *_DAILY])
+
+
+def count_totals_schema(config: Config, name: str) -> pa.Schema:
+    """Columns of `count_totals_<name>`: a row a day, with the sums over all keys that the definition's means need."""
+    columns = count_states.total_columns(name, config.served_counts[name])
+    fields: list[Any] = [(count_states.total_name(column), pa.float64()) for column in columns]
+    return pa.schema([*fields, (count_states.counted_until(name), INT64), *_DAILY])
+
+
 def quarantine_schema() -> pa.Schema:
     """Columns of `quarantine`; `row` is the source row as JSON, `row_number` counts from 1 within its source."""
     return pa.schema(
@@ -182,6 +205,7 @@ def check_names(config: Config) -> None:
         "events": events_schema(config),
         "instance_tokens": tokens_schema(config),
         "user_statistics": statistics_schema(config),
+        **{count_states.states_table(name): count_states_schema(config, name) for name in config.served_counts},
     }
     for table, schema in tables.items():
         seen: dict[str, str] = {}

@@ -16,10 +16,13 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction
 
+from tokenlake.config import count_states
 from tokenlake.errors import ConfigError, ConflictError, CorruptionError, SchemaError, StorageError
 from tokenlake.lake.log import DeltaLog, open_delta
 from tokenlake.lake.schema import (
     IdTypes,
+    count_states_schema,
+    count_totals_schema,
     edges_schema,
     embeddings_schema,
     events_schema,
@@ -396,7 +399,7 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
     def make(name: str, schema: pa.Schema | Callable[[], pa.Schema], partition_by: tuple[str, ...]) -> Table:
         return Table(lake.data / "tables" / name, schema, partition_by, locks)
 
-    return {
+    tables = {
         "events": make("events", lambda: events_schema(config, ids()), ("ds",)),
         "quarantine": make("quarantine", quarantine_schema(), ("ds",)),
         "instance_tokens": make("instance_tokens", lambda: tokens_schema(config, ids()), ("version", "ds")),
@@ -406,6 +409,15 @@ def open_tables(lake: HasTables) -> dict[str, Table]:
         "edges": make("edges", lambda: edges_schema(ids()), ("version", "ds")),
         "user_statistics": make("user_statistics", lambda: statistics_schema(config, ids()), ("ds",)),
     }
+
+    def states_schema(name: str) -> Callable[[], pa.Schema]:
+        return lambda: count_states_schema(config, name, ids())
+
+    for name in config.served_counts:
+        states, totals = count_states.states_table(name), count_states.totals_table(name)
+        tables[states] = make(states, states_schema(name), ("version", "ds"))
+        tables[totals] = make(totals, count_totals_schema(config, name), ("version", "ds"))
+    return tables
 
 
 class _StoredIds:

@@ -14,7 +14,7 @@ from tokenlake.features.aggregations import Aggregations
 from tokenlake.features.day_features import DayFeatureCache
 from tokenlake.features.versions import finished, is_embeddings, register
 from tokenlake.lake.project import Project
-from tokenlake.pipeline import jobs
+from tokenlake.pipeline import count_states, jobs
 from tokenlake.pipeline.indexing import index_days
 from tokenlake.pipeline.materialization import is_current
 from tokenlake.pipeline.plan import plan_chunks
@@ -107,11 +107,12 @@ def days_of(lake: Project, first: Day | None, last: Day | None) -> list[Day]:
 
 
 def to_feast(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
-    """Bring Feast up to date, where the lake has a feature repository: statistics of each day, then all views at once.
+    """Bring Feast up to date, where the lake has a feature repository: statistics and counts of each day, then all views.
 
     Days that are up to date are left alone.
     """
     count_statistics(lake, days, report, progress)
+    hold_counts(lake, days, report, progress)
     if days and repository.exists(lake.root) and not is_current(lake, days[-1]):
         report.results.append(jobs.materialize(lake, days[-1], progress))
 
@@ -125,6 +126,17 @@ def count_statistics(lake: Project, days: Sequence[Day], report: Report, progres
         report.results.append(jobs.statistics(lake, day))
         if progress:
             progress(STATISTICS, i + 1, len(todo))
+
+
+def hold_counts(lake: Project, days: Sequence[Day], report: Report, progress: Progress | None = None) -> None:
+    """Bring what Feast holds of declared aggregations up to date, where the lake has a feature repository and any are served."""
+    if not days or not lake.config.served_counts or not repository.exists(lake.root):
+        return
+    todo = count_states.stale_days(lake, days)
+    for i, day in enumerate(todo):
+        report.results.append(jobs.counts(lake, day))
+        if progress:
+            progress(count_states.COUNTS, i + 1, len(todo))
 
 
 def all_versions(lake: Project) -> list[str]:

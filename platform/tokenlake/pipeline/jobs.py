@@ -17,7 +17,9 @@ from tokenlake.catalog.catalog import EMBED
 from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
 from tokenlake.feast import repository
 from tokenlake.features import versions
+from tokenlake.features.aggregations import Aggregations
 from tokenlake.lake.project import Project
+from tokenlake.pipeline.count_states import COUNTS, WATERMARK, CountStates, counted_events, tables_of
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
@@ -285,6 +287,25 @@ def statistics(lake: Project, day: Day) -> JobResult:
         run.artefact("user_statistics", f"{lake.user_statistics.path}?ds={day}", rows=rows.num_rows)
         run.metric(COUNTED, counted, window=window_of(lake))
     return JobResult(STATISTICS, day, None, "done", summary)
+
+
+def counts(lake: Project, day: Day) -> JobResult:
+    """Write the declared aggregations that Feast serves: of each, the keys whose numbers changed, as of the day's end."""
+    if not lake.config.served_counts:
+        return _skipped(lake, COUNTS, day, reason="`counts:` declares nothing that Feast serves")
+    if not _has_events(lake, day):
+        return _skipped(lake, COUNTS, day)
+    with _job(lake, COUNTS, day) as (run, summary):
+        events, watermark, states = counted_events(lake)[day], lake.watermark(), lake.shared(CountStates)
+        lake.shared(Aggregations).roll_on(watermark)
+        for name in lake.config.served_counts:
+            version = lake.config.count_version(name)
+            summary[name] = rows = states.write_day(name, day, watermark)
+            run.artefact("counts", f"{tables_of(lake, name)[0].path}?version={version}&ds={day}", rows=rows)
+            run.metric(COUNTED, events, version=version)
+            run.metric(WATERMARK, watermark, version=version)
+        summary |= {"rows": sum(rows for rows in summary.values() if isinstance(rows, int)), "events": events}
+    return JobResult(COUNTS, day, None, "done", summary)
 
 
 def materialize(lake: Project, day: Day, progress: Progress | None = None) -> JobResult:

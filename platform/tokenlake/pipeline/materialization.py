@@ -9,6 +9,7 @@ from tokenlake.catalog import Run, RunRecord
 from tokenlake.catalog.catalog import EMBED, PUBLISH
 from tokenlake.feast import repository
 from tokenlake.lake.project import Project
+from tokenlake.pipeline.count_states import COUNTS
 from tokenlake.pipeline.statistics import STATISTICS
 from tokenlake.progress import Progress
 from tokenlake.times import Day, available_at
@@ -84,7 +85,7 @@ def _last(lake: Project) -> RunRecord | None:
 
 def _written(lake: Project, since: dt.datetime) -> set[Day]:
     """Days that were embedded, counted, or whose tokens were published since a time."""
-    runs = [run for job in (STATISTICS, PUBLISH) for run in lake.catalog.runs(job=job, status="done")]
+    runs = [run for job in (STATISTICS, COUNTS, PUBLISH) for run in lake.catalog.runs(job=job, status="done")]
     if lake.config.embeddings:
         runs += lake.catalog.runs(job=EMBED, version=lake.config.embedding_version, status="done")
     return {run.day for run in runs if run.day is not None and run.ended_at is not None and run.ended_at >= since}

@@ -290,3 +290,15 @@ def test_a_lost_or_torn_run_is_made_again(tmp_path: Path) -> None:
 def test_bad_declarations_are_refused(tmp_path: Path, definition: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_lake(tmp_path, CONFIG + f"counts: {{mine: {definition}}}\n")
+
+
+def test_other_candidates_of_an_instant_change_nothing(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path, DECLARED)
+    lake.ingest(make_events(days=6))
+    lake.backfill()
+    instant = pa.scalar(day_start(day(6)) + 3_600_000_000, pa.timestamp("us", "UTC"))
+    shown = of_day(make_events(days=6, seed=3), 5).slice(0, 6).drop_columns(["clicked", "bought", "bought_at"])
+    same_time = shown.set_column(3, "timestamp", pa.repeat(instant, 6)).set_column(1, "user_id", pa.array([4] * 6))
+    together = lake.encode(same_time, version="declared")
+    alone = np.concatenate([lake.encode(same_time.slice(i, 1), version="declared") for i in range(6)])
+    np.testing.assert_array_equal(together, alone)

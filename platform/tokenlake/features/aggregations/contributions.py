@@ -43,6 +43,24 @@ def contributions(stream: CountStream, events: pa.Table) -> Contributions:
     Raises:
         SchemaError: a value of the numeric feature is too large for its unit.
     """
+    timestamps, known_from, values = facts(stream, events)
+    rows, keys = keys_of(events, stream.by)
+    seen = known_from[rows] < NEVER
+    rows, keys = rows[seen], keys[seen]
+    ids = events["event_id"].combine_chunks().take(pa.array(rows)) if stream.ordered else None
+    return Contributions(keys, known_from[rows], timestamps[rows], values[rows], ids)
+
+
+def facts(stream: CountStream, events: pa.Table) -> tuple[Ints, Ints, Ints]:
+    """What n events contribute to a stream, whatever their keys.
+
+    Returns:
+        int64 (n,) each: the instants (us) of the events; those from which each is seen, NEVER where it contributes
+        nothing; and the values, in units.
+
+    Raises:
+        SchemaError: a value of the numeric feature is too large for its unit.
+    """
     timestamps = np.array(as_micros(events["timestamp"], "timestamp"))
     known_from = passes_from(stream.where, events, timestamps, lambda name: event_labels(events, name, timestamps))
     values = np.ones(len(timestamps), np.int64)
@@ -55,11 +73,7 @@ def contributions(stream: CountStream, events: pa.Table) -> Contributions:
     if stream.numeric is not None:
         values, there = _in_units(stream.numeric, events[stream.numeric], stream.unit)
         known_from = np.where(there, known_from, NEVER)
-    rows, keys = keys_of(events, stream.by)
-    seen = known_from[rows] < NEVER
-    rows, keys = rows[seen], keys[seen]
-    ids = events["event_id"].combine_chunks().take(pa.array(rows)) if stream.ordered else None
-    return Contributions(keys, known_from[rows], timestamps[rows], values[rows], ids)
+    return timestamps, known_from, values
 
 
 def _in_units(

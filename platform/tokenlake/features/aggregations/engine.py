@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenlake.config import CountColumn
+from tokenlake.config.counts import column_of
 from tokenlake.errors import LockedError, SchemaError
 from tokenlake.features.aggregations.contributions import contributions
-from tokenlake.features.aggregations.hashing import column_of
 from tokenlake.features.aggregations.query import Floats, answer
 from tokenlake.features.aggregations.run import CountRun
 from tokenlake.features.aggregations.state import Builder, Made, StreamState, drop_others, gathered
@@ -64,6 +64,7 @@ class Aggregations:
         self._lake = lake
         self._root = lake.data / "aggregations"
         self._kept: dict[CountStream, _Kept] = {}
+        self._rolled_to = -1
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
@@ -96,7 +97,7 @@ class Aggregations:
             names: the definitions; all by default.
 
         Returns:
-            CountColumn name -> float64 (n,), NaN where there is nothing.
+            A column's name -> float64 (n,), NaN where there is nothing.
 
         Raises:
             SchemaError: a definition that is not declared, or a key that the rows lack.
@@ -116,6 +117,8 @@ class Aggregations:
 
         Another process that does so at the moment is left to it.
         """
+        if names is None and watermark <= self._rolled_to:
+            return
         streams = _streams(self._chosen(names))
         with suppress(LockedError), hold(self._root / "aggregations.lock", "counting"):
             if names is None:
@@ -124,10 +127,16 @@ class Aggregations:
             for since, group in _by_end(ends, watermark).items():
                 for stream, made in self._made(group, since, watermark, progress).items():
                     self._state(stream).append(made, since, watermark)
+            if names is None:
+                self._rolled_to = watermark
+
+    def streams(self, name: str) -> list[CountStream]:
+        """The streams that a definition reads, that of its own values first."""
+        return list(self._chosen([name])[0].streams())
 
     def use(self, name: str) -> dict[CountStream, StreamUse]:
         """What the streams of a definition take on the disk."""
-        return {stream: self._use(stream) for stream in self._recipes[name].streams()}
+        return {stream: self._use(stream) for stream in self.streams(name)}
 
     def _use(self, stream: CountStream) -> StreamUse:
         files = self._state(stream).chain(NEVER)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tokenlake.config.counts import column_of
 from tokenlake.features.keys import Ints, exploded, flat
 from tokenlake.storage.native_ops import expand_ranges, hash64, hash_bytes
 
@@ -20,13 +21,6 @@ from tokenlake.storage.native_ops import expand_ranges, hash64, hash_bytes
 Hashes: TypeAlias = NDArray[np.uint64]
 #: Makes the order of keys count: user 1 with item 2 is not user 2 with item 1.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-#: Names of the id columns of `events` by the names of keys.
-ID_COLUMNS = {"user": "user_id", "item": "item_id"}
-
-
-def column_of(key: str) -> str:
-    """The column of `events` that holds a key of a definition."""
-    return ID_COLUMNS.get(key, key)
 
 
 def keys_of(table: pa.Table, by: Sequence[str]) -> tuple[Ints, Ints]:

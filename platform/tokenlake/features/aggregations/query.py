@@ -29,6 +29,8 @@ STRENGTH = 10.0
 _LIFETIME = 24
 _MICRO = dt.timedelta(microseconds=1)
 _SECOND_US = 1_000_000
+#: Contributions that are looked at one by one at a time, which bounds the memory.
+_PLACES = 1 << 22
 
 
 def answer(recipes: Sequence[Recipe], runs: CountRuns, rows: pa.Table, at: Ints) -> dict[str, Floats]:
@@ -41,7 +43,7 @@ def answer(recipes: Sequence[Recipe], runs: CountRuns, rows: pa.Table, at: Ints)
         at: int64 (n,), the instants (us).
 
     Returns:
-        CountColumn name -> float64 (n,), NaN where there is nothing.
+        A column's name -> float64 (n,), NaN where there is nothing.
     """
     questions: dict[CountStream | None, Question] = {}
     out: dict[str, Floats] = {}
@@ -199,10 +201,12 @@ class Question:
             start = lower_bound(run.known_from, start, part.seen, self.at - window)
         if window is None or not self.stream.late:
             return extremes(run.least if least else run.greatest, start, part.seen, extreme, nothing)
-        owner, place = _spread(start, part.seen)
-        inside = run.timestamps[place] >= self.at[owner] - window
         found = np.full(len(self.rows), nothing, np.int64)
-        extreme.at(found, owner[inside], run.values[place[inside]])
+        for some in _portions(part.seen - start):
+            owner = np.repeat(some, (part.seen - start)[some])
+            place = expand_ranges(start[some], (part.seen - start)[some])
+            inside = run.timestamps[place] >= self.at[owner] - window
+            extreme.at(found, owner[inside], run.values_at(place[inside]))
         return found
 
     def recency(self, column: CountColumn) -> Floats:
@@ -289,7 +293,8 @@ def _parts(runs: Sequence[CountRun], keys: Hashes, at: Ints) -> Iterator[_Part]:
         yield _Part(run, start, lower_bound(run.known_from, start, stop, at), stop)
 
 
-def _spread(start: Ints, stop: Ints) -> tuple[Ints, Ints]:
-    """All places of ranges, and the number of the range of each."""
-    sizes = stop - start
-    return np.repeat(np.arange(len(start)), sizes), expand_ranges(start, sizes)
+def _portions(sizes: Ints) -> Iterator[Ints]:
+    """Numbers of ranges, in groups of about `_PLACES` places together."""
+    group = np.cumsum(sizes) // _PLACES
+    borders = np.flatnonzero(group[1:] != group[:-1]) + 1
+    yield from np.split(np.arange(len(sizes)), borders)

@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenlake.config import Config, Count, CountColumn, Filter
-from tokenlake.features.aggregations.hashing import column_of
+from tokenlake.config.counts import column_of
 
 _MICRO = dt.timedelta(microseconds=1)
 _FORMAT = 1
@@ -73,7 +74,11 @@ class CountStream:
         names = {"timestamp", *map(column_of, self.by), *labels, *known, *features}
         return sorted(names | ({"event_id"} if self.ordered else set()))
 
-    @property
+    def __hash__(self) -> int:
+        """That of the digest, which is worked out once: streams are looked up at every question."""
+        return hash(self.digest)
+
+    @cached_property
     def digest(self) -> str:
         """Name of its folder: it changes with everything that the state depends on."""
         made_of = dataclasses.asdict(self) | {"where": [f.model_dump(mode="json") for f in self.where]}
