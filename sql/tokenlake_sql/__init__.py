@@ -3,7 +3,7 @@
 Nothing here opens a file of a lake or a database: it gives texts.
 """
 
-from tokenlake_sql.counts import Aggregation, Answer, Fact, aggregations
+from tokenlake_sql.counts import Aggregation, Answer, Fact, Passes, aggregations
 from tokenlake_sql.loader import Definition, Filling, Parameter, Query, definitions, filled, parse, queries
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Fact",
     "Filling",
     "Parameter",
+    "Passes",
     "Query",
     "aggregations",
     "definitions",

@@ -26,17 +26,25 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
+class Passes:
+    """A filter of events: a label that is positive, or a feature that has one of some values."""
+
+    column: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Fact:
     """What is counted.
 
     Attributes:
-        passes: filters of which an event passes any: the name of a label, or of a feature with its values; none: all events.
+        passes: filters of which an event passes any; none: all events.
         label: the label that is counted, if any.
         numeric: the numeric feature that is summed, if any.
         unit: its values are rounded to multiples of it.
     """
 
-    passes: tuple[tuple[Literal["label", "feature"], str, tuple[str, ...]], ...] = ()
+    passes: tuple[Passes, ...] = ()
     label: str | None = None
     numeric: str | None = None
     unit: float = 1.0
@@ -44,7 +52,7 @@ class Fact:
     @property
     def is_late(self) -> bool:
         """Whether an event may pass the filters later than it happened."""
-        return any(kind == "label" for kind, *_ in self.passes)
+        return any(not each.values for each in self.passes)
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,10 @@ class _Templates:
     def _known(self) -> str:
         """SQL of the instant after which an event is seen; null for never."""
         filters = [
-            _known_positive(name) if kind == "label" else f"CASE WHEN {_among(name, values)} THEN e.timestamp END"
-            for kind, name, values in self._fact.passes
+            f"CASE WHEN {_among(each.column, each.values)} THEN e.timestamp END"
+            if each.values
+            else _known_positive(each.column)
+            for each in self._fact.passes
         ]
         passes = f"least({', '.join(filters)})" if filters else "e.timestamp"
         if self._fact.label is None:
@@ -252,7 +262,7 @@ class _Templates:
         given = [(c, k, p) for c, k, p in zip(self._columns, self._declared.keys, self._owned, strict=True) if keyed]
         values = [f"{self._given(key, parameter)}" for _, key, parameter in given]
         columns = [*(column for column, *_ in given), "t"]
-        rows = f'(VALUES ({", ".join([*values, _T])})) AS q({", ".join(columns)})'
+        rows = f"(VALUES ({', '.join([*values, _T])})) AS q({', '.join(columns)})"
         for column, key, _ in given:
             if key in self._declared.lists:
                 named = ", ".join(f"unnest(q.{c}) AS {c}" if c == column else f"q.{c}" for c in columns)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,8 @@ project: test
 events:
   features: {category: categorical, tags: multi, Others: multi, price: numeric}
   labels: {clicked: {}, bought: {known_at: bought_at, window: 2d}}
-counts:
+"""
+COUNTS = """
   item: {by: item, as: [count, recency], windows: [all, 1d], decay: 5h}
   pair: {by: [user, item], of: {where: [{label: bought}, {feature: category, is: [dairy, fish]}]}, as: [count, recency], windows: [all, 30h]}
   cat: {by: [user, category], of: {label: bought}, as: [count, known, mean, recency], windows: [all, 1d], decay: 9h}
@@ -35,6 +37,7 @@ counts:
   late: {by: tags, of: {numeric: price, unit: 0.25, where: {label: bought}}, as: [sum, min, max, last], windows: [all, 1d]}
   Odd: {by: category, of: {numeric: price, unit: 3}, as: [mean, sum], decay: 1h}
 """
+DECLARED = dict(line.strip().split(": ", 1) for line in COUNTS.strip().splitlines())
 START = dt.datetime(2017, 3, 1, tzinfo=dt.UTC)
 HOUR = 3_600_000_000
 #: Instants that meet each other, the edges of days and windows, and the ends of maturity.
@@ -64,6 +67,13 @@ EVENTS = st.fixed_dictionaries(
 QUERIES = st.lists(st.tuples(st.fixed_dictionaries(KEYS), INSTANTS), min_size=1, max_size=6)
 
 
+def opened(folder: Path, *names: str) -> Lake:
+    """A lake that declares some of the definitions."""
+    counts = "".join(f"  {name}: {DECLARED[name]}\n" for name in names)
+    (folder / "tokenlake.yaml").write_text(f"{YAML}counts:\n{counts}")
+    return tokenlake.open(folder)
+
+
 def instant(micros: int | None) -> dt.datetime | None:
     return None if micros is None else dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=micros)
 
@@ -73,7 +83,12 @@ def filled(lake: Lake, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     log, rows = [], []
     for number, event in enumerate(events):
         t, delay = event["timestamp"], event["delay"]
-        row = {**event, "event_id": number, "clicked_known_at": t, "bought_known_at": None if delay is None else t + delay}
+        row = {
+            **event,
+            "event_id": number,
+            "clicked_known_at": t,
+            "bought_known_at": None if delay is None else t + delay,
+        }
         log.append(row)
         moments = {name: instant(row[name]) for name in ("timestamp", "clicked_known_at", "bought_known_at")}
         rows.append({**row, **moments, "ds": moments["timestamp"].date(), "ingested_at": START})  # type: ignore[union-attr]  # never null
@@ -90,7 +105,9 @@ def asked(lake: Lake, queries: list[tuple[dict[str, Any], int]]) -> dict[str, li
         calls += [f'counts."{column.name}"({keys}, q.t) AS "{column.name}"' for column in count.columns(name)]
     rows = [{**keys, "t": instant(t), "place": place} for place, (keys, t) in enumerate(queries)]
     given = ", ".join(
-        "({user_id}, {item_id}, $c{place}, $g{place}::VARCHAR[], $o{place}::VARCHAR[], $t{place}::TIMESTAMPTZ, {place})".format(**row)
+        "({user_id}, {item_id}, $c{place}, $g{place}::VARCHAR[], $o{place}::VARCHAR[], $t{place}::TIMESTAMPTZ, {place})".format(
+            **row
+        )
         for row in rows
     )
     params = {
@@ -112,18 +129,42 @@ def same(got: float | None, wanted: float | None) -> bool:
     return math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", DECLARED)
+@settings(max_examples=3, deadline=None)
 @given(events=st.lists(EVENTS, max_size=25), queries=QUERIES)
 def test_each_column_is_what_a_loop_counts(
-    tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]], queries: list[tuple[dict[str, Any], int]]
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    events: list[dict[str, Any]],
+    queries: list[tuple[dict[str, Any], int]],
 ) -> None:
-    folder = tmp_path_factory.mktemp("lake")
-    (folder / "tokenlake.yaml").write_text(YAML)
-    lake = tokenlake.open(folder)
+    lake = opened(tmp_path_factory.mktemp("lake"), name)
     log = filled(lake, events)
     got = asked(lake, queries)
     keys, times = [keys for keys, _ in queries], [t for _, t in queries]
     wanted = count_oracle.answers(log, keys, times, lake.config.definitions)
     assert list(got) == list(wanted)
-    for name in wanted:
-        assert all(map(same, got[name], wanted[name])), (name, got[name], wanted[name])
+    for column in wanted:
+        assert all(map(same, got[column], wanted[column])), (column, got[column], wanted[column])
+
+
+def test_macros_have_a_schema_of_their_own(tmp_path: Path) -> None:
+    lake = opened(tmp_path, "item", "Odd")
+    database = Database(lake)
+    macros = {each.signature: each.doc for each in database.objects() if each.name.startswith("counts.")}
+    assert macros["counts.item_count_1d(item, t)"] == "Number of events, of the same item, before t, not older than 1d."
+    assert "counts.Odd_mean_decay_1h(category, t)" in macros
+    for query in ("from counts.item_count(1, '2017-01-01')", "from counts.item_count", "from answers.facts_0"):
+        with pytest.raises((ForbiddenError, duckdb.Error)):
+            lake.sql(query)
+    assert lake.sql("select counts.ITEM_count('1', '2017-01-01')").fetchall() == [(0.0,)]
+    assert lake.sql("select counts.item_count(1, null), counts.item_count(null, '2017-01-01')").fetchall() == [
+        (None, 0.0)
+    ]
+
+
+def test_many_rows_are_joined_and_not_looped_over(tmp_path: Path) -> None:
+    lake = opened(tmp_path, "cat")
+    (plan,) = lake.sql("explain select counts.cat_mean_1d(user_id, category, timestamp) from events").fetchall()
+    assert plan[1].count("Asof Join") == 2
+    assert "Nested Loop" not in plan[1]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 
 import tokenlake_sql
-from tokenlake.config import Config, Count
+from tokenlake.config import Config, Count, Filter
 from tokenlake.config.count_words import about_column
-from tokenlake_sql import Aggregation, Answer, Definition, Fact
+from tokenlake_sql import Aggregation, Answer, Definition, Fact, Passes
 
 #: Schema of the macros that people call.
 COUNTS = "counts"
 _MICRO = dt.timedelta(microseconds=1)
 
 
-def definitions_of(config: Config) -> Mapping[str, Definition]:
+def definitions_of(config: Config) -> dict[str, Definition]:
     """Views and macros of the declared aggregations, by name in lower case; people call those in the schema `counts`."""
     lists = frozenset(config.events.of_kind("multi"))
     return tokenlake_sql.aggregations([_aggregation(*each, lists) for each in config.definitions.items()])
@@ -36,10 +35,8 @@ def _aggregation(name: str, count: Count, lists: frozenset[str]) -> Aggregation:
 
 
 def _fact(count: Count) -> Fact:
-    passes = []
-    for f in count.of.where:
-        if f.label is not None:
-            passes.append(("label", f.label, ()))
-        elif f.feature is not None:
-            passes.append(("feature", f.feature, f.among))
-    return Fact(tuple(passes), count.of.label, count.of.numeric, count.of.unit)
+    return Fact(tuple(map(_passes, count.of.where)), count.of.label, count.of.numeric, count.of.unit)
+
+
+def _passes(f: Filter) -> Passes:
+    return Passes(f.feature or f.label or "", f.among)
