@@ -165,6 +165,8 @@ def test_macros_have_a_schema_of_their_own(tmp_path: Path) -> None:
 
 def test_many_rows_are_joined_and_not_looped_over(tmp_path: Path) -> None:
     lake = opened(tmp_path, "cat")
+    event = {"user_id": 1, "item_id": 1, "category": "fish", "bought": 1, "delay": 0, "clicked": None}
+    filled(lake, [{**event, "timestamp": as_micros(START, "t").item() + i} for i in range(9)])
     (plan,) = lake.sql("explain select counts.cat_mean_1d(user_id, category, timestamp) from events").fetchall()
     assert plan[1].count("Asof Join") == 2
     assert "Nested Loop" not in plan[1]

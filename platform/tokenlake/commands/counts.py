@@ -163,7 +163,7 @@ def _facts(lake: Lake, names: tuple[str, ...]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "about": about(count),
-                "keys_by": list(count.by),
+                "by": list(count.by),
                 "columns": [{"name": c.name, "about": about_column(count, c)} for c in count.columns(name)],
                 "contributions": sum(use.contributions for use in uses),
                 "keys": max(use.keys for use in uses),

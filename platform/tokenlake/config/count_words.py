@@ -11,8 +11,8 @@ _HEADS = {
     "sum": "Sum of",
     "min": "Least of",
     "max": "Greatest of",
-    "last": "Last of",
-    "recency": "Seconds since the last of",
+    "last": "Newest of",
+    "recency": "Seconds since the newest of",
 }
 
 
