@@ -54,7 +54,7 @@ class Views:
     def __init__(self, lake: Project, connection: duckdb.DuckDBPyConnection) -> None:
         self._lake = lake
         self._connection = connection
-        self._definitions = _DEFINITIONS | definitions_of(lake.config)
+        self._definitions = {**_DEFINITIONS, **definitions_of(lake.config)}
         #: State of what each view and macro was created from.
         self._made: dict[str, object] = {}
         connection.execute(f"CREATE SCHEMA {scan.STORED}; CREATE SCHEMA answers; CREATE SCHEMA {COUNTS}")
