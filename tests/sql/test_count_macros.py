@@ -35,9 +35,10 @@ COUNTS = """
   both: {by: [tags, Others, item], as: count}
   spend: {by: user, of: {numeric: price}, as: [count, sum, mean, min, max, last, recency], windows: [all, 1d], decay: 1d}
   late: {by: tags, of: {numeric: price, unit: 0.25, where: {label: bought}}, as: [sum, min, max, last], windows: [all, 1d]}
-  Odd: {by: category, of: {numeric: price, unit: 3}, as: [mean, sum], decay: 1h}
+  # 24 half-lives go beyond the log: the loop knows no age at which an event weighs nothing.
+  Odd: {by: category, of: {numeric: price, unit: 3}, as: [mean, sum], decay: 5h}
 """
-DECLARED = dict(line.strip().split(": ", 1) for line in COUNTS.strip().splitlines())
+DECLARED = dict(line.strip().split(": ", 1) for line in COUNTS.strip().splitlines() if "#" not in line)
 START = dt.datetime(2017, 3, 1, tzinfo=dt.UTC)
 HOUR = 3_600_000_000
 #: Instants that meet each other, the edges of days and windows, and the ends of maturity.
@@ -153,7 +154,7 @@ def test_macros_have_a_schema_of_their_own(tmp_path: Path) -> None:
     database = Database(lake)
     macros = {each.signature: each.doc for each in database.objects() if each.name.startswith("counts.")}
     assert macros["counts.item_count_1d(item, t)"] == "Number of events, of the same item, before t, not older than 1d."
-    assert "counts.Odd_mean_decay_1h(category, t)" in macros
+    assert "counts.Odd_mean_decay_5h(category, t)" in macros
     for query in ("from counts.item_count(1, '2017-01-01')", "from counts.item_count", "from answers.facts_0"):
         with pytest.raises((ForbiddenError, duckdb.Error)):
             lake.sql(query)
