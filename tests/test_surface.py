@@ -124,6 +124,7 @@ ROOMS = {
     "tokenlake.config",
     "tokenlake.feast.offline",
     "tokenlake.feast.online",
+    "tokenlake.features.aggregations",
     "tokenlake.formats",
 }
 #: Callable -> its parameters, as the README's and the docs' examples call it. More may follow, with defaults.
@@ -133,6 +134,7 @@ CONTRACT = {
     "tokenlake.Lake.run": "day",
     "tokenlake.Lake.sql": "query",
     "tokenlake.Lake.encode": "events",
+    "tokenlake.Lake.counts": "rows, at=None",
     "tokenlake.Lake.tokens": "version=None",
     "tokenlake.Lake.versions": "",
     "tokenlake.Lake.promote": "version",
