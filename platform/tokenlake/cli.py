@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "Check a training set for values that became known too late.",
     "backfill": "Run every daily job from one day to another.",
     "bench": "Run the repository's benchmarks.",
+    "counts": "Print declared counts of rows, or explain them.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
     "drop": "Remove an encoder version for good.",

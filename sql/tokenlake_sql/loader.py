@@ -146,6 +146,7 @@ class Filling:
         labels: names of the labels, each of which has a column `<label>` and a column `<label>_known_at`.
         columns: names of the columns of events and tokens.
         user_type: DuckDB's name of the type of user ids.
+        item_type: that of item ids.
     """
 
     serving: Callable[[], str]
@@ -153,6 +154,7 @@ class Filling:
     labels: tuple[str, ...]
     columns: Callable[[], Sequence[str]]
     user_type: Callable[[], str]
+    item_type: Callable[[], str]
 
 
 def filled(definition: Definition, filling: Filling) -> str:
@@ -166,13 +168,14 @@ def filled(definition: Definition, filling: Filling) -> str:
         SQL for a connection that has everything that the definition uses.
     """
     fill: dict[str, Callable[[], str]] = {
-        "serving": lambda: _quote(filling.serving()),
-        "embeddings": lambda: "NULL" if filling.embeddings is None else _quote(filling.embeddings),
+        "serving": lambda: quote(filling.serving()),
+        "embeddings": lambda: "NULL" if filling.embeddings is None else quote(filling.embeddings),
         "labels": lambda: _labels(filling.labels),
         "own": lambda: _beginning(filling.columns()),
         "masked": lambda: _masked(filling.labels, f"{_beginning(filling.columns())}t"),
-        "own_user": lambda: _given_user(f"{_beginning(filling.columns())}user", filling.user_type()),
-        "user": lambda: _given_user("user", filling.user_type()),
+        "own_user": lambda: _given_id(f"{_beginning(filling.columns())}user", filling.user_type()),
+        "own_item": lambda: _given_id(f"{_beginning(filling.columns())}item", filling.item_type()),
+        "user": lambda: _given_id("user", filling.user_type()),
     }
     return re.sub(r"/\*\{(\w+)\}\*/", lambda match: fill[match[1]](), definition.sql)
 
@@ -185,12 +188,12 @@ def _beginning(columns: Iterable[str]) -> str:
     return own
 
 
-def _given_user(user: str, kind: str) -> str:
-    """SQL that casts a macro's parameter `user` to this lake's id type; null, which matches no user, if it is not valid.
+def _given_id(parameter: str, kind: str) -> str:
+    """SQL that casts a macro's parameter to this lake's type of ids; null, which matches none, if it is not valid.
 
-    DuckDB's own cast would round a fraction to another user's id, and ignore blanks.
+    DuckDB's own cast would round a fraction to another id, and ignore blanks.
     """
-    text = f"{_name(user)}::VARCHAR"
+    text = f"{quote_name(parameter)}::VARCHAR"
     if kind == "VARCHAR":
         return text
     return f"CASE WHEN regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?') THEN TRY_CAST({text} AS {kind}) END"
@@ -199,7 +202,7 @@ def _given_user(user: str, kind: str) -> str:
 def _labels(labels: Sequence[str]) -> str:
     columns = "SELECT e.event_id, e.user_id, e.item_id, e.timestamp, e.ds,"
     parts = [
-        f"{columns} {_quote(name)} AS label, e.{_name(name)} AS value, e.{_name(name + '_known_at')} AS known_at "
+        f"{columns} {quote(name)} AS label, e.{quote_name(name)} AS value, e.{quote_name(name + '_known_at')} AS known_at "
         "FROM events AS e"
         for name in labels
     ]
@@ -210,16 +213,18 @@ def _labels(labels: Sequence[str]) -> str:
 def _masked(labels: Sequence[str], t: str) -> str:
     """SQL that hides labels not known before the parameter `t`, and their instants, which would reveal them."""
     parts = [
-        f"CASE WHEN e.{_name(name + '_known_at')} < {_name(t)}::TIMESTAMPTZ THEN e.{_name(column)} END AS {_name(column)}"
+        f"CASE WHEN e.{quote_name(name + '_known_at')} < {quote_name(t)}::TIMESTAMPTZ THEN e.{quote_name(column)} END AS {quote_name(column)}"
         for name in labels
         for column in (name, f"{name}_known_at")
     ]
     return f"REPLACE ({', '.join(parts)})" if parts else ""
 
 
-def _name(name: str) -> str:
+def quote_name(name: str) -> str:
+    """A name as SQL writes it, whatever its characters."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

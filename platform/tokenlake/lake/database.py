@@ -16,6 +16,7 @@ import duckdb
 import tokenlake_sql
 from tokenlake.errors import ForbiddenError
 from tokenlake.lake.sql import limits, scan, sessions
+from tokenlake.lake.sql.counts import definitions_of
 from tokenlake.lake.sql.fence import Admitted, Fence
 from tokenlake.lake.sql.notebook import show_as_html
 from tokenlake.lake.sql.views import CATALOG, NAMES, TABLES, Views
@@ -146,8 +147,8 @@ class Database:
         found = [Object(name, "view", name, doc) for name, doc in (TABLES | CATALOG).items()]
         found += [
             Object(each.name, each.kind, each.signature, each.doc)
-            for each in tokenlake_sql.definitions().values()
-            if "." not in each.name
+            for each in (*tokenlake_sql.definitions().values(), *definitions_of(self._lake.config).values())
+            if not each.name.startswith("answers.")
         ]
         if self._session is not None:
             own = (

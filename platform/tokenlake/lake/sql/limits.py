@@ -44,6 +44,8 @@ def connect(limits: Sql, folders: frozenset[Path]) -> duckdb.DuckDBPyConnection:
         f"SET max_temp_directory_size = {quoted(limits.spill)}"
     )  # as an option of connect it does not hold
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    # DuckDB guesses few rows for what a macro is asked for, and would compare each with all events of its key.
+    connection.execute("SET GLOBAL asof_loop_join_threshold = 0")
     connection.execute("SET parquet_metadata_cache = true")  # footers never change: Delta only adds files
     connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, sorted(folders)))}]")
     connection.execute("SET enable_external_access = false")

@@ -10,6 +10,7 @@ import duckdb
 
 import tokenlake_sql
 from tokenlake.lake.sql import scan
+from tokenlake.lake.sql.counts import COUNTS, definitions_of
 from tokenlake_sql import Definition, Filling
 
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ CATALOG = {
     "reruns": "Days that must run again, and why.",
 }
 _DEFINITIONS = tokenlake_sql.definitions()
-_MACROS = {name for name, each in _DEFINITIONS.items() if each.kind == "macro"}
 #: Names of all views.
-NAMES = (*TABLES, *CATALOG, *(name for name in _DEFINITIONS if name not in _MACROS))
+NAMES = (*TABLES, *CATALOG, *(name for name, each in _DEFINITIONS.items() if each.kind == "view"))
 
 
 class Views:
@@ -54,13 +54,14 @@ class Views:
     def __init__(self, lake: Project, connection: duckdb.DuckDBPyConnection) -> None:
         self._lake = lake
         self._connection = connection
+        self._definitions = {**_DEFINITIONS, **definitions_of(lake.config)}
         #: State of what each view and macro was created from.
         self._made: dict[str, object] = {}
-        connection.execute(f"CREATE SCHEMA {scan.STORED}; CREATE SCHEMA answers")
+        connection.execute(f"CREATE SCHEMA {scan.STORED}; CREATE SCHEMA answers; CREATE SCHEMA {COUNTS}")
 
     def make_all(self) -> None:
         """Create whatever there is, and what is out of date again."""
-        self.make(NAMES, _MACROS)
+        self.make(NAMES, [name for name, each in self._definitions.items() if each.kind == "macro"])
 
     def make(self, views: Iterable[str], macros: Iterable[str]) -> None:
         """Create the views and macros of these names and what they use, where they are not there or out of date.
@@ -74,6 +75,7 @@ class Views:
             self._make(name, seen, macro=False)
         for name in macros:
             self._make(name, seen, macro=True)
+            self._make(f"{COUNTS}.{name}", seen, macro=True)
 
     def _make(self, name: str, seen: dict[str, object], *, macro: bool) -> object:
         """Create one of them; returns what it was created from, None where it is none of the lake's."""
@@ -81,8 +83,9 @@ class Views:
         if key in seen:
             return seen[key]
         seen[key] = None
-        if name in _DEFINITIONS and macro == (name in _MACROS):
-            seen[key] = self._define(key, _DEFINITIONS[name], seen)
+        definition = self._definitions.get(name)
+        if definition is not None and macro == (definition.kind == "macro"):
+            seen[key] = self._define(key, definition, seen)
         elif not macro and name in TABLES:
             seen[key] = self._view_table(name)
         elif not macro and name in CATALOG:
@@ -127,8 +130,9 @@ class Views:
             embeddings=config.embedding_version if config.embeddings else None,
             labels=tuple(config.events.labels),
             columns=lambda: (*lake.events.schema.names, *lake.instance_tokens.schema.names),
-            user_type=self._user_type,
+            user_type=lambda: self._type("user_id"),
+            item_type=lambda: self._type("item_id"),
         )
 
-    def _user_type(self) -> str:
-        return scan.types(self._lake.events.schema)["user_id"]
+    def _type(self, column: str) -> str:
+        return scan.types(self._lake.events.schema)[column]
