@@ -63,6 +63,11 @@ PEER = {
 }
 
 
+#: Of these DuckDB joins each query with all of its key's events, of which popular keys have a million: a thousandth is asked.
+SLOW = ("spend", "item_recent")
+SHARE = 1_000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=10_000_000)
@@ -124,6 +129,7 @@ def events(count: int) -> pa.Table:
 
 def compared(lake: Lake, name: str, table: pa.Table, rows: pa.Table, tries: int) -> dict[str, float]:
     """CPU seconds of a definition on both sides, after comparing the numbers."""
+    rows = rows.slice(0, rows.num_rows // SHARE) if name in SLOW else rows
     peer = duckdb.connect()
     peer.execute("SET threads = 2")
     select = "select user_id, item_id, epoch_us(timestamp) t, clicked, round(amount * 100)::bigint cents from {}"
@@ -143,7 +149,7 @@ def compared(lake: Lake, name: str, table: pa.Table, rows: pa.Table, tries: int)
         )
     mine = min(cpu(lambda: lake.counts(rows, names=[name])) for _ in range(tries))
     their = min(cpu(lambda: peer.sql(question).to_arrow_table()) for _ in range(1 if name == "item_recent" else tries))
-    return {"tokenlake_cpu_s": mine, "duckdb_cpu_s": their}
+    return {"queries": rows.num_rows, "tokenlake_cpu_s": mine, "duckdb_cpu_s": their}
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -160,12 +166,12 @@ def show(facts: dict[str, object]) -> None:
         f"build of all states {facts['build_cpu_s']:.1f} CPU s, the process' peak {facts['build_peak_mb']:,.0f} MB with the log in it\n"
         f"a day of {facts['day_events']:,} events {facts['day_cpu_s']:.2f} CPU s"
     )
-    table = Table(title=f"{facts['queries']:,} queries, CPU seconds")
-    for column in ("definition", "Tokenlake", "DuckDB", "ratio"):
+    table = Table(title="CPU seconds")
+    for column in ("definition", "queries", "Tokenlake", "DuckDB", "ratio"):
         table.add_column(column, justify="left" if column == "definition" else "right")
     for name, times in facts["definitions"].items():  # type: ignore[attr-defined]
         ours, theirs = times["tokenlake_cpu_s"], times["duckdb_cpu_s"]
-        table.add_row(name, f"{ours:.3f}", f"{theirs:.3f}", f"{ours / theirs:.2f}x")
+        table.add_row(name, f"{times['queries']:,}", f"{ours:.3f}", f"{theirs:.3f}", f"{ours / theirs:.2f}x")
     console.print(table)
 
 

@@ -44,6 +44,13 @@ def test_training_needs_torch(lake: Lake) -> None:
     }
 
 
+def test_the_peer_needs_lightgbm(lake: Lake) -> None:
+    code, told = without("lightgbm", "evaluate", lake.root, "--part", "counts")
+    assert code == 1
+    assert "MissingExtraError: lightgbm is not installed; `pip install 'tokenlake[peers]'` brings it" in told
+    assert "Traceback" not in told
+
+
 def test_an_index_needs_faiss(lake: Lake) -> None:
     for job in ("train_embeddings", "embed"):
         from tokenlake.pipeline import jobs

@@ -91,6 +91,42 @@ def user_bootstrap(
     return _interval(_METRICS[metric](y, p, codes), _count(codes), resamples, level, seed)
 
 
+def user_bootstrap_difference(
+    metric: MetricName,
+    labels: Array,
+    scores: Array,
+    against: Array,
+    users: Array,
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """A metric of `scores` less that of `against` on the same rows; both are resampled by the same draws of users.
+
+    Args:
+        metric: name of the metric.
+        labels: `(n,)`.
+        scores: `(n,)`.
+        against: `(n,)`.
+        users: `(n,)` integers or strings.
+        resamples: number of draws; draws without a value are left out.
+        level: share of the draws inside the interval.
+        seed: of the draws.
+
+    Returns:
+        The interval; None where the metric is None.
+    """
+    y, p, codes = _checked(labels, scores, users)
+    one, other = _METRICS[metric](y, p, codes), _METRICS[metric](y, _checked(labels, against, users)[1], codes)
+
+    def difference(weights: NDArray[np.float64]) -> float | None:
+        mine, theirs = one(weights), other(weights)
+        return None if mine is None or theirs is None else mine - theirs
+
+    return _interval(difference, _count(codes), resamples, level, seed)
+
+
 def _whole(metric: MetricName, labels: Array, scores: Array, users: Array | None = None) -> float | None:
     y, p, codes = _checked(labels, scores, np.zeros(len(labels), np.int64) if users is None else users)
     return _METRICS[metric](y, p, codes)(np.ones(_count(codes)))

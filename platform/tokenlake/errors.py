@@ -120,6 +120,7 @@ _EXTRAS = {
     "faiss": "cpu",
     "networkx": "cpu",
     "feast": "feast",
+    "lightgbm": "peers",
     "airflow": "airflow",
     "httpx": "airflow",
     "psutil": "airflow",

@@ -87,7 +87,30 @@ def test_intervals():
     assert got == metrics.user_bootstrap("auc", y, p, u, resamples=100)
 
 
+def test_the_interval_of_a_difference():
+    """Resampled together, two models are told apart long before their own intervals are; a model less itself is 0."""
+    rng = np.random.default_rng(1)
+    u = rng.integers(0, 300, 5000)
+    y = rng.random(5000) < 0.3
+    p = np.clip(0.3 + 0.1 * y + rng.normal(size=5000) * 0.1, 0.01, 0.99)
+    q = np.clip(p + rng.normal(size=5000) * 0.03, 0.01, 0.99)
+    for metric in ("auc", "ne", "gauc", "log_loss", "calibration"):
+        got = metrics.user_bootstrap_difference(metric, y, p, q, u, resamples=50)
+        one, other = (metrics.user_bootstrap(metric, y, x, u, resamples=50) for x in (p, q))
+        assert got is not None
+        assert one is not None
+        assert other is not None
+        assert got.value == pytest.approx(one.value - other.value)
+        assert got.low <= got.value <= got.high
+        assert metrics.user_bootstrap_difference(metric, y, p, p, u) == metrics.Interval(0.0, 0.0, 0.0)
+    auc = metrics.user_bootstrap_difference("auc", y, p, q, u)
+    assert auc is not None
+    assert auc.low > 0
+
+
 def test_without_a_value():
+    zero = np.zeros(3)
+    assert metrics.user_bootstrap_difference("auc", zero, zero, zero, zero) is None
     one = np.ones(3)
     assert metrics.user_bootstrap("auc", one, one / 2, one) is None
     assert metrics.auc(one[:0], one[:0]) is None

@@ -17,6 +17,7 @@ from tokenlake.commands._tables import WholeTable, print_tables
 if TYPE_CHECKING:
     from tokenlake._lake import Lake
     from tokenlake.evaluation.controls import Control
+    from tokenlake.evaluation.counts import CountsReport
     from tokenlake.evaluation.retrieval import RetrievalReport, RetrievalScore
     from tokenlake.evaluation.tokens import Score, TokenReport
     from tokenlake_models.metrics import Interval
@@ -31,9 +32,9 @@ Answer: TypeAlias = tuple[Facts, list[WholeTable]]
 @click.option("--controls/--no-controls", default=True, help="Train missing baselines first.")
 @click.option(
     "--part",
-    type=click.Choice(["tokens", "retrieval", "ranker"]),
+    type=click.Choice(["tokens", "retrieval", "ranker", "counts"]),
     metavar="PART",
-    help="tokens, retrieval or ranker; default: the first two.",
+    help="tokens, retrieval, ranker or counts; default: the first two.",
 )
 @click.option("--ablations", is_flag=True, help="Also evaluate retrieval without each of its parts.")
 @click.option("--retrain", is_flag=True, help="Also train other user encoders and evaluate their retrieval.")
@@ -48,6 +49,9 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, re
 
     `--part ranker` trains a two-layer HSTU ranker over the stored tokens, in one pass in order of time, and prints its
     metrics with those of the base rate and the source model.
+
+    `--part counts` prints what declared counts are worth: the source models with them and with the built-in counts, beside
+    LightGBM on the same rows, trained anew every 28 days with both; and the differences. It needs the extra `peers`.
     """
     import tokenlake
 
@@ -56,6 +60,7 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, re
         "tokens": partial(_tokens, opened, controls=controls),
         "retrieval": partial(_retrieval, opened, ablations=ablations, retrain=retrain),
         "ranker": partial(_ranker, opened),
+        "counts": partial(_counts, opened),
     }
     facts: Facts = dict.fromkeys(parts)
     for name in [part] if part else ["tokens", *(["retrieval"] if opened.config.embeddings else [])]:
@@ -97,6 +102,14 @@ def _ranker(opened: Lake) -> Answer:
     return _token_facts(report), _token_tables(report)
 
 
+def _counts(opened: Lake) -> Answer:
+    from tokenlake.evaluation.counts import counts_report
+
+    with bar() as progress:
+        report = counts_report(opened, progress=progress)
+    return _counts_facts(report), [*_token_tables(report.scores), _difference_table(report)]
+
+
 def train_controls(lake: Lake) -> None:
     """Run the controls whose predictions are not complete, with a progress bar for each."""
     from tokenlake.evaluation.controls import run_controls
@@ -120,6 +133,20 @@ def missing_controls(lake: Lake) -> list[Control]:
 def _token_facts(report: TokenReport) -> Facts:
     rows = [_token_row(report, score) for score in report.scores]
     return {"first": report.first, "last": report.last, "sampled": report.sampled, "rows": rows}
+
+
+def _counts_facts(report: CountsReport) -> Facts:
+    compared = [
+        {
+            "model": difference.model,
+            "against": difference.against,
+            "label": difference.label,
+            **_interval("auc", difference.auc),
+            **_interval("ne", difference.ne),
+        }
+        for difference in report.differences
+    ]
+    return {**_token_facts(report.scores), "differences": compared}
 
 
 def _retrieval_facts(report: RetrievalReport) -> Facts:
@@ -184,10 +211,8 @@ def _retrieval_table(report: RetrievalReport) -> WholeTable:
         if group and score.users != group:
             table.add_section()
         group = score.users
-        difference = f"{score.lift.value:+.4f} [{score.lift.low:+.4f}, {score.lift.high:+.4f}]"
-        table.add_row(
-            score.users, score.method, f"{score.events:,}", f"{score.recall:.4f}", difference, f"{score.ndcg:.4f}"
-        )
+        lift = _difference_text(score.lift)
+        table.add_row(score.users, score.method, f"{score.events:,}", f"{score.recall:.4f}", lift, f"{score.ndcg:.4f}")
     return table
 
 
@@ -210,6 +235,18 @@ def _score_table(report: TokenReport, label: str) -> WholeTable:
             _number(score.log_loss),
         )
     return table
+
+
+def _difference_table(report: CountsReport) -> WholeTable:
+    numbers = ("AUC [95%]", "NE [95%]")
+    table = WholeTable("label", "model", "less", *numbers, title="differences on the same rows", right=numbers)
+    for d in report.differences:
+        table.add_row(d.label, d.model, d.against, _difference_text(d.auc), _difference_text(d.ne))
+    return table
+
+
+def _difference_text(value: Interval | None) -> str:
+    return "n/a" if value is None else f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
 
 
 def _interval_text(value: Interval | None) -> str:

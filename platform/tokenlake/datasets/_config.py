@@ -39,11 +39,26 @@ events:
     # 1 bought, 0 promoted in the store of that trip but not bought, null for an organic purchase: history only.
     bought: {}
 
+# Counts of the past, strictly before each event (docs/counts.md). A purchase is one with a label or an organic one.
+counts:
+  user: {by: user}
+  item: {by: item}
+  user_bought: {by: user, of: {label: bought}, as: [mean, known]}
+  item_bought: {by: item, of: {label: bought}, as: [mean, known]}
+  type_bought: {by: type, of: {label: bought}, as: [mean, known]}
+  user_purchases: {by: user, of: &purchases {where: [{label: bought}, {feature: kind, is: organic}]}, as: [count, recency]}
+  item_purchases: {by: item, of: *purchases, as: [count, recency], windows: [all, 28d]}
+  user_item_purchases: {by: [user, item], of: *purchases, as: [count, recency]}
+  store_item_purchases: {by: [store, item], of: *purchases, as: [count, recency]}
+  user_category_purchases: {by: [user, category], of: *purchases, as: [count, recency]}
+  user_type_purchases: {by: [user, type], of: *purchases, as: [count, recency]}
+
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
-    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}
+    iat:
+      {scheme: user-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256}
   serving: iat
   dtype: float16
   chunk_days: 7
@@ -80,11 +95,23 @@ events:
     # 1 for a rating of 4 or more; the rating itself is no feature, it would tell.
     liked: {{}}
 
+# Counts of the past, strictly before each rating (docs/counts.md).
+counts:
+  user: {{by: user}}
+  item: {{by: item}}
+  # Some rate strictly, some kindly; and so they do within an hour.
+  user_liked: {{by: user, of: {{label: liked}}, as: [mean, known], windows: [all, 1d, 1h]}}
+  item_liked: {{by: item, of: {{label: liked}}, as: [mean, known]}}
+  genres_liked: {{by: genres, of: {{label: liked}}, as: [mean, known]}}
+  user_genres_liked: {{by: [user, genres], of: {{label: liked}}, as: [mean, known]}}
+  user_decade_genres_liked: {{by: [user, decade, genres], of: {{label: liked}}, as: [mean, known]}}
+{people_counts}
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {{scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}}
-    iat-temporal: {{scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}}
+    iat:
+      {{scheme: user-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}}
+    iat-temporal: {{scheme: temporal-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256}}
   serving: iat
   dtype: float16
   chunk_days: 7
@@ -99,11 +126,15 @@ _MOVIELENS_PEOPLE = """\
     gender: {kind: categorical, of: user}
     occupation: {kind: categorical, of: user}
 """
+_MOVIELENS_PEOPLE_COUNTS = """\
+  item_gender_liked: {by: [item, gender], of: {label: liked}, as: [mean, known]}
+"""
 
 
 def movielens(*, people: bool) -> str:
     """The file for a MovieLens release, with or without features of its users."""
-    return _MOVIELENS.format(people=_MOVIELENS_PEOPLE if people else "")
+    extra = {"people": _MOVIELENS_PEOPLE, "people_counts": _MOVIELENS_PEOPLE_COUNTS}
+    return _MOVIELENS.format(**extra if people else dict.fromkeys(extra, ""))
 
 
 ADS = """\
@@ -132,11 +163,26 @@ events:
     # Known when it happens; that it did not happen is known after the window.
     converted: {known_at: converted_at, window: 7d}
 
+# Counts of the past, strictly before each impression, and of labels that were known by then (docs/counts.md).
+counts:
+  user: {by: user}
+  item: {by: item}
+  user_clicked: {by: user, of: {label: clicked}, as: [mean, known]}
+  item_clicked: {by: item, of: {label: clicked}, as: [mean, known]}
+  item_converted: {by: item, of: {label: converted}, as: [mean, known]}
+  user_item_clicked: {by: [user, item], of: {label: clicked}, as: [mean, known]}
+  user_category: {by: [user, category], as: [count, recency]}
+  user_category_clicked: {by: [user, category], of: {label: clicked}, as: [mean, known]}
+  interests_category_clicked: {by: [interests, category], of: {label: clicked}, as: [mean, known]}
+  advertiser_clicked: {by: advertiser, of: {label: clicked}, as: [mean, known]}
+  advertiser_converted: {by: advertiser, of: {label: converted}, as: [mean, known]}
+
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
   encoders:
-    iat: {scheme: user-order, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
-    iat-temporal: {scheme: temporal-order, dim: 64, width: 128, embedding: 16, batch: 256}
+    iat:
+      {scheme: user-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256, history: 63, sit_layers: 2, sit_heads: 4}
+    iat-temporal: {scheme: temporal-order, counts: all, dim: 64, width: 128, embedding: 16, batch: 256}
   serving: iat
   dtype: float16
   chunk_days: 7

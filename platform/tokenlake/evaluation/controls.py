@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,9 @@ from tokenlake.tokens.quantize import round_to
 from tokenlake.tokens.store import TokenStore
 from tokenlake_models.instances import History
 
+#: How reports call what a model counts.
+BUILT_IN, DECLARED = "built-in counts", "declared counts"
+
 
 @dataclass(frozen=True)
 class Control:
@@ -51,30 +55,59 @@ class Control:
     def version(self, lake: Project) -> str:
         """The version of its predictions, which depends on the model and the features."""
         made_of = [self.kind, self.encoder.model_dump(mode="json"), lake.config.events.model_dump(mode="json")]
+        made_of += [
+            count.model_dump(mode="json", exclude={"serve"}) for count in lake.config.counts_of(self.encoder).values()
+        ]
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         return f"control-{self.name.replace(' ', '-')}-{digest[:8]}"
 
 
 def controls_of(lake: Project) -> list[Control]:
-    """Each scheme of the config with its setting `counts` inverted, and logistic regression with and without counts."""
-    by_scheme = {encoder.scheme: encoder for encoder in reversed(lake.config.tokens.encoders.values())}
-    switched = [encoder.model_copy(update={"counts": not encoder.counts}) for encoder in by_scheme.values()]
+    """Each scheme of the config with its counts taken away (or added), and logistic regression with and without counts."""
+    encoders = _first_of_each_scheme(lake.config.tokens.encoders)
+    switched = [encoder.model_copy(update={"counts": not encoder.counts}) for encoder in encoders.values()]
     serving = lake.config.tokens.encoders[lake.config.tokens.serving_name]
-    alone = [serving.model_copy(update={"counts": counts, "scheme": "temporal-order"}) for counts in (True, False)]
+    settings = (serving.counts or True, False)
+    alone = [serving.model_copy(update={"counts": counts, "scheme": "temporal-order"}) for counts in settings]
     return [
         *(Control(title(encoder.scheme, encoder), "compressor", encoder) for encoder in switched),
         *(Control(title("logistic", encoder), "logistic", encoder) for encoder in alone),
     ]
 
 
+def reading_declared(lake: Project) -> dict[str, Encoder]:
+    """Of each scheme the first encoder of the config that reads declared counts, by name."""
+    encoders = lake.config.tokens.encoders.items()
+    return _first_of_each_scheme({name: encoder for name, encoder in encoders if lake.config.counts_of(encoder)})
+
+
+def with_built_in(encoder: Encoder) -> Control:
+    """An encoder that reads declared counts, with the built-in ones in their place."""
+    return Control(f"{encoder.scheme} with {BUILT_IN}", "compressor", encoder.model_copy(update={"counts": True}))
+
+
 def title(what: str, encoder: Encoder) -> str:
     """Name of a model in a report."""
-    return what if encoder.counts else f"{what} without counts"
+    if isinstance(encoder.counts, bool):
+        return what if encoder.counts else f"{what} without counts"
+    return f"{what} with {DECLARED}"
 
 
-def is_complete(lake: Project, control: Control, plans: list[Plan]) -> bool:
-    """Whether a control has predictions for all days of the plans."""
-    there = set(lake.predictions.days(control.version(lake)))
+def _first_of_each_scheme(encoders: dict[str, Encoder]) -> dict[str, Encoder]:
+    firsts = {encoder.scheme: name for name, encoder in reversed(encoders.items())}
+    return {name: encoder for name, encoder in encoders.items() if firsts[encoder.scheme] == name}
+
+
+class HasVersion(Protocol):
+    """A model that is trained for comparison, such as a `Control`."""
+
+    def version(self, lake: Project) -> str:
+        """The version of its predictions."""
+
+
+def is_complete(lake: Project, model: HasVersion, plans: list[Plan]) -> bool:
+    """Whether a model has predictions for all days of the plans."""
+    there = set(lake.predictions.days(model.version(lake)))
     return all(plan.day in there for plan in plans if not plan.bootstrap)
 
 

@@ -17,7 +17,8 @@ from tokenlake.times import Day
 from tokenlake_models import metrics
 from tokenlake_models.metrics import Interval
 
-_KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("user_id", "ascending"), ("timestamp", "ascending")]
+#: Order of predictions in which the rows of models meet.
+KEYS = [("ds", "ascending"), ("event_id", "ascending"), ("user_id", "ascending"), ("timestamp", "ascending")]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
         OrderError: late events were not scored by all models yet.
     """
     models = dict(_models(lake))
-    days = _common_days(lake, list(models.values()))
+    days = common_days(lake, list(models.values()))
     if not days:
         raise NotFoundError("no predictions after the bootstrap chunk yet; `tokenlake backfill` makes them")
     return report_on(lake, {name: read(lake, version, days) for name, version in models.items()}, models, resamples)
@@ -97,7 +98,7 @@ def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, st
     days = pc.min_max(some["ds"]).as_py()
     report = TokenReport(days["min"], days["max"], {}, {}, {}, not lake.config.events.labels, [])
     for label in pc.unique(some["label"]).to_pylist():
-        parts = {name: table.filter(pc.field("label") == label).sort_by(_KEYS) for name, table in tables.items()}
+        parts = {name: table.filter(pc.field("label") == label).sort_by(KEYS) for name, table in tables.items()}
         _score_label(lake, report, label, parts, versions, resamples)
     _record(lake, report)
     return report
@@ -114,7 +115,8 @@ def _models(lake: Project) -> Iterator[tuple[str, str]]:
             yield control.name, version
 
 
-def _common_days(lake: Project, versions: list[str]) -> list[Day]:
+def common_days(lake: Project, versions: list[str]) -> list[Day]:
+    """Days that all of the versions have predictions of, without those of a bootstrap chunk."""
     bootstrap = {plan.day for version in versions for plan in lake.catalog.plans(version) if plan.bootstrap}
     days = [set(lake.predictions.days(version)) for version in versions]
     return sorted(set.intersection(*days) - bootstrap) if days else []
