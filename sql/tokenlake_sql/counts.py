@@ -56,7 +56,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Aggregate:
     """A column of a definition; `window` and `half_life` in microseconds."""
 
     column: str
@@ -72,7 +72,7 @@ class Aggregation:
 
     keys: tuple[str, ...]
     fact: Fact
-    answers: tuple[Answer, ...]
+    answers: tuple[Aggregate, ...]
     lists: frozenset[str] = frozenset()
 
 
@@ -154,7 +154,7 @@ class _Templates:
         column = f"e.{quote_name(self._fact.numeric)}"
         return f"CASE WHEN isfinite({column}) THEN round_even({column} / {_number(self._fact.unit)}, 0)::BIGINT END"
 
-    def _steps(self, answer: Answer, *, keyed: bool) -> Definition:
+    def _steps(self, answer: Aggregate, *, keyed: bool) -> Definition:
         """The view of running totals that an answer reads."""
         keys = [f"f.{column}" for column in self._columns] if keyed else []
         facts = self._name("facts" if keyed else "all_facts")
@@ -175,16 +175,16 @@ class _Templates:
             return self._view("past", fill, f"answers.{facts}")
         return self._view("window", fill | {"width": str(answer.window)}, f"answers.{facts}")
 
-    def _width(self, answer: Answer) -> int | None:
+    def _width(self, answer: Aggregate) -> int | None:
         """Width of the window of the view that an answer reads; the newest event of a window is that of the whole past."""
         return None if answer.aggregate in ("last", "recency") else answer.window
 
-    def _steps_name(self, answer: Answer, *, keyed: bool) -> str:
+    def _steps_name(self, answer: Aggregate, *, keyed: bool) -> str:
         kind = "past" if self._width(answer) is None else f"last_{answer.window}"
         kind = kind if answer.half_life is None else f"decay_{answer.half_life}"
         return self._name(kind if keyed else f"all_{kind}")
 
-    def _inner(self, answer: Answer) -> Definition:
+    def _inner(self, answer: Aggregate) -> Definition:
         """The macro that computes an answer; its parameters begin as no column does."""
         same = "".join(f"q.{column} = s.{column} AND " for column in self._columns)
         block = "" if answer.half_life is None else "q.block = s.block AND "
@@ -211,7 +211,7 @@ class _Templates:
             "answers", answer, "pairs" if pairs else "answer", fill | {"answer": self._answer(answer, column)}, uses
         )
 
-    def _answer(self, answer: Answer, extreme: str) -> str:
+    def _answer(self, answer: Aggregate, extreme: str) -> str:
         of_label = self._fact.label is not None
         since = "" if answer.window is None else f" >= max(q.t) - {answer.window}"
         match answer.aggregate:
@@ -234,14 +234,14 @@ class _Templates:
             case _:
                 raise ValueError(f"{answer.aggregate} is no plain aggregate")
 
-    def _mean(self, answer: Answer) -> dict[str, str]:
+    def _mean(self, answer: Aggregate) -> dict[str, str]:
         total, n = self._total(answer, "total"), self._total(answer, "n")
         if self._fact.label is not None:
             return {"total": total, "n": n, "mean": f"({total} + 1) / ({n} + 2)"}
         total = self._units(total)
         return {"total": total, "n": n, "mean": f"CASE WHEN {n} > 0 THEN {total} / {n} END"}
 
-    def _total(self, answer: Answer, column: str) -> str:
+    def _total(self, answer: Aggregate, column: str) -> str:
         """SQL of a total over a row's values."""
         if answer.half_life is None:
             return f"coalesce(sum(s.{column}), 0)::DOUBLE"
@@ -257,7 +257,7 @@ class _Templates:
             return f"{units} / {parts}::DOUBLE"
         return f"{units} * {_number(self._fact.unit)}"
 
-    def _query(self, answer: Answer, *, keyed: bool) -> str:
+    def _query(self, answer: Aggregate, *, keyed: bool) -> str:
         """SQL of the rows that look up: one for each combination of a row's values, and for each block of decayed sums."""
         given = [(c, k, p) for c, k, p in zip(self._columns, self._declared.keys, self._owned, strict=True) if keyed]
         values = [f"{self._given(key, parameter)}" for _, key, parameter in given]
@@ -278,7 +278,7 @@ class _Templates:
             return f"/*{{own_{key}}}*/"
         return f"{parameter}::VARCHAR[]" if key in self._declared.lists else f"{parameter}::VARCHAR"
 
-    def _outer(self, answer: Answer) -> Definition:
+    def _outer(self, answer: Aggregate) -> Definition:
         names = list[str]()
         for name in (*self._declared.keys, "t"):
             while name.lower() in {other.lower() for other in names}:
@@ -299,7 +299,7 @@ class _Templates:
     def _macro(
         self,
         schema: str,
-        answer: Answer,
+        answer: Aggregate,
         template: str,
         fill: Mapping[str, str],
         uses: Sequence[str],

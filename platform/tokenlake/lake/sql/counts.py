@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-import tokenlake_sql
 from tokenlake.config import Config, Count, Filter
 from tokenlake.config.count_words import about_column
-from tokenlake_sql import Aggregation, Answer, Definition, Fact, Passes
+from tokenlake_sql import Definition
+from tokenlake_sql.counts import Aggregate, Aggregation, Fact, Passes, aggregations
 
 #: Schema of the macros that people call.
 COUNTS = "counts"
@@ -17,12 +17,12 @@ _MICRO = dt.timedelta(microseconds=1)
 def definitions_of(config: Config) -> dict[str, Definition]:
     """Views and macros of the declared aggregations, by name in lower case; people call those in the schema `counts`."""
     lists = frozenset(config.events.of_kind("multi"))
-    return tokenlake_sql.aggregations([_aggregation(*each, lists) for each in config.definitions.items()])
+    return aggregations([_aggregation(*each, lists) for each in config.definitions.items()])
 
 
 def _aggregation(name: str, count: Count, lists: frozenset[str]) -> Aggregation:
     answers = [
-        Answer(
+        Aggregate(
             column.name,
             column.aggregate,
             about_column(count, column),
