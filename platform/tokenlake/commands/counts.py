@@ -12,6 +12,9 @@ from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import instant, lake_argument
 from tokenlake.commands._tables import WholeTable, print_tables
 
+#: Rows of a file that are shown to people.
+_SHOWN = 50
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -67,7 +70,7 @@ def command(
     if as_json:
         print_json(answers)
         return
-    print_tables(*(_table_of(answer, at, number) for number, answer in enumerate(answers, 1)))
+    print_tables(_table_of(answers[0], at) if rows is None else _rows_of(answers))
 
 
 def _row(lake: Lake, user: str | None, item: str | None, features: tuple[str, ...]) -> pa.Table:
@@ -124,12 +127,27 @@ def _read(path: Path) -> pa.Table:
         raise click.BadParameter(f"{path} cannot be read ({error})", param_hint="--rows") from None
 
 
-def _table_of(answer: dict[str, float | None], at: dt.datetime | None, number: int) -> WholeTable:
-    when = "" if at is None else f" at {at.isoformat()}"
-    table = WholeTable("column", "value", title=f"row {number}{when}", right=("value",))
+def _table_of(answer: dict[str, float | None], at: dt.datetime | None) -> WholeTable:
+    """One row, a line a column."""
+    table = WholeTable("column", "value", title="" if at is None else f"at {at.isoformat()}", right=("value",))
     for name, value in answer.items():
-        table.add_row(name, "nothing" if value is None else f"{value:.10g}")
+        table.add_row(name, _shown(value))
     return table
+
+
+def _rows_of(answers: list[dict[str, float | None]]) -> WholeTable:
+    """The first rows of a file, a line each."""
+    columns = tuple(answers[0]) if answers else ()
+    table = WholeTable("row", *columns, right=("row", *columns))
+    for number, answer in enumerate(answers[:_SHOWN], 1):
+        table.add_row(f"{number}", *map(_shown, answer.values()))
+    if len(answers) > _SHOWN:
+        table.caption = f"the first {_SHOWN} of {len(answers):,} rows; --json prints all"
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.10g}"
 
 
 def _explain(lake: Lake, names: tuple[str, ...], *, as_json: bool) -> None:

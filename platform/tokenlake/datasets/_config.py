@@ -40,12 +40,13 @@ events:
     bought: {}
 
 # Counts of the past, strictly before each event (docs/counts.md). A purchase is one with a label or an organic one.
+# Feast gets views of what has one key and no `serve: false`.
 counts:
-  user: {by: user}
-  item: {by: item}
-  user_bought: {by: user, of: {label: bought}, as: [mean, known]}
-  item_bought: {by: item, of: {label: bought}, as: [mean, known]}
-  type_bought: {by: type, of: {label: bought}, as: [mean, known]}
+  user: {by: user, serve: false}
+  item: {by: item, serve: false}
+  user_bought: {by: user, of: {label: bought}, as: [mean, known], serve: false}
+  item_bought: {by: item, of: {label: bought}, as: [mean, known], serve: false}
+  type_bought: {by: type, of: {label: bought}, as: [mean, known], serve: false}
   user_purchases: {by: user, of: &purchases {where: [{label: bought}, {feature: kind, is: organic}]}, as: [count, recency]}
   item_purchases: {by: item, of: *purchases, as: [count, recency], windows: [all, 28d]}
   user_item_purchases: {by: [user, item], of: *purchases, as: [count, recency]}
@@ -97,12 +98,12 @@ events:
 
 # Counts of the past, strictly before each rating (docs/counts.md).
 counts:
-  user: {{by: user}}
-  item: {{by: item}}
+  user: {{by: user, serve: false}}
+  item: {{by: item, serve: false}}
   # Some rate strictly, some kindly; and so they do within an hour.
   user_liked: {{by: user, of: {{label: liked}}, as: [mean, known], windows: [all, 1d, 1h]}}
   item_liked: {{by: item, of: {{label: liked}}, as: [mean, known]}}
-  genres_liked: {{by: genres, of: {{label: liked}}, as: [mean, known]}}
+  genres_liked: {{by: genres, of: {{label: liked}}, as: [mean, known], serve: false}}
   user_genres_liked: {{by: [user, genres], of: {{label: liked}}, as: [mean, known]}}
   user_decade_genres_liked: {{by: [user, decade, genres], of: {{label: liked}}, as: [mean, known]}}
 {people_counts}
@@ -165,17 +166,17 @@ events:
 
 # Counts of the past, strictly before each impression, and of labels that were known by then (docs/counts.md).
 counts:
-  user: {by: user}
-  item: {by: item}
+  user: {by: user, serve: false}
+  item: {by: item, serve: false}
   user_clicked: {by: user, of: {label: clicked}, as: [mean, known]}
   item_clicked: {by: item, of: {label: clicked}, as: [mean, known]}
-  item_converted: {by: item, of: {label: converted}, as: [mean, known]}
+  item_converted: {by: item, of: {label: converted}, as: [mean, known], serve: false}
   user_item_clicked: {by: [user, item], of: {label: clicked}, as: [mean, known]}
   user_category: {by: [user, category], as: [count, recency]}
   user_category_clicked: {by: [user, category], of: {label: clicked}, as: [mean, known]}
   interests_category_clicked: {by: [interests, category], of: {label: clicked}, as: [mean, known]}
-  advertiser_clicked: {by: advertiser, of: {label: clicked}, as: [mean, known]}
-  advertiser_converted: {by: advertiser, of: {label: converted}, as: [mean, known]}
+  advertiser_clicked: {by: advertiser, of: {label: clicked}, as: [mean, known], serve: false}
+  advertiser_converted: {by: advertiser, of: {label: converted}, as: [mean, known], serve: false}
 
 tokens:
   # Two compressors of the same events; the first one serves. Sizes for two cores.
