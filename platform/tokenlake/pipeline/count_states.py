@@ -177,8 +177,11 @@ def _days(lake: Project, stream: CountStream, windows: Sequence[int], since: Cou
         return days
     spans = [(since.end, end), *((since.end - window, end - window) for window in windows)]
     wanted = {day for low, high in spans for day in days_between(day_of(low), day_of(high - 1))}
-    wanted |= {*lake.events.days_with("ingested_at", _instant(since.watermark), _instant(lake.watermark()))}
-    for label in sorted({f.label for f in stream.where if f.label} | ({stream.label} if stream.label else set())):
+    if (newest := lake.watermark()) > since.watermark:
+        wanted |= {*lake.events.days_with("ingested_at", _instant(since.watermark), _instant(newest))}
+    # Where no label becomes known later than its event, nothing of an earlier day can be new.
+    labels = {f.label for f in stream.where if f.label} | ({stream.label} if stream.label else set())
+    for label in sorted(labels) if stream.late else ():
         known = known_at_column(label)
         wanted |= {*lake.events.days_with(known, _instant(since.end - _LOG_US), _instant(end + _LOG_US))}
     return [day for day in days if day in wanted]
