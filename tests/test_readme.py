@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")  # what Feast says of on-demand views
 @pytest.mark.parametrize("page", ["README.md", "docs/counts.md"])
 def test_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     monkeypatch.chdir(tmp_path)

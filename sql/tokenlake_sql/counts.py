@@ -1,6 +1,6 @@
 """Macros of declared aggregations: the templates of `counts.sql`, filled for what a lake declares.
 
-A column of a definition becomes a scalar macro of the schema `counts`. Running totals of each key are views; a macro finds the
+A column of a definition becomes a scalar macro of the schema `counts`. Running totals of each key are macros of rows; an answer finds the
 newest row before its instant by an ASOF join, which DuckDB plans once for all rows of a question.
 """
 
@@ -77,7 +77,7 @@ class Aggregation:
 
 
 def aggregations(declared: Sequence[Aggregation]) -> dict[str, Definition]:
-    """The views and macros of declared aggregations, by name in lower case.
+    """The macros of declared aggregations, by name in lower case.
 
     Args:
         declared: all of a lake; none of their columns has the name of another one.
@@ -90,7 +90,7 @@ def aggregations(declared: Sequence[Aggregation]) -> dict[str, Definition]:
 
 
 class _Templates:
-    """Fills the templates for one aggregation; equal views of its columns are made once."""
+    """Fills the templates for one aggregation; equal parts of its columns are made once."""
 
     def __init__(self, number: int, declared: Aggregation) -> None:
         self._number, self._declared, self._fact = number, declared, declared.fact
@@ -129,7 +129,7 @@ class _Templates:
             "values": values,
             "present": "".join(f" AND f.{column} IS NOT NULL" for column in self._columns if keyed),
         }
-        return self._view("facts", fill, "events")
+        return self._table("facts", fill, "events")
 
     def _known(self) -> str:
         """SQL of the instant after which an event is seen; null for never."""
@@ -155,7 +155,7 @@ class _Templates:
         return f"CASE WHEN isfinite({column}) THEN round_even({column} / {_number(self._fact.unit)}, 0)::BIGINT END"
 
     def _steps(self, answer: Aggregate, *, keyed: bool) -> Definition:
-        """The view of running totals that an answer reads."""
+        """The running totals that an answer reads."""
         keys = [f"f.{column}" for column in self._columns] if keyed else []
         facts = self._name("facts" if keyed else "all_facts")
         fill = {
@@ -170,13 +170,13 @@ class _Templates:
         if answer.half_life is not None:
             width = _LIFETIME * answer.half_life
             fill |= {"width": str(width), "half": str(answer.half_life), "block": _block("f.ts", width)}
-            return self._view("decay", fill, f"answers.{facts}")
+            return self._table("decay", fill, f"answers.{facts}")
         if self._width(answer) is None:
-            return self._view("past", fill, f"answers.{facts}")
-        return self._view("window", fill | {"width": str(answer.window)}, f"answers.{facts}")
+            return self._table("past", fill, f"answers.{facts}")
+        return self._table("window", fill | {"width": str(answer.window)}, f"answers.{facts}")
 
     def _width(self, answer: Aggregate) -> int | None:
-        """Width of the window of the view that an answer reads; the newest event of a window is that of the whole past."""
+        """Width of the window of the totals that an answer reads; the newest event of a window is that of the whole past."""
         return None if answer.aggregate in ("last", "recency") else answer.window
 
     def _steps_name(self, answer: Aggregate, *, keyed: bool) -> str:
@@ -292,9 +292,10 @@ class _Templates:
         signature = f"{SCHEMA}.{answer.column}({', '.join(names)})"
         return self._macro(SCHEMA, answer, "outer", fill, [f"answers.{answer.column}".lower()], signature)
 
-    def _view(self, template: str, fill: Mapping[str, str], uses: str) -> Definition:
+    def _table(self, template: str, fill: Mapping[str, str], uses: str) -> Definition:
+        """A macro of rows, which only other macros read: a view would stand in every list of the lake's tables."""
         name = f"answers.{fill[template]}"
-        return Definition(name, "view", name, "", _filled(template, fill), frozenset({uses}))
+        return Definition(name, "macro", f"{name}()", "", _filled(template, fill), frozenset({uses}))
 
     def _macro(
         self,

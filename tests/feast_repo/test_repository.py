@@ -104,6 +104,7 @@ def test_items_are_read_likewise(full: Lake) -> None:
     assert dict(zip(items, found["embedding"], strict=True)) == {row["item_id"]: row["embedding"] for row in rows}
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")  # what Feast says of on-demand views
 def test_the_session_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = doctest.testfile(str(Path(__file__).parents[2] / "docs" / "feast.md"), module_relative=False)
