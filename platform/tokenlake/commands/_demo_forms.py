@@ -43,7 +43,7 @@ _SHORT = Form(
     takes={
         "data": "5 s",
         "ingest": "2 s",
-        "backfill": "40 s",
+        "backfill": "60 s",
         "airflow": "50 s",
         "models": "20 s",
         "reports": "5 s",
