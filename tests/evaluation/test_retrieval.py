@@ -95,6 +95,7 @@ def test_report_counts_every_positive_of_the_days_after_the_bootstrap(lake: Lake
     assert stored[OURS] == of_all[OURS].recall
 
 
+@pytest.mark.slow
 def test_other_encoders_are_lineages_of_their_own(tmp_path: Path) -> None:
     lake = filled(tmp_path, SEEN_LEFT_OUT)
     version = lake.config.embedding_version

@@ -38,7 +38,7 @@ SERVED = ["visits", "sales", "tag_clicks", "spent", "triple"]
 UNKNOWN: dict[str, Any] = {"user_id": 999, "item_id": 999, "genre": "none", "tags": "none"}
 
 
-@pytest.fixture(scope="module", params=["sqlite", "ours"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("ours", marks=pytest.mark.slow)])
 def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Everything in Feast, of users with numbers in Feast's store and with names in ours; tests only read it."""
     ours = request.param == "ours"

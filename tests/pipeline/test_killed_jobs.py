@@ -75,6 +75,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return state(lake), points
 
 
+@pytest.mark.slow
 def test_a_killed_backfill_goes_on(tmp_path: Path, undisturbed: tuple[dict[str, Any], int]) -> None:
     expected, total = undisturbed
     rng = random.Random(4)
@@ -102,6 +103,7 @@ def test_ctrl_c_is_told_and_goes_on(tmp_path: Path, undisturbed: tuple[dict[str,
     assert statuses(lake).keys() == {"done", "interrupted"}
 
 
+@pytest.mark.slow
 def test_two_processes_on_the_same_days(tmp_path: Path) -> None:
     alone, raced = filled(tmp_path / "alone", days=3), filled(tmp_path / "raced", days=3)
     assert [code for code, _ in ended(alone.root, [], "days")] == [0]

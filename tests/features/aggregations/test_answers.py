@@ -90,7 +90,7 @@ def asked(
 
 
 @given(logs(), st.lists(events(), min_size=1, max_size=6), st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_answers_are_what_a_loop_over_the_log_gives(log: list[Any], queries: list[Any], data: st.DataObject) -> None:
     parts: list[list[Any]] = [[] for _ in range(data.draw(st.integers(1, 5)))]
     for row in log:

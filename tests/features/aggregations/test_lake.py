@@ -233,6 +233,7 @@ def test_versions_without_declared_counts_keep_their_digest(tmp_path: Path) -> N
     assert len({lake.config.version_of("declared") for lake in (read, other)}) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_roll_on_continues(tmp_path: Path) -> None:
     lake = make_lake(tmp_path / "lake", DECLARED)
     events = make_events(days=6, per_day=10)
