@@ -70,7 +70,7 @@ SHARE = 1_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--queries", type=int, default=100_000)
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
