@@ -9,8 +9,9 @@ import pytest
 from tests.fixtures.fake_lake import FakeLake
 from tokenlake.errors import ConfigError, ConflictError, CorruptionError, SchemaError
 from tokenlake.lake.ingest import ingest
+from tokenlake.lake.open_tables import open_tables
 from tokenlake.lake.schema import TIMESTAMP, IdTypes, events_schema, label_columns
-from tokenlake.lake.tables import Table, open_tables
+from tokenlake.lake.tables import Table
 
 D1, D2, D3 = dt.date(2020, 1, 1), dt.date(2020, 1, 2), dt.date(2020, 1, 3)
 SCHEMA = pa.schema([("a", pa.int64()), ("t", pa.list_(pa.float32())), ("version", pa.string()), ("ds", pa.date32())])

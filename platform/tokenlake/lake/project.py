@@ -158,7 +158,7 @@ class Project:
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
-        from tokenlake.lake.tables import open_tables
+        from tokenlake.lake.open_tables import open_tables
 
         return open_tables(self)
 

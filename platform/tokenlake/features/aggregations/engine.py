@@ -200,7 +200,7 @@ class Aggregations:
 
 @dataclass(frozen=True)
 class _Kept:
-    """CountRuns in memory, and the watermark (us) that they reach."""
+    """Runs in memory, and the watermark (us) that they reach."""
 
     runs: list[CountRun]
     until: int
