@@ -30,7 +30,7 @@ from tokenlake.features.negatives import item_table, sample
 from tokenlake.lake.project import Project
 from tokenlake.storage import atomic
 from tokenlake.storage.locks import hold
-from tokenlake.times import Day, as_day, as_micros
+from tokenlake.times import Day, as_day, as_micros, day_start
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
 #: Days kept in memory: a back-fill trains on the chunk that it has just encoded.
@@ -96,6 +96,15 @@ class DayFeatureCache:
         features = DayFeatures(rows, counts, np.asarray(rows["event_id"].is_valid()))
         self._days[key] = features
         return features
+
+    def read_as_of_midnight(self, day: Day, watermark: int, *, complete: bool = False) -> DayFeatures:
+        """As `read`, with counts as they were when the day began: what a model knows that is fed by nightly jobs alone."""
+        features = self.read(day, watermark, complete=complete)
+        began = pa.scalar(day_start(day), pa.timestamp("us", "UTC"))
+        place = features.events.column_names.index("timestamp")
+        rows = features.events.set_column(place, "timestamp", pa.repeat(began, features.events.num_rows))
+        nothing = self._lake.events.schema.empty_table()
+        return DayFeatures(features.events, self.counts_of(rows, nothing, day, watermark), features.visible)
 
     def counts_of(self, rows: pa.Table, new: pa.Table, day: Day, watermark: int) -> NDArray[np.float32]:
         """Counts of rows of one day, in real time: the same columns as those of `read`, strictly before each row.
