@@ -125,7 +125,7 @@ class DayFeatureCache:
         return np.concatenate([counts.features(of_day, rows), self._declared(rows, watermark, extra)], axis=1)
 
     def _declared(self, rows: pa.Table, watermark: int, extra: pa.Table) -> NDArray[np.float32]:
-        """Inputs by declared aggregations: those that the encoders read."""
+        """Inputs by declared aggregations: those that encoders and rankers read."""
         names = list(declared(self._lake.config))
         if not names:
             return np.zeros((rows.num_rows, 0), np.float32)
