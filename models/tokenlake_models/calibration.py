@@ -53,7 +53,8 @@ class Isotonic:
     def apply(self, probabilities: Array) -> NDArray[np.float64]:
         """Corrected probabilities, in the shape of those given."""
         given = np.asarray(probabilities, np.float64)
-        return np.interp(given.ravel(), self.scores, self.values).reshape(given.shape)
+        out: NDArray[np.float64] = np.interp(given.ravel(), self.scores, self.values).reshape(given.shape)
+        return out
 
 
 def fit_platt(labels: Array, probabilities: Array) -> Platt:
@@ -152,7 +153,8 @@ def fit_mixture(labels: Array, probabilities: Array) -> NDArray[np.float64]:
         if np.abs(weights - before).max() < 1e-9:
             break
     weights = weights.clip(0.0)
-    return weights / weights.sum()
+    out: NDArray[np.float64] = weights / weights.sum()
+    return out
 
 
 def mix(probabilities: Array, weights: Array) -> NDArray[np.float64]:
