@@ -138,7 +138,7 @@ def test_counts_that_rankers_read_are_made() -> None:
     assert list(declared(alone)) == ["user_item"]
     assert input_names(alone)[-1] == "user_item_count_28d"
     assert read_by(alone, alone.rankers["a"]).tolist() == [len(input_names(alone)) - 1]
-    both = config_of({"a": {"counts": ["user_item"]}, "b": {"counts": "all"}, "c": {}, "d": {"counts": False}})
+    both = config_of({"a": {"counts": ["user_item"]}, "b": {}, "c": {"counts": True}, "d": {"counts": False}})
     names = np.array(input_names(both))
     assert list(declared(both)) == list(COUNTS)
     assert names[read_by(both, both.rankers["b"])].tolist() == ["user_count", "user_item_count_28d", "item_recency"]
@@ -175,7 +175,7 @@ def test_what_changes_predictions_makes_another_version(model: dict[str, Any], o
 @pytest.mark.parametrize(
     ("model", "other"),
     [
-        ({}, {"counts": COUNTS | {"item": {"by": "item"}}}),
+        ({"counts": True}, {"counts": COUNTS | {"item": {"by": "item"}}}),
         ({"counts": ["item"]}, {"counts": COUNTS | {"item": COUNTS["item"] | {"serve": True}}}),
         ({"counts": ["item"]}, {"counts": COUNTS | {"user": {"by": "user", "as": "recency"}}}),
         ({}, {"tokens": {"encoders": {"iat": {"dim": 32}}}}),

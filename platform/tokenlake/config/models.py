@@ -12,14 +12,14 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from tokenlake.config.embeddings import EMBEDDINGS, Filters
 from tokenlake.config.events import Events
 from tokenlake.config.tokens import Tokens
-from tokenlake.config.values import Strict
+from tokenlake.config.values import Duration, Strict
 
 #: How pydantic calls a kind of model in the place of an error; no model has such a name.
 _RANKER, _ENSEMBLE = "a ranker", "an ensemble"
 #: Beginnings of names that `predictions` holds of others than models.
 _TAKEN = (EMBEDDINGS, "control-", "peer-")
 #: Settings of a sequence that only one kind of it has.
-_OF_ONE_KIND: dict[str, tuple[str, ...]] = {"events": ("encoder",), "tokens": ("only", "features")}
+_OF_ONE_KIND: dict[str, tuple[str, ...]] = {"events": ("encoder",), "tokens": ("only", "features", "reach")}
 Calibration: TypeAlias = Literal["none", "platt", "isotonic"]
 
 
@@ -29,6 +29,8 @@ class RankerSequence(Strict):
     of: Literal["events", "tokens"]
     #: Of events: those that pass any of these filters; by default all.
     only: Filters = ()
+    #: Of events: how far back a step may be; by default without bound.
+    reach: Duration | None = None
     #: Of events: `item_id` and categorical features; by default `item_id` and every categorical feature `of: item`.
     features: tuple[str, ...] | None = None
     #: Of tokens: the encoder that made them; by default the serving one.
@@ -75,7 +77,7 @@ class Ranker(Strict):
     ids: bool = True
     #: Which counts are inputs: the built-in running counts (true), none (false), `all` that the block `counts` declares,
     #: or some of them by name.
-    counts: bool | Literal["all"] | tuple[str, ...] = True
+    counts: bool | Literal["all"] | tuple[str, ...] = "all"
     #: What multiplies inputs with each other: crosses of DCN-v2, or the token mixing of RankMixer.
     interaction: Literal["dcn", "mixer"] = "dcn"
     #: Width of the hidden layers.

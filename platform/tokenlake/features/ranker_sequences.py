@@ -32,7 +32,7 @@ class EventSteps:
     Args:
         log: events of all days that a step may come from.
         spec: which events, how many, and which of their features.
-        labels: names of the ranker's labels, the columns of a step's label states.
+        labels: names of the ranker's labels, the columns of a step's label states; None for one that events don't have.
         features: the categorical features of a step.
         vocabulary: rows of the features' values.
         users: q ids, the user of each query.
@@ -43,7 +43,7 @@ class EventSteps:
         self,
         log: EventLog,
         spec: RankerSequence,
-        labels: Sequence[str],
+        labels: Sequence[str | None],
         features: Sequence[str],
         vocabulary: Vocabulary,
         users: pa.Array,
@@ -55,7 +55,7 @@ class EventSteps:
         self._timestamps = log.timestamps
         self._read = self._rows_read(len(log))
         self._rows = {name: vocabulary.lookup(name, log.take(name, self._read)) for name in features}
-        self._states = [log.label(name) for name in labels]
+        self._labels = [None if name is None else log.label(name) for name in labels]
 
     def _rows_read(self, total: int) -> Ints:
         """The rows of the log that any of the queries reads, ascending: only their features are looked up."""
@@ -68,7 +68,12 @@ class EventSteps:
         as_of = self._as_of[queries]
         rows, offsets = self._histories.before(self._users[queries], as_of, self._length, self._reach)
         now = np.repeat(as_of, np.diff(offsets))
-        states = [np.where(label.known_from[rows] < now, 1 + label.positive[rows], 0) for label in self._states]
+        states = [
+            np.zeros(len(rows), np.int64)
+            if label is None
+            else np.where(label.known_from[rows] < now, 1 + label.positive[rows], 0)
+            for label in self._labels
+        ]
         place = np.searchsorted(self._read, rows)
         return SequenceBatch(
             timestamps=torch.from_numpy(self._timestamps[rows]),
@@ -85,7 +90,7 @@ class TokenSteps:
     Args:
         store: the tokens of one version.
         length: most tokens of a query.
-        labels: names of the ranker's labels, the columns of a step's label states.
+        labels: names of the ranker's labels, the columns of a step's label states; None for one that events don't have.
         users: q ids, the user of each query.
         as_of: int64 (q,), microseconds, the time of each query.
         unread: days whose queries read nothing: those of the tokens' bootstrap chunk, on whose labels their encoder was
@@ -96,7 +101,7 @@ class TokenSteps:
         self,
         store: TokenStore,
         length: int,
-        labels: Sequence[str],
+        labels: Sequence[str | None],
         users: pa.Array,
         as_of: Instants,
         unread: Collection[Day],

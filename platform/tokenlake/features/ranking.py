@@ -98,7 +98,8 @@ class RankerFeaturizer:
     def _steps(
         self, vocabulary: Vocabulary, users: pa.Array, as_of: Instants, watermark: int, complete: Day | None
     ) -> dict[str, Steps]:
-        labels = self._featurizer.labels if self._lake.config.events.labels else ()
+        there = self._lake.config.events.labels
+        labels = [name if name in there else None for name in self._featurizer.labels]
         steps: dict[str, Steps] = {}
         for name, sequence in self._spec.sequences.items():
             if sequence.of == "tokens":
