@@ -44,7 +44,12 @@ class Version:
     @property
     def is_model(self) -> bool:
         """Whether it is a version of a model: it makes predictions, and no tokens."""
-        return "model" in self.spec
+        return self.kind == "model"
+
+    @property
+    def kind(self) -> Literal["encoder", "model"]:
+        """What it is a version of."""
+        return "model" if "model" in self.spec else "encoder"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from tokenlake_models.ranking import SequenceBatch
 
 from tokenlake.config import RankerSequence
-from tokenlake.features.activity import EventLog, Histories, Instants
+from tokenlake.features.activity import EventLog, Instants
 from tokenlake.features.keys import Ints
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, EARLIEST, Day, day_start
 from tokenlake.tokens.store import TokenStore
-from tokenlake_models.ranking import SequenceBatch
 
 
 class Steps(Protocol):

@@ -97,13 +97,17 @@ def plan_of(lake: Project, model: Ranker | Ensemble, version: str, day: Day) -> 
     """The recorded plan of a model's day; made and recorded where there is none.
 
     An ensemble has no checkpoints: its plan names the days whose predictions it is fitted on.
+
+    Raises:
+        OrderError: a member of the ensemble has not predicted the day.
     """
     if isinstance(model, Ranker):
         return plan(lake, version, day, learn_days=model.learn_days)
     from tokenlake.pipeline.corrections import DAYS
 
+    require_inputs(lake, model, day)
     members = [lake.catalog.plan(lake.config.model_version(member), day) for member in model.ensemble]
-    bootstrap = any(of is None or of.bootstrap for of in members)
+    bootstrap = any(of is not None and of.bootstrap for of in members)
     first, last = day - dt.timedelta(days=DAYS), day - ONE_DAY
     return lake.catalog.record_plan(
         Plan(
@@ -166,7 +170,8 @@ def _ensure_checkpoint(
     curve: Sequence[tuple[int, float]] = trained.pop("curve")
     summary |= trained
     run.artefact("checkpoint", str(versions.path_of(lake, day_plan.version, day_plan.checkpoint)))
-    measure(run, summary, "loss")
+    for name in ("loss", "trained_rows", "targets"):
+        measure(run, summary, name)
     for rows, loss in curve:
         run.metric("learning_curve", loss, rows=rows)
 
