@@ -26,8 +26,8 @@ from tokenlake.times import as_micros, day_start
 #: Every kind of sequence, and both interactions; by name.
 RANKERS = """
 models:
-  plain: {width: 16, embedding: 4, batch: 64}
-  mixer: {width: 16, embedding: 4, interaction: mixer, ids: false, features: [genre, price], batch: 64}
+  alone: {width: 16, embedding: 4, batch: 64}
+  mixer: {width: 32, embedding: 4, interaction: mixer, ids: false, features: [genre, price], batch: 64}
   daily: {width: 16, embedding: 4, available: daily, batch: 64, sequences: {s: {of: events, length: 5, width: 8}}}
   din: {width: 16, embedding: 4, batch: 64, sequences: {s: {of: events, only: {label: bought}, length: 5, width: 8}}}
   transformer: {width: 16, embedding: 4, batch: 64, sequences: {s: {of: tokens, length: 6, width: 8, model: transformer}}}
@@ -35,7 +35,7 @@ models:
   hstu: {width: 16, embedding: 4, batch: 64, sequences: {s: {of: events, features: [item_id], length: 6, width: 8, model: hstu}}}
   bought: {width: 16, embedding: 4, batch: 64, labels: [bought]}
 """
-NAMES = ("plain", "mixer", "daily", "din", "transformer", "longer", "hstu", "bought")
+NAMES = ("alone", "mixer", "daily", "din", "transformer", "longer", "hstu", "bought")
 SCORED = 6
 
 
@@ -137,19 +137,19 @@ def test_daily_scores_are_those_of_midnight(lake: Lake) -> None:
 
 def test_candidates_profiles_are_those_of_the_lake_and_the_context_goes_before_them(lake: Lake) -> None:
     at = day_start(day(SCORED))
-    known = lake.rank("plain", 3, [1, 2], at=at)
-    said = lake.rank("plain", 3, [1, 2], at=at, context={"genre": ["g1", "g2"], "price": [None, None]})
+    known = lake.rank("alone", 3, [1, 2], at=at)
+    said = lake.rank("alone", 3, [1, 2], at=at, context={"genre": ["g1", "g2"], "price": [None, None]})
     np.testing.assert_array_equal(known.values, said.values)
-    other = lake.rank("plain", 3, [1, 2], at=at, context={"genre": ["g3", "g0"]})
+    other = lake.rank("alone", 3, [1, 2], at=at, context={"genre": ["g3", "g0"]})
     assert not np.allclose(known.values, other.values, atol=1e-4)
-    for_the_query = lake.rank("plain", [3], [[1, 2]], at=at, context={"price": [0.5]})
-    for_each = lake.rank("plain", [3], [[1, 2]], at=at, context={"price": [0.5, 0.5]})
+    for_the_query = lake.rank("alone", [3], [[1, 2]], at=at, context={"price": [0.5]})
+    for_each = lake.rank("alone", [3], [[1, 2]], at=at, context={"price": [0.5, 0.5]})
     np.testing.assert_array_equal(for_the_query.values, for_each.values)
 
 
 def test_candidates_of_several_users_and_their_best(lake: Lake) -> None:
     at = day_start(day(SCORED))
-    got = lake.rank("plain", [3, 4, 5], [[1, 2], [], [5, 6, 7]], at=[at, at, at + 5])
+    got = lake.rank("alone", [3, 4, 5], [[1, 2], [], [5, 6, 7]], at=[at, at, at + 5])
     assert got.offsets.tolist() == [0, 2, 2, 5]
     assert len(got) == 3
     assert got.items.to_pylist() == [1, 2, 5, 6, 7]
@@ -157,7 +157,7 @@ def test_candidates_of_several_users_and_their_best(lake: Lake) -> None:
     order = np.argsort(-got.of("bought")[2:])[:2]
     assert best["item_id"].to_pylist() == [[5, 6, 7][i] for i in order]
     assert best["score"].to_pylist() == sorted(best["score"].to_pylist(), reverse=True)
-    again = lake.rank("plain", [3, 4, 5], got, at=[at, at, at + 5])
+    again = lake.rank("alone", [3, 4, 5], got, at=[at, at, at + 5])
     np.testing.assert_array_equal(again.values, got.values)
     with pytest.raises(NotFoundError, match="clicked, bought"):
         got.of("sold")
@@ -172,7 +172,7 @@ def test_nobody_and_nothing_known_is_scored_too(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "plan"}, "did you mean 'plain'"),
+        ({"model": "alon"}, "did you mean 'alone'"),
         ({"items": [[1], [2]]}, "items of 2 queries given for 1 users"),
         ({"users": [1, 2]}, "items of 3 queries given for 2 users"),
         ({"at": [1, 2]}, "expected one instant, or one for each of 1 users"),
@@ -184,20 +184,20 @@ def test_nobody_and_nothing_known_is_scored_too(lake: Lake) -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(lake: Lake, arguments: dict[str, Any], message: str) -> None:
-    given = {"model": "plain", "users": 3, "items": [1, 2, 3], "at": day_start(day(SCORED))} | arguments
+    given = {"model": "alone", "users": 3, "items": [1, 2, 3], "at": day_start(day(SCORED))} | arguments
     with pytest.raises((SchemaError, NotFoundError), match=message):
         lake.rank(**given)
 
 
 def test_a_day_beyond_the_kept_checkpoints_is_told(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="has no checkpoint for 2024-03-03 yet"):
-        lake.rank("plain", 3, [1], at=day_start(day(2)))
-    lone = trained(tmp_path, make_events(per_day=30), names=("plain",))
-    (folder,) = [path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("plain"))]
+        lake.rank("alone", 3, [1], at=day_start(day(2)))
+    lone = trained(tmp_path, make_events(per_day=30), names=("alone",))
+    (folder,) = [path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("alone"))]
     folder.rename(folder.with_name("aside"))
     checkpoints._load_frozen_ranker.cache_clear()
     with pytest.raises(NotFoundError, match="not kept any more"):
-        lone.rank("plain", 3, [1], at=day_start(day(SCORED)))
+        lone.rank("alone", 3, [1], at=day_start(day(SCORED)))
 
 
 def test_a_log_without_labels_has_rankers_too(tmp_path: Path) -> None:
