@@ -20,8 +20,8 @@ from tokenlake_models.jagged import row_numbers
 
 Preset = Literal["research", "stu"]
 #: Half octaves of seconds: 2^32 s are 136 years.
-_BUCKETS = 64
-_SECOND = 1_000_000
+BUCKETS = 64
+SECOND = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class HstuLayer(nn.Module):
         nn.init.xavier_uniform_(self.out_weight)
         if self.research:
             self.position_bias = nn.Parameter(torch.zeros(self.heads, config.history + 1))
-            self.time_bias = nn.Parameter(torch.zeros(self.heads, _BUCKETS))
+            self.time_bias = nn.Parameter(torch.zeros(self.heads, BUCKETS))
 
     def forward(
         self,
@@ -151,12 +151,12 @@ class HstuRanker(nn.Module):
         dim = config.dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.adapt = _adapter(config.token_dim, dim)
-            self.candidate = _adapter(config.token_dim, dim)
+            self.adapt = token_adapter(config.token_dim, dim)
+            self.candidate = token_adapter(config.token_dim, dim)
             # Row 3 l + (0: unknown, 1: no, 2: yes) of label l.
             self.labels = nn.Embedding(3 * len(config.labels), dim)
             if config.preset == "stu":
-                self.places, self.ages = nn.Embedding(config.history, dim), nn.Embedding(_BUCKETS, dim)
+                self.places, self.ages = nn.Embedding(config.history, dim), nn.Embedding(BUCKETS, dim)
             self.layers = nn.ModuleList(HstuLayer(config) for _ in range(config.layers))
             self.head = nn.Sequential(
                 nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, len(config.labels))
@@ -174,7 +174,7 @@ class HstuRanker(nn.Module):
         times = torch.repeat_interleave(batch.as_of, counts)
         timestamps, _ = jagged_concat([batch.timestamps, times], [batch.offsets, candidate_offsets])
         for layer in self.layers:
-            x = layer(x, offsets, counts, timestamps // _SECOND)
+            x = layer(x, offsets, counts, timestamps // SECOND)
         _, (scored, _) = jagged_split(x, offsets, batch.offsets.diff(), len(batch.tokens))
         logits: Tensor = self.head(scored)
         return logits
@@ -186,16 +186,16 @@ class HstuRanker(nn.Module):
             return x
         rows = row_numbers(batch.offsets)
         place = batch.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
-        age = (batch.as_of[rows] - batch.timestamps) // _SECOND
-        return torch.add(x + self.places(place), self.ages(_bucket(age)))
+        age = (batch.as_of[rows] - batch.timestamps) // SECOND
+        return torch.add(x + self.places(place), self.ages(half_octave(age)))
 
 
-def _adapter(inputs: int, dim: int) -> nn.Module:
+def token_adapter(inputs: int, dim: int) -> nn.Module:
     """Projection of stored tokens, with normalisation first, since tokens drift as their encoder is trained."""
     return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
-def _bucket(seconds: Int64[Tensor, " total"]) -> Int64[Tensor, " total"]:
+def half_octave(seconds: Int64[Tensor, " total"]) -> Int64[Tensor, " total"]:
     """Half-octave buckets of `seconds + 1`, from the bits of a float."""
     bits = (seconds + 1).clamp(min=1).float().view(torch.int32)
-    return ((bits - 0x3F800000) >> 22).clamp(max=_BUCKETS - 1).long()
+    return ((bits - 0x3F800000) >> 22).clamp(max=BUCKETS - 1).long()

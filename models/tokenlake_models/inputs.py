@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from tokenlake_models.config import CompressorConfig
+from tokenlake_models.config import CompressorConfig, InputsConfig
 from tokenlake_models.embeddings import FusedTable, Standardize
 from tokenlake_models.errors import InstancesError
 from tokenlake_models.instances import History, Instances
@@ -48,9 +48,9 @@ class Inputs(nn.Module):
         generator: of the initial embeddings.
     """
 
-    def __init__(self, config: CompressorConfig, embedding: int, generator: torch.Generator) -> None:
+    def __init__(self, config: InputsConfig, embedding: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.categorical, self.multi = tuple(config.categorical), tuple(config.multi)
+        self.categorical, self.multi = config.categorical_inputs, tuple(config.multi)
         self.table = FusedTable(config.rows, embedding, scale=0.1, generator=generator)
         self.dense = Standardize(len(config.numeric) + len(config.counts))
         self.has_counts = bool(config.counts)
@@ -65,7 +65,9 @@ class Inputs(nn.Module):
 
     def forward(self, instances: Instances) -> Float32[Tensor, "n width"]:
         """One row per instance."""
-        parts = [self.table.lookup({k: instances.categorical[k] for k in self.categorical}).flatten(1)]
+        parts = []
+        if self.categorical:
+            parts.append(self.table.lookup({k: instances.categorical[k] for k in self.categorical}).flatten(1))
         if self.multi:
             parts.append(self.table.means({k: instances.multi[k] for k in self.multi}).flatten(1))
         for name in self.vectors:
@@ -78,16 +80,16 @@ class Inputs(nn.Module):
         return torch.cat([instances.numeric, instances.counts], dim=1) if self.has_counts else instances.numeric
 
 
-def check_instances(config: CompressorConfig, instances: Instances) -> None:
+def check_instances(config: InputsConfig, instances: Instances) -> None:
     """Check that instances fit the config.
 
     Raises:
         InstancesError: they do not; the message names the feature, the given and the expected shape.
     """
     for name, rows in config.categorical.items():
-        _check_rows(name, instances.categorical.get(name), rows)
+        check_vocabulary_rows(name, instances.categorical.get(name), rows)
     for name, rows in config.multi.items():
-        _check_rows(name, instances.multi.get(name, (None,))[0], rows)
+        check_vocabulary_rows(name, instances.multi.get(name, (None,))[0], rows)
     n, columns = len(instances), {"numeric": config.numeric, "labels": config.labels, "known": config.labels}
     if config.counts:
         columns["counts"] = config.counts
@@ -123,7 +125,12 @@ def check_history(config: CompressorConfig, instances: Instances, history: Histo
         raise InstancesError("history tokens hold NaN or infinity")
 
 
-def _check_rows(name: str, rows: Int64[Tensor, " _"] | None, count: int) -> None:
+def check_vocabulary_rows(name: str, rows: Int64[Tensor, " _"] | None, count: int) -> None:
+    """Check that a feature is there and holds rows of its vocabulary.
+
+    Raises:
+        InstancesError: it is missing, or holds rows beyond the model's.
+    """
     if rows is None:
         raise InstancesError(f"feature {name!r} is missing from the instances")
     if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= count):

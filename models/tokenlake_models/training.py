@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tokenlake_models.baselines import LogisticRegression
 from tokenlake_models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from tokenlake_models.config import CompressorConfig
-from tokenlake_models.errors import CheckpointError, DivergedError, ModelError
+from tokenlake_models.errors import CheckpointError, ModelError
+from tokenlake_models.fitting import FitStats, FitSteps, Progress, drop_ids
 from tokenlake_models.iat import InstanceCompressor
 from tokenlake_models.inputs import check_history, check_instances
 from tokenlake_models.instances import History, Instances
@@ -33,26 +31,6 @@ _MODELS: dict[str, type[InstanceCompressor | LogisticRegression]] = {
 }
 #: Rows of one step without training, chosen to fit a core's cache.
 _SCORING = 1024
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class FitStats:
-    """Statistics of one `Learner.fit`.
-
-    Attributes:
-        instances: number of rows.
-        targets: labels trained on, over all passes.
-        steps: optimiser steps.
-        loss: mean log loss per target, computed before the step that trained on it; None without targets.
-        seconds: wall time.
-    """
-
-    instances: int
-    targets: int
-    steps: int
-    loss: float | None
-    seconds: float
 
 
 class Learner:
@@ -145,21 +123,11 @@ class Learner:
         past = self._checked(instances, history)
         self.model.inputs.observe(instances)
         generator = torch.Generator().manual_seed(seed)
-        targets, steps, total, done = 0, 0, 0.0, 0
+        steps = FitSteps(self._optimizers, passes * int(instances.known.any(1).sum()), progress)
         for turn in range(passes):
             for rows, logits in self._forward_steps(instances, past, batch, generator, turn):
-                known = instances.known[rows]
-                loss = binary_cross_entropy_with_logits(logits[known], instances.labels[rows][known], reduction="sum")
-                count, value = int(known.sum()), float(loss.detach())
-                if not math.isfinite(value):
-                    raise DivergedError(_where(instances, rows, steps, turn, value))
-                torch.autograd.backward(loss / count)
-                self._optimizers.step()
-                targets, steps, total, done = targets + count, steps + 1, total + value, done + len(rows)
-                if progress:
-                    progress(done, passes * int(instances.known.any(1).sum()))
-        mean = total / targets if targets else None
-        return FitStats(len(instances), targets, steps, mean, time.perf_counter() - began)
+                steps.learn(logits, instances.select(rows), turn)
+        return FitStats(len(instances), steps.targets, steps.steps, steps.loss, time.perf_counter() - began)
 
     @torch.no_grad()
     def score(self, instances: Instances, history: History | None = None) -> Float32[Tensor, "n L"]:
@@ -254,7 +222,7 @@ class Learner:
         if not (isinstance(model, InstanceCompressor) and model.is_sequential):
             in_time = torch.sort(instances.timestamps, stable=True).indices
             for rows in torch.split(in_time[wanted[in_time]], batch):
-                yield rows, model(_drop_ids(instances.select(rows), share, generator))
+                yield rows, model(drop_ids(instances.select(rows), share, generator))
             return
         sequences = Sequences(instances, past, self.config.history)
         for wave in sequences.batches(batch, generator):
@@ -263,30 +231,8 @@ class Learner:
                 asks = wanted[window.own]
                 if not bool(asks.any()):
                     continue
-                tokens = model.compress(_drop_ids(instances.select(window.own), share, generator))
+                tokens = model.compress(drop_ids(instances.select(window.own), share, generator))
                 with torch.no_grad():
                     context = model.compress(instances.select(window.context))
                 read = torch.cat([past.tokens[window.past], context, tokens])
                 yield window.own[asks], model.logits(model.contextual(read, window, asks))
-
-
-def _drop_ids(instances: Instances, share: float, generator: torch.Generator) -> Instances:
-    """Replace a random share of ids by the out-of-vocabulary row, which thereby learns to represent unseen ids."""
-    if share == 0:
-        return instances
-    kept = torch.rand(len(instances.categorical), len(instances), generator=generator) >= share
-    categorical = {name: rows * keep for (name, rows), keep in zip(instances.categorical.items(), kept, strict=True)}
-    multi = {
-        name: (values * (torch.rand(len(values), generator=generator) >= share), offsets)
-        for name, (values, offsets) in instances.multi.items()
-    }
-    return dataclasses.replace(instances, categorical=categorical, multi=multi)
-
-
-def _where(instances: Instances, rows: Tensor, step: int, turn: int, loss: float) -> str:
-    times = instances.timestamps[rows]
-    return (
-        f"the loss of step {step} (pass {turn + 1}) is {loss}: {len(rows)} instances of "
-        f"{len(torch.unique(instances.users[rows]))} users, timestamps {int(times.min())} to {int(times.max())}, "
-        f"rows {rows[:3].tolist()}...; look there for extreme inputs, or lower the learning rate"
-    )

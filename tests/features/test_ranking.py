@@ -119,8 +119,8 @@ def test_steps_of_tokens_are_what_the_store_gives_but_on_days_of_the_bootstrap_c
     got = steps.batch(np.array([2, 1, 0, 3]))
     assert got.offsets.diff().tolist() == [3, 3, 0, 0]  # the third is a query of the first day, whose tokens saw its labels
     assert got.tokens is not None
-    assert got.tokens[:, 0].tolist() == [1, 1, 2, 0, 0, 1]
-    assert got.labels.tolist() == [[1, 0], [0, 0], [1, 0], [1, 0], [0, 0], [1, 0]]
+    assert got.tokens[:, 0].tolist() == [1, 2, 2, 0, 0, 1]
+    assert got.labels.tolist() == [[0, 0], [1, 0], [0, 0], [1, 0], [0, 0], [1, 0]]
     assert (got.timestamps < torch.from_numpy(np.repeat(at[[2, 1]], 3))).all()
 
 
@@ -186,6 +186,6 @@ def test_the_counts_of_midnight_are_those_of_the_day_before(tmp_path: Path) -> N
     only_earlier.ingest(events.filter(pa.compute.less(events["timestamp"], pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC")))))
     began = pa.repeat(pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC")), len(got.events))
     rows = got.events.set_column(got.events.column_names.index("timestamp"), "timestamp", began)
-    expected = only_earlier.shared(DayFeatureCache).counts_of(rows, rows.slice(0, 0), day(2), lake.watermark())
+    expected = only_earlier.shared(DayFeatureCache).counts_of(rows, rows.slice(0, 0), day(2), only_earlier.watermark())
     assert np.array_equal(got.counts, expected)
     assert not np.array_equal(got.counts, cache.read(day(2), lake.watermark()).counts)

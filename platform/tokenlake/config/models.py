@@ -20,6 +20,8 @@ _RANKER, _ENSEMBLE = "a ranker", "an ensemble"
 _TAKEN = (EMBEDDINGS, "control-", "peer-")
 #: Settings of a sequence that only one kind of it has.
 _OF_ONE_KIND: dict[str, tuple[str, ...]] = {"events": ("encoder",), "tokens": ("only", "features", "reach")}
+#: What the width of an interaction `mixer` is a multiple of.
+MIXED = 32
 Calibration: TypeAlias = Literal["none", "platt", "isotonic"]
 
 
@@ -109,6 +111,12 @@ class Ranker(Strict):
         for name in sequences:
             _require_folder_name(name)
         return sequences
+
+    @model_validator(mode="after")
+    def _tokens_mix(self) -> Self:
+        if self.interaction == "mixer" and self.width % MIXED:
+            raise ValueError(f"width: {self.width} given; `interaction: mixer` takes a multiple of {MIXED}")
+        return self
 
     def features_of(self, events: Events) -> tuple[str, ...]:
         """Names of the row's features that are inputs, in the order of the events' features."""

@@ -24,8 +24,9 @@ from tokenlake.features.versions import encoder_of
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.times import Day, day_start
+from tokenlake_models.fitting import FitStats
 from tokenlake_models.instances import History, Instances
-from tokenlake_models.training import FitStats, Learner
+from tokenlake_models.training import Learner
 
 ModelKind = Literal["compressor", "logistic"]
 #: Gives the tokens from before a day of the users of some events, in order of their first appearance.

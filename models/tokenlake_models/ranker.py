@@ -1,0 +1,80 @@
+"""The ranker: a row's inputs, and what it reads in its query's sequences, interact to one logit per label."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from tokenlake_models.iat import Interaction
+from tokenlake_models.inputs import ByName, Inputs
+from tokenlake_models.instances import Instances
+from tokenlake_models.interactions import TokenMixer
+from tokenlake_models.ranker_config import RankerConfig
+from tokenlake_models.ranker_sequences import Candidates, MatchProfile, SequenceReader
+from tokenlake_models.ranking import RankingRows
+
+
+class RankerNetwork(nn.Module):
+    """Inputs and sequences -> interaction -> one logit per label.
+
+    Every sequence gives one more input before the interaction, and one of events its match profile too. A row never sees
+    the other rows of its query.
+
+    Args:
+        config: inputs and shape; initial weights follow from `config.seed` alone.
+    """
+
+    config: RankerConfig
+    #: As `InstanceCompressor.lr_scales`.
+    lr_scales = (1.0, 50.0)
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.profiles = {sequence.name: MatchProfile(config, sequence) for sequence in config.sequences}
+        with torch.random.fork_rng(devices=[]):
+            generator = torch.manual_seed(config.seed)
+            self.inputs = Inputs(config, config.embedding, generator)
+            width = self.inputs.width + sum(
+                sequence.width + self.profiles[sequence.name].width for sequence in config.sequences
+            )
+            if config.interaction == "dcn":
+                self.interaction: nn.Module = Interaction(width, config.width, config.layers)
+                hidden = config.width
+            else:
+                self.interaction = mixer = TokenMixer(width, config.width, config.layers)
+                hidden = mixer.width
+            self.head = nn.Linear(hidden, len(config.labels))
+            if config.sequences:
+                self.compress = nn.Sequential(
+                    nn.Linear(self.inputs.width, config.width), nn.LayerNorm(config.width), nn.SiLU()
+                )
+            self.sequences = ByName({sequence.name: SequenceReader(config, sequence) for sequence in config.sequences})
+
+    def forward(self, rows: RankingRows, read: Instances | None = None) -> Float32[Tensor, "n L"]:
+        """Logits of the rows.
+
+        Args:
+            rows: queries with their rows and sequences.
+            read: the rows' inputs where they differ from `rows.instances`, as with dropped ids in training; what matches
+                a step is seen by the ids of `rows.instances` in any case.
+        """
+        x = self.inputs(rows.instances if read is None else read)
+        parts = [x]
+        if self.config.sequences:
+            candidates = Candidates(self.compress(x), rows.offsets, rows.as_of, rows.instances.categorical)
+            for name in self.sequences:
+                batch = rows.sequences[name]
+                parts += [
+                    self.sequences[name](batch, candidates, self.inputs.table),
+                    self.profiles[name](batch, candidates),
+                ]
+        logits: Tensor = self.head(self.interaction(torch.cat(parts, 1)))
+        return logits
+
+    def grow(self, rows: dict[str, int]) -> Tensor:
+        """As `InstanceCompressor.grow`."""
+        origin = self.inputs.table.grow(rows)
+        self.config = self.config.with_rows(self.inputs.table.rows)
+        return origin

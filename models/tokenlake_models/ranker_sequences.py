@@ -1,0 +1,248 @@
+"""The sequence models of a ranker: a query's steps are encoded once, then every candidate of the query reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+
+from tokenlake_kernels import jagged_concat, jagged_split
+from tokenlake_models.attention import attention_layout
+from tokenlake_models.embeddings import FusedTable
+from tokenlake_models.hstu import BUCKETS, SECOND, HstuConfig, HstuLayer, half_octave, token_adapter
+from tokenlake_models.jagged import offsets_of, row_numbers
+from tokenlake_models.ranker_config import RankerConfig, SequenceConfig
+from tokenlake_models.ranking import SequenceBatch
+from tokenlake_models.sit import SIT, SitLayer
+from tokenlake_models.target_attention import TargetAttention, matching_pairs
+
+#: Buckets of the match profile, of a factor of four each: of ages from four minutes on, of positions from the last on.
+AGES = 10
+#: Learned tokens of `longer`, and the share of the length that its last steps are.
+_GLOBALS, _LAST = 4, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The candidates of a batch's queries, as the sequence models see them.
+
+    Attributes:
+        queries: `(n, width)` their vectors, from their own inputs.
+        offsets: `(q + 1,)` the candidates of each query.
+        as_of: `(q,)` microseconds, the time of each query.
+        categorical: `{name: (n,)}` their vocabulary rows.
+    """
+
+    queries: Float32[Tensor, "n width"]
+    offsets: Int64[Tensor, " q_1"]
+    as_of: Int64[Tensor, " q"]
+    categorical: dict[str, Int64[Tensor, " n"]]
+
+
+class Steps(nn.Module):
+    """The steps of a sequence as vectors: features or token, position from the end and, with `labels`, side information.
+
+    Side information: the state of each label, the age at the query's time, and the gap to the step before.
+    """
+
+    def __init__(self, config: RankerConfig, sequence: SequenceConfig) -> None:
+        super().__init__()
+        self.sequence = sequence
+        width, tokens = sequence.width, sequence.source == "tokens"
+        inputs = config.embedding * len(sequence.categorical)
+        self.adapt = token_adapter(sequence.token_dim, width) if tokens else nn.Linear(inputs, width)
+        self.places = _embedding(BUCKETS, width)
+        if sequence.labels:
+            # Row 3 l + (0: unknown, 1: no, 2: yes) of label l.
+            self.labels = _embedding(3 * len(config.labels), width)
+            self.ages, self.gaps = _embedding(BUCKETS, width), _embedding(BUCKETS, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, batch: SequenceBatch, as_of: Int64[Tensor, " q"], table: FusedTable
+    ) -> Float32[Tensor, "total width"]:
+        """Normalised steps."""
+        if batch.tokens is not None and self.sequence.source == "tokens":
+            x = self.adapt(batch.tokens.detach())
+        else:
+            named = {name: batch.categorical[name] for name in self.sequence.categorical}
+            x = self.adapt(table.lookup(named).flatten(1))
+        x = x + self.places(half_octave(places_from_end(batch)))
+        if self.sequence.labels:
+            codes = batch.labels + 3 * torch.arange(batch.labels.shape[1], device=batch.labels.device)
+            x = x + self.labels(codes).sum(1)
+            x = x + self.ages(half_octave(_ages(batch, as_of))) + self.gaps(half_octave(_gaps(batch)))
+        return torch.as_tensor(self.norm(x))
+
+
+class SequenceReader(nn.Module):
+    """Steps -> encoder -> target attention: one vector per candidate.
+
+    With `hstu` the candidates themselves are the last values of their query's row, and see the steps but not each other.
+    """
+
+    def __init__(self, config: RankerConfig, sequence: SequenceConfig) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.compared = compared(config, sequence)
+        self.steps = Steps(config, sequence)
+        width, heads, layers = sequence.width, sequence.heads, sequence.layers
+        if sequence.model == "hstu":
+            self.candidate = nn.Linear(config.width, width)
+            shape = HstuConfig(width, config.labels, width, layers, heads, sequence.length)
+            self.layers = nn.ModuleList(HstuLayer(shape) for _ in range(layers))
+            self.norm = nn.LayerNorm(width)
+            return
+        if sequence.model == "longer":
+            self.globals = nn.Parameter(torch.randn(_GLOBALS, width) * 0.1)
+            self.cross = SitLayer(width, heads)
+        if sequence.model != "din":
+            self.encoder = SIT(width, layers, heads)
+        self.attention = TargetAttention(config.width, width, heads, len(self.compared))
+
+    def forward(
+        self, batch: SequenceBatch, candidates: Candidates, table: FusedTable
+    ) -> Float32[Tensor, "n {self.sequence.width}"]:
+        """What each candidate reads in the steps of its query."""
+        x = self.steps(batch, candidates.as_of, table)
+        if self.sequence.model == "hstu":
+            return self._hstu(x, batch, candidates)
+        codes, offsets = _stacked(batch.categorical, self.compared, len(batch)), batch.offsets
+        if self.sequence.model == "transformer":
+            everything = torch.ones(len(batch), dtype=torch.bool, device=x.device)
+            x = self.encoder(x, self._times(batch), offsets, everything, everything)
+        elif self.sequence.model == "longer":
+            x, codes, offsets = self._longer(x, codes, batch)
+        own = _stacked(candidates.categorical, self.compared, len(candidates.queries))
+        out: Tensor = self.attention(candidates.queries, own, candidates.offsets, x, codes, offsets)
+        return out
+
+    def _longer(self, x: Tensor, codes: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The last steps and the global tokens, which stand at the end of each row and read all of it."""
+        queries = len(batch.offsets) - 1
+        places = torch.arange(queries + 1, device=x.device) * _GLOBALS
+        x, offsets = jagged_concat([x, self.globals.repeat(queries, 1)], [batch.offsets, places])
+        lengths = batch.offsets.diff()
+        place = offsets[row_numbers(offsets) + 1] - 1 - torch.arange(len(x), device=x.device)
+        step = place >= _GLOBALS
+        last = self._times(batch).new_zeros(len(x))
+        last[step] = self._times(batch)
+        # A global token comes after all steps, in a second of its own or that of the query.
+        last[~step] = self._end(batch, lengths).repeat_interleave(_GLOBALS)
+        asks = place < _GLOBALS + self.last_steps
+        everything, order, position = attention_layout(last, offsets, step)
+        x = self.cross(x[order], everything.for_queries(asks, position))
+        kept = offsets_of(asks.long())[offsets]
+        x = self.encoder(x, last[asks], kept, torch.ones_like(asks[asks]), step[asks])
+        own = codes.new_zeros(len(codes), len(asks))
+        own[:, step] = codes
+        return x, own[:, asks], kept
+
+    @property
+    def last_steps(self) -> int:
+        """Number of last steps that `longer` keeps."""
+        return max(1, self.sequence.length // _LAST)
+
+    def _times(self, batch: SequenceBatch) -> Int64[Tensor, " total"]:
+        """Microseconds of the steps; without side information seconds that count the distinct times."""
+        return batch.timestamps if self.sequence.labels else _order_times(batch)
+
+    def _end(self, batch: SequenceBatch, lengths: Tensor) -> Int64[Tensor, " q"]:
+        times = torch.cat([self._times(batch), lengths.new_zeros(1)])
+        final = times[(batch.offsets[1:] - 1).clamp(min=0)]
+        return final.masked_fill(lengths == 0, 0) + SECOND
+
+    def _hstu(self, x: Tensor, batch: SequenceBatch, candidates: Candidates) -> Tensor:
+        counts = candidates.offsets.diff()
+        asking = self.candidate(candidates.queries)
+        z, offsets = jagged_concat([x, asking], [batch.offsets, candidates.offsets])
+        for layer in self.layers:
+            z = layer(z, offsets, counts, torch.zeros(len(z), dtype=torch.int64, device=z.device))
+        _, (read, _) = jagged_split(z, offsets, batch.offsets.diff(), len(batch))
+        return torch.as_tensor(self.norm(read))
+
+
+class MatchProfile:
+    """Logarithms of how many steps agree with the candidate, by feature, label state and age bucket.
+
+    The last block counts all steps in the same way. Without side information, positions from the end take the place of
+    label states and ages. Nothing is learned here.
+    """
+
+    def __init__(self, config: RankerConfig, sequence: SequenceConfig) -> None:
+        self.sequence = sequence
+        self.compared = compared(config, sequence)
+        self.cells = 3 * AGES * len(config.labels) if sequence.labels else AGES
+        self.width = (len(self.compared) + 1) * self.cells if self.compared else 0
+
+    def __call__(self, batch: SequenceBatch, candidates: Candidates) -> Float32[Tensor, "n {self.width}"]:
+        """One row of numbers per candidate."""
+        n, queries, steps = len(candidates.queries), row_numbers(candidates.offsets), row_numbers(batch.offsets)
+        if not self.compared:
+            return torch.zeros(n, 0, device=queries.device)
+        cell = self._cells(batch, candidates.as_of)
+        parts = []
+        for name in self.compared:
+            pairs = matching_pairs(candidates.categorical[name], queries, batch.categorical[name], steps)
+            parts.append(self._counts(pairs[0], cell[pairs[1]], n))
+        parts.append(self._counts(steps, cell, len(candidates.as_of))[queries])
+        return torch.cat(parts, 1).log1p()
+
+    def _cells(self, batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, "total _"]:
+        """The cells that each step counts in: one a label."""
+        if not self.sequence.labels:
+            return (half_octave(places_from_end(batch)) // 4).clamp(max=AGES - 1).unsqueeze(1)
+        age = (half_octave(_ages(batch, as_of)) // 4 - 3).clamp(0, AGES - 1)
+        label = 3 * torch.arange(batch.labels.shape[1], device=age.device)
+        return (label + batch.labels) * AGES + age.unsqueeze(1)
+
+    def _counts(self, rows: Tensor, cells: Tensor, n: int) -> Float32[Tensor, "n cells"]:
+        index = (rows.unsqueeze(1) * self.cells + cells).flatten()
+        return torch.bincount(index, minlength=n * self.cells).view(n, self.cells).float()
+
+
+def compared(config: RankerConfig, sequence: SequenceConfig) -> tuple[str, ...]:
+    """The features of the steps that the rows have too."""
+    return tuple(name for name in sequence.categorical if name in config.categorical)
+
+
+def places_from_end(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+    """Number of later steps in each step's query: 0 for the last."""
+    rows = row_numbers(batch.offsets)
+    return batch.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
+
+
+def _ages(batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
+    return (as_of[row_numbers(batch.offsets)] - batch.timestamps) // SECOND
+
+
+def _gaps(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+    """Seconds since the step before; 0 for the first of a query."""
+    gaps = torch.zeros_like(batch.timestamps)
+    gaps[1:] = batch.timestamps.diff() // SECOND
+    return gaps.masked_fill(_firsts(batch), 0)
+
+
+def _firsts(batch: SequenceBatch) -> Tensor:
+    rows = row_numbers(batch.offsets)
+    return batch.offsets[rows] == torch.arange(len(rows), device=rows.device)
+
+
+def _order_times(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+    rows = row_numbers(batch.offsets)
+    later = torch.zeros_like(batch.timestamps)
+    later[1:] = (batch.timestamps.diff() > 0).long()
+    count = later.masked_fill(_firsts(batch), 0).cumsum(0)
+    return (count - count[batch.offsets[rows]]) * SECOND if len(rows) else count
+
+
+def _stacked(categorical: dict[str, Tensor], names: tuple[str, ...], n: int) -> Int64[Tensor, "features n"]:
+    return torch.stack([categorical[name] for name in names]) if names else torch.zeros(0, n, dtype=torch.int64)
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(rows, width)
+    nn.init.normal_(embedding.weight, std=0.1)
+    return embedding
