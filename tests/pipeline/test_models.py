@@ -129,12 +129,12 @@ def test_days_one_by_one_are_the_backfill(tmp_path: Path) -> None:
     """Where the first chunk is one day."""
     config = WITH_MODELS.replace("chunk_days: 3", "chunk_days: 1").replace("learn_days: 7", "learn_days: 1")
     config = config.replace("learn_days: 1, labels", "learn_days: 7, labels")
-    events = make_events(days=4, per_day=20)
+    events = make_events(days=3, per_day=20)
     at_once, daily = make_lake(tmp_path / "once", config), make_lake(tmp_path / "daily", config)
     for lake in (at_once, daily):
         lake.ingest(events)
     at_once.backfill()
-    for i in range(4):
+    for i in range(3):
         daily.run(day(i))
     chunked, single = lineage(at_once), lineage(daily)
     for found in (chunked, single):
@@ -261,7 +261,7 @@ def test_older_checkpoints_are_deleted_after_a_training(two: None, tmp_path: Pat
     lake.backfill(version="iat")
     lake.backfill(version="net")
     version = version_of(lake, "net")
-    assert [r.checkpoint for r in lake.catalog.checkpoints(version)] == [day(i).isoformat() for i in (2, 3, 5, 6, 7)]
+    assert [r.checkpoint for r in lake.catalog.checkpoints(version)] == [day(i).isoformat() for i in (2, 4, 5, 6, 7)]
     assert lineage(lake)["kept of net"] == [day(i).isoformat() for i in (6, 7)]
     # A day again whose checkpoint is gone: nothing happens, and nothing waits.
     before = predicted(lake, version)
@@ -492,7 +492,7 @@ def test_a_model_serves_no_tokens(full: Lake) -> None:
 
 def test_a_version_that_is_not_made_any_more_is_dropped(copy: Lake) -> None:
     version = version_of(copy, "weekly")
-    with pytest.raises(VersionError, match="is what model 'weekly' of .* makes"):
+    with pytest.raises(VersionError, match="is what model 'weekly' of"):
         copy.drop(version)
     file = copy.root / "tokenlake.yaml"
     file.write_text(file.read_text().replace("weekly: {width: 8", "weekly: {width: 16"))

@@ -43,12 +43,18 @@ def trained(folder: Path, events: pa.Table, names: tuple[str, ...] = NAMES) -> L
     """A lake with rankers that were trained on the days before the sixth."""
     lake = make_lake(folder, CONFIG + RANKERS)
     lake.ingest(events)
-    lake.backfill()
+    encode_all(lake)
     for name in names:
         plan = plan_of(lake, name)
         train_ranker_checkpoint(lake, lake.config.rankers[name], plan)
         lake.catalog.record_plan(plan)
     return lake
+
+
+def encode_all(lake: Lake) -> None:
+    """The tokens of every day; models are trained by the tests themselves."""
+    for encoder in lake.config.tokens.encoders:
+        lake.backfill(version=encoder)
 
 
 def plan_of(lake: Lake, name: str) -> Plan:
@@ -74,9 +80,7 @@ def test_rank_gives_what_the_daily_prediction_gives(lake: Lake, name: str) -> No
     spec = lake.config.rankers[name]
     events, predicted = predict_day(lake, spec, plan_of(lake, name))
     assert events.num_rows > 20
-    got = lake.rank(
-        name, events["user_id"], events["item_id"], at=events["timestamp"], context=context_of(events)
-    )
+    got = lake.rank(name, events["user_id"], events["item_id"], at=events["timestamp"], context=context_of(events))
     assert got.labels == (("bought",) if name == "bought" else ("clicked", "bought"))
     np.testing.assert_allclose(got.values, predicted, atol=2e-6)
     assert predicted.std() > 0.01
@@ -101,7 +105,7 @@ def test_deleting_anything_at_or_after_an_instant_changes_no_score_at_it(lake: L
     cut.ingest(without_the_future(make_events(per_day=60), at))
     for version in (lake.config.version_of("iat"), lake.config.version_of("plain")):
         copy_checkpoints(lake, cut, version)
-    cut.backfill()
+    encode_all(cut)
     for name in NAMES:
         copy_checkpoints(lake, cut, lake.config.model_version(name))
         users, items = list(range(12)), [list(range(20))] * 12
@@ -193,7 +197,9 @@ def test_a_day_beyond_the_kept_checkpoints_is_told(lake: Lake, tmp_path: Path) -
     with pytest.raises(NotFoundError, match="has no checkpoint for 2024-03-03 yet"):
         lake.rank("alone", 3, [1], at=day_start(day(2)))
     lone = trained(tmp_path, make_events(per_day=30), names=("alone",))
-    (folder,) = [path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("alone"))]
+    (folder,) = [
+        path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("alone"))
+    ]
     folder.rename(folder.with_name("aside"))
     checkpoints._load_frozen_ranker.cache_clear()
     with pytest.raises(NotFoundError, match="not kept any more"):

@@ -63,8 +63,8 @@ def collect(lake: Lake, n: int = 8) -> Facts:
             tables.append(_table("instance_tokens", lake.instance_tokens, version.version))
         tables.append(_table("predictions", lake.predictions, version.version))
     if lake.config.embeddings is not None and lake.user_embeddings.exists:
-        for table in (lake.user_embeddings, lake.item_embeddings, lake.edges):
-            tables.append(_table(table.path.name, table, lake.config.embedding_version))
+        made = (lake.user_embeddings, lake.item_embeddings, lake.edges)
+        tables += [_table(table.path.name, table, lake.config.embedding_version) for table in made]
     return {
         "project": lake.config.project,
         "root": str(lake.root),
