@@ -27,7 +27,7 @@ from tokenlake.features import retention, versions
 from tokenlake.features.retention import kept, remove_outdated
 from tokenlake.pipeline import corrections, ranking
 from tokenlake.pipeline.models import MODEL_JOBS, predict, train_model
-from tokenlake.times import day_start
+from tokenlake.times import DAY_US, as_micros, day_start
 from tokenlake_models import metrics
 
 DAYS = 11
@@ -403,24 +403,36 @@ def test_calibration_corrects_by_the_days_before(full: Lake, name: str, shape: s
 
 
 def test_a_fit_sees_no_label_that_becomes_known_later(full: Lake) -> None:
-    """Of `bought`, which is known up to two days after its event."""
+    """`bought` is known within a day if so, and if not after two: of rows younger than that there is none."""
     version, events = version_of(full, "net"), full.events.read()
     today = day(7)
     known = corrections.known_predictions(full, version, "net", "bought", today)
-    start = pa.scalar(day_start(today), pa.timestamp("us", "UTC"))
-    ripe = events.filter(pc.less(events["bought_known_at"], start).fill_null(False))
+    two_days_before = day_start(today) - 2 * DAY_US
+    young = as_micros(events["timestamp"], "timestamp") >= two_days_before
     expected = {
         event
-        for event, ds in zip(ripe["event_id"].to_pylist(), ripe["ds"].to_pylist(), strict=True)
-        if day(BOOTSTRAP) <= ds < today
+        for event, ds, is_young in zip(events["event_id"].to_pylist(), events["ds"].to_pylist(), young, strict=True)
+        if day(BOOTSTRAP) <= ds < today and not is_young
     }
     assert set(known["event_id"].to_pylist()) == expected
-    assert (
-        len(expected)
-        < full.predictions.read(
-            version=version, between=(day(BOOTSTRAP), day(6)), filter=pc.field("label") == "bought"
-        ).num_rows
+    assert set(known["target"].to_pylist()) == {0, 1}
+
+
+def test_where_negatives_are_never_known_nothing_is_fitted(tmp_path: Path) -> None:
+    """All that is known are positives."""
+    config = WITH_MODELS.replace(", window: 2d", "").replace("labels: [clicked], learn_days: 7", "labels: [bought]")
+    lake = make_lake(tmp_path, config[: config.index("  both:")])
+    lake.ingest(make_events(days=5, per_day=20))
+    lake.backfill(version="weekly")
+    version = version_of(lake, "weekly")
+    fit = corrections.recorded_fit(lake, version, day(4))
+    assert fit is not None
+    assert fit.rows == 0
+    raw, corrected = (
+        lake.predictions.read(version=version, day=day(4), filter=pc.field("model") == name).sort_by("event_id")
+        for name in ("weekly uncalibrated", "weekly")
     )
+    np.testing.assert_allclose(corrected["value"].to_numpy(), raw["value"].to_numpy(), atol=1e-6)
 
 
 # What people see.

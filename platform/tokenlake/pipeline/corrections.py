@@ -1,7 +1,8 @@
 """What a day's predictions are corrected by: weights of an ensemble's members, and calibration.
 
 Both are fitted on predictions of the 28 days before, of rows whose label was known before the day began, and recorded
-in the catalog when the day is first predicted: the day's next run takes them from there, and writes the same.
+in the catalog when the day is first predicted: the day's next run takes them from there, and writes the same. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tokenlake.config import Ensemble, Ranker
 from tokenlake.config.models import Calibration
 from tokenlake.features.versions import name_of
 from tokenlake.lake.project import Project
-from tokenlake.times import Day, day_start
+from tokenlake.times import Day
 from tokenlake_models.calibration import Isotonic, Platt, fit_isotonic, fit_mixture, fit_platt, mix
 
 #: Days of earlier predictions that a fit reads.
@@ -138,12 +139,21 @@ def known_predictions(lake: Project, version: str, model: str, label: str, day: 
 
 
 def _matured(lake: Project, rows: pa.Table, label: str, first: Day, day: Day) -> pa.Table:
-    """Rows whose label was known before the day began."""
-    known_at = f"{label}_known_at"
-    events = lake.events.read(between=(first, day - _ONE_DAY), columns=["event_id", known_at])
-    start = pa.scalar(day_start(day), pa.timestamp("us", "UTC"))
-    known = events.filter(pc.less(events[known_at], start))["event_id"]
-    return rows.filter(pc.is_in(rows["event_id"], known.combine_chunks()))
+    """Rows whose label was known before the day began, and would have been known whatever it is.
+
+    Positives may be known within minutes and negatives after a week: of rows younger than that week, only positives
+    would be there.
+    """
+    known_at, declared = f"{label}_known_at", lake.config.events.labels[label]
+    if declared.known_at is not None and declared.window is None:
+        return rows.slice(0, 0)  # no negative is ever known
+    events = lake.events.read(between=(first, day - _ONE_DAY), columns=["event_id", "timestamp", known_at])
+    start = dt.datetime.combine(day, dt.time(), dt.UTC)
+    decided = pa.scalar(start - (declared.window or dt.timedelta()), events["timestamp"].type)
+    known = pc.and_(
+        pc.less(events[known_at], pa.scalar(start, events[known_at].type)), pc.less(events["timestamp"], decided)
+    )
+    return rows.filter(pc.is_in(rows["event_id"], events.filter(known)["event_id"].combine_chunks()))
 
 
 def _fitted(kind: Calibration, target: NDArray[np.int8], value: NDArray[np.float64]) -> Platt | Isotonic:
