@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.features.tables import config_of, table_of
-from tests.fixtures.lakes import day, make_events, make_lake
+from tests.fixtures.lakes import FIRST, day, make_events, make_lake
 from tokenlake.config import Config, RankerSequence
 from tokenlake.features.activity import EventDay, EventLog
 from tokenlake.features.day_features import DayFeatureCache

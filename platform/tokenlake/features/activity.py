@@ -96,6 +96,11 @@ class EventDayCache:
             self._logs[key] = EventLog(self._lake.config, self._lake.events.schema, parts)
         return self._logs[key]
 
+    def events(self, day: Day) -> pa.Table:
+        """All events of a day."""
+        state = self._fingerprints().get(day)
+        return self._lake.events.schema.empty_table() if state is None else self._day(day, state, None).events
+
     def fingerprint(self, first: Day, last: Day) -> str:
         """A fingerprint of the events of a range of days: it changes when any of them does."""
         told = [f"{day} {state}" for day, state in sorted(self._fingerprints().items()) if first <= day <= last]
@@ -158,6 +163,7 @@ class EventLog:
         self.timestamps: Instants = self.in_log_order([part.timestamps for part in self.days])
         self._histories_of: dict[tuple[Filter, ...], Histories] = {}
         self._labels_of: dict[str, EventLabels] = {}
+        self._columns: dict[str, pa.Array] = {}
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -175,10 +181,13 @@ class EventLog:
         )
         return values.combine_chunks().take(pa.array(self.order))
 
-    def take(self, name: str, rows: Ints) -> pa.ChunkedArray:
-        """One column of some rows of `events`."""
-        values = pa.chunked_array([part.events[name].combine_chunks() for part in self.days], self._schema.field(name).type)
-        return values.take(pa.array(self.order[rows]))
+    def take(self, name: str, rows: Ints) -> pa.Array:
+        """One column of some rows of `events`, null where the row is -1; the column is kept."""
+        if name not in self._columns:
+            parts = [part.events[name].combine_chunks() for part in self.days]
+            self._columns[name] = pa.chunked_array(parts, self._schema.field(name).type).combine_chunks()
+        place = self.order[rows] if len(self.order) else rows
+        return self._columns[name].take(pa.array(place, mask=rows < 0))
 
     def label(self, name: str) -> EventLabels:
         """One label of every row; kept."""

@@ -9,14 +9,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from tokenlake_models.ranking import SequenceBatch
 
 from tokenlake.config import RankerSequence
-from tokenlake.features.activity import EventLog, Instants
+from tokenlake.features.activity import EventLog, Instants, take_ranges
 from tokenlake.features.keys import Ints
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, EARLIEST, Day, day_start
 from tokenlake.tokens.store import TokenStore
+from tokenlake_models.ranking import SequenceBatch
+
+#: Of a log that is this many times longer than what its queries read, the rows are sorted; else marked.
+_SPARSE = 16
 
 
 class Steps(Protocol):
@@ -60,6 +63,8 @@ class EventSteps:
     def _rows_read(self, total: int) -> Ints:
         """The rows of the log that any of the queries reads, ascending: only their features are looked up."""
         start, end = self._histories.spans(self._users, self._as_of, self._length, self._reach)
+        if (end - start).sum() < total // _SPARSE:
+            return np.unique(take_ranges(self._histories.rows, start, end)[0])
         opened = np.bincount(start, minlength=total + 1) - np.bincount(end, minlength=total + 1)
         return np.sort(self._histories.rows[np.flatnonzero(np.cumsum(opened)[: len(self._histories.rows)] > 0)])
 

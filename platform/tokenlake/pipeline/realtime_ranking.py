@@ -191,8 +191,10 @@ def _of_day(lake: Project, model: str, spec: Ranker, day: Day, candidates: _Cand
     watermark = plan.watermark if plan else lake.watermark()
     log = lake.shared(EventDayCache).read(Day.min, day, watermark, complete=day)
     rows = candidates.rows(log, index)
-    counts = lake.shared(DayFeatureCache).counts_of(_as_of(spec, rows), rows.slice(0, 0), day, watermark)
-    checkpoint = checkpoints.load_ranker(lake, version, _checkpoint_for(lake, version, day))
+    counts = lake.shared(DayFeatureCache).counts_of(_as_of(spec, rows), rows.slice(0, 0), day, watermark, reader=spec)
+    known = plan is not None and exists(lake, version, plan.checkpoint)
+    name = plan.checkpoint if plan and known else _checkpoint_for(lake, version, day)
+    checkpoint = checkpoints.load_ranker(lake, version, name)
     features = DayFeatures(rows, counts, np.ones(rows.num_rows, np.bool_))
     return scores(lake, spec, checkpoint, features, watermark, day)
 
