@@ -74,9 +74,7 @@ def test_rank_gives_what_the_daily_prediction_gives(lake: Lake, name: str) -> No
     spec = lake.config.rankers[name]
     events, predicted = predict_day(lake, spec, plan_of(lake, name))
     assert events.num_rows > 20
-    got = lake.rank(
-        name, events["user_id"], events["item_id"], at=events["timestamp"], context=context_of(events)
-    )
+    got = lake.rank(name, events["user_id"], events["item_id"], at=events["timestamp"], context=context_of(events))
     assert got.labels == (("bought",) if name == "bought" else ("clicked", "bought"))
     np.testing.assert_allclose(got.values, predicted, atol=2e-6)
     assert predicted.std() > 0.01
@@ -193,7 +191,9 @@ def test_a_day_beyond_the_kept_checkpoints_is_told(lake: Lake, tmp_path: Path) -
     with pytest.raises(NotFoundError, match="has no checkpoint for 2024-03-03 yet"):
         lake.rank("alone", 3, [1], at=day_start(day(2)))
     lone = trained(tmp_path, make_events(per_day=30), names=("alone",))
-    (folder,) = [path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("alone"))]
+    (folder,) = [
+        path_of(lone, r.version, r.checkpoint) for r in lone.catalog.checkpoints(lone.config.model_version("alone"))
+    ]
     folder.rename(folder.with_name("aside"))
     checkpoints._load_frozen_ranker.cache_clear()
     with pytest.raises(NotFoundError, match="not kept any more"):
