@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
+from tokenlake_models.embeddings import NumberGrid
 from tokenlake_models.iat import Interaction
 from tokenlake_models.inputs import ByName, Inputs
 from tokenlake_models.instances import Instances
@@ -36,9 +37,12 @@ class RankerNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, config.embedding, generator)
-            width = self.inputs.width + sum(
-                sequence.width + self.profiles[sequence.name].width for sequence in config.sequences
-            )
+            numbers = (*config.numeric, *config.counts)
+            rates = [column for column, name in enumerate(numbers) if name in config.rates]
+            has_grid = config.grid > 0 and len(numbers) > 0
+            self.grid = NumberGrid(len(numbers), config.grid, rates, generator) if has_grid else None
+            own = self.inputs.width + (self.grid.width if self.grid is not None else 0)
+            width = own + sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
             if config.interaction == "dcn":
                 self.interaction: nn.Module = Interaction(width, config.width, config.layers)
                 hidden = config.width
@@ -47,9 +51,7 @@ class RankerNetwork(nn.Module):
                 hidden = mixer.width
             self.head = nn.Linear(hidden, len(config.labels))
             if config.sequences:
-                self.compress = nn.Sequential(
-                    nn.Linear(self.inputs.width, config.width), nn.LayerNorm(config.width), nn.SiLU()
-                )
+                self.compress = nn.Sequential(nn.Linear(own, config.width), nn.LayerNorm(config.width), nn.SiLU())
             self.sequences = ByName({sequence.name: SequenceReader(config, sequence) for sequence in config.sequences})
 
     def forward(self, rows: RankingRows, read: Instances | None = None) -> Float32[Tensor, "n L"]:
@@ -60,7 +62,7 @@ class RankerNetwork(nn.Module):
             read: the rows' inputs where they differ from `rows.instances`, as with dropped ids in training; what matches
                 a step is seen by the ids of `rows.instances` in any case.
         """
-        x = self.inputs(rows.instances if read is None else read)
+        x = self._own(rows.instances if read is None else read)
         parts = [x]
         if self.config.sequences:
             candidates = Candidates(self.compress(x), rows.offsets, rows.as_of, rows.instances.categorical)
@@ -72,6 +74,11 @@ class RankerNetwork(nn.Module):
                 ]
         logits: Tensor = self.head(self.interaction(torch.cat(parts, 1)))
         return logits
+
+    def _own(self, instances: Instances) -> Float32[Tensor, "n own"]:
+        """A row's own inputs."""
+        x: Tensor = self.inputs(instances)
+        return x if self.grid is None else torch.cat([x, self.grid(self.inputs.numbers(instances))], 1)
 
     def grow(self, rows: dict[str, int]) -> Tensor:
         """As `InstanceCompressor.grow`."""
