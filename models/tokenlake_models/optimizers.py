@@ -35,8 +35,7 @@ class RowwiseAdagrad:
         weight = self.table.weight
         if weight.grad is None:
             return
-        gradient = weight.grad.coalesce() if weight.grad.is_sparse else weight.grad.to_sparse(1).coalesce()
-        rows, values = gradient.indices()[0], gradient.values()
+        rows, values = _rows_of(weight.grad)
         squares = self.squares[rows] + values.square().mean(1)
         self.squares[rows] = squares
         weight.index_add_(0, rows, values / (squares.sqrt() + _EPS).unsqueeze(1), alpha=-self.learning_rate)
@@ -120,3 +119,12 @@ class Optimizers:
             self.dense.state[parameter] = {key: state[full].clone() for full, key in held.items()}
         if rest:
             raise CheckpointError(f"optimizer state of no parameter of this model: {sorted(rest)[:5]}")
+
+
+def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers and values of the rows that a sparse or dense gradient has."""
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    rows = gradient.any(1).nonzero()[:, 0]
+    return rows, gradient[rows]

@@ -37,22 +37,17 @@ class RankerNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, config.embedding, generator)
-            numbers = (*config.numeric, *config.counts)
-            rates = [column for column, name in enumerate(numbers) if name in config.rates]
-            has_grid = config.grid > 0 and len(numbers) > 0
-            self.grid = NumberGrid(len(numbers), config.grid, rates, generator) if has_grid else None
+            self.grid = _grid(config, generator)
             own = self.inputs.width + (self.grid.width if self.grid is not None else 0)
-            width = own + sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
-            if config.interaction == "dcn":
-                self.interaction: nn.Module = Interaction(width, config.width, config.layers)
-                hidden = config.width
-            else:
-                self.interaction = mixer = TokenMixer(width, config.width, config.layers)
-                hidden = mixer.width
-            self.head = nn.Linear(hidden, len(config.labels))
+            read = sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
+            mix = Interaction if config.interaction == "dcn" else TokenMixer
+            self.interaction = mix(own + read, config.width, config.layers)
+            self.head = nn.Linear(self.interaction.width, len(config.labels))
+            query = 2 * max((sequence.width for sequence in config.sequences), default=0)
             if config.sequences:
-                self.compress = nn.Sequential(nn.Linear(own, config.width), nn.LayerNorm(config.width), nn.SiLU())
-            self.sequences = ByName({sequence.name: SequenceReader(config, sequence) for sequence in config.sequences})
+                self.compress = nn.Sequential(nn.Linear(own, query), nn.LayerNorm(query), nn.SiLU())
+            readers = {sequence.name: SequenceReader(config, sequence, query) for sequence in config.sequences}
+            self.sequences = ByName(readers)
 
     def forward(self, rows: RankingRows, read: Instances | None = None) -> Float32[Tensor, "n L"]:
         """Logits of the rows.
@@ -85,3 +80,9 @@ class RankerNetwork(nn.Module):
         origin = self.inputs.table.grow(rows)
         self.config = self.config.with_rows(self.inputs.table.rows)
         return origin
+
+
+def _grid(config: RankerConfig, generator: torch.Generator) -> NumberGrid | None:
+    numbers = (*config.numeric, *config.counts)
+    rates = [column for column, name in enumerate(numbers) if name in config.rates]
+    return NumberGrid(len(numbers), config.grid, rates, generator) if numbers and config.grid else None
