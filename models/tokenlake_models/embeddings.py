@@ -169,7 +169,7 @@ class NumberGrid(nn.Module):
         return torch.lerp(below, above, (place - low).unsqueeze(2)).flatten(1)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return torch.where(self._rates, x.logit(eps=1e-6), x.sign() * x.abs().log1p())
+        return torch.where(self._rates, x.logit(eps=1e-4), x.sign() * x.abs().log1p())
 
 
 def _with_logarithm(x: Tensor) -> Tensor:

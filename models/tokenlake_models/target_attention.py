@@ -91,7 +91,7 @@ class _BlockAttention(torch.autograd.Function):
         blocks = _blocks(q_offsets, offsets)
         saved = []
         for a, b, c, d in blocks:
-            agree = _agree(q_codes[:, a:b], k_codes[:, c:d])
+            agree = (q_codes[:, a:b].unsqueeze(2) == k_codes[:, c:d].unsqueeze(1)).to(q.dtype)
             scores = torch.baddbmm(_bias(match, agree), q[:, a:b], k[:, c:d].transpose(1, 2))
             p = torch.cat([null[:, a:b].unsqueeze(2), scores], 2).softmax(2)
             away[:, a:b], p = p[:, :, 0], p[:, :, 1:]
@@ -125,10 +125,6 @@ def _blocks(q_offsets: Tensor, offsets: Tensor) -> list[tuple[int, int, int, int
             size = max(1, _PAIRS // (d - c))
             blocks += [(begin, min(b, begin + size), c, d) for begin in range(a, b, size)]
     return blocks
-
-
-def _agree(q_codes: Tensor, k_codes: Tensor) -> Tensor:
-    return (q_codes.unsqueeze(2) == k_codes.unsqueeze(1)).float()
 
 
 def _bias(match: Tensor, agree: Tensor) -> Tensor:
