@@ -43,7 +43,7 @@ class Lake(Project):
     # The daily jobs.
 
     def run(self, day: DayLike) -> Report:
-        """Run all daily jobs of one day, for every encoder; the DAGs call the same functions.
+        """Run all daily jobs of one day, for every encoder and model; the DAGs call the same functions.
 
         Running a day again changes nothing.
 
@@ -73,14 +73,15 @@ class Lake(Project):
         Args:
             first: defaults to the first day with events.
             last: defaults to the last day with events.
-            version: one encoder or version; defaults to every encoder of the config.
+            version: one encoder, model or version; defaults to everything in the config.
             index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
 
         Returns:
             What each job did; days that were done already are left out.
 
         Raises:
-            NotFoundError: no such version or encoder.
+            NotFoundError: no such version, encoder or model.
+            OrderError: a model's turn has not come: what it reads is not there yet.
             ConfigError: another `index`.
         """
         from tokenlake.pipeline.backfill import backfill

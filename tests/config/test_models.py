@@ -58,6 +58,7 @@ WRONG = [
     ("{a: , b: {ensemble: [a, b]}}", "models.b.ensemble: no ranker 'b'; there are a"),
     ("{a: , b: {ensemble: [a, a]}}", "a member stands there twice"),
     ("{a: , b: {ensemble: [a]}}", "models.b.ensemble: .*at least 2"),
+    ("{a: , b: , c: {ensemble: [a, b]}, d: {ensemble: [a, c]}}", "models.d.ensemble: no ranker 'c'"),
     ("[a]", r"models: a mapping .* got \['a'\]"),
 ]
 
@@ -77,6 +78,19 @@ def test_a_log_without_labels_names_none(tmp_path: Path) -> None:
         ConfigError, match="the events have no labels, so sampled negatives are told apart; leave it out"
     ):
         Config.load(file)
+
+
+def test_an_ensemble_has_a_label_of_all_its_members() -> None:
+    models = {"a": {"labels": ["bought"]}, "b": {}, "c": {"labels": ["clicked"]}}
+    both = config_of(models | {"both": {"ensemble": ["b", "a"]}, "alike": {"ensemble": ["b", "b2"]}, "b2": {}})
+    for name, labels in (("both", ("bought",)), ("alike", ("bought", "clicked"))):
+        model = both.models[name]
+        assert isinstance(model, Ensemble)
+        assert model.labels_of(both.models, both.events) == labels
+    with pytest.raises(ValueError, match="there is no label that all of a, c predict"):
+        config_of(models | {"both": {"ensemble": ["a", "c"]}})
+    with pytest.raises(ValueError, match="predictions of sampled negatives cannot be matched"):
+        config_of({"a": {}, "b": {}, "both": {"ensemble": ["a", "b"]}}, events={}, counts={})
 
 
 def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:

@@ -43,12 +43,18 @@ def trained(folder: Path, events: pa.Table, names: tuple[str, ...] = NAMES) -> L
     """A lake with rankers that were trained on the days before the sixth."""
     lake = make_lake(folder, CONFIG + RANKERS)
     lake.ingest(events)
-    lake.backfill()
+    encode_all(lake)
     for name in names:
         plan = plan_of(lake, name)
         train_ranker_checkpoint(lake, lake.config.rankers[name], plan)
         lake.catalog.record_plan(plan)
     return lake
+
+
+def encode_all(lake: Lake) -> None:
+    """The tokens of every day; models are trained by the tests themselves."""
+    for encoder in lake.config.tokens.encoders:
+        lake.backfill(version=encoder)
 
 
 def plan_of(lake: Lake, name: str) -> Plan:
@@ -108,7 +114,7 @@ def test_deleting_anything_at_or_after_an_instant_changes_no_score_at_it(lake: L
     cut.ingest(without_the_future(make_events(per_day=60), at))
     for version in (lake.config.version_of("iat"), lake.config.version_of("plain")):
         copy_checkpoints(lake, cut, version)
-    cut.backfill()
+    encode_all(cut)
     for name in NAMES:
         copy_checkpoints(lake, cut, lake.config.model_version(name))
         users, items = list(range(12)), [list(range(20))] * 12

@@ -142,6 +142,12 @@ class Ensemble(Strict):
             raise ValueError("a member stands there twice; write each once")
         return members
 
+    def labels_of(self, models: Mapping[str, Ranker | Ensemble], events: Events) -> tuple[str, ...]:
+        """Labels that every member predicts, in the order of the events' labels."""
+        members = [models[name] for name in self.ensemble]
+        named = [set(model.labels) for model in members if isinstance(model, Ranker) and model.labels is not None]
+        return tuple(label for label in events.labels if all(label in labels for labels in named))
+
 
 def _kind(block: Any) -> str:
     is_ensemble = isinstance(block, Ensemble) or (isinstance(block, dict) and "ensemble" in block)
@@ -168,6 +174,7 @@ def check_models(models: Mapping[str, Ranker | Ensemble], events: Events, tokens
         if isinstance(model, Ensemble):
             rankers = [other for other, of in models.items() if isinstance(of, Ranker)]
             _require_all(f"models.{name}.ensemble", model.ensemble, rankers, "ranker")
+            _check_labels(f"models.{name}.ensemble", model, models, events)
         else:
             _check_ranker(f"models.{name}", model, events, tokens)
 
@@ -187,6 +194,16 @@ def _check_ranker(place: str, ranker: Ranker, events: Events, tokens: Tokens) ->
         _require_all(f"{here}.only", _given(f.label for f in sequence.only), events.labels, "label")
         _require_all(f"{here}.only", _given(f.feature for f in sequence.only), categorical, "categorical feature")
         _require_all(f"{here}.encoder", _given([sequence.encoder]), tokens.encoders, "encoder")
+
+
+def _check_labels(place: str, ensemble: Ensemble, models: Mapping[str, Ranker | Ensemble], events: Events) -> None:
+    if not events.labels:
+        raise ValueError(
+            f"{place}: the events have no labels, and the members' predictions of sampled negatives cannot be matched; "
+            "leave the ensemble out"
+        )
+    if not ensemble.labels_of(models, events):
+        raise ValueError(f"{place}: there is no label that all of {', '.join(ensemble.ensemble)} predict")
 
 
 def _given(names: Iterable[str | None]) -> Iterator[str]:
