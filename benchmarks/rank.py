@@ -87,7 +87,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         return out
 
     RankerLearner.score = timed
-    whole = times(lambda i: lake.rank("ranker", int(people[i]), asked[i], at=int(at[i]), context={"place": ["p1"]}), len(people))
+    whole = times(
+        lambda i: lake.rank("ranker", int(people[i]), asked[i], at=int(at[i]), context={"place": ["p1"]}), len(people)
+    )
     RankerLearner.score = score
     peer, joins = boosted(lake, last), []
     category = {int(item): f"c{item % 50}" for item in items}
@@ -134,7 +136,9 @@ def times(ask: Callable[[int], object], count: int) -> list[float]:
 def train(lake: Lake, last: dt.date) -> None:
     """Train the ranker on the week before the last day."""
     version, day = lake.config.model_version("ranker"), dt.timedelta(days=1)
-    plan = Plan(version, last, (last - day).isoformat(), None, last - 7 * day, last - day, last, last, False, lake.watermark())
+    plan = Plan(
+        version, last, (last - day).isoformat(), None, last - 7 * day, last - day, last, last, bootstrap=False, watermark=lake.watermark()
+    )
     train_ranker_checkpoint(lake, lake.config.rankers["ranker"], plan)
     lake.catalog.record_plan(plan)
     checkpoints.load_ranker(lake, version, plan.checkpoint)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from tokenlake_models.errors import InstancesError
+
+#: Knots of a number's grid, and their distance.
+_KNOTS, _STEP = 73, 0.5
 
 
 class FusedTable(nn.Module):
@@ -128,6 +131,45 @@ class Standardize(nn.Module):
         inverse = torch.where(deviation > 0, 1 / deviation, 1.0)
         scaled = ((_with_logarithm(x) - self.mean) * inverse).float().clamp(-8.0, 8.0)
         return torch.cat([scaled.nan_to_num(0.0), x.isnan().float()], dim=1)
+
+
+class NumberGrid(nn.Module):
+    """Numeric inputs as embeddings: each number is interpolated between the learned rows of the two knots around it.
+
+    Knots stand every half from -18 to 18 on the scale of `sign(x) log(1 + |x|)`, of counts, durations in seconds and
+    other numbers, or of `log(x / (1 - x))`, of rates. They are fixed, so nothing is fitted or drifts; numbers beyond
+    them are as the last. A missing number has a row of its own.
+
+    Args:
+        columns: numbers a row.
+        width: of a number's embedding.
+        rates: columns that hold rates, from 0 to 1.
+        generator: of the initial embeddings.
+    """
+
+    weight: nn.Parameter
+    _rates: Bool[Tensor, " columns"]
+
+    def __init__(self, columns: int, width: int, rates: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.columns, self.width = columns, columns * width
+        self.weight = nn.Parameter(torch.randn(columns * (_KNOTS + 1), width, generator=generator) * 0.05)
+        is_rate = torch.zeros(columns, dtype=torch.bool)
+        is_rate[list(rates)] = True
+        self.register_buffer("_rates", is_rate, persistent=False)
+
+    def forward(self, x: Float32[Tensor, "n {self.columns}"]) -> Float32[Tensor, "n {self.width}"]:
+        """The embeddings of a row's numbers, concatenated."""
+        missing = x.isnan()
+        place = (self._scaled(x.nan_to_num(0.0)) / _STEP + _KNOTS // 2).clamp(0, _KNOTS - 1)
+        low = place.long().clamp(max=_KNOTS - 2)
+        start = torch.arange(self.columns, device=x.device) * (_KNOTS + 1)
+        below = embedding(start + low.masked_fill(missing, _KNOTS), self.weight)
+        above = embedding(start + (low + 1).masked_fill(missing, _KNOTS), self.weight)
+        return torch.lerp(below, above, (place - low).unsqueeze(2)).flatten(1)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return torch.where(self._rates, x.logit(eps=1e-4), x.sign() * x.abs().log1p())
 
 
 def _with_logarithm(x: Tensor) -> Tensor:

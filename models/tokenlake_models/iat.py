@@ -21,6 +21,7 @@ class Interaction(nn.Module):
 
     def __init__(self, inputs: int, width: int, layers: int = 2) -> None:
         super().__init__()
+        self.width = width
         self.project = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU())
         self.crosses = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
 

@@ -61,7 +61,7 @@ class Inputs(nn.Module):
 
     def observe(self, instances: Instances) -> None:
         """Update the statistics of the numerics with more training data."""
-        self.dense.update(self._numbers(instances))
+        self.dense.update(self.numbers(instances))
 
     def forward(self, instances: Instances) -> Float32[Tensor, "n width"]:
         """One row per instance."""
@@ -74,9 +74,10 @@ class Inputs(nn.Module):
             vector = instances.vectors[name]
             there = ~vector.isnan().any(dim=1, keepdim=True)
             parts.append(torch.where(there, self.vectors[name](vector.nan_to_num(0.0)), self.missing[name]))
-        return torch.cat([*parts, self.dense(self._numbers(instances))], dim=1)
+        return torch.cat([*parts, self.dense(self.numbers(instances))], dim=1)
 
-    def _numbers(self, instances: Instances) -> Float32[Tensor, "n columns"]:
+    def numbers(self, instances: Instances) -> Float32[Tensor, "n columns"]:
+        """Numeric features, then the counts that the model reads."""
         return torch.cat([instances.numeric, instances.counts], dim=1) if self.has_counts else instances.numeric
 
 

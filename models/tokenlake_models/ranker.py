@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
+from tokenlake_models.embeddings import NumberGrid
 from tokenlake_models.iat import Interaction
 from tokenlake_models.inputs import ByName, Inputs
 from tokenlake_models.instances import Instances
@@ -36,21 +37,17 @@ class RankerNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, config.embedding, generator)
-            width = self.inputs.width + sum(
-                sequence.width + self.profiles[sequence.name].width for sequence in config.sequences
-            )
-            if config.interaction == "dcn":
-                self.interaction: nn.Module = Interaction(width, config.width, config.layers)
-                hidden = config.width
-            else:
-                self.interaction = mixer = TokenMixer(width, config.width, config.layers)
-                hidden = mixer.width
-            self.head = nn.Linear(hidden, len(config.labels))
+            self.grid = _grid(config, generator)
+            own = self.inputs.width + (self.grid.width if self.grid is not None else 0)
+            read = sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
+            mix = Interaction if config.interaction == "dcn" else TokenMixer
+            self.interaction = mix(own + read, config.width, config.layers)
+            self.head = nn.Linear(self.interaction.width, len(config.labels))
+            query = 2 * max((sequence.width for sequence in config.sequences), default=0)
             if config.sequences:
-                self.compress = nn.Sequential(
-                    nn.Linear(self.inputs.width, config.width), nn.LayerNorm(config.width), nn.SiLU()
-                )
-            self.sequences = ByName({sequence.name: SequenceReader(config, sequence) for sequence in config.sequences})
+                self.compress = nn.Sequential(nn.Linear(own, query), nn.LayerNorm(query), nn.SiLU())
+            readers = {sequence.name: SequenceReader(config, sequence, query) for sequence in config.sequences}
+            self.sequences = ByName(readers)
 
     def forward(self, rows: RankingRows, read: Instances | None = None) -> Float32[Tensor, "n L"]:
         """Logits of the rows.
@@ -60,7 +57,7 @@ class RankerNetwork(nn.Module):
             read: the rows' inputs where they differ from `rows.instances`, as with dropped ids in training; what matches
                 a step is seen by the ids of `rows.instances` in any case.
         """
-        x = self.inputs(rows.instances if read is None else read)
+        x = self._own(rows.instances if read is None else read)
         parts = [x]
         if self.config.sequences:
             candidates = Candidates(self.compress(x), rows.offsets, rows.as_of, rows.instances.categorical)
@@ -73,8 +70,19 @@ class RankerNetwork(nn.Module):
         logits: Tensor = self.head(self.interaction(torch.cat(parts, 1)))
         return logits
 
+    def _own(self, instances: Instances) -> Float32[Tensor, "n own"]:
+        """A row's own inputs."""
+        x: Tensor = self.inputs(instances)
+        return x if self.grid is None else torch.cat([x, self.grid(self.inputs.numbers(instances))], 1)
+
     def grow(self, rows: dict[str, int]) -> Tensor:
         """As `InstanceCompressor.grow`."""
         origin = self.inputs.table.grow(rows)
         self.config = self.config.with_rows(self.inputs.table.rows)
         return origin
+
+
+def _grid(config: RankerConfig, generator: torch.Generator) -> NumberGrid | None:
+    numbers = (*config.numeric, *config.counts)
+    rates = [column for column, name in enumerate(numbers) if name in config.rates]
+    return NumberGrid(len(numbers), config.grid, rates, generator) if numbers and config.grid else None

@@ -78,6 +78,9 @@ class RankerConfig(InputsConfig):
         layers: crosses, or mixing blocks.
         sequences: each gives one more input of the interaction.
         step_rows: `{name: vocabulary rows}` of features that only steps have, not the rows.
+        grid: width of the embedding of each number (`NumberGrid`), beside its standardised value; 0: none.
+        rates: names among `numeric` and `counts` of numbers from 0 to 1, such as shares and means of labels.
+        averaged: whether scores come from the average of the weights over the last tenth of all steps, about.
     """
 
     ids: bool = True
@@ -85,6 +88,9 @@ class RankerConfig(InputsConfig):
     layers: int = 2
     sequences: tuple[SequenceConfig, ...] = ()
     step_rows: dict[str, int] = field(default_factory=dict)
+    grid: int = 8
+    rates: tuple[str, ...] = ()
+    averaged: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +98,10 @@ class RankerConfig(InputsConfig):
             raise ModelError(f"interaction: 'dcn' or 'mixer' expected, got {self.interaction!r}")
         if self.layers < 1:
             raise ModelError(f"layers must be at least 1, got {self.layers}")
+        if self.grid < 0:
+            raise ModelError(f"grid is the width of a number's embedding, 0 for none, got {self.grid}")
+        if unknown := [name for name in self.rates if name not in {*self.numeric, *self.counts}]:
+            raise ModelError(f"rates: {unknown} are neither numeric nor counts of this model")
         if not (self.categorical_inputs or self.multi or self.numeric or self.vectors or self.counts):
             raise ModelError("a ranker needs inputs of its rows: ids, a feature, or a count")
         if both := self.step_rows.keys() & {*self.categorical, *self.multi}:

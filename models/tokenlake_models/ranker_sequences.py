@@ -81,16 +81,21 @@ class SequenceReader(nn.Module):
     """Steps -> encoder -> target attention: one vector per candidate.
 
     With `hstu` the candidates themselves are the last values of their query's row, and see the steps but not each other.
+
+    Args:
+        config: of the ranker.
+        sequence: of this sequence.
+        query: width of the candidates' vectors.
     """
 
-    def __init__(self, config: RankerConfig, sequence: SequenceConfig) -> None:
+    def __init__(self, config: RankerConfig, sequence: SequenceConfig, query: int) -> None:
         super().__init__()
         self.sequence = sequence
         self.compared = compared(config, sequence)
         self.steps = Steps(config, sequence)
         width, heads, layers = sequence.width, sequence.heads, sequence.layers
         if sequence.model == "hstu":
-            self.candidate = nn.Linear(config.width, width)
+            self.candidate = nn.Linear(query, width)
             shape = HstuConfig(width, config.labels, width, layers, heads, sequence.length)
             self.layers = nn.ModuleList(HstuLayer(shape) for _ in range(layers))
             self.norm = nn.LayerNorm(width)
@@ -100,7 +105,7 @@ class SequenceReader(nn.Module):
             self.cross = SitLayer(width, heads)
         if sequence.model != "din":
             self.encoder = SIT(width, layers, heads)
-        self.attention = TargetAttention(config.width, width, heads, len(self.compared))
+        self.attention = TargetAttention(query, width, heads, len(self.compared))
 
     def forward(
         self, batch: SequenceBatch, candidates: Candidates, table: FusedTable

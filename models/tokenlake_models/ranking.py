@@ -60,12 +60,11 @@ class RankingRows:
         """Number of rows."""
         return len(self.instances)
 
-    def with_targets(self) -> tuple[RankingRows, Int64[Tensor, " m"]]:
-        """The rows with a known label, and their numbers among these rows; a query may keep none."""
+    def with_targets(self) -> RankingRows:
+        """The rows with a known label; a query may keep none."""
         known = self.instances.known.any(1)
-        index = known.nonzero()[:, 0]
         offsets = torch.cat([self.offsets.new_zeros(1), known.long().cumsum(0)])[self.offsets]
-        return dataclasses.replace(self, instances=self.instances.select(index), offsets=offsets), index
+        return dataclasses.replace(self, instances=self.instances.select(known.nonzero()[:, 0]), offsets=offsets)
 
 
 @runtime_checkable

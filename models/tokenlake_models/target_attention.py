@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from tokenlake_models.jagged import ranges
 
+#: Pairs of a candidate and a step in one product, about: they fit a core's cache.
+_PAIRS = 1 << 16
+
 
 class TargetAttention(nn.Module):
     """Softmax attention of each candidate to the steps of its query and to a learned null step.
@@ -66,7 +69,7 @@ class TargetAttention(nn.Module):
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Attention of `(heads, candidates, d)` to `(heads, steps, d)`, query by query; neither is padded.
+    """Attention of `(heads, candidates, d)` to `(heads, steps, d)`, query by query without padding.
 
     Returns the attention's output without the null step, and the null step's probability.
     """
@@ -88,7 +91,7 @@ class _BlockAttention(torch.autograd.Function):
         blocks = _blocks(q_offsets, offsets)
         saved = []
         for a, b, c, d in blocks:
-            agree = _agree(q_codes[:, a:b], k_codes[:, c:d])
+            agree = (q_codes[:, a:b].unsqueeze(2) == k_codes[:, c:d].unsqueeze(1)).to(q.dtype)
             scores = torch.baddbmm(_bias(match, agree), q[:, a:b], k[:, c:d].transpose(1, 2))
             p = torch.cat([null[:, a:b].unsqueeze(2), scores], 2).softmax(2)
             away[:, a:b], p = p[:, :, 0], p[:, :, 1:]
@@ -106,22 +109,22 @@ class _BlockAttention(torch.autograd.Function):
         delta = (g * out).sum(2) + g_away * away
         for (a, b, c, d), p, agree in zip(ctx.blocks, saved[::2], saved[1::2], strict=True):
             part = g[:, a:b]
-            dv[:, c:d] = p.transpose(1, 2) @ part
+            dv[:, c:d] += p.transpose(1, 2) @ part
             ds = (part @ v[:, c:d].transpose(1, 2)).sub_(delta[:, a:b].unsqueeze(2)).mul_(p)
             dq[:, a:b] = ds @ k[:, c:d]
-            dk[:, c:d] = ds.transpose(1, 2) @ q[:, a:b]
+            dk[:, c:d] += ds.transpose(1, 2) @ q[:, a:b]
             dmatch += ds.flatten(1) @ agree.flatten(1).T
         return dq, dk, dv, away * (g_away - delta), dmatch, None, None, None, None
 
 
 def _blocks(q_offsets: Tensor, offsets: Tensor) -> list[tuple[int, int, int, int]]:
-    """Begin and end of candidates and steps of every query that has both."""
-    pairs = zip(pairwise(q_offsets.tolist()), pairwise(offsets.tolist()), strict=True)
-    return [(a, b, c, d) for (a, b), (c, d) in pairs if b > a and d > c]
-
-
-def _agree(q_codes: Tensor, k_codes: Tensor) -> Tensor:
-    return (q_codes.unsqueeze(2) == k_codes.unsqueeze(1)).float()
+    """Begin and end of candidates and steps of every query that has both, a query of many pairs in parts."""
+    blocks = []
+    for (a, b), (c, d) in zip(pairwise(q_offsets.tolist()), pairwise(offsets.tolist()), strict=True):
+        if d > c:
+            size = max(1, _PAIRS // (d - c))
+            blocks += [(begin, min(b, begin + size), c, d) for begin in range(a, b, size)]
+    return blocks
 
 
 def _bias(match: Tensor, agree: Tensor) -> Tensor:

@@ -154,6 +154,7 @@ def test_categories_of_many_values_are_left_out(lake: Lake, monkeypatch: pytest.
     assert none.inputs.shape[1] == 1 + 4  # the price; a count, two of user_genre, one of user_tags
 
 
+@pytest.mark.slow
 def test_a_log_without_labels_is_scored_with_its_negatives(tmp_path: Path) -> None:
     config = UNLABELLED.replace("{scheme:", "{counts: all, scheme:") + "counts:\n  pair: {by: [user, genre]}\n"
     report = counts_report(made(tmp_path / "plays", plays(), config), resamples=5)

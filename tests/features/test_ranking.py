@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.features.tables import config_of, table_of
-from tests.fixtures.lakes import FIRST, day, make_events, make_lake
+from tests.fixtures.lakes import day, make_events, make_lake
 from tokenlake.config import Config, RankerSequence
 from tokenlake.features.activity import EventDay, EventLog
 from tokenlake.features.day_features import DayFeatureCache
@@ -70,12 +69,19 @@ def state(row: dict[str, Any], label: str, at: int) -> int:
 
 
 @settings(max_examples=150, deadline=None)
-@given(EVENTS, QUERIES, st.sampled_from(LENGTHS), st.sampled_from([(), ({"label": "bought"},), ({"feature": "kind", "is": "x"},)]))
+@given(
+    EVENTS,
+    QUERIES,
+    st.sampled_from(LENGTHS),
+    st.sampled_from([(), ({"label": "bought"},), ({"feature": "kind", "is": "x"},)]),
+)
 def test_steps_of_events_are_what_was_known_strictly_before(
     events: list[dict[str, Any]], queries: list[tuple[int, int]], length: int, only: tuple[dict[str, str], ...]
 ) -> None:
     rows = rows_of(events)
-    spec = RankerSequence.model_validate({"of": "events", "length": length, "only": only, "features": ["item_id", "kind"]})
+    spec = RankerSequence.model_validate(
+        {"of": "events", "length": length, "only": only, "features": ["item_id", "kind"]}
+    )
     log, vocabulary = log_of(rows), Vocabulary()
     vocabulary.grow("item_id", pa.array(range(4)))
     vocabulary.grow("kind", pa.array(["x", "y"]))
@@ -89,7 +95,9 @@ def test_steps_of_events_are_what_was_known_strictly_before(
         if only and "label" in only[0]:
             past = [row for row in past if state(row, "bought", now) == 2]
             # The newest by the instant from which each is known, then in order of time.
-            past.sort(key=lambda row: (max(row["bought_known_at"], row["timestamp"]), row["timestamp"], row["event_id"]))
+            past.sort(
+                key=lambda row: (max(row["bought_known_at"], row["timestamp"]), row["timestamp"], row["event_id"])
+            )
             past = past[-length:]
         elif only:
             past = [row for row in past if row["kind"] == "x"]
@@ -118,7 +126,12 @@ def test_steps_of_tokens_are_what_the_store_gives_but_on_days_of_the_bootstrap_c
     at = np.array([day_start(first) + hours * HOUR for hours in (2, 26, 54, 54)])
     steps = TokenSteps(store, 3, ("clicked", "other"), pa.array([7, 7, 7, 8]), at, [first])
     got = steps.batch(np.array([2, 1, 0, 3]))
-    assert got.offsets.diff().tolist() == [3, 3, 0, 0]  # the third is a query of the first day, whose tokens saw its labels
+    assert got.offsets.diff().tolist() == [
+        3,
+        3,
+        0,
+        0,
+    ]  # the third is a query of the first day, whose tokens saw its labels
     assert got.tokens is not None
     assert got.tokens[:, 0].tolist() == [1, 2, 2, 0, 0, 1]
     assert got.labels.tolist() == [[0, 0], [1, 0], [0, 0], [1, 0], [0, 0], [1, 0]]
@@ -167,7 +180,9 @@ def test_a_profile_is_the_last_event_strictly_before(
     rows = rows_of(events)
     log = log_of(rows)
     profiles = Profiles(log, "item")
-    found = profiles.rows_before(pa.array([item for item, _ in queries]), np.array([hour * HOUR for _, hour in queries]))
+    found = profiles.rows_before(
+        pa.array([item for item, _ in queries]), np.array([hour * HOUR for _, hour in queries])
+    )
     for (item, hour), row in zip(queries, found.tolist(), strict=True):
         past = [r["timestamp"] for r in rows if r["item_id"] == item and r["timestamp"] < hour * HOUR]
         if not past:
@@ -184,7 +199,9 @@ def test_the_counts_of_midnight_are_those_of_the_day_before(tmp_path: Path) -> N
     cache = lake.shared(DayFeatureCache)
     got = cache.read_as_of_midnight(day(2), lake.watermark())
     only_earlier = make_lake(tmp_path / "earlier")
-    only_earlier.ingest(events.filter(pa.compute.less(events["timestamp"], pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC")))))
+    only_earlier.ingest(
+        events.filter(pa.compute.less(events["timestamp"], pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC"))))
+    )
     began = pa.repeat(pa.scalar(day_start(day(2)), pa.timestamp("us", "UTC")), len(got.events))
     rows = got.events.set_column(got.events.column_names.index("timestamp"), "timestamp", began)
     expected = only_earlier.shared(DayFeatureCache).counts_of(rows, rows.slice(0, 0), day(2), only_earlier.watermark())

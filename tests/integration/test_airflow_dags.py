@@ -124,6 +124,7 @@ def test_feast_needs_no_embeddings_and_no_tokens(tmp_path_factory: pytest.TempPa
     assert dags["tokenlake_feast"]["waits_for"] == f"{ASSETS}events"
 
 
+@pytest.mark.slow
 def test_counts_that_are_served_have_a_task(parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Of a lake that serves none there is none: a skipped task would skip those after it."""
     block = "counts: {visits: {by: user}, pairs: {by: [user, item]}}\n"

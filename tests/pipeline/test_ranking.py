@@ -61,7 +61,16 @@ def plan_of(lake: Lake, name: str) -> Plan:
     last = day(SCORED) - ONE_DAY
     version = lake.config.model_version(name)
     return Plan(
-        version, day(SCORED), last.isoformat(), None, day(0), last, day(SCORED), day(SCORED), False, lake.watermark()
+        version,
+        day(SCORED),
+        last.isoformat(),
+        None,
+        day(0),
+        last,
+        day(SCORED),
+        day(SCORED),
+        bootstrap=False,
+        watermark=lake.watermark(),
     )
 
 
@@ -228,7 +237,7 @@ def test_late_labels_are_learned_once(tmp_path: Path) -> None:
     for number in range(8):
         plan = Plan(
             version, day(number) + ONE_DAY, day(number).isoformat(), parent, day(number), day(number),
-            day(number) + ONE_DAY, day(number) + ONE_DAY, False, lake.watermark(),
+            day(number) + ONE_DAY, day(number) + ONE_DAY, bootstrap=False, watermark=lake.watermark(),
         )  # fmt: skip
         total += int(train_ranker_checkpoint(lake, spec, plan)["targets"])
         parent = plan.checkpoint

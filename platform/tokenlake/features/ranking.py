@@ -21,7 +21,7 @@ from tokenlake.features.keys import Ints, factorize, flat
 from tokenlake.features.ranker_sequences import EventSteps, Steps, TokenSteps
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
-from tokenlake.times import DAY_US, Day, as_micros, day_of
+from tokenlake.times import DAY_US, Day, day_of
 from tokenlake_models.instances import Instances
 from tokenlake_models.ranker_config import RankerConfig, SequenceConfig
 from tokenlake_models.ranking import RankingRows

@@ -101,7 +101,9 @@ def _questions(lake: Project, users: Any, items: Any, at: Any) -> _Questions:
     things = converted(lake.config, ids, "item_id", flat_items)
     instants = as_micros(at, "at")
     if instants.shape not in ((), (len(people),)):
-        raise SchemaError(f"at: shape {instants.shape} given; expected one instant, or one for each of {len(people)} users")
+        raise SchemaError(
+            f"at: shape {instants.shape} given; expected one instant, or one for each of {len(people)} users"
+        )
     owner = np.repeat(np.arange(len(people)), np.diff(offsets))
     return _Questions(people.take(pa.array(owner)), things, np.broadcast_to(instants, len(people))[owner], offsets)
 
@@ -184,7 +186,9 @@ class _Candidates:
         return {name: column if each is None else column.take(each) for name, column in columns.items()}
 
 
-def _of_day(lake: Project, model: str, spec: Ranker, day: Day, candidates: _Candidates, index: Ints) -> NDArray[np.float32]:
+def _of_day(
+    lake: Project, model: str, spec: Ranker, day: Day, candidates: _Candidates, index: Ints
+) -> NDArray[np.float32]:
     """Probabilities of candidates of one day, by the checkpoint, the events and the counts that its prediction has."""
     version = lake.config.model_version(model)
     plan = lake.catalog.plan(version, day)
