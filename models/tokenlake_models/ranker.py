@@ -84,5 +84,7 @@ class RankerNetwork(nn.Module):
 
 def _grid(config: RankerConfig, generator: torch.Generator) -> NumberGrid | None:
     numbers = (*config.numeric, *config.counts)
-    rates = [column for column, name in enumerate(numbers) if name in config.rates]
-    return NumberGrid(len(numbers), config.grid, rates, generator) if numbers and config.grid else None
+    if not (numbers and config.grid):
+        return None
+    rates, logarithms = ([numbers.index(name) for name in names] for names in (config.rates, config.logarithms))
+    return NumberGrid(len(numbers), config.grid, rates, logarithms, generator)
