@@ -33,12 +33,12 @@ class RankerNetwork(nn.Module):
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
-        self.profiles = {sequence.name: MatchProfile(config, sequence) for sequence in config.sequences}
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, config.embedding, generator)
             self.grid = _grid(config, generator)
             own = self.inputs.width + (self.grid.width if self.grid is not None else 0)
+            self.profiles = ByName({sequence.name: MatchProfile(config, sequence) for sequence in config.sequences})
             read = sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
             mix = Interaction if config.interaction == "dcn" else TokenMixer
             self.interaction = mix(own + read, config.width, config.layers)

@@ -104,7 +104,7 @@ class RankerLearner:
         self,
         data: RankingData,
         *,
-        batch: int = 256,
+        batch: int = 128,
         passes: int = 1,
         seed: int = 0,
         shuffle: bool = True,
