@@ -27,6 +27,7 @@ from tokenlake.features import retention, versions
 from tokenlake.features.retention import kept, remove_outdated
 from tokenlake.pipeline import corrections, ranking
 from tokenlake.pipeline.models import MODEL_JOBS, predict, train_model
+from tokenlake.pipeline.parallel import backfill_parallel
 from tokenlake.times import DAY_US, as_micros, day_start
 from tokenlake_models import metrics
 
@@ -142,6 +143,18 @@ def test_days_one_by_one_are_the_backfill(tmp_path: Path) -> None:
             for i, plan in enumerate(plans := found[f"plans of {name}"]):
                 plans[i] = (plan.day, plan.checkpoint, plan.parent, plan.train_from, plan.train_to, plan.bootstrap)
     assert_same(single, chunked)
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_do_what_one_does(tmp_path: Path) -> None:
+    """Rankers begin when the tokens are there, ensembles when the rankers are done."""
+    events = make_events(days=4, per_day=20)
+    one, several = make_lake(tmp_path / "one", WITH_MODELS), make_lake(tmp_path / "several", WITH_MODELS)
+    for lake in (one, several):
+        lake.ingest(events)
+    one.backfill()
+    assert backfill_parallel(several).results
+    assert_same(lineage(several), lineage(one))
 
 
 def test_a_log_without_labels_is_predicted_with_sampled_negatives(tmp_path: Path) -> None:
