@@ -137,7 +137,16 @@ def train(lake: Lake, last: dt.date) -> None:
     """Train the ranker on the week before the last day."""
     version, day = lake.config.model_version("ranker"), dt.timedelta(days=1)
     plan = Plan(
-        version, last, (last - day).isoformat(), None, last - 7 * day, last - day, last, last, bootstrap=False, watermark=lake.watermark()
+        version,
+        last,
+        (last - day).isoformat(),
+        None,
+        last - 7 * day,
+        last - day,
+        last,
+        last,
+        bootstrap=False,
+        watermark=lake.watermark(),
     )
     train_ranker_checkpoint(lake, lake.config.rankers["ranker"], plan)
     lake.catalog.record_plan(plan)
