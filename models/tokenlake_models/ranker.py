@@ -27,18 +27,18 @@ class RankerNetwork(nn.Module):
     """
 
     config: RankerConfig
-    #: As `InstanceCompressor.lr_scales`.
-    lr_scales = (1.0, 50.0)
+    #: As `InstanceCompressor.lr_scales`; the best for Complete Journey's first eight weeks.
+    lr_scales = (1.0, 100.0)
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
-        self.profiles = {sequence.name: MatchProfile(config, sequence) for sequence in config.sequences}
         with torch.random.fork_rng(devices=[]):
             generator = torch.manual_seed(config.seed)
             self.inputs = Inputs(config, config.embedding, generator)
             self.grid = _grid(config, generator)
             own = self.inputs.width + (self.grid.width if self.grid is not None else 0)
+            self.profiles = ByName({sequence.name: MatchProfile(config, sequence) for sequence in config.sequences})
             read = sum(sequence.width + self.profiles[sequence.name].width for sequence in config.sequences)
             mix = Interaction if config.interaction == "dcn" else TokenMixer
             self.interaction = mix(own + read, config.width, config.layers)
@@ -84,5 +84,7 @@ class RankerNetwork(nn.Module):
 
 def _grid(config: RankerConfig, generator: torch.Generator) -> NumberGrid | None:
     numbers = (*config.numeric, *config.counts)
-    rates = [column for column, name in enumerate(numbers) if name in config.rates]
-    return NumberGrid(len(numbers), config.grid, rates, generator) if numbers and config.grid else None
+    if not (numbers and config.grid):
+        return None
+    rates, logarithms = ([numbers.index(name) for name in names] for names in (config.rates, config.logarithms))
+    return NumberGrid(len(numbers), config.grid, rates, logarithms, generator)

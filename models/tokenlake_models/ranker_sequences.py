@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from tokenlake_kernels import jagged_concat, jagged_split
 from tokenlake_models.attention import attention_layout
@@ -18,8 +19,8 @@ from tokenlake_models.ranking import SequenceBatch
 from tokenlake_models.sit import SIT, SitLayer
 from tokenlake_models.target_attention import TargetAttention, matching_pairs
 
-#: Buckets of the match profile, of a factor of four each: of ages from four minutes on, of positions from the last on.
-AGES = 10
+#: Learned weightings of ages for each feature and label state of a match profile.
+_WEIGHTS = 2
 #: Learned tokens of `longer`, and the share of the length that its last steps are.
 _GLOBALS, _LAST = 4, 4
 
@@ -169,43 +170,46 @@ class SequenceReader(nn.Module):
         return torch.as_tensor(self.norm(read))
 
 
-class MatchProfile:
-    """Logarithms of how many steps agree with the candidate, by feature, label state and age bucket.
+class MatchProfile(nn.Module):
+    """How much of the steps agrees with the candidate: by feature and label state, weighed by age.
 
-    The last block counts all steps in the same way. Without side information, positions from the end take the place of
-    label states and ages. Nothing is learned here.
+    `log1p(sum of w[bucket of the step's age])` over the steps with the candidate's value and this state of the label;
+    `w > 0` is learned, two of them for each feature and state, since a histogram itself would be many sparse inputs to
+    overfit. Without side information, positions from the end take the place of ages, and there are no states.
     """
 
     def __init__(self, config: RankerConfig, sequence: SequenceConfig) -> None:
+        super().__init__()
         self.sequence = sequence
         self.compared = compared(config, sequence)
-        self.cells = 3 * AGES * len(config.labels) if sequence.labels else AGES
-        self.width = (len(self.compared) + 1) * self.cells if self.compared else 0
+        self.labels = len(config.labels) if sequence.labels else 1
+        self.states = 3 * self.labels if sequence.labels else 1
+        self.width = len(self.compared) * self.states * _WEIGHTS
+        if self.compared:
+            self.weights = nn.Parameter(torch.randn(len(self.compared), self.states, BUCKETS, _WEIGHTS) * 0.1 - 2)
 
-    def __call__(self, batch: SequenceBatch, candidates: Candidates) -> Float32[Tensor, "n {self.width}"]:
+    def forward(self, batch: SequenceBatch, candidates: Candidates) -> Float32[Tensor, "n {self.width}"]:
         """One row of numbers per candidate."""
         n, queries, steps = len(candidates.queries), row_numbers(candidates.offsets), row_numbers(batch.offsets)
-        if not self.compared:
-            return torch.zeros(n, 0, device=queries.device)
-        cell = self._cells(batch, candidates.as_of)
+        state, bucket = self._states(batch), self._buckets(batch, candidates.as_of)
         parts = []
-        for name in self.compared:
-            pairs = matching_pairs(candidates.categorical[name], queries, batch.categorical[name], steps)
-            parts.append(self._counts(pairs[0], cell[pairs[1]], n))
-        parts.append(self._counts(steps, cell, len(candidates.as_of))[queries])
-        return torch.cat(parts, 1).log1p()
+        for feature, name in enumerate(self.compared):
+            rows, at = matching_pairs(candidates.categorical[name], queries, batch.categorical[name], steps)
+            weights = softplus(self.weights[feature]).flatten(0, 1)
+            read = weights[state[at] * BUCKETS + bucket[at].unsqueeze(1)]
+            cell = rows.unsqueeze(1) * self.states + state[at]
+            sums = read.new_zeros(n * self.states, _WEIGHTS).index_add(0, cell.flatten(), read.flatten(0, 1))
+            parts.append(sums.view(n, self.states * _WEIGHTS))
+        return torch.cat(parts, 1).log1p() if parts else torch.zeros(n, 0, device=queries.device)
 
-    def _cells(self, batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, "total _"]:
-        """The cells that each step counts in: one a label."""
+    def _states(self, batch: SequenceBatch) -> Int64[Tensor, "total labels"]:
+        """The state of each label, numbered over all labels."""
         if not self.sequence.labels:
-            return (half_octave(places_from_end(batch)) // 4).clamp(max=AGES - 1).unsqueeze(1)
-        age = (half_octave(_ages(batch, as_of)) // 4 - 3).clamp(0, AGES - 1)
-        label = 3 * torch.arange(batch.labels.shape[1], device=age.device)
-        return (label + batch.labels) * AGES + age.unsqueeze(1)
+            return torch.zeros(len(batch), 1, dtype=torch.int64, device=batch.offsets.device)
+        return batch.labels + 3 * torch.arange(self.labels, device=batch.labels.device)
 
-    def _counts(self, rows: Tensor, cells: Tensor, n: int) -> Float32[Tensor, "n cells"]:
-        index = (rows.unsqueeze(1) * self.cells + cells).flatten()
-        return torch.bincount(index, minlength=n * self.cells).view(n, self.cells).float()
+    def _buckets(self, batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
+        return half_octave(_ages(batch, as_of) if self.sequence.labels else places_from_end(batch))
 
 
 def compared(config: RankerConfig, sequence: SequenceConfig) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ tokens:
 """
 EMBEDDINGS = "embeddings: {buckets: 3}\n"
 MODELS = """
+events: {labels: {clicked: }}
 models:
   both: {ensemble: [history, counts]}
   history: {sequences: {s: {of: tokens}}}
@@ -38,7 +39,7 @@ import airflow.sdk
 for name in ("Asset", "CronPartitionTimetable", "ExceptionRetryPolicy", "PartitionedAssetTimetable", "TaskGroup", "dag", "task"):
     getattr(airflow.sdk, name)  # these are imported late, and are Airflow's own cost
 def waits_for(condition):
-    uris = [asset.uri for _, asset in condition.iter_assets()] if condition else []
+    uris = [asset.uri for asset in getattr(condition, "objects", [condition])] if condition else []
     return uris[0] if len(uris) == 1 else sorted(uris) or None
 start = time.perf_counter()
 bag = DagBag(sys.argv[1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import layer_norm, silu
+from torch.nn.functional import layer_norm, silu, softplus
 
 from tests.fixtures.ranking import Queries, random_queries, ranker_config, sequence
 from tokenlake_models.embeddings import NumberGrid
@@ -249,51 +249,42 @@ def test_matching_pairs_are_what_loops_say(seed):
     assert set(zip(rows.tolist(), steps.tolist(), strict=True)) == expected
 
 
-def age_bucket(seconds: int) -> int:
-    """0 under 4 minutes and 16 seconds, then a factor of 4 each."""
-    return min(max((int(math.log2(seconds + 1)) - 6) // 2, 0), 9)
-
-
 @settings(max_examples=15)
 @given(seed=st.integers(0, 1000), labels=st.booleans())
 def test_a_match_profile_is_what_loops_say(seed, labels):
     of = sequence(labels=labels)
     data: Queries = random_queries(12, seed=seed, sequences=(of,))
     rows = data.everything()
-    profile = MatchProfile(ranker_config(of), of)
+    profile = shaken(MatchProfile(ranker_config(of), of))
     candidates = Candidates(torch.zeros(12, 1), rows.offsets, rows.as_of, rows.instances.categorical)
     fast = profile(rows.sequences[of.name], candidates)
-    batch, cells = rows.sequences[of.name], 60 if labels else 10
-    expected = torch.zeros(12, 3 * cells)
+    batch, states = rows.sequences[of.name], 6 if labels else 1
+    expected = torch.zeros(12, 2, states, 2)
+    weights = softplus(profile.weights.detach())
     for query, (a, b) in enumerate(itertools.pairwise(rows.offsets.tolist())):
         begin, end = batch.offsets[query : query + 2].tolist()
         for row, step in itertools.product(range(a, b), range(begin, end)):
-            agree = [
-                0 != int(batch.categorical[f][step]) == int(rows.instances.categorical[f][row])
-                for f in ("item_id", "store")
-            ]
-            age = age_bucket(int(rows.as_of[query] - batch.timestamps[step]) // 1_000_000)
-            states = enumerate(batch.labels[step].tolist())
-            cell = [30 * label + 10 * state + age for label, state in states] if labels else [
-                int(math.log2(end - step)) // 2
-            ]  # fmt: skip
-            for block in [i for i, yes in enumerate([*agree, True]) if yes]:
-                for one in cell:
-                    expected[row, cells * block + one] += 1
-    torch.testing.assert_close(fast, expected.log1p())
+            age = int(rows.as_of[query] - batch.timestamps[step]) // 1_000_000
+            bucket = half_octave(age if labels else end - 1 - step)
+            for feature, name in enumerate(("item_id", "store")):
+                if 0 != int(batch.categorical[name][step]) == int(rows.instances.categorical[name][row]):
+                    for label, state in enumerate(batch.labels[step].tolist() if labels else [0]):
+                        expected[row, feature, 3 * label + state] += weights[feature, 3 * label + state, bucket]
+    torch.testing.assert_close(fast, expected.log1p().flatten(1))
 
 
 def test_a_grid_is_what_loops_say():
-    grid = NumberGrid(2, 3, [1], torch.Generator().manual_seed(0))
+    grid = NumberGrid(3, 3, [1], [2], torch.Generator().manual_seed(0))
     x = torch.tensor([[0.0, 0.0], [5.0, 0.3], [-7.5, 1.0], [1e12, 0.5], [torch.nan, torch.nan], [-1e12, 0.999]])
+    x = torch.cat([x, torch.tensor([[0.0], [2.3], [-7.5], [99.0], [torch.nan], [17.9]])], 1)
     fast = grid(x)
-    for row, column in itertools.product(range(6), range(2)):
+    for row, column in itertools.product(range(6), range(3)):
         value, rows = float(x[row, column]), grid.weight[74 * column : 74 * column + 74]
         if math.isnan(value):
             expected = rows[73]
         else:
             p = min(max(value, 1e-4), 1 - 1e-4)
-            scaled = math.log(p / (1 - p)) if column else math.copysign(math.log1p(abs(value)), value)
+            scaled = (math.copysign(math.log1p(abs(value)), value), math.log(p / (1 - p)), value)[column]
             place = min(max(2 * scaled + 36, 0), 72)
             low = min(int(place), 71)
             expected = rows[low] * (low + 1 - place) + rows[low + 1] * (place - low)

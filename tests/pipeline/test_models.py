@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import tokenlake
 from tests.fixtures.kills import ended
 from tests.fixtures.lakes import UNLABELLED, day, make_events, make_lake, of_day, plays
-from tests.fixtures.models import NAMES, WITH_MODELS, assert_same, lineage, predicted
+from tests.fixtures.models import ALONE, NAMES, WITH_MODELS, assert_same, lineage, predicted
 from tokenlake._lake import Lake
 from tokenlake.catalog import CheckpointRecord
 from tokenlake.cli import app
@@ -27,6 +27,7 @@ from tokenlake.features import retention, versions
 from tokenlake.features.retention import kept, remove_outdated
 from tokenlake.pipeline import corrections, ranking
 from tokenlake.pipeline.models import MODEL_JOBS, predict, train_model
+from tokenlake.pipeline.parallel import backfill_parallel
 from tokenlake.times import DAY_US, as_micros, day_start
 from tokenlake_models import metrics
 
@@ -144,6 +145,18 @@ def test_days_one_by_one_are_the_backfill(tmp_path: Path) -> None:
     assert_same(single, chunked)
 
 
+@pytest.mark.slow
+def test_processes_side_by_side_do_what_one_does(tmp_path: Path) -> None:
+    """Rankers begin when the tokens are there, ensembles when the rankers are done."""
+    events = make_events(days=4, per_day=20)
+    one, several = make_lake(tmp_path / "one", WITH_MODELS), make_lake(tmp_path / "several", WITH_MODELS)
+    for lake in (one, several):
+        lake.ingest(events)
+    one.backfill()
+    assert backfill_parallel(several).results
+    assert_same(lineage(several), lineage(one))
+
+
 def test_a_log_without_labels_is_predicted_with_sampled_negatives(tmp_path: Path) -> None:
     config = UNLABELLED + "models: {a: {width: 8, embedding: 4, layers: 1, batch: 32, calibration: platt}}\n"
     lake = make_lake(tmp_path, config)
@@ -255,10 +268,9 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_older_checkpoints_are_deleted_after_a_training(two: None, tmp_path: Path) -> None:
-    lake = make_lake(tmp_path, WITH_MODELS)
+    lake = make_lake(tmp_path, ALONE)
     events = make_events(days=9, per_day=20)
     lake.ingest(pa.concat_tables([of_day(events, i) for i in range(9) if i != 4]))
-    lake.backfill(version="iat")
     lake.backfill(version="net")
     version = version_of(lake, "net")
     assert [r.checkpoint for r in lake.catalog.checkpoints(version)] == [day(i).isoformat() for i in (2, 4, 5, 6, 7)]
@@ -268,12 +280,12 @@ def test_older_checkpoints_are_deleted_after_a_training(two: None, tmp_path: Pat
     (reason,) = {job(lake, day(3), version).summary["reason"] for job in MODEL_JOBS}
     assert str(reason).startswith(f"checkpoint {day(2)} of {version}, by which {day(3)} was predicted, is not kept")
     lake.ingest(of_day(make_events(days=8, seed=5), 3).slice(0, 6))
-    lake.backfill()
+    lake.backfill(version="net")
     assert not lake.catalog.restatements(version)
     assert predicted(lake, version).equals(before)
     # A day that came late takes one that is kept, and says so if that has seen later days.
     lake.ingest(of_day(events, 4))
-    lake.backfill()
+    lake.backfill(version="net")
     plan = lake.catalog.plan(version, day(4))
     assert plan is not None
     assert (plan.checkpoint, plan.bootstrap) == (day(6).isoformat(), True)

@@ -36,6 +36,19 @@ def read_by(config: Config, reader: Encoder | Ranker) -> NDArray[np.int64]:
     return np.array([built_in + i for i, column in enumerate(there) if column.name in wanted], np.int64)
 
 
+def logarithms(config: Config) -> set[str]:
+    """Names in `input_names` of the columns that are logarithms: all but means and numeric values."""
+    built_in = {name for name in count_names(config) if not name.endswith("_mean")}
+    return built_in | {column.name for column in _columns(declared(config)) if column.aggregate in _LOGARITHMIC}
+
+
+def rates(config: Config) -> set[str]:
+    """Names in `input_names` of the columns that are shares from 0 to 1: means of labels."""
+    built_in = {name for name in count_names(config) if name.endswith("_mean")}
+    of_labels = {name: count for name, count in declared(config).items() if count.of.label is not None}
+    return built_in | {column.name for column in _columns(of_labels) if column.aggregate == "mean"}
+
+
 def as_inputs(columns: Sequence[CountColumn], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
     """Declared aggregations as inputs: counts and seconds as log1p, means and numeric values as they are.
 

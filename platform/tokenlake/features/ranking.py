@@ -15,6 +15,7 @@ import torch
 
 from tokenlake.config import Ranker, RankerSequence
 from tokenlake.features.activity import EventDayCache, EventLog, Instants, take_ranges
+from tokenlake.features.count_inputs import logarithms, rates
 from tokenlake.features.day_features import DayFeatures
 from tokenlake.features.instances import Featurizer, Targets
 from tokenlake.features.keys import Ints, factorize, flat
@@ -45,9 +46,12 @@ class RankerFeaturizer:
 
     def ranker_config(self, vocabulary: Vocabulary) -> RankerConfig:
         """Shape of a ranker that reads these inputs."""
-        spec = self._spec
+        spec, shape = self._spec, self._featurizer.shape(vocabulary)
+        counts = shape["counts"]
         return RankerConfig(
-            **self._featurizer.shape(vocabulary),
+            **shape,
+            rates=tuple(name for name in counts if name in rates(self._lake.config)),
+            logarithms=tuple(name for name in counts if name in logarithms(self._lake.config)),
             ids=spec.ids,
             interaction=spec.interaction,
             embedding=spec.embedding,

@@ -66,9 +66,7 @@ def _of_ranker(lake: Project, ranker: Ranker, plan: Plan) -> pa.Table:
 def _of_ensemble(lake: Project, ensemble: Ensemble, plan: Plan) -> pa.Table:
     """Of the events that every member has predicted."""
     fit, name = fit_of_day(lake, ensemble, plan), raw_name(name_of(plan.version), ensemble)
-    return pa.concat_tables(
-        [_mixed(lake, ensemble, fit, label, name, plan) for label in _labels(lake, ensemble)]
-    ).combine_chunks()
+    return pa.concat_tables([_mixed(lake, ensemble, fit, label, name, plan) for label in _labels(lake, ensemble)])
 
 
 def _mixed(lake: Project, ensemble: Ensemble, fit: Fit, label: str, name: str, plan: Plan) -> pa.Table:
