@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from airflow.sdk import PartitionedAssetTimetable, TaskGroup, dag, task
 
-from tokenlake.scheduling.tasks import FOLLOWING, WAITING, asset, lake_config, run_job, wait_for_earlier_days
+from tokenlake.scheduling.tasks import (
+    FOLLOWING,
+    WAITING,
+    asset,
+    lake_config,
+    run_job,
+    tokens_asset,
+    wait_for_earlier_days,
+)
 
 CONFIG = lake_config()
 SERVING = CONFIG.tokens.serving_name
@@ -22,9 +30,8 @@ def tokenlake_instance_tokens() -> None:
 
 def _chain(encoder: str) -> None:
     # Whoever only needs tokens waits for `instance_tokens`; another encoder's are an asset of their own.
-    serving = encoder == SERVING
-    tokens = asset(CONFIG, "instance_tokens") if serving else asset(CONFIG, "instance_tokens", encoder)
-    weight = 10 if serving else 1
+    tokens = tokens_asset(CONFIG, encoder)
+    weight = 10 if encoder == SERVING else 1
 
     @task(priority_weight=weight, **WAITING)
     async def earlier_days() -> object:

@@ -8,7 +8,7 @@ import pytest
 
 from tokenlake import cli
 from tokenlake.errors import ConfigError, TokenlakeError, TrainingError
-from tokenlake.pipeline import jobs
+from tokenlake.pipeline.job import translated_errors
 from tokenlake_kernels.errors import KernelError, ShapeError
 from tokenlake_models.errors import InstancesError, ModelError
 
@@ -50,7 +50,7 @@ def test_faults_of_ours_keep_their_traceback(error: Exception, monkeypatch: pyte
 @pytest.mark.parametrize("error", [InstancesError("rows 9, but the model has 4"), ShapeError("q has shape (2, 16)")])
 def test_a_job_says_in_our_words_what_models_and_kernels_refuse(error: ModelError | KernelError) -> None:
     """Terminal: a scheduler that tried again would meet the same."""
-    with pytest.raises(TrainingError, match=re.escape(str(error))) as caught, jobs.translated_errors():
+    with pytest.raises(TrainingError, match=re.escape(str(error))) as caught, translated_errors():
         raise error
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, TokenlakeError)

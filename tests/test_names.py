@@ -150,6 +150,7 @@ def test_any_name_works_or_is_refused_at_once(columns: dict[str, str]) -> None:
         assert lake.sql("select count(value) from labels").fetchall() == [(12 * labels,)]
 
 
+@pytest.mark.slow
 def test_our_own_sql_stays_right_beside_columns_called_as_its_words(tmp_path: Path) -> None:
     """Every saved query gives what it gives in a lake with plain names."""
     answers = []

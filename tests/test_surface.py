@@ -105,7 +105,6 @@ MODELS = {
     "embeddings",
     "errors",
     "hstu",
-    "hstu_training",
     "iat",
     "inputs",
     "instances",

@@ -137,26 +137,31 @@ class NumberGrid(nn.Module):
     """Numeric inputs as embeddings: each number is interpolated between the learned rows of the two knots around it.
 
     Knots stand every half from -18 to 18 on the scale of `sign(x) log(1 + |x|)`, of counts, durations in seconds and
-    other numbers, or of `log(x / (1 - x))`, of rates. They are fixed, so nothing is fitted or drifts; numbers beyond
+    other numbers, of such logarithms themselves, or of `log(x / (1 - x))`, of rates. They are fixed, so nothing is fitted or drifts; numbers beyond
     them are as the last. A missing number has a row of its own.
 
     Args:
         columns: numbers a row.
         width: of a number's embedding.
         rates: columns that hold rates, from 0 to 1.
+        logarithms: columns that hold logarithms already.
         generator: of the initial embeddings.
     """
 
     weight: nn.Parameter
     _rates: Bool[Tensor, " columns"]
+    _logarithms: Bool[Tensor, " columns"]
 
-    def __init__(self, columns: int, width: int, rates: Sequence[int], generator: torch.Generator) -> None:
+    def __init__(
+        self, columns: int, width: int, rates: Sequence[int], logarithms: Sequence[int], generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.columns, self.width = columns, columns * width
         self.weight = nn.Parameter(torch.randn(columns * (_KNOTS + 1), width, generator=generator) * 0.05)
-        is_rate = torch.zeros(columns, dtype=torch.bool)
-        is_rate[list(rates)] = True
-        self.register_buffer("_rates", is_rate, persistent=False)
+        for name, chosen in (("_rates", rates), ("_logarithms", logarithms)):
+            holds = torch.zeros(columns, dtype=torch.bool)
+            holds[list(chosen)] = True
+            self.register_buffer(name, holds, persistent=False)
 
     def forward(self, x: Float32[Tensor, "n {self.columns}"]) -> Float32[Tensor, "n {self.width}"]:
         """The embeddings of a row's numbers, concatenated."""
@@ -169,7 +174,8 @@ class NumberGrid(nn.Module):
         return torch.lerp(below, above, (place - low).unsqueeze(2)).flatten(1)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return torch.where(self._rates, x.logit(eps=1e-4), x.sign() * x.abs().log1p())
+        logarithm = torch.where(self._logarithms, x, x.sign() * x.abs().log1p())
+        return torch.where(self._rates, x.logit(eps=1e-4), logarithm)
 
 
 def _with_logarithm(x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A metric is None where it is undefined: no rows, or a single class where both are needed.
 
-Inputs are `(n,)` labels (0 or 1), scores (probabilities, or any scores for metrics of the order), and user ids.
+Inputs are `(n,)` labels (0 or 1), scores (probabilities, or any scores for metrics of the order), and user ids. Scores of
+k models, `(k, n)`, such as those of several seeds, give the mean of the k metrics.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def user_bootstrap(
     Args:
         metric: name of the metric.
         labels: `(n,)`.
-        scores: `(n,)`.
+        scores: `(n,)` or `(k, n)`.
         users: `(n,)` integers or strings.
         resamples: number of draws; draws without a value are left out.
         level: share of the draws inside the interval.
@@ -87,8 +88,8 @@ def user_bootstrap(
     Returns:
         The interval; None where the metric is None.
     """
-    y, p, codes = _checked(labels, scores, users)
-    return _interval(_METRICS[metric](y, p, codes), _count(codes), resamples, level, seed)
+    value, drawn = _resampled(metric, labels, scores, users)
+    return _interval(value, drawn, resamples, level, seed)
 
 
 def user_bootstrap_difference(
@@ -107,8 +108,8 @@ def user_bootstrap_difference(
     Args:
         metric: name of the metric.
         labels: `(n,)`.
-        scores: `(n,)`.
-        against: `(n,)`.
+        scores: `(n,)` or `(k, n)`.
+        against: `(n,)` or `(k, n)`.
         users: `(n,)` integers or strings.
         resamples: number of draws; draws without a value are left out.
         level: share of the draws inside the interval.
@@ -117,19 +118,33 @@ def user_bootstrap_difference(
     Returns:
         The interval; None where the metric is None.
     """
-    y, p, codes = _checked(labels, scores, users)
-    one, other = _METRICS[metric](y, p, codes), _METRICS[metric](y, _checked(labels, against, users)[1], codes)
+    (one, drawn), (other, _) = (_resampled(metric, labels, of, users) for of in (scores, against))
 
     def difference(weights: NDArray[np.float64]) -> float | None:
         mine, theirs = one(weights), other(weights)
         return None if mine is None or theirs is None else mine - theirs
 
-    return _interval(difference, _count(codes), resamples, level, seed)
+    return _interval(difference, drawn, resamples, level, seed)
 
 
 def _whole(metric: MetricName, labels: Array, scores: Array, users: Array | None = None) -> float | None:
-    y, p, codes = _checked(labels, scores, np.zeros(len(labels), np.int64) if users is None else users)
-    return _METRICS[metric](y, p, codes)(np.ones(_count(codes)))
+    of_all, drawn = _resampled(metric, labels, scores, np.zeros(len(labels), np.int64) if users is None else users)
+    return of_all(np.ones(drawn))
+
+
+def _resampled(metric: MetricName, labels: Array, scores: Array, users: Array) -> tuple[_Resampled, int]:
+    """The metric of a sample of users, and how many users there are; the mean over models, where scores are of several."""
+    checked = [_checked(labels, of_one, users) for of_one in np.atleast_2d(scores)]
+    if not checked:
+        raise ModelError("scores of no model; those of one at least are needed")
+    models = [_METRICS[metric](*arrays) for arrays in checked]
+
+    def mean(weights: NDArray[np.float64]) -> float | None:
+        values = [of_one(weights) for of_one in models]
+        there = [value for value in values if value is not None]
+        return sum(there) / len(there) if len(there) == len(values) else None
+
+    return mean, _count(checked[0][2])
 
 
 def _interval(metric: _Resampled, users: int, resamples: int, level: float, seed: int) -> Interval | None:

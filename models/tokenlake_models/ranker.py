@@ -27,8 +27,8 @@ class RankerNetwork(nn.Module):
     """
 
     config: RankerConfig
-    #: As `InstanceCompressor.lr_scales`.
-    lr_scales = (1.0, 50.0)
+    #: As `InstanceCompressor.lr_scales`; the best for Complete Journey's first eight weeks.
+    lr_scales = (1.0, 100.0)
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
@@ -84,5 +84,7 @@ class RankerNetwork(nn.Module):
 
 def _grid(config: RankerConfig, generator: torch.Generator) -> NumberGrid | None:
     numbers = (*config.numeric, *config.counts)
-    rates = [column for column, name in enumerate(numbers) if name in config.rates]
-    return NumberGrid(len(numbers), config.grid, rates, generator) if numbers and config.grid else None
+    if not (numbers and config.grid):
+        return None
+    rates, logarithms = ([numbers.index(name) for name in names] for names in (config.rates, config.logarithms))
+    return NumberGrid(len(numbers), config.grid, rates, logarithms, generator)

@@ -80,6 +80,7 @@ class RankerConfig(InputsConfig):
         step_rows: `{name: vocabulary rows}` of features that only steps have, not the rows.
         grid: width of the embedding of each number (`NumberGrid`), beside its standardised value; 0: none.
         rates: names among `numeric` and `counts` of numbers from 0 to 1, such as shares and means of labels.
+        logarithms: names among `numeric` and `counts` of numbers that are logarithms already, such as log1p of a count.
         averaged: whether scores come from the average of the weights over the last tenth of all steps, about.
     """
 
@@ -90,6 +91,7 @@ class RankerConfig(InputsConfig):
     step_rows: dict[str, int] = field(default_factory=dict)
     grid: int = 8
     rates: tuple[str, ...] = ()
+    logarithms: tuple[str, ...] = ()
     averaged: bool = True
 
     def __post_init__(self) -> None:
@@ -100,8 +102,9 @@ class RankerConfig(InputsConfig):
             raise ModelError(f"layers must be at least 1, got {self.layers}")
         if self.grid < 0:
             raise ModelError(f"grid is the width of a number's embedding, 0 for none, got {self.grid}")
-        if unknown := [name for name in self.rates if name not in {*self.numeric, *self.counts}]:
-            raise ModelError(f"rates: {unknown} are neither numeric nor counts of this model")
+        for kind, given in (("rates", self.rates), ("logarithms", self.logarithms)):
+            if unknown := [name for name in given if name not in {*self.numeric, *self.counts}]:
+                raise ModelError(f"{kind}: {unknown} are neither numeric nor counts of this model")
         if not (self.categorical_inputs or self.multi or self.numeric or self.vectors or self.counts):
             raise ModelError("a ranker needs inputs of its rows: ids, a feature, or a count")
         if both := self.step_rows.keys() & {*self.categorical, *self.multi}:

@@ -97,7 +97,7 @@ class SequenceReader(nn.Module):
         width, heads, layers = sequence.width, sequence.heads, sequence.layers
         if sequence.model == "hstu":
             self.candidate = nn.Linear(query, width)
-            shape = HstuConfig(width, config.labels, width, layers, heads, sequence.length)
+            shape = HstuConfig(width, heads, sequence.length)
             self.layers = nn.ModuleList(HstuLayer(shape) for _ in range(layers))
             self.norm = nn.LayerNorm(width)
             return

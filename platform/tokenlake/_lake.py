@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokenlake.pipeline.backfill import Indexed, Report
+    from tokenlake.pipeline.realtime_ranking import RankerScores
     from tokenlake.retrieval.candidates import Candidates
     from tokenlake.retrieval.graph import Graph
     from tokenlake.retrieval.index import Index
@@ -42,7 +43,7 @@ class Lake(Project):
     # The daily jobs.
 
     def run(self, day: DayLike) -> Report:
-        """Run all daily jobs of one day, for every encoder; the DAGs call the same functions.
+        """Run all daily jobs of one day, for every encoder and model; the DAGs call the same functions.
 
         Running a day again changes nothing.
 
@@ -72,14 +73,15 @@ class Lake(Project):
         Args:
             first: defaults to the first day with events.
             last: defaults to the last day with events.
-            version: one encoder or version; defaults to every encoder of the config.
+            version: one encoder, model or version; defaults to everything in the config.
             index: which days' user embeddings get their indexes and graph: the "last" day's, or "all" days'.
 
         Returns:
             What each job did; days that were done already are left out.
 
         Raises:
-            NotFoundError: no such version or encoder.
+            NotFoundError: no such version, encoder or model.
+            OrderError: a model's turn has not come: what it reads is not there yet.
             ConfigError: another `index`.
         """
         from tokenlake.pipeline.backfill import backfill
@@ -123,6 +125,31 @@ class Lake(Project):
         from tokenlake.features.aggregations.asked import counts
 
         return counts(self, rows, at, names)
+
+    def rank(self, model: str, users: Any, items: Any, *, at: Any, context: Any = None) -> RankerScores:
+        """Score candidates by a model of `models:` (docs/models.md): equal to what the daily job predicts for such events.
+
+        Item and user features and counts are those known as of `at`; events and tokens are read strictly before it.
+
+        Args:
+            model: name of the model.
+            users: one user, or q of them.
+            items: the candidates: for one user a list of items, for q users a list of items each, or what
+                `lake.candidates` gives; q items for q users are one candidate each.
+            at: one instant, or one for each user.
+            context: features of the events to come, such as where an item is shown: columns with a row for each user, or
+                for each candidate. What stands there goes before what the lake knows of an item or user.
+
+        Returns:
+            Probabilities `values` (n, L), float32, in the order of the candidates, with `labels` and `offsets` (q + 1,).
+
+        Raises:
+            NotFoundError: no such model, or no checkpoint is kept of that day.
+            SchemaError: arguments that do not fit; the message tells what was given and expected.
+        """
+        from tokenlake.pipeline.realtime_ranking import rank
+
+        return rank(self, model, users, items, at, context)
 
     def drop(self, version: str) -> None:
         """Remove a version for good: its token store with its streams in Redis, checkpoints, table rows, and runs.

@@ -21,7 +21,7 @@ COMMANDS = {
     "counts": "Print declared counts of rows, or explain them.",
     "datasets": "Fetch public data sets as event logs.",
     "demo": "Run the whole daily path on real data.",
-    "drop": "Remove an encoder version for good.",
+    "drop": "Remove a version of an encoder or model for good.",
     "evaluate": "Print metrics of encoders and candidates, with baselines.",
     "fetch": "Print a user's last tokens before a time.",
     "index": "Build indexes and graphs of days with embeddings.",
@@ -35,8 +35,9 @@ COMMANDS = {
     "sql": "Query a lake in SQL, read-only.",
     "status": "Show days, freshness, versions and last errors.",
     "tails": "Show the streams of token stores in a Redis.",
+    "train": "Train rankers and ensembles, and predict each day.",
     "verify": "Check every checksum, order and count on disk.",
-    "versions": "Show encoder versions, and which one is serving.",
+    "versions": "Show versions of encoders and models, and which one is serving.",
 }
 
 

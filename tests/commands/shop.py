@@ -27,6 +27,8 @@ tokens:
     iat: {scheme: user-order, dim: 4, width: 8, embedding: 4, history: 8, sit_heads: 2, batch: 64}
     plain: {scheme: temporal-order, dim: 4, width: 8, embedding: 4, batch: 64}
 embeddings: {dim: 4, width: 8, queries: 2, history: 6, batch: 32}
+models:
+  ranker: {width: 8, embedding: 4, layers: 1, batch: 32}
 retrieval: {neighbors: 3, window: 3d, half_life: 2d, edge_days: 2}
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from tests.fixtures.lakes import CONFIG, FIRST, UNLABELLED, day, make_events, ma
 from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import ConfigError, NotFoundError
-from tokenlake.evaluation import peers
+from tokenlake.evaluation import boosting, peers
 from tokenlake.evaluation.controls import controls_of, run_control
 from tokenlake.evaluation.counts import CountsReport, counts_report
-from tokenlake.evaluation.peers import peers_of, run_peer
+from tokenlake.evaluation.peers import peers_of, run_peer, searches_of
 from tokenlake.evaluation.tokens import token_report
+from tokenlake_models.metrics import log_loss
 
 COUNTS = """
 counts:
@@ -49,11 +51,18 @@ def report(lake: Lake) -> CountsReport:
     return counts_report(lake, resamples=20)
 
 
-@pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small logs: trained anew after two days, on leaves of a few rows."""
-    monkeypatch.setattr(peers, "RETRAINED_AFTER", 2)
-    monkeypatch.setitem(peers._SETTINGS, "min_data_in_leaf", 5)
+#: Small logs: leaves of a few rows, and a configuration that learns nothing.
+SMALL = {"num_leaves": 7, "learning_rate": 0.1, "rounds": 20, "min_data_in_leaf": 5}
+IDLE = {"num_leaves": 2, "learning_rate": 1e-9, "rounds": 1, "min_data_in_leaf": 5}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few() -> Iterator[None]:
+    """A search of two configurations, and trainings every two days."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers, "CONFIGURATIONS", (IDLE, SMALL))
+        patch.setattr(peers, "RETRAINED_AFTER", 2)
+        yield
 
 
 def of_peer(lake: Lake, version: str) -> pa.Table:
@@ -93,13 +102,13 @@ def test_a_difference_is_that_of_the_scores(report: CountsReport) -> None:
 
 
 def test_a_second_report_trains_nothing(lake: Lake, report: CountsReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers.lightgbm, "train", None)
+    monkeypatch.setattr(boosting.lightgbm, "train", None)
     assert counts_report(lake, resamples=20) == report
 
 
-@pytest.mark.usefixtures("often")
-def test_deleting_the_future_changes_no_prediction_of_lightgbm(tmp_path: Path) -> None:
+def test_deleting_the_future_changes_no_prediction_of_lightgbm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of days up to a period's start: neither later events nor labels that become known later are in its model."""
+    monkeypatch.setattr(peers, "_searched", lambda *_: [SMALL, SMALL])
     events = make_events(per_day=150)
     whole = made(tmp_path / "whole", events)
     end = pa.scalar(dt.datetime.combine(day(6), dt.time(), dt.UTC), pa.timestamp("us", "UTC"))
@@ -124,15 +133,15 @@ def test_deleting_the_future_changes_no_prediction_of_lightgbm(tmp_path: Path) -
         assert ours["value"].equals(theirs["value"])
 
 
-@pytest.mark.usefixtures("often")
 def test_each_period_is_scored_by_a_model_of_the_labels_known_before_it(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    train = peers.lightgbm.train
+    train = boosting.lightgbm.train
     monkeypatch.setattr(
-        peers.lightgbm, "train", lambda s, data, r: seen.append(len(data.get_label())) or train(s, data, r)
+        boosting.lightgbm, "train", lambda s, data, r: seen.append(len(data.get_label())) or train(s, data, r)
     )
+    monkeypatch.setattr(peers, "_searched", lambda *_: [SMALL, SMALL])
     run_peer(lake, peers_of(lake.config.tokens.encoders["iat"])[1], lake.catalog.plans(lake.resolve()))
     expected = []
     events = lake.events.read(between=(FIRST, day(7)))
@@ -144,16 +153,48 @@ def test_each_period_is_scored_by_a_model_of_the_labels_known_before_it(
     assert seen == expected
 
 
+def test_the_configuration_is_the_best_of_the_first_weeks(lake: Lake, report: CountsReport) -> None:
+    """Of each label, by the losses that the catalog has; the losses are those of its predictions on those days."""
+    assert {(s.peer, s.label) for s in report.searched} == {
+        (f"LightGBM with {counts} counts", label)
+        for counts in ("built-in", "declared")
+        for label in ("clicked", "bought")
+    }
+    peer = peers_of(lake.config.tokens.encoders["iat"])[1]
+    for search in report.searched:
+        assert (search.first, search.last) == (day(3), day(7))
+        assert len(search.log_loss) == 2
+    search = next(s for s in report.searched if (s.peer, s.label) == (peer.name, "clicked"))
+    assert search.log_loss[search.chosen] == min(search.log_loss.values())
+    rows = of_peer(lake, peer.version(lake)).filter(pc.field("label") == "clicked")
+    assert search.log_loss[search.chosen] == pytest.approx(
+        log_loss(rows["target"].to_numpy(), rows["value"].to_numpy()), rel=1e-4
+    )
+
+
+def test_the_search_looks_at_the_first_days_only(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "SEARCHED_DAYS", 3)
+    peer = peers_of(lake.config.tokens.encoders["iat"])[0]
+    run_peer(lake, peer, lake.catalog.plans(lake.resolve()))
+    (one, other) = searches_of(lake, peer)
+    assert (one.first, one.last) == (other.first, other.last) == (day(3), day(6))
+
+
+def test_at_least_twenty_configurations_are_searched() -> None:
+    assert len({json.dumps(settings) for settings in boosting.CONFIGURATIONS}) >= 20
+
+
 def test_categories_of_many_values_are_left_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, plans = lake.config.tokens.encoders["iat"], lake.catalog.plans(lake.resolve())
-    few = peers._Rows.of(lake, encoder, plans)
-    monkeypatch.setattr(peers, "_CATEGORIES", 3)
-    none = peers._Rows.of(lake, encoder, plans)
+    few = boosting.BoostingRows.of(lake, encoder, plans)
+    monkeypatch.setattr(boosting, "CATEGORIES", 3)
+    none = boosting.BoostingRows.of(lake, encoder, plans)
     assert (few.categories, none.categories) == (1, 0)
     assert np.array_equal(few.inputs[:, 1:], none.inputs, equal_nan=True)
     assert none.inputs.shape[1] == 1 + 4  # the price; a count, two of user_genre, one of user_tags
 
 
+@pytest.mark.slow
 def test_a_log_without_labels_is_scored_with_its_negatives(tmp_path: Path) -> None:
     config = UNLABELLED.replace("{scheme:", "{counts: all, scheme:") + "counts:\n  pair: {by: [user, genre]}\n"
     report = counts_report(made(tmp_path / "plays", plays(), config), resamples=5)
@@ -201,3 +242,5 @@ def test_the_command_prints_scores_and_differences(lake: Lake, report: CountsRep
     printed = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
     assert "differences on the same rows" in printed
     assert "LightGBM with declared counts" in printed
+    assert "what was searched, on 2024-03-04 to 2024-03-08" in printed
+    assert [(s["model"], len(s["configurations"])) for s in told["searched"]] == [(s.peer, 2) for s in report.searched]

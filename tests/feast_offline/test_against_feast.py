@@ -198,6 +198,7 @@ _pairs = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15,
     deadline=None,

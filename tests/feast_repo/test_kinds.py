@@ -192,6 +192,7 @@ _rows = st.lists(
 
 
 # An example takes ten seconds: few are made, and none is spent on shrinking.
+@pytest.mark.slow
 @settings(max_examples=1, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(_rows, st.sampled_from([None, OURS]))
 @example([(1, 0, 0, 1.5), (2, 30, 0, 2.0), (1, 30, 0, 3.0), (2, 49, 0, None), (1, 70, 0, 9.0)][:1], None)

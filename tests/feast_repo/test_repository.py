@@ -145,6 +145,7 @@ def _artefacts(lake: Lake, run: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [None, OURS])
 def test_day_by_day_comes_to_the_same_whatever_is_run_again(built: Lake, tmp_path: Path, store: str | None) -> None:
     lake = copy(built, tmp_path / "lake", store)
@@ -235,6 +236,7 @@ def test_stopped_half_way_it_is_finished_by_the_next(
     assert online(lake, users_of(lake)) == expected(lake)
 
 
+@pytest.mark.slow
 def test_killed_half_way_readers_are_served_and_the_next_finishes(built: Lake, tmp_path: Path) -> None:
     lake = copy(built, tmp_path / "lake")
     bring(lake)

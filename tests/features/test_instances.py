@@ -14,7 +14,7 @@ from tests.features.tables import config_of, table_of
 from tokenlake.config import Config
 from tokenlake.errors import SchemaError
 from tokenlake.features.counts import count_names
-from tokenlake.features.instances import Featurizer, Targets, label_names
+from tokenlake.features.instances import Featurizer, Targets, compressor_config, label_names
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake_models.instances import Instances
 
@@ -142,15 +142,14 @@ def test_counts_can_be_off() -> None:
     config = config_of(labels={"clicked": {}}, counts=False)
     got, vocabulary = featurized([{"user_id": 1, "item_id": 1, "timestamp": 0}], config)
     assert got.counts.shape == (1, 0)
-    featurizer = Featurizer(config, config.tokens.encoders["iat"])
-    assert featurizer.compressor_config(vocabulary).counts == ()
+    assert Featurizer(config, config.tokens.encoders["iat"]).shape(vocabulary)["counts"] == ()
 
 
 def test_the_config_of_a_model_that_reads_them() -> None:
     row = {"user_id": 1, "item_id": 1, "timestamp": 0, "kind": "x", "tags": ["a", "b"], "image": [1.0, 2.0]}
     _, vocabulary = featurized([row, {**row, "item_id": 7}])
     encoder = CONFIG.tokens.encoders["iat"]
-    got = Featurizer(CONFIG, encoder).compressor_config(vocabulary)
+    got = compressor_config(Featurizer(CONFIG, encoder), encoder, vocabulary)
     assert got.labels == ("clicked", "bought")
     assert got.categorical == {"user_id": 2, "item_id": 3, "kind": 2}
     assert got.multi == {"tags": 3}

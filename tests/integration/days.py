@@ -25,6 +25,8 @@ events:
 tokens:
   encoders: {iat: {dim: 8, width: 16, embedding: 4, history: 16, sit_heads: 2, batch: 64}}
 embeddings: {dim: 8, width: 16, queries: 2, history: 16}
+models:
+  ranker: {width: 8, embedding: 4, layers: 1, batch: 32, sequences: {history: {of: tokens, length: 8, width: 8}}}
 """
 COLUMNS = ["event_id", "user_id", "item_id", "timestamp", "genre", "price", "clicked"]
 #: Asset -> the DAG and task that publish it.
@@ -36,6 +38,7 @@ PUBLISHED = {
     "index": ("tokenlake_index", "index"),
     "graph": ("tokenlake_graph", "graph"),
     "feast_tokens": ("tokenlake_feast_tokens", "materialize"),
+    "predictions/ranker": ("tokenlake_models", "ranker.predict"),
 }
 ALL = [dag_id for dag_id, _ in PUBLISHED.values()]
 #: A view over a `TokenSource`, beside whatever the repository defines already.

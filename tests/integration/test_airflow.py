@@ -35,6 +35,7 @@ from tests.integration.days import (
 )
 from tokenlake._lake import Lake
 from tokenlake.errors import ConfigError, ServiceError
+from tokenlake.features.versions import finished as finished_days
 from tokenlake.features.versions import path_of
 from tokenlake.scheduling.client import Client, DagRun
 from tokenlake.scheduling.services import Services
@@ -114,6 +115,11 @@ def test_a_day_leaves_every_artefact(world: World, first: str) -> None:
     assert len(graph.targets) == edges.num_rows > 0
     assert set(lake.user_statistics.read(day=day(0))["user_id"].to_pylist()) == set(users.to_pylist())
     assert_feast_answers(lake, day(0))
+    ranker = lake.config.model_version("ranker")
+    rows = lake.predictions.read(day=day(0), version=ranker)
+    assert set(rows["model"].to_pylist()) == {"ranker"}
+    assert 0 < rows.num_rows <= 40
+    assert finished_days(lake, ranker) == {day(0)}
 
 
 def test_airflow_shows_what_ran_on_which_day_and_what_it_wrote(world: World, first: str) -> None:
@@ -147,6 +153,7 @@ def test_the_flow_is_told(world: World, first: str) -> None:
         "tokenlake_index": {("tokenlake_user_embeddings", "gather")},
         "tokenlake_graph": {("tokenlake_index", "index")},
         "tokenlake_feast_tokens": {("tokenlake_instance_tokens", "iat.publish")},
+        "tokenlake_models": {("tokenlake_instance_tokens", "iat.publish")},
     }
 
 
@@ -199,6 +206,7 @@ def test_days_that_start_latest_first_keep_their_order(world: World, backfilled:
     for dag_id, task, version, last in (
         ("tokenlake_instance_tokens", "iat.earlier_days", lake.resolve("iat"), "publish"),
         ("tokenlake_user_embeddings", "earlier_days", lake.config.embedding_version, "embed"),
+        ("tokenlake_models", "ranker.earlier_days", lake.config.model_version("ranker"), "predict"),
     ):
         latest = airflow.runs(dag_id, backfilled[-1])[0]
         tries = {each["task_id"]: each["try_number"] for each in airflow.tasks(latest)}

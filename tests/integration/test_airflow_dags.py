@@ -22,7 +22,14 @@ tokens:
   encoders: {plain: {scheme: temporal-order}, iat: {}}
   serving: iat
 """
-EMBEDDINGS = "embeddings: {buckets: 3}"
+EMBEDDINGS = "embeddings: {buckets: 3}\n"
+MODELS = """
+events: {labels: {clicked: }}
+models:
+  both: {ensemble: [history, counts]}
+  history: {sequences: {s: {of: tokens}}}
+  counts: {}
+"""
 DEFINITIONS = "raise RuntimeError('parsing ran this'); TokenSource()"
 ASSETS = "x-tokenlake://small%20shop/"
 PARSE = """
@@ -31,6 +38,9 @@ from airflow.dag_processing.dagbag import DagBag
 import airflow.sdk
 for name in ("Asset", "CronPartitionTimetable", "ExceptionRetryPolicy", "PartitionedAssetTimetable", "TaskGroup", "dag", "task"):
     getattr(airflow.sdk, name)  # these are imported late, and are Airflow's own cost
+def waits_for(condition):
+    uris = [asset.uri for asset in getattr(condition, "objects", [condition])] if condition else []
+    return uris[0] if len(uris) == 1 else sorted(uris) or None
 start = time.perf_counter()
 bag = DagBag(sys.argv[1])
 print(json.dumps({
@@ -43,7 +53,7 @@ print(json.dumps({
             "catchup": dag.catchup,
             "doc": dag.doc_md,
             "paused": dag.is_paused_upon_creation,
-            "waits_for": getattr(getattr(dag.timetable, "asset_condition", None), "uri", None),
+            "waits_for": waits_for(getattr(dag.timetable, "asset_condition", None)),
             "tasks": {
                 task.task_id: {
                     "then": sorted(task.downstream_task_ids),
@@ -86,7 +96,7 @@ def parse_lake(tmp_path_factory: pytest.TempPathFactory, config: str, definition
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All there is."""
-    return parse_lake(tmp_path_factory, CONFIG + EMBEDDINGS, DEFINITIONS)
+    return parse_lake(tmp_path_factory, CONFIG + EMBEDDINGS + MODELS, DEFINITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +125,7 @@ def test_feast_needs_no_embeddings_and_no_tokens(tmp_path_factory: pytest.TempPa
     assert dags["tokenlake_feast"]["waits_for"] == f"{ASSETS}events"
 
 
+@pytest.mark.slow
 def test_counts_that_are_served_have_a_task(parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Of a lake that serves none there is none: a skipped task would skip those after it."""
     block = "counts: {visits: {by: user}, pairs: {by: [user, item]}}\n"
@@ -137,6 +148,7 @@ def test_each_dag_waits_for_one_asset(parsed: dict[str, Any]) -> None:
         "tokenlake_graph": f"{ASSETS}index",
         "tokenlake_feast": f"{ASSETS}user_embeddings",
         "tokenlake_feast_tokens": f"{ASSETS}instance_tokens",
+        "tokenlake_models": f"{ASSETS}instance_tokens",
     }
 
 
@@ -166,6 +178,40 @@ def test_each_encoder_has_its_own_chain_and_the_serving_one_the_plain_asset(pars
     }
 
 
+def test_each_model_has_its_own_chain_and_an_ensemble_follows_its_members(parsed: dict[str, Any]) -> None:
+    tasks = parsed["dags"]["tokenlake_models"]["tasks"]
+    chain = {"earlier_days": ["train"], "train": ["predict"], "predict": []}
+    expected = {
+        f"{model}.{job}": [f"{model}.{t}" for t in then]
+        for model in ("both", "counts", "history")
+        for job, then in chain.items()
+    }
+    expected |= {f"{member}.predict": ["both.earlier_days"] for member in ("counts", "history")}
+    assert {name: task["then"] for name, task in tasks.items()} == expected
+    assert {name: task["outlets"] for name, task in tasks.items() if task["outlets"]} == {
+        f"{model}.predict": [f"{ASSETS}predictions/{model}"] for model in ("both", "counts", "history")
+    }
+
+
+@pytest.mark.parametrize(
+    ("models", "assets"),
+    [
+        ("{a: {}}", "events"),
+        ("{a: {sequences: {s: {of: tokens, encoder: plain}}}}", "instance_tokens/plain"),
+        (
+            "{a: {sequences: {s: {of: tokens}, t: {of: tokens, encoder: plain}}}, b: {}}",
+            "instance_tokens instance_tokens/plain",
+        ),
+    ],
+)
+def test_models_wait_for_all_that_any_of_them_reads(
+    models: str, assets: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    dags = parse_lake(tmp_path_factory, f"{CONFIG}models: {models}\n")["dags"]
+    uris = [f"{ASSETS}{name}" for name in assets.split()]
+    assert dags["tokenlake_models"]["waits_for"] == (uris[0] if len(uris) == 1 else uris)
+
+
 def test_users_are_embedded_in_as_many_parts_as_the_config_says(parsed: dict[str, Any]) -> None:
     tasks = parsed["dags"]["tokenlake_user_embeddings"]["tasks"]
     assert {name: task["then"] for name, task in tasks.items()} == {
@@ -181,6 +227,7 @@ def test_what_only_waits_is_async(parsed: dict[str, Any]) -> None:
         ("tokenlake_instance_tokens", "iat.earlier_days"),
         ("tokenlake_instance_tokens", "plain.earlier_days"),
         ("tokenlake_user_embeddings", "earlier_days"),
+        *(("tokenlake_models", f"{model}.earlier_days") for model in ("both", "counts", "history")),
     }
 
 

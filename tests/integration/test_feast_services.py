@@ -89,6 +89,7 @@ def check(lake: Lake) -> None:
     assert historical(lake, users, LATER) == wanted
 
 
+@pytest.mark.slow
 def test_day_by_day_and_an_old_day_again(lake: Lake) -> None:
     for i in range(7):
         jobs.statistics(lake, day(i))

@@ -85,6 +85,7 @@ def _calls(dtype: torch.dtype) -> dict[str, tuple[Callable[..., object], tuple[o
 NAMES = list(_calls(torch.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str) -> None:
     op, args = _calls(torch.float32)[name]

@@ -18,6 +18,7 @@ from tokenlake_kernels.gpu.launch import head_sizes, tiles
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_interpreted() -> None:
     """In its own process, which knows from the start that it interprets."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/interpreted.py"]

@@ -69,6 +69,7 @@ def ask(wheel: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_uses_the_libraries_that_it_brought(tmp_path: Path) -> None:
     try:
         for language in (C, CPP):

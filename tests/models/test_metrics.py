@@ -123,3 +123,21 @@ def test_refuses():
         metrics.auc(np.array([2, 1]), np.ones(2))
     with pytest.raises(ModelError, match="row 1"):
         metrics.auc(np.array([0, 1]), np.array([0.5, np.nan]))
+
+
+@pytest.mark.parametrize("metric", ["auc", "gauc", "log_loss", "ne", "calibration"])
+def test_scores_of_several_models_give_the_mean_of_their_metrics(metric):
+    rng = np.random.default_rng(0)
+    y, u, against = rng.integers(0, 2, 60), rng.integers(0, 6, 60), rng.random(60)
+    models = rng.random((3, 60))
+    each = [metrics.user_bootstrap(metric, y, of_one, u, resamples=1) for of_one in models]
+    mean = metrics.user_bootstrap(metric, y, models, u, resamples=1)
+    for part in ("value", "low", "high"):
+        assert getattr(mean, part) == pytest.approx(np.mean([getattr(one, part) for one in each]))
+    less = metrics.user_bootstrap_difference(metric, y, models, against, u, resamples=20)
+    assert less.value == pytest.approx(mean.value - metrics.user_bootstrap(metric, y, against, u).value)
+
+
+def test_scores_of_no_model_are_refused():
+    with pytest.raises(ModelError, match="scores of no model"):
+        metrics.log_loss(np.array([0, 1]), np.zeros((0, 2)))

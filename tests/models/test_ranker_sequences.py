@@ -274,7 +274,7 @@ def test_a_match_profile_is_what_loops_say(seed, labels):
 
 
 def test_a_grid_is_what_loops_say():
-    grid = NumberGrid(2, 3, [1], torch.Generator().manual_seed(0))
+    grid = NumberGrid(2, 3, [1], [], torch.Generator().manual_seed(0))
     x = torch.tensor([[0.0, 0.0], [5.0, 0.3], [-7.5, 1.0], [1e12, 0.5], [torch.nan, torch.nan], [-1e12, 0.999]])
     fast = grid(x)
     for row, column in itertools.product(range(6), range(2)):

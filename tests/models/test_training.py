@@ -94,6 +94,7 @@ def test_planted_structure_is_found():
     assert sequence > alone + 0.01
 
 
+@pytest.mark.slow
 @both_schemes
 def test_training_goes_on_to_the_same_bits_in_a_new_process(scheme, tmp_path):
     first, second = random_table(150, seed=1), random_table(150, seed=2)

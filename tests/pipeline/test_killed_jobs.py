@@ -93,6 +93,7 @@ def test_a_killed_backfill_goes_on(tmp_path: Path, undisturbed: tuple[dict[str, 
     assert not list(leftovers(lake))
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_told_and_goes_on(tmp_path: Path, undisturbed: tuple[dict[str, Any], int]) -> None:
     lake = filled(tmp_path)
     points = [undisturbed[1] // 5, undisturbed[1] // 3]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.lakes import day, make_events, make_lake, of_day
 from tokenlake.catalog import Catalog, Plan
+from tokenlake.config import Config
 from tokenlake.errors import OrderError
 from tokenlake.pipeline.plan import plan, plan_chunks, require_order
 
@@ -31,6 +32,7 @@ class Days:
         self.version = f"v-{next(_FRESH)}"
         self.events = self
         self.root = Path("lake")
+        self.config = Config()
         self._there: set[dt.date] = set()
         self._ingests = 0
         self.arrive(*days)
@@ -54,17 +56,17 @@ class Days:
         with self.catalog.run("publish", of, self.version):
             pass
 
-    def run(self, i: int) -> Plan:
+    def run(self, i: int, learn_days: int = 1) -> Plan:
         """The jobs of one day."""
         require_order(self, self.version, day(i))  # type: ignore[arg-type]  # it asks no more of a lake
-        drawn = plan(self, self.version, day(i))  # type: ignore[arg-type]
+        drawn = plan(self, self.version, day(i), learn_days=learn_days)  # type: ignore[arg-type]
         self.publish(day(i))
         return drawn
 
-    def backfill(self, first: int = 0, last: int = 99, chunk_days: int = 3) -> None:
+    def backfill(self, first: int = 0, last: int = 99, chunk_days: int = 3, learn_days: int | None = None) -> None:
         """The jobs of a range."""
         days = [d for d in self.days() if day(first) <= d <= day(last)]
-        for chunk in plan_chunks(self, self.version, days, chunk_days):  # type: ignore[arg-type]
+        for chunk in plan_chunks(self, self.version, days, chunk_days, learn_days=learn_days):  # type: ignore[arg-type]
             for one in chunk:
                 require_order(self, self.version, one.day)  # type: ignore[arg-type]
                 self.publish(one.day)
@@ -134,6 +136,73 @@ def test_day_by_day_from_the_start(catalog: Catalog) -> None:
         (2, 1, 1, False),
         (3, 2, 2, False),
     ]
+
+
+def test_a_training_comes_when_its_days_are_full(catalog: Catalog) -> None:
+    days = Days(catalog, *range(20))
+    days.backfill(chunk_days=3, learn_days=7)
+    assert told(days.plans) == [
+        *((i, 0, 2, True) for i in (0, 1, 2)),
+        *((i, 0, 2, False) for i in range(3, 10)),  # the seventh day since is not over before the tenth
+        *((i, 3, 9, False) for i in range(10, 17)),
+        *((i, 10, 16, False) for i in (17, 18, 19)),
+    ]
+
+
+def test_a_training_after_days_without_events_takes_them_in(catalog: Catalog) -> None:
+    days = Days(catalog, 0, 1, 12, 13, 14)
+    days.backfill(chunk_days=1, learn_days=7)
+    assert told(days.plans) == [
+        (0, 0, 0, True),
+        (1, 0, 0, False),
+        (12, 1, 11, False),
+        *((i, 1, 11, False) for i in (13, 14)),
+    ]
+    alone = Days(catalog, 0, 12, 13)
+    alone.backfill(chunk_days=1, learn_days=7)
+    assert told(alone.plans) == [(0, 0, 0, True), (12, 0, 0, False), (13, 1, 12, False)]
+
+
+def trained_by(days: Sequence[int], bootstrap: int, learn_days: int) -> list[tuple[int, int]]:
+    """Each day after the first chunk, and the last day that its checkpoint has seen; day by day, as the contract says."""
+    seen, out = bootstrap, []
+    for i in days:
+        if i > bootstrap:
+            if i - 1 - seen >= learn_days and any(seen < k < i for k in days):
+                seen = i - 1
+            out.append((i, seen))
+    return out
+
+
+@settings(max_examples=40)
+@given(
+    days=st.frozensets(st.integers(0, 25), min_size=1, max_size=12).map(sorted),
+    learn_days=st.sampled_from([1, 2, 7]),
+    chunk_days=st.integers(1, 5),
+    cuts=st.lists(st.integers(0, 25), max_size=3).map(sorted),
+    one_by_one=st.booleans(),
+)
+def test_however_the_days_are_run_models_learn_the_same(
+    catalog: Catalog, days: list[int], learn_days: int, chunk_days: int, cuts: list[int], one_by_one: bool
+) -> None:
+    """By one back-fill, by several, or day by day after the first chunk."""
+    fake = Days(catalog, *days)
+    first = min(days) + chunk_days - 1
+    fake.backfill(last=first, chunk_days=chunk_days, learn_days=learn_days)
+    for cut in cuts:
+        fake.backfill(last=max(cut, first), chunk_days=chunk_days, learn_days=learn_days)
+    for i in days if one_by_one else ():
+        fake.run(i, learn_days)
+    fake.backfill(chunk_days=chunk_days, learn_days=learn_days)
+    bootstrap = max(i for i in days if i <= first)
+    assert [(i, to) for i, _, to, boot in told(fake.plans) if not boot] == trained_by(days, fake_end(fake), learn_days)
+    assert all(boot == (i <= bootstrap) for i, _, _, boot in told(fake.plans))
+    check(fake.plans)
+
+
+def fake_end(days: Days) -> int:
+    """The last day of the first chunk."""
+    return max(to for _, _, to, boot in told(days.plans) if boot)
 
 
 def test_a_plan_stands(catalog: Catalog) -> None:

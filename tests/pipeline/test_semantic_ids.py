@@ -74,6 +74,7 @@ def chance(folder: Path, log: pa.Table) -> float:
     return float(((scores[rows] < mine) + 0.5 * (scores[rows] == mine)).mean())
 
 
+@pytest.mark.slow
 def test_codes_help_an_ad_that_was_never_met(tmp_path: Path, log: pa.Table) -> None:
     codes, ads = factorize(log["ad_id"].combine_chunks())
     first = np.unique(codes, return_index=True)[1]

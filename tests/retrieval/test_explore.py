@@ -98,6 +98,7 @@ def test_planted_communities_are_found_and_numbered_by_size() -> None:
     assert set(of[keep % 3 == 1]) == {2}
 
 
+@pytest.mark.slow
 def test_communities_are_the_same_in_every_process() -> None:
     code = (
         "from tests.retrieval.test_explore import graph_of; import numpy as np;"

@@ -112,6 +112,7 @@ def test_killed_while_training_it_goes_on(tmp_path: Path, template: tuple[Path, 
     assert derived(lake, 0) == derived(undisturbed, 0)
 
 
+@pytest.mark.slow
 def test_any_day_twice_changes_nothing(lake: Lake, template: tuple[Path, dict[str, Any], int]) -> None:
     version = lake.config.embedding_version
     for i in (1, 0, 2, 2):
@@ -120,6 +121,7 @@ def test_any_day_twice_changes_nothing(lake: Lake, template: tuple[Path, dict[st
     assert state(lake) == template[1]
 
 
+@pytest.mark.slow
 def test_two_processes_on_the_same_days(tmp_path: Path, template: tuple[Path, dict[str, Any], int]) -> None:
     lake = fresh(tmp_path)
     assert [code for code, _ in ended(lake.root, [], "race", "embeddings")] == [0, 0]

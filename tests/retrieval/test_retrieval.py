@@ -168,6 +168,7 @@ def test_reading_never_builds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(lake.graph(day(7)).weights, weights)
 
 
+@pytest.mark.slow
 def test_without_its_index_a_day_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
     lake = make_lake(tmp_path, SEEN_LEFT_OUT)
     lake.ingest(make_events())

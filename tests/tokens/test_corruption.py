@@ -28,6 +28,7 @@ def oracle(tmp_path: Path) -> Oracle:
     return oracle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", ["manifest", "segments", "tail", "ids"])
 def test_every_flipped_byte_is_found(

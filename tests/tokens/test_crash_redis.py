@@ -15,6 +15,7 @@ def test_a_writer_killed_at_every_point(tmp_path: Path, server: Server) -> None:
     assert points("tests.tokens.crash", tmp_path, 1, server.url) >= 400
 
 
+@pytest.mark.slow
 def test_a_killed_writer(tmp_path: Path, server: Server) -> None:
     """At points 29 apart, which meet every kind of operation and command within the steps."""
     assert points("tests.tokens.crash", tmp_path, 29, server.url) >= 14

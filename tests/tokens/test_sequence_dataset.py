@@ -152,6 +152,7 @@ def test_resumes_with_other_ranks(
         assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_batches_and_resume(store: TokenStore, tmp_path: Path) -> None:
     pq.write_table(make_rows(101), tmp_path / "rows.parquet")
 

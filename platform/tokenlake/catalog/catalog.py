@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _Record = TypeVar("_Record")
-#: Jobs that complete a day: the first publishes its tokens, the second its embeddings.
-PUBLISH, EMBED = "publish", "embed"
+#: Jobs that complete a day: they publish its tokens, its embeddings, and a model's predictions.
+PUBLISH, EMBED, PREDICT = "publish", "embed", "predict"
 
 
 class Catalog:
@@ -346,8 +346,8 @@ class Catalog:
             return {day for day in session.scalars(query) if day is not None}
 
     def is_published(self, day: dt.date) -> bool:
-        """Whether tokens or embeddings of any version were ever published for a day."""
-        query = sa.exists().where(RunRow.job.in_([PUBLISH, EMBED]), RunRow.day == day, RunRow.status == "done")
+        """Whether tokens, embeddings or predictions of any version were ever published for a day."""
+        query = sa.exists().where(RunRow.job.in_([PUBLISH, EMBED, PREDICT]), RunRow.day == day, RunRow.status == "done")
         with self._read() as session:
             return bool(session.scalar(sa.select(query)))
 

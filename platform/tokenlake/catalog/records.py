@@ -23,12 +23,12 @@ def now() -> dt.datetime:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One encoder version.
+    """One version of an encoder, or of a model.
 
     Attributes:
         version: its name, `<encoder>-<digest>`.
-        encoder: name of the encoder in `tokenlake.yaml`.
-        spec: the encoder's fields.
+        encoder: name of the encoder or model in `tokenlake.yaml`.
+        spec: the encoder's fields; of a model, `model` alone, which holds its fields.
         state: at most one version is `serving`.
         previous: the version that served before this one was promoted; a rollback returns to it.
     """
@@ -40,6 +40,16 @@ class Version:
     created_at: dt.datetime
     promoted_at: dt.datetime | None
     previous: str | None
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a version of a model: it makes predictions, and no tokens."""
+        return self.kind == "model"
+
+    @property
+    def kind(self) -> Literal["encoder", "model"]:
+        """What it is a version of."""
+        return "model" if "model" in self.spec else "encoder"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,26 +28,17 @@ _TAIL = dt.timedelta(days=5)
 
 
 def work_out(lake: Lake, form: Form) -> None:
-    """Train the ranker and the controls, and compute the retrieval report, in parallel; finished parts are skipped."""
+    """Train the controls and compute the retrieval report, in parallel; finished parts are skipped."""
     from tokenlake.evaluation.controls import parts_of_controls
-    from tokenlake.evaluation.ranker import RankerOptions, is_trained
     from tokenlake.evaluation.reports import is_current
     from tokenlake.pipeline.parallel import each_in_its_process
 
     parts = parts_of_controls(lake, missing_controls(lake)) if form.controls else []
-    if not is_trained(lake, lake.resolve(), RankerOptions()):
-        parts.insert(0, partial(_ranker, lake))
     if lake.config.embeddings and not is_current(lake, form.report_days):
         parts.append(partial(_retrieval, lake, form.report_days))
     with bar() as progress:
         each_in_its_process(parts, progress)
     console.print(f"{len(parts)} done" if parts else "all done before")
-
-
-def _ranker(lake: Lake, progress: Progress) -> int:
-    from tokenlake.evaluation.ranker import train_ranker
-
-    return train_ranker(lake, lake.resolve(), progress=progress)
 
 
 def _retrieval(lake: Lake, days: int, progress: Progress) -> int:
@@ -89,13 +80,12 @@ def _tables(lake: Lake) -> None:
 
 
 def _metrics(lake: Lake) -> None:
-    """Print the metrics of the encoders and of the ranker over their tokens, with the base rate (progressive evaluation)."""
-    from tokenlake.evaluation.ranker import ranker_report
+    """Print the metrics of the encoders, with the base rate (progressive evaluation)."""
     from tokenlake.evaluation.tokens import token_report
 
-    for report in (token_report(lake), ranker_report(lake, lake.resolve())):
-        for label in report.rows:
-            print_tables(_scores(report, label))
+    report = token_report(lake)
+    for label in report.rows:
+        print_tables(_scores(report, label))
     console.print(
         "NE is the log loss over that of always saying the base rate: below 1 something was learned. In brackets, 95%\n"
         "intervals over users: models whose intervals overlap are not told apart by so little data.",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @lake_argument
 @click.argument("first", required=False)
 @click.argument("last", required=False)
-@click.option("--version", help="One encoder or version; default: all encoders of the config.")
+@click.option("--version", help="One encoder, model or version; default: all of the config.")
 @click.option("--chunk-days", type=click.IntRange(min=1), help="Days of one training; default from the config.")
 @click.option(
     "--index",

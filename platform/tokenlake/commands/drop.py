@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(lake: Path, version: str, *, yes: bool, as_json: bool) -> None:
     """Remove VERSION of LAKE for good: its store, checkpoints, rows and runs.
 
-    Refused while it is serving, and while an encoder of tokenlake.yaml has this version. If it is interrupted, run it again.
+    Refused while it is serving, and while an encoder or model of tokenlake.yaml has this version. If it is interrupted, run it again.
     """
     import tokenlake
     from tokenlake.pipeline.dropping import contents

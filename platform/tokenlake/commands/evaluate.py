@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tokenlake._lake import Lake
     from tokenlake.evaluation.controls import Control
     from tokenlake.evaluation.counts import CountsReport
+    from tokenlake.evaluation.models import ModelsReport
+    from tokenlake.evaluation.peers import Search
     from tokenlake.evaluation.retrieval import RetrievalReport, RetrievalScore
     from tokenlake.evaluation.tokens import Score, TokenReport
     from tokenlake_models.metrics import Interval
@@ -32,14 +35,17 @@ Answer: TypeAlias = tuple[Facts, list[WholeTable]]
 @click.option("--controls/--no-controls", default=True, help="Train missing baselines first.")
 @click.option(
     "--part",
-    type=click.Choice(["tokens", "retrieval", "ranker", "counts"]),
+    type=click.Choice(["tokens", "retrieval", "models", "counts"]),
     metavar="PART",
-    help="tokens, retrieval, ranker or counts; default: the first two.",
+    help="tokens, retrieval, models or counts; default: the first two.",
 )
+@click.option("--against", metavar="MODEL", help="With --part models: also print each model's difference to this one.")
 @click.option("--ablations", is_flag=True, help="Also evaluate retrieval without each of its parts.")
 @click.option("--retrain", is_flag=True, help="Also train other user encoders and evaluate their retrieval.")
 @json_option
-def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, retrain: bool, as_json: bool) -> None:
+def command(
+    lake: Path, *, controls: bool, part: str | None, against: str | None, ablations: bool, retrain: bool, as_json: bool
+) -> None:
     """Print AUC, GAUC, NE and log loss of the source models of LAKE, progressively over all days after the bootstrap chunk.
 
     The baselines are the base rate, a logistic regression on the same features, and each model with and without the
@@ -47,19 +53,25 @@ def command(lake: Path, *, controls: bool, part: str | None, ablations: bool, re
     popularity and item-kNN as baselines. `--retrain` adds user encoders without time inputs and with other widths: each
     is first trained and embedded over all days, once, as a separate version that nothing else reads.
 
-    `--part ranker` trains a two-layer HSTU ranker over the stored tokens, in one pass in order of time, and prints its
-    metrics with those of the base rate and the source model.
+    `--part models` prints the metrics of the models of `models:` and of the encoders' own, beside LightGBM on the same rows
+    and counts, and each model's difference to the best of LightGBM. Rankers that differ by their seed alone are also shown
+    as the mean of their metrics. It needs the extra `peers`.
 
     `--part counts` prints what declared counts are worth: the source models with them and with the built-in counts, beside
-    LightGBM on the same rows, trained anew every 28 days with both; and the differences. It needs the extra `peers`.
+    LightGBM on the same rows, with both; and the differences. It needs the extra `peers`.
+
+    LightGBM is trained anew every week, by the best of 24 configurations on the first eight weeks that are scored; what
+    was searched is printed.
     """
     import tokenlake
 
+    if against is not None and part != "models":
+        raise click.UsageError("--against names a model of --part models; give both")
     opened = tokenlake.open(lake)
     parts: dict[str, Callable[[], Answer]] = {
         "tokens": partial(_tokens, opened, controls=controls),
         "retrieval": partial(_retrieval, opened, ablations=ablations, retrain=retrain),
-        "ranker": partial(_ranker, opened),
+        "models": partial(_models, opened, against=against),
         "counts": partial(_counts, opened),
     }
     facts: Facts = dict.fromkeys(parts)
@@ -90,16 +102,13 @@ def _retrieval(opened: Lake, *, ablations: bool, retrain: bool) -> Answer:
     return _retrieval_facts(report), [_retrieval_table(report)]
 
 
-def _ranker(opened: Lake) -> Answer:
-    """Train the ranker if it is not trained yet, and score it."""
-    from tokenlake.evaluation.ranker import RankerOptions, is_trained, ranker_report, train_ranker
+def _models(opened: Lake, *, against: str | None) -> Answer:
+    from tokenlake.evaluation.models import models_report
 
-    version, options = opened.resolve(), RankerOptions()
-    if not is_trained(opened, version, options):
-        with bar() as progress:
-            train_ranker(opened, version, options, progress)
-    report = ranker_report(opened, version, options)
-    return _token_facts(report), _token_tables(report)
+    with bar() as progress:
+        report = models_report(opened, against=against, progress=progress)
+    tables = [_score_table(report.scores, label, calibration=True) for label in report.scores.rows]
+    return _compared_facts(report), [*tables, *_compared_tables(report)]
 
 
 def _counts(opened: Lake) -> Answer:
@@ -107,7 +116,7 @@ def _counts(opened: Lake) -> Answer:
 
     with bar() as progress:
         report = counts_report(opened, progress=progress)
-    return _counts_facts(report), [*_token_tables(report.scores), _difference_table(report)]
+    return _compared_facts(report), [*_token_tables(report.scores), *_compared_tables(report)]
 
 
 def train_controls(lake: Lake) -> None:
@@ -135,7 +144,7 @@ def _token_facts(report: TokenReport) -> Facts:
     return {"first": report.first, "last": report.last, "sampled": report.sampled, "rows": rows}
 
 
-def _counts_facts(report: CountsReport) -> Facts:
+def _compared_facts(report: CountsReport | ModelsReport) -> Facts:
     compared = [
         {
             "model": difference.model,
@@ -146,7 +155,23 @@ def _counts_facts(report: CountsReport) -> Facts:
         }
         for difference in report.differences
     ]
-    return {**_token_facts(report.scores), "differences": compared}
+    return {
+        **_token_facts(report.scores),
+        "differences": compared,
+        "searched": [_search_row(s) for s in report.searched],
+    }
+
+
+def _search_row(search: Search) -> Facts:
+    tried = [{"settings": json.loads(settings), "log_loss": loss} for settings, loss in search.log_loss.items()]
+    return {
+        "model": search.peer,
+        "label": search.label,
+        "first": search.first,
+        "last": search.last,
+        "chosen": json.loads(search.chosen),
+        "configurations": tried,
+    }
 
 
 def _retrieval_facts(report: RetrievalReport) -> Facts:
@@ -173,6 +198,7 @@ def _token_row(report: TokenReport, score: Score) -> Facts:
         "gauc": score.gauc,
         **_interval("ne", score.ne),
         "log_loss": score.log_loss,
+        **_interval("calibration", score.calibration),
     }
 
 
@@ -216,14 +242,14 @@ def _retrieval_table(report: RetrievalReport) -> WholeTable:
     return table
 
 
-def _score_table(report: TokenReport, label: str) -> WholeTable:
+def _score_table(report: TokenReport, label: str, *, calibration: bool = False) -> WholeTable:
     """One label's scores, best NE last."""
     sampled = " (negatives were sampled)" if report.sampled else ""
     title = (
         f"{label}{sampled}: {report.rows[label]:,} rows of {report.users[label]:,} users, {report.first} to {report.last}, "
         f"{report.base_rate[label]:.1%} positive"
     )
-    numbers = ("AUC [95%]", "GAUC", "NE [95%]", "log loss")
+    numbers = ("AUC [95%]", "GAUC", "NE [95%]", "log loss", *(["calibration [95%]"] if calibration else []))
     table = WholeTable("model", *numbers, title=title, right=numbers)
     scores = [score for score in report.scores if score.label == label]
     for score in sorted(scores, key=lambda score: -(score.ne.value if score.ne else 9.0)):
@@ -233,15 +259,29 @@ def _score_table(report: TokenReport, label: str) -> WholeTable:
             _number(score.gauc),
             _interval_text(score.ne),
             _number(score.log_loss),
+            *([_interval_text(score.calibration)] if calibration else []),
         )
     return table
 
 
-def _difference_table(report: CountsReport) -> WholeTable:
+def _compared_tables(report: CountsReport | ModelsReport) -> list[WholeTable]:
+    """Differences of models, and what was searched for the peers among them."""
     numbers = ("AUC [95%]", "NE [95%]")
-    table = WholeTable("label", "model", "less", *numbers, title="differences on the same rows", right=numbers)
+    differences = WholeTable("label", "model", "less", *numbers, title="differences on the same rows", right=numbers)
     for d in report.differences:
-        table.add_row(d.label, d.model, d.against, _difference_text(d.auc), _difference_text(d.ne))
+        differences.add_row(d.label, d.model, d.against, _difference_text(d.auc), _difference_text(d.ne))
+    return [differences, *([_search_table(report.searched)] if report.searched else [])]
+
+
+def _search_table(searched: list[Search]) -> WholeTable:
+    numbers = ("configurations", "log loss, worst", "best")
+    title = f"what was searched, on {searched[0].first} to {searched[0].last}"
+    table = WholeTable("label", "model", *numbers, "chosen", title=title, right=numbers)
+    for search in searched:
+        losses = search.log_loss.values()
+        chosen = ", ".join(f"{name} {value:g}" for name, value in json.loads(search.chosen).items())
+        worst, best = _number(max(losses)), _number(min(losses))
+        table.add_row(search.label, search.peer, str(len(losses)), worst, best, chosen)
     return table
 
 

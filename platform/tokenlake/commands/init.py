@@ -54,6 +54,10 @@ tokens:
 # retrieval:
 #   exclude_seen: true    # false for what is consumed again, such as groceries
 
+# Rankers: how likely an event has each label (docs/models.md).
+# models:
+#   ranker: {{counts: all, sequences: {{recent: {{of: events, length: 100}}, history: {{of: tokens, length: 256}}}}}}
+
 # Bounds of questions in SQL; at each a question ends with an error.
 # sql:
 #   memory: 8GB         # default: half of the machine's memory

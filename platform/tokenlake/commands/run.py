@@ -17,7 +17,7 @@ from tokenlake.commands._tables import WholeTable, print_tables
 @click.option("--force", is_flag=True, help="Run finished jobs again; they write the same.")
 @json_option
 def command(lake: Path, day: str, *, force: bool, as_json: bool) -> None:
-    """Run every daily job of DAY (YYYY-MM-DD): ingest, then train, encode and publish for each encoder."""
+    """Run every daily job of DAY (YYYY-MM-DD): ingest; train, encode and publish for each encoder; train and predict for each model."""
     import tokenlake
     from tokenlake.commands.backfill import facts_of
     from tokenlake.pipeline.backfill import run

@@ -11,6 +11,7 @@ import click
 from tokenlake.commands._answers import json_option, print_json
 from tokenlake.commands._common import console, lake_argument
 from tokenlake.commands._tables import WholeTable, bare, print_tables
+from tokenlake.commands.versions import state_of
 from tokenlake.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -56,13 +57,14 @@ def collect(lake: Lake, n: int = 8) -> Facts:
     """Everything that `status` prints, as plain values; dates stay dates."""
     catalog = lake.catalog
     days = lake.events.days()
-    names = [version.version for version in catalog.versions()]
     tables = [_table("events", lake.events), _table("quarantine", lake.quarantine)]
-    for name in names:
-        tables += [_table("instance_tokens", lake.instance_tokens, name), _table("predictions", lake.predictions, name)]
+    for version in catalog.versions():
+        if not version.is_model:
+            tables.append(_table("instance_tokens", lake.instance_tokens, version.version))
+        tables.append(_table("predictions", lake.predictions, version.version))
     if lake.config.embeddings is not None and lake.user_embeddings.exists:
-        for table in (lake.user_embeddings, lake.item_embeddings, lake.edges):
-            tables.append(_table(table.path.name, table, lake.config.embedding_version))
+        made = (lake.user_embeddings, lake.item_embeddings, lake.edges)
+        tables += [_table(table.path.name, table, lake.config.embedding_version) for table in made]
     return {
         "project": lake.config.project,
         "root": str(lake.root),
@@ -97,12 +99,15 @@ def _freshness(lake: Lake, days: list[dt.date]) -> Facts:
 
 
 def _version(lake: Lake, version: Version, days: list[dt.date]) -> Facts:
+    from tokenlake.features.versions import finished
+
     catalog, name = lake.catalog, version.version
-    published = lake.published(name)
+    published = finished(lake, name)
     checkpoints = catalog.checkpoints(name)
     return {
         "version": name,
         "encoder": version.encoder,
+        "kind": version.kind,
         "state": version.state,
         "created_at": version.created_at,
         "promoted_at": version.promoted_at,
@@ -218,11 +223,11 @@ def _tables(facts: Facts) -> WholeTable:
 def _versions(facts: Facts) -> WholeTable:
     shown = bare("versions", "version", "state", "checkpoint", "days", "first missing", "re-run", "stored")
     for row in facts["versions"]:
-        state = _coloured(row["state"], "green" if row["state"] == "serving" else "")
         last = row["last_checkpoint"] or "none"
         of = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing, rerun = _first(row["missing"]), str(len(row["rerun"]))
-        shown.add_row(row["version"], state, last, of, missing, rerun, _store_text(row["store"]))
+        stored = "" if row["kind"] == "model" else _store_text(row["store"])
+        shown.add_row(row["version"], state_of(row), last, of, missing, rerun, stored)
     return shown
 
 

@@ -1,4 +1,4 @@
-"""`tokenlake versions`: prints the encoder versions of a lake, the serving one, and the progress of each."""
+"""`tokenlake versions`: prints the versions of a lake's encoders and models, the serving one, and the progress of each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tokenlake.commands._tables import bare, print_tables
 if TYPE_CHECKING:
     import datetime as dt
 
+    from rich.text import Text
+
     from tokenlake._lake import Lake
     from tokenlake.catalog import Version
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @lake_argument
 @json_option
 def command(lake: Path, *, as_json: bool) -> None:
-    """Show the encoder versions of LAKE, oldest first: which one is serving, and the progress of each."""
+    """Show the versions of encoders and models of LAKE, oldest first: which one is serving, and the progress of each."""
     import tokenlake
 
     opened = tokenlake.open(lake)
@@ -34,12 +36,10 @@ def command(lake: Path, *, as_json: bool) -> None:
 
 def show(lake: Lake) -> None:
     """Print the versions as a table."""
-    from rich.text import Text
-
     columns = ("version", "state", "days", "first missing", "re-run", "created", "promoted", "before it")
     table = bare(None, *columns, right={"days", "re-run"})
     for row in all_facts(lake):
-        state = Text(row["state"], "green" if row["state"] == "serving" else "")
+        state = state_of(row)
         days = f"{row['published']}/{row['published'] + len(row['missing'])}"
         missing = str(row["missing"][0]) if row["missing"] else "none"
         times = [f"{at:%Y-%m-%d %H:%M}" if at else "never" for at in (row["created_at"], row["promoted_at"])]
@@ -50,17 +50,29 @@ def show(lake: Lake) -> None:
     print_tables(table)
 
 
+def state_of(row: dict[str, Any]) -> Text:
+    """A version's state, as tables show it; a model serves no tokens, and is shown as such."""
+    from rich.text import Text
+
+    if row["kind"] == "model" and row["state"] == "candidate":
+        return Text("model")
+    return Text(row["state"], "green" if row["state"] == "serving" else "")
+
+
 def all_facts(lake: Lake) -> list[dict[str, Any]]:
     """State of each version, oldest first, as plain values."""
     return [_facts(lake, version) for version in lake.versions()]
 
 
 def _facts(lake: Lake, version: Version) -> dict[str, Any]:
+    from tokenlake.features.versions import finished
+
     name = version.version
-    published = lake.published(name)
+    published = finished(lake, name)
     return {
         "version": name,
         "encoder": version.encoder,
+        "kind": version.kind,
         "state": version.state,
         "published": len(published),
         "missing": missing(lake, published),

@@ -8,6 +8,7 @@ from tokenlake.config.counts import Count, CountColumn, Of
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Filter, Filters, Retrieval
 from tokenlake.config.events import Events, Feature, FeatureKind, Label
 from tokenlake.config.model import Config
+from tokenlake.config.models import Ensemble, Ranker, RankerSequence
 from tokenlake.config.tokens import Encoder, Scheme, Tokens
 from tokenlake.config.values import Duration, is_zone
 
@@ -22,6 +23,7 @@ __all__ = [
     "Duration",
     "Embeddings",
     "Encoder",
+    "Ensemble",
     "Events",
     "Feature",
     "FeatureKind",
@@ -29,6 +31,8 @@ __all__ = [
     "Filters",
     "Label",
     "Of",
+    "Ranker",
+    "RankerSequence",
     "Retrieval",
     "Scheme",
     "Tokens",

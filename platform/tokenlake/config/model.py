@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tokenlake.config.counts import Count, built_in, check, check_name
 from tokenlake.config.embeddings import EMBEDDINGS, Embeddings, Retrieval
 from tokenlake.config.events import Events
+from tokenlake.config.models import Ensemble, Model, Ranker, check_models
 from tokenlake.config.reading import explain, read
 from tokenlake.config.sql import Sql
 from tokenlake.config.tokens import Encoder, Tokens
@@ -44,6 +45,8 @@ class Config(BaseModel):
     retrieval: Retrieval = Field(default_factory=Retrieval)
     #: Declared aggregations by name; without the block the built-in ones of users, items and multi-valued features.
     counts: dict[str, Count] | None = None
+    #: Rankers and ensembles by name; without the block there are none.
+    models: dict[str, Model] = Field(default_factory=dict)
     sql: Sql = Field(default_factory=Sql)
 
     @model_validator(mode="after")
@@ -70,19 +73,31 @@ class Config(BaseModel):
         check(self.counts or {}, self.events)
         for name, encoder in self.tokens.encoders.items():
             self._require_counts(f"tokens.encoders.{name}.counts", encoder)
+        for name, ranker in self.rankers.items():
+            self._require_counts(f"models.{name}.counts", ranker)
         return self
 
-    def _require_counts(self, place: str, encoder: Encoder) -> None:
-        if isinstance(encoder.counts, tuple) and (unknown := set(encoder.counts) - self.definitions.keys()):
+    @model_validator(mode="after")
+    def _models_name_what_is_there(self) -> Self:
+        check_models(self.models, self.events, self.tokens)
+        return self
+
+    def _require_counts(self, place: str, reader: Encoder | Ranker) -> None:
+        if isinstance(reader.counts, tuple) and (unknown := set(reader.counts) - self.definitions.keys()):
             name = min(unknown)
             close = difflib.get_close_matches(name, self.definitions, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.definitions)}"
             raise ValueError(f"{place}: `counts:` declares no {name!r}; {hint}")
 
-    @field_validator("events", "tokens", "sql", mode="before")
+    @field_validator("events", "tokens", "models", "sql", mode="before")
     @classmethod
     def _all_commented_out(cls, section: Any) -> Any:
         return {} if section is None else section
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _default_models(cls, models: Any) -> Any:
+        return {k: {} if v is None else v for k, v in models.items()} if isinstance(models, dict) else models
 
     @field_validator("catalog")
     @classmethod
@@ -144,7 +159,7 @@ class Config(BaseModel):
             "dtype": self.tokens.dtype,
         }
         if declared := self.counts_of(spec):
-            lineage["counts"] = {k: v.model_dump(mode="json", exclude={"serve"}) for k, v in declared.items()}
+            lineage["counts"] = _spelt(declared)
         return f"{encoder}-{_digest(lineage)}"
 
     @cached_property
@@ -152,11 +167,38 @@ class Config(BaseModel):
         """The declared aggregations by name: the block `counts`, or without it the built-in ones."""
         return built_in(self.events) if self.counts is None else self.counts
 
-    def counts_of(self, encoder: Encoder) -> dict[str, Count]:
-        """The declared aggregations that an encoder reads; none where it reads the built-in running counts."""
-        if isinstance(encoder.counts, bool):
+    @property
+    def rankers(self) -> dict[str, Ranker]:
+        """The models that are rankers, by name."""
+        return {name: model for name, model in self.models.items() if isinstance(model, Ranker)}
+
+    def model_version(self, name: str) -> str:
+        """The version of one model: its name and a digest of all settings that change its predictions.
+
+        The versions of the encoders whose tokens it reads, and those of an ensemble's members, are part of it.
+
+        Raises:
+            ConfigError: there is no model of that name.
+        """
+        model = self.models.get(name)
+        if model is None:
+            there = f"tokenlake.yaml names {sorted(self.models)}" if self.models else "tokenlake.yaml names none"
+            raise ConfigError(f"no model {name!r}; {there}")
+        lineage: dict[str, Any] = {"model": model.model_dump(mode="json")}
+        if isinstance(model, Ensemble):
+            lineage["members"] = [self.model_version(member) for member in model.ensemble]
+        else:
+            lineage["features"] = {k: (v.kind, v.of) for k, v in self.events.features.items()}
+            lineage["labels"] = sorted(self.events.labels)
+            lineage["counts"] = _spelt(self.counts_of(model))
+            lineage["tokens"] = [self.version_of(encoder) for encoder in model.encoders(self.tokens)]
+        return f"{name}-{_digest(lineage)}"
+
+    def counts_of(self, reader: Encoder | Ranker) -> dict[str, Count]:
+        """The declared aggregations that an encoder or a ranker reads; none where it reads the built-in running counts."""
+        if isinstance(reader.counts, bool):
             return {}
-        names = self.definitions if encoder.counts == "all" else encoder.counts
+        names = self.definitions if reader.counts == "all" else reader.counts
         return {name: self.definitions[name] for name in names}
 
     @property
@@ -199,6 +241,10 @@ class Config(BaseModel):
             "labels": sorted(self.events.labels),
         }
         return f"{EMBEDDINGS}-{_digest(lineage)}"
+
+
+def _spelt(counts: dict[str, Count]) -> dict[str, Any]:
+    return {name: count.model_dump(mode="json", exclude={"serve"}) for name, count in counts.items()}
 
 
 def _digest(lineage: dict[str, Any]) -> str:

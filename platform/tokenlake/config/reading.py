@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tokenlake.config.models import KINDS
 from tokenlake.errors import ConfigError
 
 
@@ -40,7 +41,7 @@ def explain(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
     """A message with every invalid field of a file of a model; for a misspelt setting, its block's nearest is suggested."""
     lines = []
     for e in error.errors():
-        place = ".".join(str(part) for part in e["loc"])
+        place = ".".join(str(part) for part in e["loc"] if part not in KINDS)
         lines.append(f"  {place or '(whole file)'}: {_explain_field(e, _settings(model, e['loc'][:-1]))}")
     return f"{path} cannot be used:\n" + "\n".join(lines)
 
@@ -64,6 +65,9 @@ def _settings(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
     """Names of the settings of a block, as they are written in the file; none where the place is no block."""
     blocks: list[Any] = [model]
     for part in place:
+        if part in KINDS:
+            blocks = [KINDS[part]]
+            continue
         inner = [_written(block).get(str(part)) if _is_block(block) else block for block in blocks]
         blocks = [found for kind in inner for found in _blocks_of(kind)] or blocks
     return {name for block in blocks if _is_block(block) for name in _written(block)}

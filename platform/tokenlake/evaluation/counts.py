@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.evaluation.controls import (
@@ -18,38 +15,20 @@ from tokenlake.evaluation.controls import (
     title,
     with_built_in,
 )
-from tokenlake.evaluation.peers import Peer, peers_of, run_peer
-from tokenlake.evaluation.tokens import KEYS, TokenReport, common_days, read, report_on
+from tokenlake.evaluation.differences import Aligned, Difference
+from tokenlake.evaluation.peers import Peer, Search, peers_of, run_peer, searches_of
+from tokenlake.evaluation.tokens import TokenReport, common_days, read, report_on
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
-from tokenlake_models.metrics import Interval, user_bootstrap_difference
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One model less another on the same rows, with 95% intervals from the same draws of users.
-
-    Attributes:
-        model: name in the report.
-        against: name of the other.
-        label: the label.
-        auc: above 0 where `model` is better; None where there is nothing to measure.
-        ne: below 0 where `model` is better.
-    """
-
-    model: str
-    against: str
-    label: str
-    auc: Interval | None
-    ne: Interval | None
 
 
 @dataclass(frozen=True)
 class CountsReport:
-    """Metrics of all models, and their differences."""
+    """Metrics of all models, their differences, and the configurations of LightGBM that were searched."""
 
     scores: TokenReport
     differences: list[Difference]
+    searched: list[Search]
 
 
 def counts_report(lake: Project, *, resamples: int = 200, progress: Progress | None = None) -> CountsReport:
@@ -86,8 +65,10 @@ def counts_report(lake: Project, *, resamples: int = 200, progress: Progress | N
         *((model, declared.name) for model in of_encoders),
         (declared.name, built_in.name),
     ]
-    compared = [_difference(tables, pair, label, resamples) for label in scores.rows for pair in pairs]
-    return CountsReport(scores, compared)
+    aligned = [Aligned.of(tables, label) for label in scores.rows]
+    compared = [of_label.difference(*pair, resamples) for of_label in aligned for pair in pairs]
+    searched = [search for peer in (built_in, declared) for search in searches_of(lake, peer)]
+    return CountsReport(scores, compared, searched)
 
 
 def _train(lake: Project, controls: Sequence[Control], peers: Sequence[Peer], progress: Progress | None) -> None:
@@ -97,17 +78,3 @@ def _train(lake: Project, controls: Sequence[Control], peers: Sequence[Peer], pr
     for peer in peers:
         if not is_complete(lake, peer, plans):
             run_peer(lake, peer, plans, progress)
-
-
-def _difference(tables: Mapping[str, pa.Table], pair: tuple[str, str], label: str, resamples: int) -> Difference:
-    one, other = (tables[model].filter(pc.field("label") == label).sort_by(KEYS) for model in pair)
-    target, users = (
-        one["target"].to_numpy(),
-        pc.index_in(one["user_id"], value_set=pc.unique(one["user_id"])).to_numpy(),
-    )
-    values, others = one["value"].to_numpy(), other["value"].to_numpy()
-
-    def of(metric: Literal["auc", "ne"]) -> Interval | None:
-        return user_bootstrap_difference(metric, target, values, others, users, resamples=resamples)
-
-    return Difference(*pair, label, of("auc"), of("ne"))

@@ -30,6 +30,7 @@ class Score:
         gauc: mean of the users' own AUC, weighted by their rows.
         ne: log loss divided by the entropy of the base rate; below 1 is better than the base rate.
         log_loss: in nats per row.
+        calibration: mean prediction over the share of positives, with a 95% user-bootstrap interval.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Score:
     gauc: float | None
     ne: Interval | None
     log_loss: float | None
+    calibration: Interval | None
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, st
     some = next(iter(tables.values()))
     days = pc.min_max(some["ds"]).as_py()
     report = TokenReport(days["min"], days["max"], {}, {}, {}, not lake.config.events.labels, [])
-    for label in pc.unique(some["label"]).to_pylist():
-        parts = {name: table.filter(pc.field("label") == label).sort_by(KEYS) for name, table in tables.items()}
+    labels = dict.fromkeys(label for table in tables.values() for label in pc.unique(table["label"]).to_pylist())
+    for label in labels:
+        of_all = {name: table.filter(pc.field("label") == label) for name, table in tables.items()}
+        # A ranker may predict some labels only.
+        parts = {name: part.sort_by(KEYS) for name, part in of_all.items() if part.num_rows}
         _score_label(lake, report, label, parts, versions, resamples)
     _record(lake, report)
     return report
@@ -142,17 +147,17 @@ def _score_label(
     report.rows[label], report.users[label] = len(target), int(users.max()) + 1
     report.base_rate[label] = float(target.mean())
     constant = np.full(len(target), target.mean())
-    report.scores.append(_score("base rate", label, None, target, constant, users, resamples))
+    report.scores.append(score_of("base rate", label, None, target, constant, users, resamples))
     for name, part in parts.items():
         if part.num_rows != len(target):
             raise OrderError(
                 f"{name} scored {part.num_rows} rows of {label}, others {len(target)}: events came late, and not every "
                 f"model has scored them yet; `tokenlake backfill {lake.root}` and evaluate again"
             )
-        report.scores.append(_score(name, label, models[name], target, part["value"].to_numpy(), users, resamples))
+        report.scores.append(score_of(name, label, models[name], target, part["value"].to_numpy(), users, resamples))
 
 
-def _score(
+def score_of(
     model: str,
     label: str,
     version: str | None,
@@ -161,6 +166,17 @@ def _score(
     users: NDArray[np.int64],
     resamples: int,
 ) -> Score:
+    """Metrics of one model on one label.
+
+    Args:
+        model: name in the report.
+        label: the label.
+        version: its version.
+        target: (n,) 0 or 1.
+        value: (n,) probabilities; (k, n) of k models gives the mean of their metrics.
+        users: (n,) a number for each user.
+        resamples: number of resamples of the user bootstrap.
+    """
     return Score(
         model,
         label,
@@ -169,6 +185,7 @@ def _score(
         gauc=metrics.gauc(target, value, users),
         ne=metrics.user_bootstrap("ne", target, value, users, resamples=resamples),
         log_loss=metrics.log_loss(target, value),
+        calibration=metrics.user_bootstrap("calibration", target, value, users, resamples=resamples),
     )
 
 
@@ -180,3 +197,4 @@ def _record(lake: Project, report: TokenReport) -> None:
             run.metric("ne", score.ne.value if score.ne else None, **of)
             run.metric("gauc", score.gauc, **of)
             run.metric("log_loss", score.log_loss, **of)
+            run.metric("calibration", score.calibration.value if score.calibration else None, **of)

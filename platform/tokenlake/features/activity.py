@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, EARLIEST, NEVER, Day, as_micros
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
-_KEPT_DAYS = 512
+_KEPT_DAYS, _KEPT_LOGS = 512, 4
 Instants: TypeAlias = Ints
 
 
@@ -78,6 +78,7 @@ class EventDayCache:
         self._lake = lake
         self._kept: LRUCache[tuple[Day, str], tuple[EventDay, int]] = LRUCache(_KEPT_DAYS)
         self._files: tuple[int | None, dict[Day, str]] = None, {}
+        self._logs: LRUCache[tuple[Any, ...], EventLog] = LRUCache(_KEPT_LOGS)
 
     def read(self, first: Day, last: Day, watermark: int | None, *, complete: Day | None = None) -> EventLog:
         """Read events from one day to another.
@@ -89,8 +90,16 @@ class EventDayCache:
             complete: a day of which all events are taken, also those that were ingested after the watermark.
         """
         states = {day: state for day, state in self._fingerprints().items() if first <= day <= last}
-        parts = [self._day(day, states[day], None if day == complete else watermark) for day in sorted(states)]
-        return EventLog(self._lake.config, self._lake.events.schema, parts)
+        key = (self._files[0], first, last, watermark, complete)
+        if key not in self._logs:
+            parts = [self._day(day, states[day], None if day == complete else watermark) for day in sorted(states)]
+            self._logs[key] = EventLog(self._lake.config, self._lake.events.schema, parts)
+        return self._logs[key]
+
+    def events(self, day: Day) -> pa.Table:
+        """All events of a day."""
+        state = self._fingerprints().get(day)
+        return self._lake.events.schema.empty_table() if state is None else self._day(day, state, None).events
 
     def fingerprint(self, first: Day, last: Day) -> str:
         """A fingerprint of the events of a range of days: it changes when any of them does."""
@@ -152,6 +161,9 @@ class EventLog:
         self.day_number = np.repeat(np.arange(len(sizes)), sizes)[self.order]
         self.day_row = self.order - np.concatenate([[0], np.cumsum(sizes)])[self.day_number].astype(np.int64)
         self.timestamps: Instants = self.in_log_order([part.timestamps for part in self.days])
+        self._histories_of: dict[tuple[Filter, ...], Histories] = {}
+        self._labels_of: dict[str, EventLabels] = {}
+        self._columns: dict[str, pa.Array] = {}
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -168,6 +180,25 @@ class EventLog:
             [part.events[name].combine_chunks() for part in self.days], self._schema.field(name).type
         )
         return values.combine_chunks().take(pa.array(self.order))
+
+    def take(self, name: str, rows: Ints) -> pa.Array:
+        """One column of some rows of `events`, null where the row is -1; the column is kept."""
+        if name not in self._columns:
+            parts = [part.events[name].combine_chunks() for part in self.days]
+            self._columns[name] = pa.chunked_array(parts, self._schema.field(name).type).combine_chunks()
+        place = self.order[rows] if len(self.order) else rows
+        return self._columns[name].take(pa.array(place, mask=rows < 0))
+
+    def label(self, name: str) -> EventLabels:
+        """One label of every row; kept."""
+        if name not in self._labels_of:
+            found = [part.labels(name) for part in self.days]
+            self._labels_of[name] = EventLabels(
+                self.in_log_order([one.matures.astype(np.int64) for one in found]) > 0,
+                self.in_log_order([np.where(one.matures, one.known_from, NEVER) for one in found]),
+                self.in_log_order([one.positive.astype(np.int64) for one in found]) > 0,
+            )
+        return self._labels_of[name]
 
     def item_table(self) -> pa.Table:
         """Every item with its number of events, and the features that it had last."""
@@ -201,15 +232,20 @@ class EventLog:
         """For each source, the histories of users at any query time."""
         return [Histories(self, source) for source in self.sources]
 
+    def histories_of(self, filters: tuple[Filter, ...]) -> Histories:
+        """The histories of the events that pass any of the filters, or of all; kept."""
+        if filters not in self._histories_of:
+            self._histories_of[filters] = Histories(self, self.select(filters))
+        return self._histories_of[filters]
+
     @cached_property
     def labels(self) -> tuple[Ints, Ints]:
         """All labels of the rows, 0 or 1, and the instants (us) after which each is known, NEVER if never: (n, L) each."""
         labels = list(self._config.events.labels)
         positive, when = np.zeros((2, len(self), len(labels)), np.int64)
         for i, name in enumerate(labels):
-            found = [part.labels(name) for part in self.days]
-            positive[:, i] = self.in_log_order([one.positive.astype(np.int64) for one in found])
-            when[:, i] = self.in_log_order([np.where(one.matures, one.known_from, NEVER) for one in found])
+            label = self.label(name)
+            positive[:, i], when[:, i] = label.positive, label.known_from
         return positive, when
 
     def in_log_order(self, values: Sequence[Ints]) -> Ints:

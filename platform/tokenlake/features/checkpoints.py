@@ -17,6 +17,7 @@ from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.storage import atomic
 from tokenlake_models.alure_training import AlureLearner
+from tokenlake_models.ranker_training import RankerLearner
 from tokenlake_models.semantic_ids import ResidualQuantizer, load_quantizers, save_quantizers
 from tokenlake_models.training import Learner
 
@@ -40,11 +41,19 @@ class UserCheckpoint:
     quantizers: Mapping[str, ResidualQuantizer]
 
 
+@dataclass(frozen=True)
+class RankerCheckpoint:
+    """A checkpoint of a ranker: its learner (weights and optimizer state) and vocabulary."""
+
+    learner: RankerLearner
+    vocabulary: Vocabulary
+
+
 def save(
     lake: Project,
     version: str,
     checkpoint: str,
-    learner: Learner | AlureLearner,
+    learner: Learner | AlureLearner | RankerLearner,
     vocabulary: Vocabulary,
     quantizers: Mapping[str, ResidualQuantizer] | None = None,
 ) -> Path:
@@ -106,6 +115,31 @@ def _load_users(path: Path, *, frozen: bool) -> UserCheckpoint:
     _require(path)
     vocabulary, quantizers = Vocabulary.load(path / "vocabulary.arrow"), load_quantizers(path / _CODEBOOKS)
     return UserCheckpoint(AlureLearner.load(path / "model", frozen=frozen), vocabulary, quantizers)
+
+
+def load_ranker(lake: Project, version: str, checkpoint: str) -> RankerCheckpoint:
+    """Load a checkpoint of a ranker, to read from it; training loads its own with `load_ranker_fresh`.
+
+    Raises:
+        NotFoundError: it was never trained, or its folder was deleted, as old checkpoints are.
+    """
+    return _load_frozen_ranker(path_of(lake, version, checkpoint))
+
+
+def load_ranker_fresh(lake: Project, version: str, checkpoint: str) -> RankerCheckpoint:
+    """Load a checkpoint of a ranker that the caller may train on."""
+    return _load_ranker(path_of(lake, version, checkpoint), frozen=False)
+
+
+@lru_cache(maxsize=4)
+def _load_frozen_ranker(path: Path) -> RankerCheckpoint:
+    return _load_ranker(path, frozen=True)
+
+
+def _load_ranker(path: Path, *, frozen: bool) -> RankerCheckpoint:
+    _require(path)
+    vocabulary = Vocabulary.load(path / "vocabulary.arrow")
+    return RankerCheckpoint(RankerLearner.load(path / "model", frozen=frozen), vocabulary)
 
 
 def _require(path: Path) -> None:

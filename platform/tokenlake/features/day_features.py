@@ -21,16 +21,17 @@ import pyarrow.feather as feather
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from tokenlake.config import Config
+from tokenlake.config import Config, Encoder, Ranker
 from tokenlake.errors import LockedError, NotFoundError
+from tokenlake.features.activity import EventDayCache
 from tokenlake.features.aggregations import Aggregations
 from tokenlake.features.count_inputs import as_inputs, declared
-from tokenlake.features.counts import Counts
+from tokenlake.features.counts import Counts, count_names
 from tokenlake.features.negatives import item_table, sample
 from tokenlake.lake.project import Project
 from tokenlake.storage import atomic
 from tokenlake.storage.locks import hold
-from tokenlake.times import Day, as_day, as_micros
+from tokenlake.times import Day, as_day, as_micros, day_start
 
 _ORDER = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
 #: Days kept in memory: a back-fill trains on the chunk that it has just encoded.
@@ -97,7 +98,18 @@ class DayFeatureCache:
         self._days[key] = features
         return features
 
-    def counts_of(self, rows: pa.Table, new: pa.Table, day: Day, watermark: int) -> NDArray[np.float32]:
+    def read_as_of_midnight(self, day: Day, watermark: int, *, complete: bool = False) -> DayFeatures:
+        """As `read`, with counts as they were when the day began: what a model knows that is fed by nightly jobs alone."""
+        features = self.read(day, watermark, complete=complete)
+        began = pa.scalar(day_start(day), pa.timestamp("us", "UTC"))
+        place = features.events.column_names.index("timestamp")
+        rows = features.events.set_column(place, "timestamp", pa.repeat(began, features.events.num_rows))
+        nothing = self._lake.events.schema.empty_table()
+        return DayFeatures(features.events, self.counts_of(rows, nothing, day, watermark), features.visible)
+
+    def counts_of(
+        self, rows: pa.Table, new: pa.Table, day: Day, watermark: int, *, reader: Encoder | Ranker | None = None
+    ) -> NDArray[np.float32]:
         """Counts of rows of one day, in real time: the same columns as those of `read`, strictly before each row.
 
         Args:
@@ -105,24 +117,39 @@ class DayFeatureCache:
             new: events that count as well, of any day up to this one, and are not in the lake yet.
             day: the day.
             watermark: bound on `ingested_at` (us) of the earlier days' events; all of the day's own count.
+            reader: what reads them; the columns that it does not read are 0, which saves time.
         """
-        counts, of_lake = self._state_at(day, watermark).counts, self._lake.events.read(day=day)
-        earlier = new.filter(pc.field("ds") < pa.scalar(day))
+        of_lake = self._lake.shared(EventDayCache).events(day)
+        extra = pa.concat_tables([_ingested_after(of_lake, watermark), new])
+        declared = self._declared(rows, watermark, extra, reader)
+        if reader is not None and reader.counts is not True:
+            running = np.zeros((rows.num_rows, len(count_names(self._lake.config))), np.float32)
+        else:
+            running = self._running(rows, pa.concat_tables([of_lake, new]), day, watermark)
+        return np.concatenate([running, declared], axis=1)
+
+    def _running(self, rows: pa.Table, events: pa.Table, day: Day, watermark: int) -> NDArray[np.float32]:
+        """The built-in counts of rows of a day, from the state of its start, new events of earlier days and the day's own."""
+        counts = self._state_at(day, watermark).counts
+        earlier = events.filter(pc.field("ds") < pa.scalar(day))
         if earlier.num_rows:
             counts = counts.copy()
             counts.add_late(earlier)
-        of_day = pa.concat_tables([of_lake, new.filter(pc.field("ds") == pa.scalar(day))])
-        extra = pa.concat_tables([_ingested_after(of_lake, watermark), new])
-        return np.concatenate([counts.features(of_day, rows), self._declared(rows, watermark, extra)], axis=1)
+        return counts.features(events.filter(pc.field("ds") == pa.scalar(day)), rows)
 
-    def _declared(self, rows: pa.Table, watermark: int, extra: pa.Table) -> NDArray[np.float32]:
-        """Inputs by declared aggregations: those that the encoders read."""
-        names = list(declared(self._lake.config))
+    def _declared(
+        self, rows: pa.Table, watermark: int, extra: pa.Table, reader: Encoder | Ranker | None = None
+    ) -> NDArray[np.float32]:
+        """Inputs by declared aggregations: those that encoders and rankers read, or one of them."""
+        config, aggregations = self._lake.config, self._lake.shared(Aggregations)
+        columns = aggregations.columns(list(declared(config)))
+        names = list(declared(config) if reader is None else config.counts_of(reader))
         if not names:
-            return np.zeros((rows.num_rows, 0), np.float32)
-        aggregations, at = self._lake.shared(Aggregations), as_micros(rows["timestamp"], "timestamp")
+            return np.zeros((rows.num_rows, len(columns)), np.float32)
+        at = as_micros(rows["timestamp"], "timestamp")
         values = aggregations.features(rows, at, watermark, extra=extra, names=names)
-        return as_inputs(aggregations.columns(names), values)
+        unread = np.zeros(rows.num_rows)
+        return as_inputs(columns, {column.name: values.get(column.name, unread) for column in columns})
 
     def _state_at(self, day: Day, watermark: int) -> _CountState:
         state = self._nearest_state(day, watermark)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from tokenlake.config import Config, Encoder
+from tokenlake.config import Config, Encoder, Ranker
 from tokenlake.errors import SchemaError
 from tokenlake.features.count_inputs import input_names, read_by
 from tokenlake.features.keys import exploded, factorize, flat
@@ -31,23 +31,36 @@ def label_names(config: Config) -> tuple[str, ...]:
     return tuple(config.events.labels) or (observed_label(config.events.features),)
 
 
+def labels_of(config: Config, model: Encoder | Ranker) -> tuple[str, ...]:
+    """Names of the labels that a model predicts: all, unless a ranker names its own."""
+    return (model.labels if isinstance(model, Ranker) else None) or label_names(config)
+
+
 class Featurizer:
     """Makes `Instances` of events, one row each, in the order of the rows.
 
+    Args:
+        config: the features, and the counts declared.
+        model: what reads them; an encoder reads all features, a ranker those that it names.
+
+    Attributes:
+        labels: names of the columns of `Instances.labels`.
+
     >>> featurizer = Featurizer(config, encoder)
     >>> featurizer.grow(vocabulary, events)
-    >>> model = InstanceCompressor(featurizer.compressor_config(vocabulary))
+    >>> model = InstanceCompressor(compressor_config(featurizer, encoder, vocabulary))
     >>> instances = featurizer(events, counts.features(events), vocabulary, targets=(None, day_start(today)))
     """
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, model: Encoder | Ranker) -> None:
         self._config = config
-        self._encoder = encoder
-        self._counts = read_by(config, encoder)
-        self._categorical = ("user_id", "item_id", *config.events.of_kind("categorical"))
-        self._multi = config.events.of_kind("multi")
-        self._numeric = config.events.of_kind("numeric")
-        self._vectors = config.events.of_kind("vector")
+        self._counts = read_by(config, model)
+        self.labels = labels_of(config, model)
+        read = _features_read(config, model)
+        self._categorical = ("user_id", "item_id", *(n for n in config.events.of_kind("categorical") if n in read))
+        self._multi = tuple(name for name in config.events.of_kind("multi") if name in read)
+        self._numeric = tuple(name for name in config.events.of_kind("numeric") if name in read)
+        self._vectors = tuple(name for name in config.events.of_kind("vector") if name in read)
 
     def grow(self, vocabulary: Vocabulary, events: pa.Table) -> None:
         """Add the events' values to the vocabulary."""
@@ -59,26 +72,17 @@ class Featurizer:
             lengths = pc.list_value_length(events[name])
             vocabulary.fix_width(name, pc.max(lengths).as_py() or 0)
 
-    def compressor_config(self, vocabulary: Vocabulary) -> CompressorConfig:
-        """Shape of a model that reads these features."""
-        rows, encoder = vocabulary.sizes(), self._encoder
-        return CompressorConfig(
-            scheme=encoder.scheme,
-            labels=label_names(self._config),
-            categorical={name: rows[name] for name in self._categorical},
-            multi={name: rows[name] for name in self._multi},
-            numeric=self._numeric,
-            vectors=self._widths(vocabulary),
-            counts=tuple(input_names(self._config)[i] for i in self._counts),
-            dim=encoder.dim,
-            width=encoder.width,
-            embedding=encoder.embedding,
-            history=encoder.history,
-            sit_layers=encoder.sit_layers,
-            sit_heads=encoder.sit_heads,
-            id_dropout=encoder.id_dropout,
-            seed=encoder.seed,
-        )
+    def shape(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """The fields of a model's config that tell its inputs and labels, as of a vocabulary."""
+        rows = vocabulary.sizes()
+        return {
+            "labels": self.labels,
+            "categorical": {name: rows[name] for name in self._categorical},
+            "multi": {name: rows[name] for name in self._multi},
+            "numeric": self._numeric,
+            "vectors": self._widths(vocabulary),
+            "counts": tuple(input_names(self._config)[i] for i in self._counts),
+        }
 
     def __call__(
         self,
@@ -136,7 +140,7 @@ class Featurizer:
     def _targets(
         self, events: pa.Table, timestamps: NDArray[np.int64], targets: Targets | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        names = label_names(self._config)
+        names = self.labels
         labels = np.zeros((events.num_rows, len(names)), np.float32)
         known = np.zeros((events.num_rows, len(names)), np.bool_)
         if targets is None:
@@ -147,6 +151,30 @@ class Featurizer:
             known[:, i] = label_values.matures & (first <= label_values.known_from) & (label_values.known_from < end)
             labels[:, i] = label_values.positive & known[:, i]
         return labels, known
+
+
+def compressor_config(featurizer: Featurizer, encoder: Encoder, vocabulary: Vocabulary) -> CompressorConfig:
+    """Shape of an encoder's model that reads these features."""
+    return CompressorConfig(
+        **featurizer.shape(vocabulary),
+        scheme=encoder.scheme,
+        dim=encoder.dim,
+        width=encoder.width,
+        embedding=encoder.embedding,
+        history=encoder.history,
+        sit_layers=encoder.sit_layers,
+        sit_heads=encoder.sit_heads,
+        id_dropout=encoder.id_dropout,
+        seed=encoder.seed,
+    )
+
+
+def _features_read(config: Config, model: Encoder | Ranker) -> set[str]:
+    """The features of events that a model reads: a ranker's own, and those of its steps, which it compares with the row's."""
+    if isinstance(model, Encoder):
+        return set(config.events.features)
+    steps = (sequence.features_of(config.events) for sequence in model.sequences.values())
+    return {*model.features_of(config.events), *(name for names in steps for name in names)}
 
 
 def _bags(name: str, column: pa.ChunkedArray, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:

@@ -198,7 +198,7 @@ class Project:
     # Versions.
 
     def versions(self) -> list[Version]:
-        """All encoder versions that were ever run, the serving one among them."""
+        """All versions of encoders and models that were ever run, the serving one among them."""
         return self.catalog.versions()
 
     def promote(self, version: str) -> None:
@@ -234,7 +234,7 @@ class Project:
         if version in self.config.tokens.encoders:
             return self.config.version_of(version)
         known = [self.config.version_of(name) for name in self.config.tokens.encoders]
-        known += [v.version for v in self.catalog.versions() if v.version not in known]
+        known += [v.version for v in self.catalog.versions() if v.version not in known and not v.is_model]
         if version in known:
             return version
         raise NotFoundError(

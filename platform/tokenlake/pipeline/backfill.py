@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
-from tokenlake.config import EMBEDDINGS
+from tokenlake.catalog import Plan
+from tokenlake.config import EMBEDDINGS, Ensemble, Ranker
 from tokenlake.errors import ConfigError
 from tokenlake.feast import repository
 from tokenlake.features.aggregations import Aggregations
 from tokenlake.features.day_features import DayFeatureCache
-from tokenlake.features.versions import finished, is_embeddings, register
+from tokenlake.features.versions import finished, is_embeddings, is_model, model_of, register
 from tokenlake.lake.project import Project
 from tokenlake.pipeline import count_states, jobs
 from tokenlake.pipeline.indexing import index_days
+from tokenlake.pipeline.job import Job, JobResult
 from tokenlake.pipeline.materialization import is_current
+from tokenlake.pipeline.models import MODEL_JOBS, plan_of, predict, train_model
 from tokenlake.pipeline.plan import plan_chunks
 from tokenlake.pipeline.statistics import STATISTICS, stale_days
 from tokenlake.progress import Progress
@@ -36,7 +40,7 @@ class Report:
         seconds: wall clock.
     """
 
-    results: list[jobs.JobResult] = field(default_factory=list)
+    results: list[JobResult] = field(default_factory=list)
     skipped: list[tuple[str, Day]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -147,19 +151,53 @@ def all_versions(lake: Project) -> list[str]:
 
 
 def daily_versions(lake: Project) -> list[str]:
-    """Every version that the daily jobs make: versions of the encoders, the serving one first, then of the embeddings."""
-    return all_versions(lake) + ([lake.config.embedding_version] if lake.config.embeddings else [])
+    """Every version that the daily jobs make: what a version reads of another stands behind it."""
+    return [version for stage in daily_stages(lake) for version in stage]
+
+
+def daily_stages(lake: Project) -> list[list[str]]:
+    """The versions that the daily jobs make, in stages: versions of one stage read nothing of each other.
+
+    Encoders, the serving one first, and the embeddings; then rankers; then ensembles.
+    """
+    embeddings = [lake.config.embedding_version] if lake.config.embeddings else []
+    return [all_versions(lake) + embeddings, _versions_of(lake, Ranker), _versions_of(lake, Ensemble)]
+
+
+def model_versions(lake: Project) -> list[str]:
+    """Versions of the config's models, ensembles last."""
+    return _versions_of(lake, Ranker) + _versions_of(lake, Ensemble)
+
+
+def _versions_of(lake: Project, kind: type[Ranker | Ensemble]) -> list[str]:
+    return [lake.config.model_version(name) for name, model in lake.config.models.items() if isinstance(model, kind)]
 
 
 def _resolve(lake: Project, version: str) -> str:
     if version in (EMBEDDINGS, lake.config.embeddings and lake.config.embedding_version):
         return lake.config.embedding_version
-    return lake.resolve(version)
+    if version in lake.config.models:
+        return lake.config.model_version(version)
+    return version if version in model_versions(lake) else lake.resolve(version)
 
 
-def _jobs_of(lake: Project, version: str) -> Sequence[Callable[[Project, Day, str], jobs.JobResult]]:
+def _jobs_of(lake: Project, version: str, progress: Progress | None = None) -> Sequence[Job]:
     """The jobs of a version; a day is done when the last of them is."""
+    if is_model(lake, version):
+        return (partial(train_model, progress=progress), predict) if progress else MODEL_JOBS
     return jobs.EMBEDDING_JOBS if is_embeddings(version) else jobs.TOKEN_JOBS
+
+
+def _chunks(lake: Project, version: str, days: list[Day], chunk_days: int) -> Iterator[list[Plan]]:
+    """Plans of days, those of one training together."""
+    if not is_model(lake, version):
+        yield from plan_chunks(lake, version, days, chunk_days)
+        return
+    model = model_of(lake, version)
+    if isinstance(model, Ranker):
+        yield from plan_chunks(lake, version, days, chunk_days, learn_days=model.learn_days)
+    else:
+        yield from ([plan_of(lake, model, version, day)] for day in days)
 
 
 def _backfill_version(
@@ -167,22 +205,24 @@ def _backfill_version(
 ) -> None:
     up_to_date = _up_to_date(lake, version)
     done = 0
-    for plans in plan_chunks(lake, version, days, chunk):
+    for plans in _chunks(lake, version, days, chunk):
         for plan in plans:
             if plan.day in up_to_date:
                 report.skipped.append((version, plan.day))
             else:
-                _run_day(lake, version, plan.day, report, force=True)
+                _run_day(lake, version, plan.day, report, force=True, progress=progress)
             done += 1
             if progress:
                 progress(version, done, len(days))
 
 
-def _run_day(lake: Project, version: str, day: Day, report: Report, *, force: bool) -> None:
+def _run_day(
+    lake: Project, version: str, day: Day, report: Report, *, force: bool, progress: Progress | None = None
+) -> None:
     if not force and day in _up_to_date(lake, version):
         report.skipped.append((version, day))
         return
-    report.results += [job(lake, day, version) for job in _jobs_of(lake, version)]
+    report.results += [job(lake, day, version) for job in _jobs_of(lake, version, progress)]
 
 
 def _up_to_date(lake: Project, version: str) -> set[Day]:

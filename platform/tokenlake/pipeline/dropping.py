@@ -46,11 +46,11 @@ def contents(lake: Project, version: str) -> Contents:
         LockedError: one of its jobs runs.
     """
     dropping.require_droppable(lake.catalog, version)
-    for name in lake.config.tokens.encoders:
-        if lake.config.version_of(name) == version:
+    for kind, made in _made(lake).items():
+        if version in made:
             raise VersionError(
-                f"version {version!r} is what encoder {name!r} of {lake.file} makes, and the next run would make it again; "
-                f"take the encoder out there first"
+                f"version {version!r} is what {kind} {made[version]!r} of {lake.file} makes, and the next run would make it "
+                f"again; take the {kind} out there first"
             )
     versions = {known.version: known for known in lake.catalog.versions()}
     serving = lake.catalog.serving()
@@ -63,6 +63,15 @@ def contents(lake: Project, version: str) -> Contents:
         predictions=lake.predictions.count(version=version),
         rollback=serving is not None and versions[serving].previous == version,
     )
+
+
+def _made(lake: Project) -> dict[str, dict[str, str]]:
+    """The versions that the config makes, with their names."""
+    config = lake.config
+    return {
+        "encoder": {config.version_of(name): name for name in config.tokens.encoders},
+        "model": {config.model_version(name): name for name in config.models},
+    }
 
 
 def drop(lake: Project, version: str) -> None:

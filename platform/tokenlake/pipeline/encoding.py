@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -60,17 +63,31 @@ def tokens_table(lake: Project, events: pa.Table, tokens: NDArray[np.float32], p
 
 
 def predictions_table(
-    lake: Project, events: pa.Table, scores: NDArray[np.float32], model: str, version: str
+    lake: Project,
+    events: pa.Table,
+    scores: NDArray[np.floating[Any]],
+    model: str,
+    version: str,
+    labels: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Rows of `predictions`: one per event and label, where the event has that label at all."""
-    parts = [
-        _of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(label_names(lake.config))
-    ]
-    return pa.concat_tables(parts)
+    """Rows of `predictions`: one per event and label, where the event has that label at all.
+
+    Args:
+        lake: the lake.
+        events: n rows with the labels' columns.
+        scores: (n, len(labels)) probabilities.
+        model: what `predictions` calls the model.
+        version: its version.
+        labels: names of the columns of `scores`; by default all.
+    """
+    names = label_names(lake.config) if labels is None else labels
+    return pa.concat_tables(
+        [_of_label(lake, events, scores[:, i], label, model, version) for i, label in enumerate(names)]
+    )
 
 
 def _of_label(
-    lake: Project, events: pa.Table, scores: NDArray[np.float32], label: str, model: str, version: str
+    lake: Project, events: pa.Table, scores: NDArray[np.floating[Any]], label: str, model: str, version: str
 ) -> pa.Table:
     schema = lake.predictions.schema
     columns = {name: events[name] for name in ("event_id", "user_id", "timestamp", "ds")}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tokenlake.lake.project import Project
 from tokenlake.pipeline import jobs
+from tokenlake.pipeline.job import JobResult
 from tokenlake.progress import Progress
 from tokenlake.retrieval.build import ensure_indexes, is_current
 from tokenlake.times import Day
@@ -16,7 +17,7 @@ _TOGETHER = 16
 
 def index_days(
     lake: Project, days: Iterable[Day], *, rebuild: bool = False, progress: Progress | None = None
-) -> list[jobs.JobResult]:
+) -> list[JobResult]:
     """Run the jobs `index` and `graph` of those days that are not up to date; they skip a day without embeddings.
 
     Interrupted, it goes on where it stopped.
@@ -34,7 +35,7 @@ def index_days(
     version = lake.config.embedding_version
     embedded = set(lake.user_embeddings.days(version))
     todo = [day for day in sorted(set(days)) if rebuild or not is_current(lake, day)]
-    results: list[jobs.JobResult] = []
+    results: list[JobResult] = []
     for start in range(0, len(todo), _TOGETHER):
         part = todo[start : start + _TOGETHER]
         ensure_indexes(lake, [day for day in part if day in embedded], rebuild=rebuild)

@@ -7,54 +7,32 @@ any point too: it finds its work done, or does it again with the recorded plan a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from tokenlake.catalog import IndexVersion, Run
 from tokenlake.catalog.catalog import EMBED
-from tokenlake.errors import CorruptionError, TrainingError, VersionError, missing_extra, storage_error
+from tokenlake.errors import VersionError
 from tokenlake.feast import repository
 from tokenlake.features import versions
 from tokenlake.features.aggregations import Aggregations
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.count_states import COUNTS, WATERMARK, CountStates, counted_events, tables_of
+from tokenlake.pipeline.job import Job, JobResult, Value, has_events, measure, recorded_job, skipped
 from tokenlake.pipeline.materialization import MATERIALIZE, materialize_day
 from tokenlake.pipeline.plan import ONE_DAY, plan, require_order
 from tokenlake.pipeline.statistics import COUNTED, STATISTICS, statistics_of, window_of
 from tokenlake.progress import Progress
 from tokenlake.storage.locks import hold
 from tokenlake.times import Day
-from tokenlake_kernels.errors import KernelError
-from tokenlake_models.errors import CheckpointError, ModelError
 
 #: Seconds that a job waits for another that materializes.
 FEAST_PATIENCE_S = 120.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NO_ACTIVE_USERS = "no user had done anything that the sources read"
-Value: TypeAlias = int | float | str | None
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What a job did.
-
-    Attributes:
-        status: `skipped` where the day has no events.
-        summary: what was written, for logs and Airflow's page.
-    """
-
-    job: str
-    day: Day
-    version: str | None
-    status: Literal["done", "skipped"]
-    summary: dict[str, Value] = field(default_factory=dict)
 
 
 def ingest(lake: Project, day: Day) -> JobResult:
     """Bring in the day's raw files from `landing`; skipped where the day has no events afterwards."""
-    with _job(lake, "ingest", day) as (run, summary):
+    with recorded_job(lake, "ingest", day) as (run, summary):
         if lake.config.landing is not None:
             files = sorted(str(p) for p in lake.root.glob(lake.config.landing.format(ds=day.isoformat())))
             report = lake.ingest(files) if files else None
@@ -81,12 +59,12 @@ def train(lake: Project, day: Day, version: str) -> JobResult:
         OrderError: an earlier day with events is not published yet.
         LockedError: another process trains this version.
     """
-    if not _has_events(lake, day):
-        return _skipped(lake, "train", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "train", day, version)
     versions.register(lake, version)
     require_order(lake, version, day)
     with (
-        _job(lake, "train", day, version) as (run, summary),
+        recorded_job(lake, "train", day, version) as (run, summary),
         hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
     ):
         day_plan = plan(lake, version, day)
@@ -96,16 +74,16 @@ def train(lake: Project, day: Day, version: str) -> JobResult:
 
             summary |= train_checkpoint(lake, day_plan)
             run.artefact("checkpoint", str(versions.path_of(lake, version, day_plan.checkpoint)))
-        _measure(run, summary, "loss")
+        measure(run, summary, "loss")
     return JobResult("train", day, version, "done", summary)
 
 
 def encode(lake: Project, day: Day, version: str) -> JobResult:
     """Encode the day's events by its plan's checkpoint, into `instance_tokens` and `predictions`."""
-    if not _has_events(lake, day):
-        return _skipped(lake, "encode", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "encode", day, version)
     require_order(lake, version, day)
-    with _job(lake, "encode", day, version) as (run, summary):
+    with recorded_job(lake, "encode", day, version) as (run, summary):
         from tokenlake.pipeline.encoding import encode_day
 
         summary |= encode_day(lake, plan(lake, version, day))
@@ -120,12 +98,12 @@ def encode(lake: Project, day: Day, version: str) -> JobResult:
 
 def publish(lake: Project, day: Day, version: str) -> JobResult:
     """Put the day's tokens into the token store; the day is done then."""
-    if not _has_events(lake, day):
-        return _skipped(lake, "publish", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "publish", day, version)
     from tokenlake.pipeline.publishing import publish_day
 
     require_order(lake, version, day)
-    with _job(lake, "publish", day, version) as (run, summary):
+    with recorded_job(lake, "publish", day, version) as (run, summary):
         summary |= publish_day(lake, day, version)
         run.artefact("tokens", f"{lake.store_path(version)}?ds={day}", rows=int(summary["rows"] or 0))
     lake.catalog.clear_rerun(day, version, before=_encoding_started_at(lake, day, version))
@@ -135,7 +113,7 @@ def publish(lake: Project, day: Day, version: str) -> JobResult:
 
 
 #: The jobs of one encoder, in their order.
-TOKEN_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (train, encode, publish)
+TOKEN_JOBS: tuple[Job, ...] = (train, encode, publish)
 
 
 def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
@@ -145,11 +123,11 @@ def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
         OrderError: an earlier day with events is not embedded yet.
         LockedError: another process trains this version.
     """
-    if not _has_events(lake, day):
-        return _skipped(lake, "train-embeddings", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "train-embeddings", day, version)
     require_order(lake, version, day)
     with (
-        _job(lake, "train-embeddings", day, version) as (run, summary),
+        recorded_job(lake, "train-embeddings", day, version) as (run, summary),
         hold(lake.data / "locks" / f"train-{version}", f"training of {version}"),
     ):
         day_plan = plan(lake, version, day)
@@ -159,16 +137,16 @@ def train_embeddings(lake: Project, day: Day, version: str) -> JobResult:
 
             summary |= train_user_checkpoint(lake, day_plan)
             run.artefact("checkpoint", str(versions.path_of(lake, version, day_plan.checkpoint)))
-        _measure(run, summary, "loss")
+        measure(run, summary, "loss")
     return JobResult("train-embeddings", day, version, "done", summary)
 
 
 def embed(lake: Project, day: Day, version: str) -> JobResult:
     """Embed every active user, and every item met, by the day's plan's checkpoint; the day is done then."""
-    if not _has_events(lake, day):
-        return _skipped(lake, EMBED, day, version)
+    if not has_events(lake, day):
+        return skipped(lake, EMBED, day, version)
     require_order(lake, version, day)
-    with _job(lake, EMBED, day, version) as (run, summary):
+    with recorded_job(lake, EMBED, day, version) as (run, summary):
         from tokenlake.pipeline.embedding import embed_day
 
         summary |= embed_day(lake, plan(lake, version, day))
@@ -184,10 +162,10 @@ def embed_bucket(lake: Project, day: Day, version: str, bucket: int, buckets: in
         OrderError: an earlier day with events is not embedded yet.
         SchemaError: no such bucket.
     """
-    if not _has_events(lake, day):
-        return _skipped(lake, "embed-bucket", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "embed-bucket", day, version)
     require_order(lake, version, day)
-    with _job(lake, "embed-bucket", day, version) as (_, summary):
+    with recorded_job(lake, "embed-bucket", day, version) as (_, summary):
         from tokenlake.pipeline.buckets import stage
 
         summary |= stage(lake, plan(lake, version, day), bucket, buckets)
@@ -199,13 +177,13 @@ def gather(lake: Project, day: Day, version: str, buckets: int) -> JobResult:
 
     A bucket that is missing, or was made of events that have changed since, is made here.
     """
-    if not _has_events(lake, day):
-        return _skipped(lake, EMBED, day, version)
+    if not has_events(lake, day):
+        return skipped(lake, EMBED, day, version)
     from tokenlake.pipeline import buckets as staging
 
     require_order(lake, version, day)
     day_plan = plan(lake, version, day)
-    with _job(lake, EMBED, day, version) as (run, summary):
+    with recorded_job(lake, EMBED, day, version) as (run, summary):
         summary |= staging.gather(lake, day_plan, buckets)
         _note_embedded(lake, run, summary)
     lake.catalog.clear_rerun(day, version, before=run.started_at)
@@ -223,12 +201,12 @@ def index(lake: Project, day: Day, version: str) -> JobResult:
         VersionError: not the version of the config's embeddings.
         MissingExtraError: faiss is not installed.
     """
-    if not _has_events(lake, day):
-        return _skipped(lake, "index", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "index", day, version)
     _require_embedded(lake, day, version)
     if day not in lake.user_embeddings.days(version):
-        return _skipped(lake, "index", day, version, reason=_NO_ACTIVE_USERS)
-    with _job(lake, "index", day, version) as (run, summary):
+        return skipped(lake, "index", day, version, reason=_NO_ACTIVE_USERS)
+    with recorded_job(lake, "index", day, version) as (run, summary):
         from tokenlake.retrieval import build
 
         summary |= {"built": len(build.ensure_indexes(lake, [day]))}
@@ -241,12 +219,12 @@ def index(lake: Project, day: Day, version: str) -> JobResult:
 
 def graph(lake: Project, day: Day, version: str) -> JobResult:
     """Build the day's graph of similar users, and its rows of `edges`; else as `index`, which it builds if need be."""
-    if not _has_events(lake, day):
-        return _skipped(lake, "graph", day, version)
+    if not has_events(lake, day):
+        return skipped(lake, "graph", day, version)
     _require_embedded(lake, day, version)
     if day not in lake.user_embeddings.days(version):
-        return _skipped(lake, "graph", day, version, reason=_NO_ACTIVE_USERS)
-    with _job(lake, "graph", day, version) as (run, summary):
+        return skipped(lake, "graph", day, version, reason=_NO_ACTIVE_USERS)
+    with recorded_job(lake, "graph", day, version) as (run, summary):
         from tokenlake.retrieval import build
 
         summary |= {"built": len(build.ensure_graphs(lake, [day]))}
@@ -270,17 +248,17 @@ def _built(lake: Project, day: Day, version: str, *names: str) -> list[IndexVers
 
 
 #: The jobs of the user and item embeddings, in their order.
-EMBEDDING_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (train_embeddings, embed)
+EMBEDDING_JOBS: tuple[Job, ...] = (train_embeddings, embed)
 
 #: What is derived of a day's embeddings, in its order.
-RETRIEVAL_JOBS: tuple[Callable[[Project, Day, str], JobResult], ...] = (index, graph)
+RETRIEVAL_JOBS: tuple[Job, ...] = (index, graph)
 
 
 def statistics(lake: Project, day: Day) -> JobResult:
     """Write what each user did lately, as it was known at the end of the day; counted from what the lake now holds."""
-    if not _has_events(lake, day):
-        return _skipped(lake, STATISTICS, day)
-    with _job(lake, STATISTICS, day) as (run, summary):
+    if not has_events(lake, day):
+        return skipped(lake, STATISTICS, day)
+    with recorded_job(lake, STATISTICS, day) as (run, summary):
         rows, counted = statistics_of(lake, day)
         lake.user_statistics.replace_day(day, rows)
         summary |= {"rows": rows.num_rows, "events": counted}
@@ -292,10 +270,10 @@ def statistics(lake: Project, day: Day) -> JobResult:
 def counts(lake: Project, day: Day) -> JobResult:
     """Write the declared aggregations that Feast serves: of each, the keys whose numbers changed, as of the day's end."""
     if not lake.config.served_counts:
-        return _skipped(lake, COUNTS, day, reason="`counts:` declares nothing that Feast serves")
-    if not _has_events(lake, day):
-        return _skipped(lake, COUNTS, day)
-    with _job(lake, COUNTS, day) as (run, summary):
+        return skipped(lake, COUNTS, day, reason="`counts:` declares nothing that Feast serves")
+    if not has_events(lake, day):
+        return skipped(lake, COUNTS, day)
+    with recorded_job(lake, COUNTS, day) as (run, summary):
         events, watermark, states = counted_events(lake)[day], lake.watermark(), lake.shared(CountStates)
         lake.shared(Aggregations).roll_on(watermark)
         for name in lake.config.served_counts:
@@ -322,43 +300,15 @@ def materialize(lake: Project, day: Day, progress: Progress | None = None) -> Jo
     """
     reason = repository.lacking(lake.root)
     if reason is not None:
-        return _skipped(lake, MATERIALIZE, day, reason=reason)
+        return skipped(lake, MATERIALIZE, day, reason=reason)
     import tokenlake.feast.materialize  # noqa: F401  # takes seconds, and others need not wait for that
 
     with (
-        _job(lake, MATERIALIZE, day) as (run, summary),
+        recorded_job(lake, MATERIALIZE, day) as (run, summary),
         hold(lake.data / "locks" / MATERIALIZE, "materializing into Feast", timeout=FEAST_PATIENCE_S),
     ):
         summary |= materialize_day(lake, day, run, progress)
     return JobResult(MATERIALIZE, day, None, "done", summary)
-
-
-@contextmanager
-def _job(lake: Project, job: str, day: Day, version: str | None = None) -> Iterator[tuple[Run, dict[str, Value]]]:
-    summary: dict[str, Value] = {}
-    with lake.catalog.run(job, day, version) as run, translated_errors():
-        yield run, summary
-        for name in ("rows", "accepted", "duplicates", "quarantined", "predictions"):
-            _measure(run, summary, name)
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Translate errors of the disk, the models and the kernels into Tokenlake's, which tell a scheduler whether to try again."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CorruptionError(
-            f"{error}; restore it, or delete the checkpoint's whole folder: `tokenlake run DAY --force` trains it again"
-        ) from error
-    except (ModelError, KernelError) as error:
-        raise TrainingError(str(error)) from error
-    except ModuleNotFoundError as error:
-        if (known := missing_extra(error)) is None:
-            raise
-        raise known from error
-    except OSError as error:
-        raise storage_error(error) from error
 
 
 def _note_embedded(lake: Project, run: Run, summary: dict[str, Value]) -> None:
@@ -366,23 +316,7 @@ def _note_embedded(lake: Project, run: Run, summary: dict[str, Value]) -> None:
         run.artefact(table.path.name, f"{table.path}?version={run.version}&ds={run.day}", rows=int(rows or 0))
 
 
-def _measure(run: Run, summary: dict[str, Value], name: str) -> None:
-    value = summary.get(name)
-    if isinstance(value, int | float):
-        run.metric(name, value)
-
-
 def _encoding_started_at(lake: Project, day: Day, version: str) -> dt.datetime:
     """When the encoding of what is published now began: events that came since are not in it, so the day stays marked for a restatement."""
     runs = lake.catalog.runs(job="encode", day=day, version=version, status="done")
     return max((run.started_at for run in runs), default=_EPOCH)
-
-
-def _has_events(lake: Project, day: Day) -> bool:
-    return day in lake.events.days()
-
-
-def _skipped(lake: Project, job: str, day: Day, version: str | None = None, *, reason: str = "no events") -> JobResult:
-    with lake.catalog.run(job, day, version) as run:
-        run.skip(reason)
-    return JobResult(job, day, version, "skipped", {"reason": reason})

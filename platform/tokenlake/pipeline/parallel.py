@@ -18,7 +18,7 @@ from tokenlake.pipeline.backfill import (
     Report,
     backfill,
     count_statistics,
-    daily_versions,
+    daily_stages,
     days_of,
     has_work,
     to_feast,
@@ -40,7 +40,7 @@ def backfill_parallel(
     index: Indexed = "last",
     progress: Progress | None = None,
 ) -> Report:
-    """Do what `backfill` does for every encoder and for the statistics, each in a process of its own.
+    """Do what `backfill` does for every encoder, then for every model, and for the statistics, each in a process of its own.
 
     What is up to date is looked at here: a process would take seconds to start, and find nothing to do.
 
@@ -48,14 +48,16 @@ def backfill_parallel(
         TokenlakeError: whatever the first failing version raised; the others are finished.
     """
     began = time.monotonic()
-    here: list[Callable[[Progress], Report]] = []
-    parts: list[Callable[[Progress], Report]] = []
-    for version in daily_versions(lake):
-        part = partial(_backfill, lake, version, first, last, chunk_days, index)
-        (parts if has_work(lake, version, first, last) else here).append(part)
-    if repository.exists(lake.root) and stale_days(lake, days_of(lake, first, last)):
-        parts.append(partial(_statistics, lake, first, last))
-    reports = each_in_its_process(parts, progress) + [part(progress or _nobody) for part in here]
+    reports: list[Report] = []
+    for number, versions in enumerate(daily_stages(lake)):
+        here: list[Callable[[Progress], Report]] = []
+        parts: list[Callable[[Progress], Report]] = []
+        for version in versions:
+            part = partial(_backfill, lake, version, first, last, chunk_days, index)
+            (parts if has_work(lake, version, first, last) else here).append(part)
+        if not number and repository.exists(lake.root) and stale_days(lake, days_of(lake, first, last)):
+            parts.append(partial(_statistics, lake, first, last))
+        reports += each_in_its_process(parts, progress) + [part(progress or _nobody) for part in here]
     whole = Report(
         [result for report in reports for result in report.results],
         [pair for report in reports for pair in report.skipped],

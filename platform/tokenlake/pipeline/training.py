@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from tokenlake.config import Encoder
 from tokenlake.features import checkpoints
 from tokenlake.features.checkpoints import TokenCheckpoint
 from tokenlake.features.day_features import DayFeatureCache, DayFeatures
-from tokenlake.features.instances import Featurizer, Targets, label_names
+from tokenlake.features.instances import Featurizer, Targets, compressor_config, label_names
 from tokenlake.features.label_maturity import lookback
 from tokenlake.features.token_history import token_history
 from tokenlake.features.versions import encoder_of
@@ -86,10 +87,10 @@ class Trainer:
         """
         train_from, train_to = plan.training
         targets = (None if self._fresh else day_start(train_from), day_start(train_to + _ONE_DAY))
-        features = _training_features(self._lake, plan, targets)
+        features = training_features(self._lake, plan, targets)
         self._featurizer.grow(self.vocabulary, features.events)
         if self._fresh:
-            config = self._featurizer.compressor_config(self.vocabulary)
+            config = compressor_config(self._featurizer, self._encoder, self.vocabulary)
             self.learner = Learner.create(config, model=self._kind, learning_rate=self._encoder.learning_rate)
         else:
             self.learner.grow(self.vocabulary.sizes())
@@ -109,15 +110,26 @@ class Trainer:
         )
 
 
-def _training_features(lake: Project, plan: Plan, targets: Targets) -> DayFeatures:
+def training_features(
+    lake: Project, plan: Plan, targets: Targets, read: Callable[[Day], DayFeatures] | None = None
+) -> DayFeatures:
+    """Rows of a plan's training days, and those of earlier days whose label becomes known within the targets.
+
+    Args:
+        lake: the lake.
+        plan: it names the days and the watermark.
+        targets: from, and before: the instants at which a label must become known.
+        read: reads a day; by default with counts strictly before each row's timestamp.
+    """
     train_from, train_to = plan.training
     first = train_from - lookback(lake.config.events.labels.values())
+    read = read or partial(lake.shared(DayFeatureCache).read, watermark=plan.watermark)
     days = []
     for day in lake.events.days():
         if train_from <= day <= train_to:
-            days.append(lake.shared(DayFeatureCache).read(day, plan.watermark))
+            days.append(read(day))
         elif first <= day < train_from:
-            days.append(_newly_matured(lake, lake.shared(DayFeatureCache).read(day, plan.watermark), targets))
+            days.append(_newly_matured(lake, read(day), targets))
     return DayFeatures(
         pa.concat_tables([day.events for day in days]),
         np.concatenate([day.counts for day in days]),

@@ -22,7 +22,7 @@ from tokenlake.errors import ConfigError, OrderError, TerminalError
 from tokenlake.scheduling import LAKE_VARIABLE, TAG
 
 if TYPE_CHECKING:
-    from tokenlake.pipeline.jobs import JobResult
+    from tokenlake.pipeline.job import JobResult
     from tokenlake.times import Day
 
 #: Default arguments of every task. Terminal errors fail at once. All others, such as a full disk or a killed process,
@@ -80,6 +80,11 @@ def asset(config: Config, *name: str) -> Asset:
     return Asset("x-tokenlake://" + "/".join(quote(part, safe="") for part in (config.project, *name)))
 
 
+def tokens_asset(config: Config, encoder: str) -> Asset:
+    """The asset of an encoder's tokens; of the serving one it is `instance_tokens` alone, whichever that is."""
+    return asset(config, "instance_tokens", *([] if encoder == config.tokens.serving_name else [encoder]))
+
+
 def feature_repository(naming: str = "") -> bool:
     """Whether the lake has a Feast feature repository with a file that contains `naming`; its files are not run."""
     folder = lake_folder() / "feature_repo"
@@ -94,7 +99,7 @@ def run_job(
 
     Args:
         job: the function.
-        lineage: the encoder whose version the job gets, or `EMBEDDINGS`; None for a job without versions.
+        lineage: the encoder or model whose version the job gets, or `EMBEDDINGS`; None for a job without versions.
         outlet: the asset that the task publishes; its event holds the job's summary.
         arguments: arguments of the job other than lake, day and version.
 
@@ -124,7 +129,7 @@ async def wait_for_earlier_days(lineage: str, patience: float = PATIENCE) -> dic
     """Wait until every day with events before the current task's partition is done.
 
     Args:
-        lineage: an encoder, or `EMBEDDINGS`.
+        lineage: an encoder, a model, or `EMBEDDINGS`.
         patience: most seconds to wait; the scheduler then gives the slot to another task, and tries again later.
 
     Returns:
@@ -153,8 +158,10 @@ async def wait_for_earlier_days(lineage: str, patience: float = PATIENCE) -> dic
 
 
 def version_of(config: Config, lineage: str) -> str:
-    """The version of an encoder, or of `EMBEDDINGS`."""
-    return config.embedding_version if lineage == EMBEDDINGS else config.version_of(lineage)
+    """The version of an encoder, of a model, or of `EMBEDDINGS`."""
+    if lineage == EMBEDDINGS:
+        return config.embedding_version
+    return config.model_version(lineage) if lineage in config.models else config.version_of(lineage)
 
 
 def _partition() -> Day:

@@ -61,6 +61,15 @@ def folder(path: Path) -> Iterator[Path]:
         disk.sync_folder(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a folder, so that it is there whole or not at all, with what killed writers and removers of it have left."""
+    _clean(path)
+    if path.exists():
+        part = _temporary(path)
+        disk.rename(path, part)
+        disk.remove(part)
+
+
 def swap(path: Path, data: bytes) -> None:
     """Write a small file atomically and durably, by way of `<name>.new`; the caller must be its only writer."""
     part = path.with_name(f"{path.name}.new")

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tokenlake.errors import SchemaError
 from tokenlake.features.aggregations.engine import Aggregations
 from tokenlake.features.keys import Ints
+from tokenlake.lake.arguments import as_table, source_names
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import IdTypes
 from tokenlake.lake.validate import converted
@@ -19,30 +20,12 @@ from tokenlake.times import as_micros
 
 def counts(lake: Project, rows: Any, at: Any, names: Sequence[str] | None) -> pa.Table:
     """Every column of definitions, strictly before each row's instant, of all that was ingested so far."""
-    aggregations, given = lake.shared(Aggregations), _table(rows)
+    aggregations, given = lake.shared(Aggregations), as_table(rows)
     keys = _keys(lake, given, aggregations.key_columns(names))
     instants = _instants(lake, given, at)
     values = aggregations.features(keys, instants, lake.watermark(), names=names)
     columns = {name: pa.array(column, pa.float64(), from_pandas=True) for name, column in values.items()}
     return pa.table(columns)
-
-
-def _table(rows: Any) -> pa.Table:
-    if isinstance(rows, pa.Table):
-        return rows
-    if isinstance(rows, pa.RecordBatch):
-        return pa.Table.from_batches([rows])
-    if hasattr(rows, "to_records") and hasattr(rows, "columns"):  # a pandas frame; pandas is slow to import
-        return pa.Table.from_pandas(rows, preserve_index=False)
-    if isinstance(rows, dict):
-        try:
-            return pa.table(rows)
-        except pa.ArrowException as error:
-            raise SchemaError(f"rows: a mapping of columns that are no table ({error})") from error
-    raise SchemaError(
-        f"rows: {type(rows).__name__} given; expected an Arrow table, a pandas frame, or a mapping such as "
-        '{"user_id": [1], "item_id": [7]}'
-    )
 
 
 def _keys(lake: Project, rows: pa.Table, wanted: Collection[str]) -> pa.Table:
@@ -54,13 +37,11 @@ def _keys(lake: Project, rows: pa.Table, wanted: Collection[str]) -> pa.Table:
 
 def _column(lake: Project, rows: pa.Table, name: str) -> pa.ChunkedArray:
     """A column by its name in `events`, or by the source's."""
-    events = lake.config.events
-    own = {"user_id": events.user, "item_id": events.item, "timestamp": events.timestamp}
-    own |= {feature: spec.column or feature for feature, spec in events.features.items()}
-    for candidate in (name, own[name]):
+    own = source_names(lake.config)[name]
+    for candidate in (name, own):
         if candidate in rows.column_names:
             return rows[candidate]
-    either = f"{name!r}" if own[name] == name else f"{name!r} or {own[name]!r}"
+    either = f"{name!r}" if own == name else f"{name!r} or {own!r}"
     raise SchemaError(f"counts need a column {either}; the rows have {', '.join(rows.column_names) or 'none'}")
 
 
