@@ -210,10 +210,9 @@ def again(n: int = 800, *, seed: int = 0) -> tuple[Queries, RankerConfig]:
     return Queries(instances, torch.arange(n + 1) * 2, as_of, {"past": past}), config
 
 
-@pytest.mark.parametrize("model", ["din", "transformer"])
-def test_it_learns_what_happened_to_the_item_before(model):
+def test_it_learns_what_happened_to_the_item_before():
     (train, config), (test, _) = again(), again(200, seed=1)
-    of = dataclasses.replace(config.sequences[0], model=model)
+    of = config.sequences[0]
     hidden = dataclasses.replace(of, labels=False)
     losses = []
     for sequences in ((of,), (hidden,), ()):
