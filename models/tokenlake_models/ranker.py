@@ -27,8 +27,8 @@ class RankerNetwork(nn.Module):
     """
 
     config: RankerConfig
-    #: As `InstanceCompressor.lr_scales`.
-    lr_scales = (1.0, 50.0)
+    #: As `InstanceCompressor.lr_scales`; the best for Complete Journey's first eight weeks.
+    lr_scales = (1.0, 100.0)
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()

@@ -102,9 +102,9 @@ class RankerConfig(InputsConfig):
             raise ModelError(f"layers must be at least 1, got {self.layers}")
         if self.grid < 0:
             raise ModelError(f"grid is the width of a number's embedding, 0 for none, got {self.grid}")
-        for field_name, names in (("rates", self.rates), ("logarithms", self.logarithms)):
-            if unknown := [name for name in names if name not in {*self.numeric, *self.counts}]:
-                raise ModelError(f"{field_name}: {unknown} are neither numeric nor counts of this model")
+        for kind, given in (("rates", self.rates), ("logarithms", self.logarithms)):
+            if unknown := [name for name in given if name not in {*self.numeric, *self.counts}]:
+                raise ModelError(f"{kind}: {unknown} are neither numeric nor counts of this model")
         if not (self.categorical_inputs or self.multi or self.numeric or self.vectors or self.counts):
             raise ModelError("a ranker needs inputs of its rows: ids, a feature, or a count")
         if both := self.step_rows.keys() & {*self.categorical, *self.multi}:

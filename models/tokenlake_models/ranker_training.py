@@ -80,7 +80,7 @@ class RankerLearner:
 
         Args:
             config: inputs and shape.
-            learning_rate: of the dense weights; embeddings learn at 50 times that.
+            learning_rate: of the dense weights; embeddings learn at 100 times that.
             frozen: the model will not be trained, so no optimisers are created.
         """
         return cls(RankerNetwork(config), learning_rate=learning_rate, frozen=frozen)

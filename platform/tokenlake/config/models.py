@@ -92,7 +92,7 @@ class Ranker(Strict):
     #: Labels that are predicted; by default all of the events.
     labels: tuple[str, ...] | None = Field(None, min_length=1)
     #: Queries per training step.
-    batch: int = Field(256, ge=1)
+    batch: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     #: Passes over the days of one training.
     passes: int = Field(1, ge=1)
