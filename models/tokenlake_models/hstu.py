@@ -14,9 +14,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from tokenlake_kernels import gated_norm, hstu_attention, jagged_concat, jagged_split
+from tokenlake_kernels import gated_norm, hstu_attention
 from tokenlake_models.errors import ModelError
-from tokenlake_models.jagged import row_numbers
 
 Preset = Literal["research", "stu"]
 #: Half octaves of seconds: 2^32 s are 136 years.
