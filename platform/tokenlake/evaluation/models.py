@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.evaluation.controls import is_complete, title
