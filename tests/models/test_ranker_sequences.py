@@ -276,7 +276,7 @@ def test_a_match_profile_is_what_loops_say(seed, labels):
 def test_a_grid_is_what_loops_say():
     grid = NumberGrid(3, 3, [1], [2], torch.Generator().manual_seed(0))
     x = torch.tensor([[0.0, 0.0], [5.0, 0.3], [-7.5, 1.0], [1e12, 0.5], [torch.nan, torch.nan], [-1e12, 0.999]])
-    x = torch.cat([x, x[:, :1]], 1)
+    x = torch.cat([x, torch.tensor([[0.0], [2.3], [-7.5], [99.0], [torch.nan], [17.9]])], 1)
     fast = grid(x)
     for row, column in itertools.product(range(6), range(3)):
         value, rows = float(x[row, column]), grid.weight[74 * column : 74 * column + 74]

@@ -76,15 +76,19 @@ def _busiest(lake: Lake, graph: Graph) -> pa.Array:
 
 
 def _candidates(lake: Lake, user: pa.Array, at: dt.datetime) -> WholeTable:
-    """Table of a user's candidates, with features of the items."""
-    answer = lake.candidates(user, at=at.replace(tzinfo=dt.UTC), k=_ROWS)
+    """Table of a user's candidates, with features of the items, and what the rankers make of them (`lake.rank`)."""
+    when = at.replace(tzinfo=dt.UTC)
+    answer = lake.candidates(user, at=when, k=_ROWS)
+    ranked = {name: lake.rank(name, user, answer, at=when) for name in lake.config.rankers}
     told = [name for name, feature in lake.config.events.features.items() if feature.of == "item"][:2]
     columns = ["item_id", *(f'any_value("{name}")' for name in told)]
     query = f"SELECT {', '.join(columns)} FROM events WHERE list_contains($items, item_id) GROUP BY item_id"
     known = {row[0]: row[1:] for row in lake.sql(query, {"items": answer.items.to_pylist()}).fetchall()}
-    table = WholeTable("item", *told, "score", title=f"Candidates for user {user[0]} at {at}", right={"score"})
-    for item, score in zip(answer.items.to_pylist(), answer.scores, strict=True):
-        table.add_row(str(item), *(_word(value) for value in known[item]), f"{score:.4f}")
+    numbers = ("score", *(f"{scores.labels[0]}, by {name}" for name, scores in ranked.items()))
+    table = WholeTable("item", *told, *numbers, title=f"Candidates for user {user[0]} at {at}", right=set(numbers))
+    for i, item in enumerate(answer.items.to_pylist()):
+        probabilities = (f"{scores.values[i, 0]:.3f}" for scores in ranked.values())
+        table.add_row(str(item), *(_word(value) for value in known[item]), f"{answer.scores[i]:.4f}", *probabilities)
     return table
 
 

@@ -78,19 +78,15 @@ def _run(dataset: str, folder: Path, form: Form) -> None:
     say(
         "backfill",
         "3. Back-fill",
-        "each day's tokens by both compressors, trained on the days before it; its user embeddings;\n"
-        "then indexes, the graph of similar users, and Feast",
+        "each day's tokens by both compressors, trained on the days before it; its user embeddings; what the ranker\n"
+        "predicts; then indexes, the graph of similar users, and Feast",
     )
     _backfill(lake, by_hand)
     if by_airflow:
         say("airflow", "4. Airflow", f"{_days(by_airflow)} through the real DAGs, in services of its own on loopback")
         _airflow(lake, by_airflow)
-    compared = "models to compare with, " if form.controls else ""
-    say(
-        "models",
-        "5. Models",
-        f"{compared}a sequence model (HSTU) over the stored tokens, and questions to the candidates",
-    )
+    compared = "models to compare with, and " if form.controls else ""
+    say("models", "5. Models", f"{compared}questions to the candidates")
     _demo_report.work_out(lake, form)
     say("reports", "6. What came of it", "the tables, how well the tokens' encoders predict, one user's tokens, SQL")
     _demo_report.show(lake)

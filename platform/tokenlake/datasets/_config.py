@@ -74,6 +74,10 @@ embeddings:
   width: 32
   history: 32
 retrieval: {window: 90d, half_life: 28d, exclude_seen: false}
+
+# A ranker of candidates: each day's is trained on the days before (docs/models.md).
+models:
+  ranker: {sequences: {past: {of: events, features: [item_id, type, category], length: 100}}}
 """
 
 _MOVIELENS = """\
@@ -121,6 +125,10 @@ tokens:
 embeddings:
   sources: {{ratings: all, liked: {{label: liked}}}}
   retention_days: 365
+
+# A ranker of candidates: each day's is trained on the days before (docs/models.md).
+models:
+  ranker: {{sequences: {{past: {{of: events, features: [item_id, decade], length: 100}}}}}}
 """
 _MOVIELENS_PEOPLE = """\
     age: {kind: categorical, of: user}
@@ -192,4 +200,8 @@ tokens:
 embeddings:
   sources: {shown: all, clicked: {label: clicked}}
 retrieval: {exclude_seen: false}
+
+# A ranker of candidates: each day's is trained on the days before (docs/models.md).
+models:
+  ranker: {sequences: {past: {of: events, features: [item_id, category, advertiser], length: 100}}}
 """

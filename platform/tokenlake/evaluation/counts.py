@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.evaluation.controls import (
     Control,

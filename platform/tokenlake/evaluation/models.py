@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokenlake.errors import ConfigError, NotFoundError
 from tokenlake.evaluation.controls import is_complete, title
 from tokenlake.evaluation.differences import Aligned, Difference
 from tokenlake.evaluation.peers import Peer, Search, peers_of_rankers, run_peer, searches_of
-from tokenlake.evaluation.tokens import Score, TokenReport, common_days, read, report_on, score_of
+from tokenlake.evaluation.tokens import Score, TokenReport, common_days, of_model, read, report_on, score_of
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
 
@@ -62,7 +60,7 @@ def models_report(
     versions |= {peer.name: peer.version(lake) for peer in peers}
 
     days = common_days(lake, list(versions.values()))
-    tables = {model: _of_model(read(lake, version, days), model) for model, version in versions.items()}
+    tables = {model: of_model(read(lake, version, days), model) for model, version in versions.items()}
     scores = report_on(lake, tables, versions, resamples)
     seeds = _by_seed(lake, list(tables))
     differences = list[Difference]()
@@ -92,12 +90,6 @@ def _models(lake: Project) -> Iterator[tuple[str, str]]:
         version = lake.config.version_of(name)
         if lake.predictions.days(version):
             yield title(f"{encoder.scheme} ({name})", encoder), version
-
-
-def _of_model(rows: pa.Table, name: str) -> pa.Table:
-    """Of rows of a version those of one model: a calibrated one also has its rows before."""
-    own = rows.filter(pc.field("model") == name)
-    return own if own.num_rows else rows
 
 
 def _train(lake: Project, peer: Peer, progress: Progress | None) -> None:

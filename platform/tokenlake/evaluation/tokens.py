@@ -67,7 +67,7 @@ class TokenReport:
 
 
 def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
-    """Score every encoder and every control with predictions, on the days that all of them have.
+    """Score every encoder, model of `models:` and control with predictions, on the days that all of them have.
 
     Args:
         lake: the lake.
@@ -81,7 +81,8 @@ def token_report(lake: Project, *, resamples: int = 200) -> TokenReport:
     days = common_days(lake, list(models.values()))
     if not days:
         raise NotFoundError("no predictions after the bootstrap chunk yet; `tokenlake backfill` makes them")
-    return report_on(lake, {name: read(lake, version, days) for name, version in models.items()}, models, resamples)
+    tables = {name: of_model(read(lake, version, days), name) for name, version in models.items()}
+    return report_on(lake, tables, models, resamples)
 
 
 def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, str], resamples: int) -> TokenReport:
@@ -114,6 +115,10 @@ def _models(lake: Project) -> Iterator[tuple[str, str]]:
         version = lake.config.version_of(name)
         if lake.predictions.days(version):
             yield title(f"{encoder.scheme} ({name})", encoder), version
+    for name in lake.config.models:
+        version = lake.config.model_version(name)
+        if lake.predictions.days(version):
+            yield name, version
     for control in controls_of(lake):
         version = control.version(lake)
         if lake.predictions.days(version):
@@ -131,6 +136,12 @@ def read(lake: Project, version: str, days: list[Day]) -> pa.Table:
     """Predictions of a version on some days."""
     rows = lake.predictions.read(version=version, between=(days[0], days[-1]))
     return rows.filter(pc.is_in(rows["ds"], value_set=pa.array(days)))
+
+
+def of_model(rows: pa.Table, name: str) -> pa.Table:
+    """Of rows of a version those of one model: a calibrated one also has its rows before."""
+    own = rows.filter(pc.field("model") == name)
+    return own if own.num_rows else rows
 
 
 def _score_label(
