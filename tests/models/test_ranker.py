@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fixtures.ranking import LENGTH, Queries, kept, random_queries, ranker_config, sequence
 from tokenlake_models.fitting import drop_ids
 from tokenlake_models.ranker import RankerNetwork
-from tokenlake_models.ranker_sequences import Candidates
+from tokenlake_models.ranker_sequences import CandidateRows
 from tokenlake_models.ranking import RankingRows, check_ranking_rows
 
 NAMES = ("din", "transformer", "longer", "hstu")
@@ -118,7 +118,7 @@ def test_unknown_values_match_nothing():
     steps = data.sequences[of.name]
     nowhere = dataclasses.replace(steps, categorical={k: torch.zeros_like(v) for k, v in steps.categorical.items()})
     strangers = dataclasses.replace(data, sequences={of.name: nowhere}).everything()
-    candidates = Candidates(torch.zeros(40, 1), strangers.offsets, strangers.as_of, strangers.instances.categorical)
+    candidates = CandidateRows(torch.zeros(40, 1), strangers.offsets, strangers.as_of, strangers.instances.categorical)
     assert not model.profiles[of.name](nowhere, candidates).any()
 
 
