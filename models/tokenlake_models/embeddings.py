@@ -137,8 +137,8 @@ class NumberGrid(nn.Module):
     """Numeric inputs as embeddings: each number is interpolated between the learned rows of the two knots around it.
 
     Knots stand every half from -18 to 18 on the scale of `sign(x) log(1 + |x|)`, of counts, durations in seconds and
-    other numbers, of such logarithms themselves, or of `log(x / (1 - x))`, of rates. They are fixed, so nothing is fitted or drifts; numbers beyond
-    them are as the last. A missing number has a row of its own.
+    other numbers, of such logarithms themselves, or of `log(x / (1 - x))`, of rates. They are fixed, so nothing is
+    fitted or drifts; numbers beyond them are as the last. A missing number has a row of its own.
 
     Args:
         columns: numbers a row.

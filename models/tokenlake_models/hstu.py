@@ -80,7 +80,7 @@ class HstuLayer(nn.Module):
         u, rest = torch.split(x, [z.shape[1], 3 * z.shape[1]], 1)
         if self.research:
             rest = silu(rest)
-        v, q, k = rest.view(len(z), 3, self.heads, -1).unbind(1)
+        v, q, k = rest.view(len(z), 3, self.heads, z.shape[1] // self.heads).unbind(1)
         a = hstu_attention(
             q,
             k,

@@ -12,7 +12,7 @@ from tokenlake_models.inputs import ByName, Inputs
 from tokenlake_models.instances import Instances
 from tokenlake_models.interactions import TokenMixer
 from tokenlake_models.ranker_config import RankerConfig
-from tokenlake_models.ranker_sequences import Candidates, MatchProfile, SequenceReader
+from tokenlake_models.ranker_sequences import CandidateRows, MatchProfile, SequenceReader
 from tokenlake_models.ranking import RankingRows
 
 
@@ -60,7 +60,7 @@ class RankerNetwork(nn.Module):
         x = self._own(rows.instances if read is None else read)
         parts = [x]
         if self.config.sequences:
-            candidates = Candidates(self.compress(x), rows.offsets, rows.as_of, rows.instances.categorical)
+            candidates = CandidateRows(self.compress(x), rows.offsets, rows.as_of, rows.instances.categorical)
             for name in self.sequences:
                 batch = rows.sequences[name]
                 parts += [

@@ -15,7 +15,7 @@ from tokenlake_models.embeddings import FusedTable
 from tokenlake_models.hstu import BUCKETS, SECOND, HstuConfig, HstuLayer, half_octave, token_adapter
 from tokenlake_models.jagged import offsets_of, row_numbers
 from tokenlake_models.ranker_config import RankerConfig, SequenceConfig
-from tokenlake_models.ranking import SequenceBatch
+from tokenlake_models.ranking import StepBatch
 from tokenlake_models.sit import SIT, SitLayer
 from tokenlake_models.target_attention import TargetAttention, matching_pairs
 
@@ -26,7 +26,7 @@ _GLOBALS, _LAST = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class CandidateRows:
     """The candidates of a batch's queries, as the sequence models see them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Candidates:
     categorical: dict[str, Int64[Tensor, " n"]]
 
 
-class Steps(nn.Module):
+class StepEncoder(nn.Module):
     """The steps of a sequence as vectors: features or token, position from the end and, with `labels`, side information.
 
     Side information: the state of each label, the age at the query's time, and the gap to the step before.
@@ -62,7 +62,7 @@ class Steps(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, batch: SequenceBatch, as_of: Int64[Tensor, " q"], table: FusedTable
+        self, batch: StepBatch, as_of: Int64[Tensor, " q"], table: FusedTable
     ) -> Float32[Tensor, "total width"]:
         """Normalised steps."""
         if batch.tokens is not None and self.sequence.source == "tokens":
@@ -93,7 +93,7 @@ class SequenceReader(nn.Module):
         super().__init__()
         self.sequence = sequence
         self.compared = compared(config, sequence)
-        self.steps = Steps(config, sequence)
+        self.steps = StepEncoder(config, sequence)
         width, heads, layers = sequence.width, sequence.heads, sequence.layers
         if sequence.model == "hstu":
             self.candidate = nn.Linear(query, width)
@@ -109,7 +109,7 @@ class SequenceReader(nn.Module):
         self.attention = TargetAttention(query, width, heads, len(self.compared))
 
     def forward(
-        self, batch: SequenceBatch, candidates: Candidates, table: FusedTable
+        self, batch: StepBatch, candidates: CandidateRows, table: FusedTable
     ) -> Float32[Tensor, "n {self.sequence.width}"]:
         """What each candidate reads in the steps of its query."""
         x = self.steps(batch, candidates.as_of, table)
@@ -125,7 +125,7 @@ class SequenceReader(nn.Module):
         out: Tensor = self.attention(candidates.queries, own, candidates.offsets, x, codes, offsets)
         return out
 
-    def _longer(self, x: Tensor, codes: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def _longer(self, x: Tensor, codes: Tensor, batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The last steps and the global tokens, which stand at the end of each row and read all of it."""
         queries = len(batch.offsets) - 1
         places = torch.arange(queries + 1, device=x.device) * _GLOBALS
@@ -151,16 +151,16 @@ class SequenceReader(nn.Module):
         """Number of last steps that `longer` keeps."""
         return max(1, self.sequence.length // _LAST)
 
-    def _times(self, batch: SequenceBatch) -> Int64[Tensor, " total"]:
+    def _times(self, batch: StepBatch) -> Int64[Tensor, " total"]:
         """Microseconds of the steps; without side information seconds that count the distinct times."""
         return batch.timestamps if self.sequence.labels else _order_times(batch)
 
-    def _end(self, batch: SequenceBatch, lengths: Tensor) -> Int64[Tensor, " q"]:
+    def _end(self, batch: StepBatch, lengths: Tensor) -> Int64[Tensor, " q"]:
         times = torch.cat([self._times(batch), lengths.new_zeros(1)])
         final = times[(batch.offsets[1:] - 1).clamp(min=0)]
         return final.masked_fill(lengths == 0, 0) + SECOND
 
-    def _hstu(self, x: Tensor, batch: SequenceBatch, candidates: Candidates) -> Tensor:
+    def _hstu(self, x: Tensor, batch: StepBatch, candidates: CandidateRows) -> Tensor:
         counts = candidates.offsets.diff()
         asking = self.candidate(candidates.queries)
         z, offsets = jagged_concat([x, asking], [batch.offsets, candidates.offsets])
@@ -188,7 +188,7 @@ class MatchProfile(nn.Module):
         if self.compared:
             self.weights = nn.Parameter(torch.randn(len(self.compared), self.states, BUCKETS, _WEIGHTS) * 0.1 - 2)
 
-    def forward(self, batch: SequenceBatch, candidates: Candidates) -> Float32[Tensor, "n {self.width}"]:
+    def forward(self, batch: StepBatch, candidates: CandidateRows) -> Float32[Tensor, "n {self.width}"]:
         """One row of numbers per candidate."""
         n, queries, steps = len(candidates.queries), row_numbers(candidates.offsets), row_numbers(batch.offsets)
         state, bucket = self._states(batch), self._buckets(batch, candidates.as_of)
@@ -202,13 +202,13 @@ class MatchProfile(nn.Module):
             parts.append(sums.view(n, self.states * _WEIGHTS))
         return torch.cat(parts, 1).log1p() if parts else torch.zeros(n, 0, device=queries.device)
 
-    def _states(self, batch: SequenceBatch) -> Int64[Tensor, "total labels"]:
+    def _states(self, batch: StepBatch) -> Int64[Tensor, "total labels"]:
         """The state of each label, numbered over all labels."""
         if not self.sequence.labels:
             return torch.zeros(len(batch), 1, dtype=torch.int64, device=batch.offsets.device)
         return batch.labels + 3 * torch.arange(self.labels, device=batch.labels.device)
 
-    def _buckets(self, batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
+    def _buckets(self, batch: StepBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
         return half_octave(_ages(batch, as_of) if self.sequence.labels else places_from_end(batch))
 
 
@@ -217,29 +217,29 @@ def compared(config: RankerConfig, sequence: SequenceConfig) -> tuple[str, ...]:
     return tuple(name for name in sequence.categorical if name in config.categorical)
 
 
-def places_from_end(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+def places_from_end(batch: StepBatch) -> Int64[Tensor, " total"]:
     """Number of later steps in each step's query: 0 for the last."""
     rows = row_numbers(batch.offsets)
     return batch.offsets[rows + 1] - 1 - torch.arange(len(rows), device=rows.device)
 
 
-def _ages(batch: SequenceBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
+def _ages(batch: StepBatch, as_of: Tensor) -> Int64[Tensor, " total"]:
     return (as_of[row_numbers(batch.offsets)] - batch.timestamps) // SECOND
 
 
-def _gaps(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+def _gaps(batch: StepBatch) -> Int64[Tensor, " total"]:
     """Seconds since the step before; 0 for the first of a query."""
     gaps = torch.zeros_like(batch.timestamps)
     gaps[1:] = batch.timestamps.diff() // SECOND
     return gaps.masked_fill(_firsts(batch), 0)
 
 
-def _firsts(batch: SequenceBatch) -> Tensor:
+def _firsts(batch: StepBatch) -> Tensor:
     rows = row_numbers(batch.offsets)
     return batch.offsets[rows] == torch.arange(len(rows), device=rows.device)
 
 
-def _order_times(batch: SequenceBatch) -> Int64[Tensor, " total"]:
+def _order_times(batch: StepBatch) -> Int64[Tensor, " total"]:
     rows = row_numbers(batch.offsets)
     later = torch.zeros_like(batch.timestamps)
     later[1:] = (batch.timestamps.diff() > 0).long()

@@ -18,7 +18,7 @@ from tokenlake_models.ranker_config import RankerConfig, SequenceConfig
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceBatch:
+class StepBatch:
     """What `q` queries read of one sequence: `total` steps, each query's oldest first.
 
     Attributes:
@@ -54,7 +54,7 @@ class RankingRows:
     instances: Instances
     offsets: Int64[Tensor, " q_1"]
     as_of: Int64[Tensor, " q"]
-    sequences: dict[str, SequenceBatch] = field(default_factory=dict)
+    sequences: dict[str, StepBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -124,7 +124,7 @@ def check_offsets(name: str, offsets: Int64[Tensor, " rows_1"], total: int) -> N
 
 
 def _check_sequence(
-    config: RankerConfig, sequence: SequenceConfig, given: SequenceBatch, as_of: Int64[Tensor, " q"]
+    config: RankerConfig, sequence: SequenceConfig, given: StepBatch, as_of: Int64[Tensor, " q"]
 ) -> None:
     name, total, queries = f"sequence {sequence.name!r}", len(given), len(as_of)
     if len(given.offsets) != queries + 1:
@@ -151,7 +151,7 @@ def _check_sequence(
         _check_tokens(name, given.tokens, (total, sequence.token_dim))
 
 
-def _check_times(name: str, given: SequenceBatch, as_of: Int64[Tensor, " q"]) -> None:
+def _check_times(name: str, given: StepBatch, as_of: Int64[Tensor, " q"]) -> None:
     rows = row_numbers(given.offsets)
     late = (given.timestamps >= as_of[rows]).nonzero()[:, 0]
     if len(late):

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.ranking import LENGTH, Queries, kept, random_queries, ranker_config, sequence
+from tokenlake_models.fitting import drop_ids
 from tokenlake_models.ranker import RankerNetwork
+from tokenlake_models.ranker_sequences import CandidateRows
 from tokenlake_models.ranking import RankingRows, check_ranking_rows
 
 NAMES = ("din", "transformer", "longer", "hstu")
@@ -47,7 +49,7 @@ def one_row(data: Queries, row: int) -> RankingRows:
     return dataclasses.replace(rows, instances=alone, offsets=torch.tensor([0, 1]))
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 20))
 def test_a_score_does_not_depend_on_what_shares_its_batch(seed, rows):
     data = random_queries(rows, seed=seed, sequences=ALL)
@@ -98,6 +100,53 @@ def test_labels_and_ages_are_side_information_only_where_wanted(name):
             assert not torch.isclose(other[has], logits[has], atol=1e-6).all(1).any()
         else:
             assert torch.equal(other, logits)
+
+
+def test_what_matches_a_step_is_seen_under_dropped_ids_too():
+    """Ids are dropped from the inputs alone: else a tenth of what matches would be taught not to."""
+    of = SEQUENCES["events din"]
+    rows = random_queries(sequences=(of,)).everything()
+    model = ALONE[of.name]
+    dropped = drop_ids(rows.instances, 1.0, torch.Generator())
+    blind = dataclasses.replace(rows, instances=dropped)
+    assert not close(model(rows, dropped), model(blind, dropped))
+
+
+def test_unknown_values_match_nothing():
+    of = SEQUENCES["events din"]
+    data, model = random_queries(sequences=(of,)), ALONE[of.name]
+    steps = data.sequences[of.name]
+    nowhere = dataclasses.replace(steps, categorical={k: torch.zeros_like(v) for k, v in steps.categorical.items()})
+    strangers = dataclasses.replace(data, sequences={of.name: nowhere}).everything()
+    candidates = CandidateRows(torch.zeros(40, 1), strangers.offsets, strangers.as_of, strangers.instances.categorical)
+    assert not model.profiles[of.name](nowhere, candidates).any()
+
+
+def test_ids_may_be_read_by_sequences_alone():
+    of = SEQUENCES["events din"]
+    data = random_queries(sequences=(of,))
+    model = trained_like(RankerNetwork(ranker_config(of, ids=False)))
+    rows = data.everything()
+    users = {**rows.instances.categorical, "user_id": torch.ones_like(rows.instances.categorical["user_id"])}
+    other = dataclasses.replace(rows, instances=dataclasses.replace(rows.instances, categorical=users))
+    assert torch.equal(model(other), model(rows))
+    items = {**users, "item_id": 1 + (users["item_id"] + 1) % 11}
+    moved = model(dataclasses.replace(rows, instances=dataclasses.replace(rows.instances, categorical=items)))
+    assert not close(moved, model(rows))
+
+
+def test_growth_changes_no_score():
+    model = trained_like(RankerNetwork(ranker_config(*ALL)))
+    rows = random_queries(sequences=ALL).everything()
+    before = model(rows)
+    model.grow({"item_id": 40, "section": 9})
+    assert torch.equal(model(rows), before)
+    assert (model.config.categorical["item_id"], model.config.step_rows["section"]) == (40, 9)
+
+
+def test_nothing_in_nothing_out():
+    data = random_queries(sequences=ALL)
+    assert MIXED(data.batch(torch.arange(0))).shape == (0, 2)
 
 
 def test_longest_sequences_and_their_limits():

@@ -16,7 +16,7 @@ from tokenlake_models.embeddings import NumberGrid
 from tokenlake_models.interactions import TokenMixer
 from tokenlake_models.ranker import RankerNetwork
 from tokenlake_models.ranker_config import SequenceConfig
-from tokenlake_models.ranker_sequences import Candidates, MatchProfile, SequenceReader
+from tokenlake_models.ranker_sequences import CandidateRows, MatchProfile, SequenceReader
 from tokenlake_models.ranking import RankingRows
 from tokenlake_models.sit import SitLayer
 from tokenlake_models.target_attention import TargetAttention, _BlockAttention, matching_pairs
@@ -188,7 +188,7 @@ def test_a_sequence_model_is_what_loops_say(model, source, labels):
     network = shaken(RankerNetwork(ranker_config(of)))
     rows = random_queries(14, seed=3, sequences=(of,)).everything()
     queries = torch.randn(14, 2 * of.width, generator=torch.Generator().manual_seed(1))
-    candidates = Candidates(queries, rows.offsets, rows.as_of, rows.instances.categorical)
+    candidates = CandidateRows(queries, rows.offsets, rows.as_of, rows.instances.categorical)
     with torch.no_grad():
         fast = network.sequences[of.name](rows.sequences[of.name], candidates, network.inputs.table)
         torch.testing.assert_close(fast, slow(network, of, rows, queries), atol=2e-5, rtol=1e-4)
@@ -256,7 +256,7 @@ def test_a_match_profile_is_what_loops_say(seed, labels):
     data: Queries = random_queries(12, seed=seed, sequences=(of,))
     rows = data.everything()
     profile = shaken(MatchProfile(ranker_config(of), of))
-    candidates = Candidates(torch.zeros(12, 1), rows.offsets, rows.as_of, rows.instances.categorical)
+    candidates = CandidateRows(torch.zeros(12, 1), rows.offsets, rows.as_of, rows.instances.categorical)
     fast = profile(rows.sequences[of.name], candidates)
     batch, states = rows.sequences[of.name], 6 if labels else 1
     expected = torch.zeros(12, 2, states, 2)

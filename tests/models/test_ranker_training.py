@@ -15,7 +15,7 @@ from tokenlake_models.instances import Instances
 from tokenlake_models.jagged import offsets_of
 from tokenlake_models.ranker_config import RankerConfig
 from tokenlake_models.ranker_training import RankerLearner
-from tokenlake_models.ranking import RankingData, SequenceBatch, check_ranking_rows
+from tokenlake_models.ranking import RankingData, StepBatch, check_ranking_rows
 from tokenlake_models.training import Learner
 
 SEQUENCES = (sequence("din"), sequence("longer", "tokens"))
@@ -198,7 +198,7 @@ def again(n: int = 800, *, seed: int = 0) -> tuple[Queries, RankerConfig]:
         labels=labels.float()[:, None], known=torch.ones(rows, 1, dtype=torch.bool),
         users=torch.zeros(rows, dtype=torch.int64), timestamps=as_of.repeat_interleave(2),
     )  # fmt: skip
-    past = SequenceBatch(
+    past = StepBatch(
         timestamps=(as_of[:, None] - torch.tensor([4, 3, 2, 1]) * 3_600_000_000).flatten(),
         offsets=torch.arange(n + 1) * 4,
         labels=states.flatten()[:, None],
@@ -210,10 +210,9 @@ def again(n: int = 800, *, seed: int = 0) -> tuple[Queries, RankerConfig]:
     return Queries(instances, torch.arange(n + 1) * 2, as_of, {"past": past}), config
 
 
-@pytest.mark.parametrize("model", ["din", "transformer"])
-def test_it_learns_what_happened_to_the_item_before(model):
+def test_it_learns_what_happened_to_the_item_before():
     (train, config), (test, _) = again(), again(200, seed=1)
-    of = dataclasses.replace(config.sequences[0], model=model)
+    of = config.sequences[0]
     hidden = dataclasses.replace(of, labels=False)
     losses = []
     for sequences in ((of,), (hidden,), ()):

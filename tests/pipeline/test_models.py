@@ -447,6 +447,22 @@ def test_where_negatives_are_never_known_nothing_is_fitted(tmp_path: Path) -> No
     np.testing.assert_allclose(corrected["value"].to_numpy(), raw["value"].to_numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_now_are_mixed_and_calibrated_as_predictions_are(full: Lake, name: str) -> None:
+    """Also of a day that has no fit yet: by the newest."""
+    events = full.events.read(day=day(DAYS - 1))
+    features = events.select(["genre", "tags", "price", "picture"])
+    users, items, at = (events[column].combine_chunks() for column in ("user_id", "item_id", "timestamp"))
+    found = full.rank(name, users, items, at=at, context=features)
+    expected = of_model(full, name, name, DAYS - 1)
+    scored = dict(zip(events["event_id"].to_pylist(), found.of("clicked").tolist(), strict=True))
+    np.testing.assert_allclose([scored[event] for event in expected], list(expected.values()), atol=2e-6)
+    tomorrow = full.rank(name, 1, [1, 2, 3], at=day_start(day(DAYS)))
+    assert ((tomorrow.values > 0) & (tomorrow.values < 1)).all()
+    with pytest.raises(NotFoundError):
+        full.rank(name, 1, [1], at=day_start(day(-1)))
+
+
 # What people see.
 
 

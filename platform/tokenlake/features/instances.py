@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from tokenlake.config import Config, Encoder, Ranker
+from tokenlake.config import Config, Encoder, Ensemble, Ranker
 from tokenlake.errors import SchemaError
 from tokenlake.features.count_inputs import input_names, read_by
 from tokenlake.features.keys import exploded, factorize, flat
@@ -31,8 +31,10 @@ def label_names(config: Config) -> tuple[str, ...]:
     return tuple(config.events.labels) or (observed_label(config.events.features),)
 
 
-def labels_of(config: Config, model: Encoder | Ranker) -> tuple[str, ...]:
-    """Names of the labels that a model predicts: all, unless a ranker names its own."""
+def labels_of(config: Config, model: Encoder | Ranker | Ensemble) -> tuple[str, ...]:
+    """Names of the labels that a model predicts: all, unless a ranker names its own; of an ensemble those of all members."""
+    if isinstance(model, Ensemble):
+        return model.labels_of(config.models, config.events)
     return (model.labels if isinstance(model, Ranker) else None) or label_names(config)
 
 

@@ -16,16 +16,16 @@ from tokenlake.features.keys import Ints
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.times import DAY_US, EARLIEST, Day, day_start
 from tokenlake.tokens.store import TokenStore
-from tokenlake_models.ranking import SequenceBatch
+from tokenlake_models.ranking import StepBatch
 
 #: Of a log that is this many times longer than what its queries read, the rows are sorted; else marked.
 _SPARSE = 16
 
 
-class Steps(Protocol):
+class StepSource(Protocol):
     """The steps of one sequence, for a fixed set of queries."""
 
-    def batch(self, queries: Ints) -> SequenceBatch:
+    def batch(self, queries: Ints) -> StepBatch:
         """The steps of some queries, by their numbers (q,), oldest first in each."""
 
 
@@ -68,8 +68,8 @@ class EventSteps:
         opened = np.bincount(start, minlength=total + 1) - np.bincount(end, minlength=total + 1)
         return np.sort(self._histories.rows[np.flatnonzero(np.cumsum(opened)[: len(self._histories.rows)] > 0)])
 
-    def batch(self, queries: Ints) -> SequenceBatch:
-        """As `Steps.batch`."""
+    def batch(self, queries: Ints) -> StepBatch:
+        """As `StepSource.batch`."""
         as_of = self._as_of[queries]
         rows, offsets = self._histories.before(self._users[queries], as_of, self._length, self._reach)
         now = np.repeat(as_of, np.diff(offsets))
@@ -80,7 +80,7 @@ class EventSteps:
             for label in self._labels
         ]
         place = np.searchsorted(self._read, rows)
-        return SequenceBatch(
+        return StepBatch(
             timestamps=torch.from_numpy(self._timestamps[rows]),
             labels=torch.from_numpy(_columns(states, len(rows))),
             offsets=torch.from_numpy(offsets),
@@ -115,8 +115,8 @@ class TokenSteps:
         days = [day_start(day) // DAY_US for day in unread]
         self._before = np.where(np.isin(as_of // DAY_US, days), EARLIEST, as_of)
 
-    def batch(self, queries: Ints) -> SequenceBatch:
-        """As `Steps.batch`."""
+    def batch(self, queries: Ints) -> StepBatch:
+        """As `StepSource.batch`."""
         found = self._store.fetch(
             self._users.take(pa.array(queries)), before=self._before[queries], length=self._length
         )
@@ -126,7 +126,7 @@ class TokenSteps:
             else np.zeros(len(found.timestamps), np.int64)
             for name in self._labels
         ]
-        return SequenceBatch(
+        return StepBatch(
             timestamps=torch.from_numpy(found.timestamps),
             labels=torch.from_numpy(_columns(states, len(found.timestamps))),
             offsets=torch.from_numpy(found.offsets),

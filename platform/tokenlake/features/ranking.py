@@ -19,7 +19,7 @@ from tokenlake.features.count_inputs import logarithms, rates
 from tokenlake.features.day_features import DayFeatures
 from tokenlake.features.instances import Featurizer, Targets
 from tokenlake.features.keys import Ints, factorize, flat
-from tokenlake.features.ranker_sequences import EventSteps, Steps, TokenSteps
+from tokenlake.features.ranker_sequences import EventSteps, StepSource, TokenSteps
 from tokenlake.features.vocabulary import Vocabulary
 from tokenlake.lake.project import Project
 from tokenlake.times import DAY_US, Day, day_of
@@ -101,10 +101,10 @@ class RankerFeaturizer:
 
     def _steps(
         self, vocabulary: Vocabulary, users: pa.Array, as_of: Instants, watermark: int, complete: Day | None
-    ) -> dict[str, Steps]:
+    ) -> dict[str, StepSource]:
         there = self._lake.config.events.labels
         labels = [name if name in there else None for name in self._featurizer.labels]
-        steps: dict[str, Steps] = {}
+        steps: dict[str, StepSource] = {}
         for name, sequence in self._spec.sequences.items():
             if sequence.of == "tokens":
                 version = token_version(self._lake, sequence)
@@ -151,7 +151,7 @@ class RankerData:
     """
 
     def __init__(
-        self, instances: Instances, order: Ints, offsets: Ints, as_of: Instants, steps: Mapping[str, Steps]
+        self, instances: Instances, order: Ints, offsets: Ints, as_of: Instants, steps: Mapping[str, StepSource]
     ) -> None:
         self.instances, self.order = instances, order
         self.offsets = torch.from_numpy(offsets)

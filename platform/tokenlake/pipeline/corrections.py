@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenlake.catalog import IndexVersion, Plan
 from tokenlake.config import Ensemble, Ranker
 from tokenlake.config.models import Calibration
+from tokenlake.errors import NotFoundError
 from tokenlake.features.versions import name_of
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
@@ -47,11 +48,11 @@ class Fit:
     weights: Mapping[str, tuple[float, ...]]
     calibration: Mapping[str, Platt | Isotonic]
 
-    def mixed(self, label: str, members: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mixed(self, label: str, members: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The ensemble's probabilities (n,) from its members' (n, m)."""
         return mix(members, np.array(self.weights[label]))
 
-    def calibrated(self, label: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def calibrated(self, label: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Calibrated probabilities, in the shape of `values`."""
         return self.calibration[label].apply(values)
 
@@ -75,12 +76,28 @@ def fit_of(lake: Project, model: Ranker | Ensemble, plan: Plan, labels: tuple[st
 
 def recorded_fit(lake: Project, version: str, day: Day) -> Fit | None:
     """The fit that a day was predicted with; None where it has none yet."""
-    for found in lake.catalog.indexes(version):
-        if found.name == FIT and found.day == day:
-            stats = found.stats
-            weights = {label: tuple(values) for label, values in stats["weights"].items()}
-            return Fit(found.rows, weights, {k: _curve(v) for k, v in stats["calibration"].items()})
-    return None
+    return next((_read(found) for found in _recorded(lake, version) if found.day == day), None)
+
+
+def standing_fit(lake: Project, version: str, day: Day) -> Fit:
+    """The fit of a day, or while it has none yet the newest of an earlier day.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    earlier = [found for found in _recorded(lake, version) if found.day <= day]
+    if not earlier:
+        raise NotFoundError(f"{version} is not fitted for {day} yet; `tokenlake train {lake.root}` does it")
+    return _read(max(earlier, key=lambda found: found.day))
+
+
+def _recorded(lake: Project, version: str) -> list[IndexVersion]:
+    return [found for found in lake.catalog.indexes(version) if found.name == FIT]
+
+
+def _read(found: IndexVersion) -> Fit:
+    weights = {label: tuple(values) for label, values in found.stats["weights"].items()}
+    return Fit(found.rows, weights, {k: _curve(v) for k, v in found.stats["calibration"].items()})
 
 
 def _made(lake: Project, model: Ranker | Ensemble, plan: Plan, labels: tuple[str, ...]) -> Fit:

@@ -15,6 +15,7 @@ from tokenlake.features.versions import name_of
 from tokenlake.lake.project import Project
 from tokenlake.pipeline.corrections import Fit, fit_of, raw_name, side_by_side
 from tokenlake.pipeline.encoding import predictions_table
+from tokenlake.pipeline.ranking import predict_day
 from tokenlake.times import Day
 from tokenlake_models import metrics
 
@@ -36,7 +37,7 @@ def predictions_of(lake: Project, model: Ranker | Ensemble, plan: Plan) -> pa.Ta
 
 def fit_of_day(lake: Project, model: Ranker | Ensemble, plan: Plan) -> Fit:
     """What a plan's day is corrected by."""
-    return fit_of(lake, model, plan, _labels(lake, model))
+    return fit_of(lake, model, plan, labels_of(lake.config, model))
 
 
 def measured(rows: pa.Table) -> Iterator[tuple[str, float | None, dict[str, str]]]:
@@ -49,24 +50,18 @@ def measured(rows: pa.Table) -> Iterator[tuple[str, float | None, dict[str, str]
             yield name, measure(target, value), group
 
 
-def _labels(lake: Project, model: Ranker | Ensemble) -> tuple[str, ...]:
-    if isinstance(model, Ensemble):
-        return model.labels_of(lake.config.models, lake.config.events)
-    return labels_of(lake.config, model)
-
-
 def _of_ranker(lake: Project, ranker: Ranker, plan: Plan) -> pa.Table:
-    from tokenlake.pipeline.ranking import predict_day  # imports torch, which an ensemble does without
-
     events, scores = predict_day(lake, ranker, plan)
     name = raw_name(name_of(plan.version), ranker)
-    return predictions_table(lake, events, scores, name, plan.version, _labels(lake, ranker))
+    return predictions_table(lake, events, scores, name, plan.version, labels_of(lake.config, ranker))
 
 
 def _of_ensemble(lake: Project, ensemble: Ensemble, plan: Plan) -> pa.Table:
     """Of the events that every member has predicted."""
     fit, name = fit_of_day(lake, ensemble, plan), raw_name(name_of(plan.version), ensemble)
-    return pa.concat_tables([_mixed(lake, ensemble, fit, label, name, plan) for label in _labels(lake, ensemble)])
+    return pa.concat_tables(
+        [_mixed(lake, ensemble, fit, label, name, plan) for label in labels_of(lake.config, ensemble)]
+    )
 
 
 def _mixed(lake: Project, ensemble: Ensemble, fit: Fit, label: str, name: str, plan: Plan) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tokenlake.config import Ranker
+from tokenlake.config import Ensemble, Ranker
 from tokenlake.errors import NotFoundError, SchemaError
 from tokenlake.features import checkpoints
 from tokenlake.features.activity import EventDayCache, EventLog, Instants
@@ -23,6 +23,7 @@ from tokenlake.lake.arguments import as_table, source_names
 from tokenlake.lake.project import Project
 from tokenlake.lake.schema import IdTypes
 from tokenlake.lake.validate import converted
+from tokenlake.pipeline.corrections import standing_fit
 from tokenlake.pipeline.ranking import scores
 from tokenlake.times import DAY_US, Day, as_micros, day_of
 
@@ -67,14 +68,15 @@ class RankerScores:
 
 def rank(lake: Project, model: str, users: Any, items: Any, at: Any, context: Any = None) -> RankerScores:
     """Score candidates by a model of `models:`, as of an instant each."""
-    spec = _ranker(lake, model)
+    labels = labels_of(lake.config, _model(lake, model))
     asked = _questions(lake, users, items, at)
-    candidates = _Candidates(lake, asked, context)
-    labels, days = labels_of(lake.config, spec), asked.at // DAY_US
+    candidates, days = _Candidates(lake, asked, context), asked.at // DAY_US
     values = np.zeros((len(asked.at), len(labels)), np.float32)
     for number in np.unique(days).tolist():
         of_day = np.flatnonzero(days == number)
-        values[of_day] = _of_day(lake, model, spec, day_of(number * DAY_US), candidates, of_day)
+        found = _corrected(lake, model, day_of(number * DAY_US), candidates, of_day)
+        for i, label in enumerate(labels):
+            values[of_day, i] = found[label]
     return RankerScores(labels, asked.items, values, asked.offsets)
 
 
@@ -186,6 +188,28 @@ class _Candidates:
         return {name: column if each is None else column.take(each) for name, column in columns.items()}
 
 
+def _corrected(
+    lake: Project, model: str, day: Day, candidates: _Candidates, index: Ints
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """Probabilities by label of candidates of one day as `predictions` has them: mixed, and calibrated."""
+    spec, version = lake.config.models[model], lake.config.model_version(model)
+    found: dict[str, NDArray[np.floating[Any]]]
+    if isinstance(spec, Ranker):
+        scored = _of_day(lake, model, spec, day, candidates, index)
+        found = dict(zip(labels_of(lake.config, spec), scored.T, strict=True))
+    else:
+        members = [_corrected(lake, member, day, candidates, index) for member in spec.ensemble]
+        fit = standing_fit(lake, version, day)
+        found = {
+            label: fit.mixed(label, np.stack([member[label] for member in members], axis=1))
+            for label in labels_of(lake.config, spec)
+        }
+    if spec.calibration == "none":
+        return found
+    fit = standing_fit(lake, version, day)
+    return {label: fit.calibrated(label, values) for label, values in found.items()}
+
+
 def _of_day(
     lake: Project, model: str, spec: Ranker, day: Day, candidates: _Candidates, index: Ints
 ) -> NDArray[np.float32]:
@@ -227,9 +251,9 @@ def _checkpoint_for(lake: Project, version: str, day: Day) -> str:
     return newest
 
 
-def _ranker(lake: Project, model: str) -> Ranker:
+def _model(lake: Project, model: str) -> Ranker | Ensemble:
     spec = lake.config.models.get(model)
-    if not isinstance(spec, Ranker):
+    if spec is None:
         close = difflib.get_close_matches(model, lake.config.models, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(lake.config.models) or 'none'}"
         raise NotFoundError(f"`models:` has no {model!r}; {hint}")
