@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
+import tokenlake
 from tests.fixtures.lakes import make_events, make_lake
 from tests.fixtures.models import ENCODER
 from tokenlake._lake import Lake
 from tokenlake.cli import app
-from tokenlake.errors import ConfigError, NotFoundError
+from tokenlake.errors import ConfigError, NotFoundError, OrderError
 from tokenlake.evaluation import boosting, peers
 from tokenlake.evaluation.models import ModelsReport, models_report
 from tokenlake.evaluation.peers import peers_of_rankers
@@ -124,6 +126,16 @@ def test_refusals(lake: Lake, tmp_path: Path) -> None:
         models_report(make_lake(tmp_path / "empty", CONFIG))
     with pytest.raises(ConfigError, match=r"no model 'onne' with predictions; did you mean 'one'\?"):
         models_report(lake, against="onne")
+
+
+def test_a_model_that_is_half_done_is_named(lake: Lake, report: ModelsReport, tmp_path: Path) -> None:
+    shutil.copytree(lake.root, tmp_path / "half")
+    half = tokenlake.open(tmp_path / "half")
+    version = half.config.model_version("two")
+    rows = half.predictions.read(day=report.scores.last, version=version)
+    half.predictions.replace_day(report.scores.last, rows.slice(0, 0), version=version)
+    with pytest.raises(OrderError, match=f"two has predicted 4 of 5 days, and not {report.scores.last}"):
+        models_report(half)
 
 
 def test_the_command(lake: Lake, report: ModelsReport) -> None:

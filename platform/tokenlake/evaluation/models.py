@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenlake.errors import ConfigError, NotFoundError
+from tokenlake.errors import ConfigError, NotFoundError, OrderError
 from tokenlake.evaluation.controls import is_complete, title
 from tokenlake.evaluation.differences import Aligned, Difference
 from tokenlake.evaluation.peers import Peer, Search, peers_of_rankers, run_peer, searches_of
@@ -46,7 +46,7 @@ def models_report(
     Raises:
         ConfigError: the config names no models, or not the one in `against`.
         NotFoundError: no model has predicted a day after the bootstrap chunk yet.
-        OrderError: late events were not scored by all models yet.
+        OrderError: a model has not predicted all days, or late events, yet.
     """
     if not lake.config.models:
         raise ConfigError("tokenlake.yaml names no models; give it a block `models:` (docs/models.md)")
@@ -54,6 +54,7 @@ def models_report(
     if not common_days(lake, list(versions.values())):
         raise NotFoundError("no model has predicted a day after the bootstrap chunk yet; `tokenlake train` runs them")
     _require(against, versions)
+    _require_same_days(lake, versions)
     compared, peers = list(versions), peers_of_rankers(lake)
     for peer in peers:
         _train(lake, peer, progress)
@@ -129,3 +130,16 @@ def _require(against: str | None, models: dict[str, str]) -> None:
         close = difflib.get_close_matches(against, models, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(models)}"
         raise ConfigError(f"no model {against!r} with predictions; {hint}")
+
+
+def _require_same_days(lake: Project, models: dict[str, str]) -> None:
+    """A model that is half done would take the other days from all others."""
+    bootstrap = {plan.day for version in models.values() for plan in lake.catalog.plans(version) if plan.bootstrap}
+    days = {model: set(lake.predictions.days(version)) - bootstrap for model, version in models.items()}
+    every = set.union(*days.values())
+    for model, own in days.items():
+        if missing := every - own:
+            raise OrderError(
+                f"{model} has predicted {len(own)} of {len(every)} days, and not {min(missing)}; "
+                f"`tokenlake backfill {lake.root}` runs what is missing"
+            )
