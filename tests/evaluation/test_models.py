@@ -18,9 +18,15 @@ from tokenlake._lake import Lake
 from tokenlake.cli import app
 from tokenlake.errors import ConfigError, NotFoundError, OrderError
 from tokenlake.evaluation import boosting, peers
+from tokenlake.evaluation.model_controls import (
+    controls_of_models,
+    missing_model_controls,
+    parts_of_model_controls,
+)
 from tokenlake.evaluation.models import ModelsReport, models_report
 from tokenlake.evaluation.peers import peers_of_rankers
-from tokenlake.evaluation.tokens import KEYS
+from tokenlake.evaluation.tokens import KEYS, token_report
+from tokenlake.pipeline.parallel import each_in_its_process
 from tokenlake_models.metrics import auc, ne
 
 _TINY = "width: 8, embedding: 4, layers: 1, batch: 32"
@@ -151,3 +157,27 @@ def test_the_command(lake: Lake, report: ModelsReport) -> None:
         assert words in printed
     refused = CliRunner().invoke(app, ["evaluate", str(lake.root), "--against", "two"])
     assert refused.exit_code == 2
+
+
+def test_a_ranker_with_sequences_gets_a_control_without_them(lake: Lake, tmp_path: Path) -> None:
+    past = "{past: {of: events, features: [item_id], length: 4, width: 8}}"
+    twins = f"  r: {{{_TINY}, sequences: {past}}}\n  r-1: {{{_TINY}, seed: 1, sequences: {past}}}\n"
+    folder = tmp_path / "lake"
+    shutil.copytree(lake.root, folder)
+    (folder / "tokenlake.yaml").write_text(f"{ENCODER}\nmodels:\n{twins}")
+    again = tokenlake.open(folder)
+    for name in ("r", "r-1"):
+        again.backfill(version=again.config.model_version(name))
+    (control,) = missing_model_controls(again)
+    assert control.name == "r without sequences"
+    assert control.lake.config.rankers["r-without-sequences"].sequences == {}
+    each_in_its_process(parts_of_model_controls([control]), None)
+    assert missing_model_controls(again) == []
+    report = token_report(again, resamples=5)
+    assert {"r", "r-1", "r without sequences"} < {score.model for score in report.scores}
+    named = again.config.model_copy(
+        update={
+            "models": {**again.config.models, "alone": again.config.rankers["r"].model_copy(update={"sequences": {}})}
+        }
+    )
+    assert controls_of_models(Lake(again.file, named)) == []

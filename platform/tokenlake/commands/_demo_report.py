@@ -30,10 +30,13 @@ _TAIL = dt.timedelta(days=5)
 def work_out(lake: Lake, form: Form) -> None:
     """Train the controls and compute the retrieval report, in parallel; finished parts are skipped."""
     from tokenlake.evaluation.controls import parts_of_controls
+    from tokenlake.evaluation.model_controls import missing_model_controls, parts_of_model_controls
     from tokenlake.evaluation.reports import is_current
     from tokenlake.pipeline.parallel import each_in_its_process
 
     parts = parts_of_controls(lake, missing_controls(lake)) if form.controls else []
+    if form.controls:
+        parts += parts_of_model_controls(missing_model_controls(lake))
     if lake.config.embeddings and not is_current(lake, form.report_days):
         parts.append(partial(_retrieval, lake, form.report_days))
     with bar() as progress:

@@ -55,7 +55,8 @@ def command(
 
     `--part models` prints the metrics of the models of `models:` and of the encoders' own, beside LightGBM on the same rows
     and counts, and each model's difference to the best of LightGBM. Rankers that differ by their seed alone are also shown
-    as the mean of their metrics. It needs the extra `peers`.
+    as the mean of their metrics. A ranker with sequences is first trained without them too, once, as a control. It needs
+    the extra `peers`.
 
     `--part counts` prints what declared counts are worth: the source models with them and with the built-in counts, beside
     LightGBM on the same rows, with both; and the differences. It needs the extra `peers`.
@@ -71,7 +72,7 @@ def command(
     parts: dict[str, Callable[[], Answer]] = {
         "tokens": partial(_tokens, opened, controls=controls),
         "retrieval": partial(_retrieval, opened, ablations=ablations, retrain=retrain),
-        "models": partial(_models, opened, against=against),
+        "models": partial(_models, opened, against=against, controls=controls),
         "counts": partial(_counts, opened),
     }
     facts: Facts = dict.fromkeys(parts)
@@ -102,10 +103,14 @@ def _retrieval(opened: Lake, *, ablations: bool, retrain: bool) -> Answer:
     return _retrieval_facts(report), [_retrieval_table(report)]
 
 
-def _models(opened: Lake, *, against: str | None) -> Answer:
+def _models(opened: Lake, *, against: str | None, controls: bool) -> Answer:
+    from tokenlake.evaluation.model_controls import missing_model_controls, parts_of_model_controls
     from tokenlake.evaluation.models import models_report
+    from tokenlake.pipeline.parallel import each_in_its_process
 
     with bar() as progress:
+        if controls:
+            each_in_its_process(parts_of_model_controls(missing_model_controls(opened)), progress)
         report = models_report(opened, against=against, progress=progress)
     tables = [_score_table(report.scores, label, calibration=True) for label in report.scores.rows]
     return _compared_facts(report), [*tables, *_compared_tables(report)]

@@ -13,10 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenlake.errors import ConfigError, NotFoundError, OrderError
-from tokenlake.evaluation.controls import is_complete, title
+from tokenlake.evaluation.controls import is_complete
 from tokenlake.evaluation.differences import Aligned, Difference
 from tokenlake.evaluation.peers import Peer, Search, peers_of_rankers, run_peer, searches_of
-from tokenlake.evaluation.tokens import Score, TokenReport, common_days, of_model, read, report_on, score_of
+from tokenlake.evaluation.tokens import (
+    Score,
+    TokenReport,
+    common_days,
+    encoders_with_predictions,
+    models_with_predictions,
+    of_model,
+    read,
+    report_on,
+    score_of,
+)
 from tokenlake.lake.project import Project
 from tokenlake.progress import Progress
 
@@ -50,7 +60,7 @@ def models_report(
     """
     if not lake.config.models:
         raise ConfigError("tokenlake.yaml names no models; give it a block `models:` (docs/models.md)")
-    versions = dict(_models(lake))
+    versions = {**dict(models_with_predictions(lake)), **dict(encoders_with_predictions(lake))}
     if not common_days(lake, list(versions.values())):
         raise NotFoundError("no model has predicted a day after the bootstrap chunk yet; `tokenlake train` runs them")
     _require(against, versions)
@@ -77,20 +87,6 @@ def models_report(
             if pair[0] != pair[1] and all(model in aligned.values for model in pair)
         ]
     return ModelsReport(scores, differences, [search for peer in peers for search in searches_of(lake, peer)])
-
-
-def _models(lake: Project) -> Iterator[tuple[str, str]]:
-    """Models with predictions, and the encoders' own: name in the report, and version."""
-    for name, model in lake.config.models.items():
-        version = lake.config.model_version(name)
-        if lake.predictions.days(version):
-            yield name, version
-            if model.calibration != "none":
-                yield f"{name} uncalibrated", version
-    for name, encoder in lake.config.tokens.encoders.items():
-        version = lake.config.version_of(name)
-        if lake.predictions.days(version):
-            yield title(f"{encoder.scheme} ({name})", encoder), version
 
 
 def _train(lake: Project, peer: Peer, progress: Progress | None) -> None:

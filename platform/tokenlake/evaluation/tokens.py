@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tokenlake.errors import NotFoundError, OrderError
 from tokenlake.evaluation.controls import controls_of, title
+from tokenlake.evaluation.model_controls import controls_of_models
 from tokenlake.lake.project import Project
 from tokenlake.times import Day
 from tokenlake_models import metrics
@@ -110,15 +111,30 @@ def report_on(lake: Project, tables: dict[str, pa.Table], versions: dict[str, st
     return report
 
 
-def _models(lake: Project) -> Iterator[tuple[str, str]]:
+def encoders_with_predictions(lake: Project) -> Iterator[tuple[str, str]]:
+    """The encoders' own models: name in a report, and version."""
     for name, encoder in lake.config.tokens.encoders.items():
         version = lake.config.version_of(name)
         if lake.predictions.days(version):
             yield title(f"{encoder.scheme} ({name})", encoder), version
-    for name in lake.config.models:
+
+
+def models_with_predictions(lake: Project) -> Iterator[tuple[str, str]]:
+    """Models of `models:`, as they were before calibration too, and their controls: name in a report, and version."""
+    for name, model in lake.config.models.items():
         version = lake.config.model_version(name)
         if lake.predictions.days(version):
             yield name, version
+            if model.calibration != "none":
+                yield f"{name} uncalibrated", version
+    for control in controls_of_models(lake):
+        if lake.predictions.days(control.version(lake)):
+            yield control.name, control.version(lake)
+
+
+def _models(lake: Project) -> Iterator[tuple[str, str]]:
+    yield from encoders_with_predictions(lake)
+    yield from models_with_predictions(lake)
     for control in controls_of(lake):
         version = control.version(lake)
         if lake.predictions.days(version):
