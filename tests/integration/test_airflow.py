@@ -208,9 +208,10 @@ def test_days_that_start_latest_first_keep_their_order(world: World, backfilled:
         ("tokenlake_user_embeddings", "earlier_days", lake.config.embedding_version, "embed"),
         ("tokenlake_models", "ranker.earlier_days", lake.config.model_version("ranker"), "predict"),
     ):
-        latest = airflow.runs(dag_id, backfilled[-1])[0]
-        tries = {each["task_id"]: each["try_number"] for each in airflow.tasks(latest)}
-        assert tries[task] > 1 or airflow.result(latest, task)["waited"] > 0
+        if dag_id != "tokenlake_models":  # which starts when its day's tokens are published, and those came in order
+            latest = airflow.runs(dag_id, backfilled[-1])[0]
+            tries = {each["task_id"]: each["try_number"] for each in airflow.tasks(latest)}
+            assert tries[task] > 1 or airflow.result(latest, task)["waited"] > 0
         for one, following in pairwise(days):
             (done,) = lake.catalog.runs(job=last, day=one, version=version, status="done")
             assert done.ended_at is not None
