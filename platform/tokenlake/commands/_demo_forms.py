@@ -43,9 +43,9 @@ _SHORT = Form(
     takes={
         "data": "5 s",
         "ingest": "2 s",
-        "backfill": "60 s",
+        "backfill": "80 s",
         "airflow": "50 s",
-        "models": "20 s",
+        "models": "10 s",
         "reports": "5 s",
         "retrieval": "10 s",
     },
