@@ -24,6 +24,7 @@ def landing(report: DatasetReport) -> str:
     return f"read_parquet('{report.folder}/landing/*.parquet')"
 
 
+@pytest.mark.slow
 def test_its_numbers(report: DatasetReport) -> None:
     assert report.counts == {"promo": 327_041, "organic": 1_469_307 - 327_041, "not bought": 786_756, "trips": 155_848}
     assert (report.users, report.days, report.events) == (2_469, 365, 2_256_063)

@@ -106,6 +106,7 @@ def test_a_second_report_trains_nothing(lake: Lake, report: CountsReport, monkey
     assert counts_report(lake, resamples=20) == report
 
 
+@pytest.mark.slow
 def test_deleting_the_future_changes_no_prediction_of_lightgbm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of days up to a period's start: neither later events nor labels that become known later are in its model."""
     monkeypatch.setattr(peers, "_searched", lambda *_: [SMALL, SMALL])

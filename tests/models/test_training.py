@@ -85,6 +85,7 @@ def auc_of(kind: str, table: Instances) -> float:
     return value
 
 
+@pytest.mark.slow
 def test_planted_structure_is_found():
     """A linear model can't cross user and item; only user-order sees the event before."""
     table = planted()

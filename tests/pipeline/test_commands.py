@@ -26,7 +26,6 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-@pytest.mark.slow
 def test_backfill_in_parallel_does_what_backfill_in_turn_does(lake: Lake, tmp_path: Path) -> None:
     assert "24 jobs on 4 days" in call("backfill", lake.root, day(0), day(3), "--parallel").output
     alone = make_lake(tmp_path)
